@@ -1,0 +1,1 @@
+"""Learned force fields and propagators inside OpenMM."""
