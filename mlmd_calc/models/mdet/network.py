@@ -1,0 +1,287 @@
+"""The MD-ET network. Module names are those of the published checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlmd_calc.models.mdet.config import TARGET_DIMENSION, MDETConfig
+from mlmd_calc.models.mdet.edge_attention import edge_attention
+from mlmd_calc.models.mdet.embeddings import Embedding
+
+ATOMWISE = frozenset({"forces"})
+"""Targets predicted per atom; all others are means over the atoms of a molecule."""
+
+
+def _activation(name: str) -> nn.Module:
+    return nn.GELU() if name == "gelu" else nn.ReLU()
+
+
+class EdgeAttention(nn.Module):
+    """Bias-free projections around :func:`~.edge_attention.edge_attention`."""
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        width = config.embd_dim
+        self.num_heads = config.num_heads
+        self.qlin = nn.Linear(width, width, bias=False)
+        self.klin = nn.Linear(width, width, bias=False)
+        self.v1lin = nn.Linear(width, width, bias=False)
+        self.v2lin = nn.Linear(width, width, bias=False)
+        self.olin = nn.Linear(width, width, bias=False)
+
+    def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
+        """Map pair features ``(b, n, n, E)`` to an update of the same shape."""
+        split = (*pairs.shape[:3], self.num_heads, -1)
+        attended = edge_attention(
+            self.qlin(pairs).view(split),
+            self.klin(pairs).view(split),
+            self.v1lin(pairs).view(split),
+            self.v2lin(pairs).view(split),
+            mask,
+        )
+        out: Tensor = self.olin(attended.reshape(pairs.shape))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Residual feed-forward block, normalised before and after."""
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        width, hidden = config.embd_dim, config.embd_dim * config.ffn_multiplier
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            _activation(config.activation),
+            nn.Dropout(config.ffn_dropout),
+            nn.Linear(hidden, width),
+            nn.Dropout(config.ffn_dropout),
+        )
+        self.norm_aggregate = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Apply the block to ``(..., E)``; the residual is the already normalised input."""
+        normalised = self.norm_aggregate(pairs)
+        out: Tensor = self.norm(normalised + self.mlp(normalised))
+        return out
+
+
+class EdgeTransformerLayer(nn.Module):
+    """One layer: attention with residual, then the feed-forward block."""
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        self.attention = EdgeAttention(config)
+        if config.norm_first:
+            self.norm = nn.LayerNorm(config.embd_dim)
+        self.norm_first = config.norm_first
+        self.dropout = nn.Dropout(config.attention_dropout)
+        self.ffn = FeedForward(config)
+
+    def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
+        """Update pair features ``(b, n, n, E)``."""
+        inner = self.norm(pairs) if self.norm_first else pairs
+        out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, mask)))
+        return out
+
+
+class Composer(nn.Module):
+    """Add the features of both atoms to every pair."""
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        self.node_proj = nn.Sequential(nn.Linear(2 * config.embd_dim, config.embd_dim))
+
+    def forward(self, edges: Tensor, nodes: Tensor) -> Tensor:
+        """Return ``e_ij + W [h_i; h_j] + b`` with W split so that no N²·2E tensor is made."""
+        linear = self.node_proj[0]
+        first, second = linear.weight.chunk(2, dim=1)
+        left = nn.functional.linear(nodes, first, linear.bias)
+        right = nn.functional.linear(nodes, second)
+        return edges + left[:, :, None, :] + right[:, None, :, :]
+
+
+def _decomposer_mlp(inputs: int, outputs: int) -> nn.Sequential:
+    # Index 3 is a dropout that no known configuration uses; checkpoints number the maps 0, 1, 4.
+    return nn.Sequential(
+        nn.LayerNorm(inputs),
+        nn.Linear(inputs, outputs),
+        nn.ReLU(),
+        nn.Identity(),
+        nn.Linear(outputs, outputs),
+    )
+
+
+class Decomposer(nn.Module):
+    """Pairs to atoms, by pooling over partners or by reading the diagonal."""
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        width = config.embd_dim
+        self.pooling = config.decomposer == "pooling"
+        self.out_proj = _decomposer_mlp(width, 2 * width if self.pooling else width)
+        self.node_mlp = _decomposer_mlp(width, width)
+
+    def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
+        """Map ``(b, n, n, E)`` to ``(b, n, E)``.
+
+        Padded partners are left out of the pooling sum, so that a molecule's result does not depend
+        on the batch it is in. (The original sums over them.)
+        """
+        if self.pooling:
+            out, into = self.out_proj(pairs).chunk(2, dim=-1)
+            both = out + into.transpose(1, 2)
+            if mask is not None:
+                both = both * mask[:, None, :, None]
+            pooled = both.sum(dim=2)
+        else:
+            pooled = self.out_proj(pairs.diagonal(dim1=1, dim2=2).transpose(1, 2))
+        atoms: Tensor = self.node_mlp(pooled)
+        return atoms
+
+
+class Head(nn.Module):
+    """Three-layer read-out of one target."""
+
+    def __init__(self, config: MDETConfig, dimension: int, *, atomwise: bool) -> None:
+        super().__init__()
+        width = config.embd_dim
+        first, second = (
+            (width // 2, width // 4) if config.head_project_down else (width, width)
+        )
+        self.atomwise = atomwise
+        self.extensive = config.extensive
+        self.final_ln_node = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, first),
+            _activation(config.activation),
+            nn.Dropout(config.head_dropout),
+            nn.Linear(first, second),
+            _activation(config.activation),
+            nn.Dropout(config.head_dropout),
+            nn.Linear(second, dimension, bias=False),
+        )
+
+    def forward(self, atoms: Tensor, mask: Tensor) -> Tensor:
+        """Read out ``(b, n, dim)`` per atom or ``(b, dim)`` per molecule.
+
+        Per molecule that is the read-out of the mean over atoms or, if the configuration says
+        ``extensive``, the sum of the read-outs.
+        """
+        weight = mask.to(atoms.dtype)[..., None]
+        features = self.final_ln_node(atoms) * weight
+        if self.atomwise:
+            per_atom: Tensor = self.mlp(features) * weight
+            return per_atom
+        if self.extensive:
+            total: Tensor = (self.mlp(features) * weight).sum(dim=1)
+            return total
+        mean: Tensor = self.mlp(features.sum(dim=1) / (weight.sum(dim=1) + 1e-9))
+        return mean
+
+
+class ConservativeHead(nn.Module):
+    """Holder of the molecule-wise head whose gradient is the force."""
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        self.energy_head = Head(config, 1, atomwise=False)
+
+    def forward(self, atoms: Tensor, mask: Tensor) -> Tensor:
+        """Read out the potential ``(b, 1)`` whose *positive* gradient is the force."""
+        out: Tensor = self.energy_head(atoms, mask)
+        return out
+
+
+class MDET(nn.Module):
+    """Unconstrained edge-transformer force field (arXiv 2503.01431).
+
+    A pure function of tensors: positions in Bohr, outputs in atomic units. Random rotations,
+    centring, unit conversion and the removal of net force and torque belong to
+    :class:`mlmd_calc.Potential`.
+
+    Parameters
+    ----------
+    config
+        Architecture.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mlmd_calc.models import MDET, MDETConfig
+    >>> net = MDET(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
+    >>> out = net(torch.randn(1, 3, 3), torch.tensor([[8, 1, 1]]))
+    >>> out["forces"].shape
+    torch.Size([1, 3, 3])
+    """
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.composer = Composer(config)
+        self.layers = nn.ModuleList(EdgeTransformerLayer(config) for _ in range(config.n_layers))
+        self.decomposer = Decomposer(config)
+        self.heads = nn.ModuleDict()
+        if config.energy_conserving:
+            self.heads["forces"] = ConservativeHead(config)
+        else:
+            for target in config.target_heads:
+                self.heads[target] = Head(
+                    config, TARGET_DIMENSION[target], atomwise=target in ATOMWISE
+                )
+
+    def forward(
+        self,
+        positions: Tensor,
+        numbers: Tensor,
+        mask: Tensor | None = None,
+        charge: Tensor | None = None,
+        multiplicity: Tensor | None = None,
+        targets: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        positions
+            ``(b, n, 3)`` Bohr, in single or double precision whatever the weights are. The network
+            is invariant to translations only up to rounding: centre them.
+        numbers
+            ``(b, n)`` int64 atomic numbers, 0 for padding.
+        mask
+            ``(b, n)`` bool, True for real atoms; None if there is no padding.
+        charge, multiplicity
+            ``(b,)`` int64; None for neutral singlets.
+        targets
+            Heads to evaluate; None for all.
+
+        Returns
+        -------
+        dict of Tensor
+            "forces" ``(b, n, 3)`` Hartree/Bohr (zero for padding), molecule-wise heads
+            ``(b, dim)``, and "embd" ``(b, n, E)``. For a conservative model "forces" is absent and
+            "potential" ``(b, 1)`` is the function whose positive gradient is the force.
+        """
+        batch = len(positions)
+        if charge is None:
+            charge = torch.zeros(batch, dtype=torch.long, device=numbers.device)
+        if multiplicity is None:
+            multiplicity = torch.ones(batch, dtype=torch.long, device=numbers.device)
+        atoms_mask = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
+        pairs = self.composer(
+            self.embedding.edges(positions, numbers, atoms_mask),
+            self.embedding.nodes(numbers, charge, multiplicity),
+        )
+        for layer in self.layers:
+            pairs = layer(pairs, mask)
+        atoms = self.decomposer(pairs, mask)
+        out = {"embd": atoms}
+        if self.config.energy_conserving:
+            out["potential"] = self.heads["forces"](atoms, atoms_mask)
+            return out
+        for target, head in self.heads.items():
+            if targets is None or target in targets:
+                out[target] = head(atoms, atoms_mask)
+        return out

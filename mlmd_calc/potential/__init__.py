@@ -1,0 +1,1 @@
+"""Engine-neutral force evaluation: structures in, energies and forces out."""

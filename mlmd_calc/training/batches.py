@@ -1,0 +1,242 @@
+"""Size-bucketed batches of labelled structures in a reproducible order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.errors import InputError
+from mlmd_calc.potential.rotations import random_reflections, random_rotations
+
+
+class Batch(NamedTuple):
+    """Structures padded to one size, centred, in eV and Å.
+
+    Attributes
+    ----------
+    positions, forces
+        ``(b, n, 3)`` float64 Å and eV/Å.
+    energies
+        ``(b,)`` float64 eV, atomic reference energies subtracted.
+    numbers
+        ``(b, n)`` int64, 0 for padding.
+    mask
+        ``(b, n)`` bool, or None if no molecule is padded.
+    charge, multiplicity
+        ``(b,)`` int64.
+    """
+
+    positions: Tensor
+    forces: Tensor
+    energies: Tensor
+    numbers: Tensor
+    mask: Tensor | None
+    charge: Tensor
+    multiplicity: Tensor
+
+
+def fit_atomic_energies(frames: Sequence[MoleculeFrames]) -> dict[int, float]:
+    """Least-squares energy of each element, so that the network learns only the rest.
+
+    Parameters
+    ----------
+    frames
+        Molecules with energies; each counts once, by its mean energy.
+
+    Returns
+    -------
+    dict
+        Atomic number to energy in eV.
+    """
+    elements = sorted({int(z) for molecule in frames for z in molecule.numbers})
+    counts = np.array([[(m.numbers == z).sum() for z in elements] for m in frames], dtype=float)
+    means = np.array([_labels(m, "energies").mean() for m in frames])
+    solution = np.linalg.lstsq(counts, means, rcond=None)[0]
+    return {z: float(e) for z, e in zip(elements, solution, strict=True)}
+
+
+def _labels(molecule: MoleculeFrames, key: str) -> NDArray[np.floating]:
+    values: NDArray[np.floating] | None = getattr(molecule, key)
+    if values is None:
+        raise InputError(
+            f"molecule {molecule.name!r} has no {key}; label it first (mlmd data generate)"
+        )
+    return values
+
+
+class StructureTable:
+    """Labelled structures grouped by padded size, held in memory.
+
+    Parameters
+    ----------
+    frames
+        Molecules with energies and forces.
+    atomic_energies
+        Reference energy of each element in eV.
+    size_step
+        Molecules are padded to a multiple of this many atoms.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[MoleculeFrames],
+        atomic_energies: dict[int, float],
+        size_step: int = 1,
+    ) -> None:
+        groups: dict[int, list[MoleculeFrames]] = {}
+        for molecule in frames:
+            size = -(-len(molecule.numbers) // size_step) * size_step
+            groups.setdefault(size, []).append(molecule)
+        self.groups = {
+            size: _stack(groups[size], size, atomic_energies) for size in sorted(groups)
+        }
+
+    def __len__(self) -> int:
+        return sum(len(group.energies) for group in self.groups.values())
+
+    def batch(self, size: int, index: NDArray[np.int64]) -> Batch:
+        """Structures of one size group, by index into the group."""
+        group = self.groups[size]
+        rows = torch.from_numpy(index)
+        return Batch(*(None if column is None else column[rows] for column in group))  # type: ignore[arg-type]
+
+    def spread(self, count: int) -> Iterator[Batch]:
+        """About ``count`` structures, evenly spread over each size group, without augmentation."""
+        total = len(self)
+        for size, group in self.groups.items():
+            available = len(group.energies)
+            wanted = max(1, min(available, round(count * available / total)))
+            yield self.batch(size, np.linspace(0, available - 1, wanted).astype(np.int64))
+
+
+def _stack(molecules: list[MoleculeFrames], size: int, references: dict[int, float]) -> Batch:
+    columns: dict[str, list[NDArray[np.generic]]] = {
+        key: [] for key in ("positions", "forces", "energies", "numbers", "charge", "multiplicity")
+    }
+    for molecule in molecules:
+        f, n = molecule.positions.shape[:2]
+        pad = ((0, 0), (0, size - n), (0, 0))
+        energies = _labels(molecule, "energies") - sum(references[int(z)] for z in molecule.numbers)
+        positions = molecule.positions.astype(np.float64)
+        positions = positions - positions.mean(axis=1, keepdims=True)
+        columns["positions"].append(np.pad(positions, pad))
+        columns["forces"].append(np.pad(_labels(molecule, "forces").astype(np.float64), pad))
+        columns["energies"].append(energies)
+        numbers = np.pad(molecule.numbers.astype(np.int64), (0, size - n))
+        columns["numbers"].append(np.broadcast_to(numbers, (f, size)))
+        columns["charge"].append(np.full(f, molecule.charge, dtype=np.int64))
+        columns["multiplicity"].append(np.full(f, molecule.multiplicity, dtype=np.int64))
+    stacked = {key: torch.from_numpy(np.concatenate(parts)) for key, parts in columns.items()}
+    mask = stacked["numbers"] != 0
+    return Batch(**stacked, mask=None if bool(mask.all()) else mask)
+
+
+class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
+    """Endless stream of augmented batches; batch k is a pure function of the seed and k.
+
+    Every epoch visits each structure once, in batches of one size. Because nothing but the batch
+    number decides a batch, a run that resumes at step k sees exactly the data it would have seen.
+
+    Parameters
+    ----------
+    table
+        Structures to draw from.
+    pairs_per_batch
+        Target number of atom pairs of a batch, copies included.
+    copies
+        Rotated copies of every structure.
+    seed
+        Seed of order and augmentation.
+    start
+        Number of the first batch.
+    rank, world_size
+        This process and the number of processes; batch k goes to process ``k % world_size``.
+    """
+
+    def __init__(
+        self,
+        table: StructureTable,
+        *,
+        pairs_per_batch: int,
+        copies: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.table = table
+        self.copies = copies
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+        self.batch_size = {
+            size: max(1, round(pairs_per_batch / (size * size * copies))) for size in table.groups
+        }
+        self.batches_per_epoch = sum(
+            -(-len(group.energies) // self._capacity(size)) for size, group in table.groups.items()
+        )
+
+    def _capacity(self, size: int) -> int:
+        return min(self.batch_size[size], len(self.table.groups[size].energies))
+
+    def _epoch(self, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        plan: list[tuple[int, NDArray[np.int64]]] = []
+        for size, group in self.table.groups.items():
+            order = rng.permutation(len(group.energies))
+            capacity = self._capacity(size)
+            # Wrap around, so that all batches of a size have one shape.
+            order = np.resize(order, -(-len(order) // capacity) * capacity)
+            plan += [(size, index) for index in order.reshape(-1, capacity)]
+        return [plan[i] for i in rng.permutation(len(plan))]
+
+    def __iter__(self) -> Iterator[Batch]:
+        number = self.start * self.world_size + self.rank
+        while True:
+            epoch = number // self.batches_per_epoch
+            plan = self._epoch(epoch)
+            while number // self.batches_per_epoch == epoch:
+                size, index = plan[number % self.batches_per_epoch]
+                entropy = np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)
+                generator = torch.Generator().manual_seed(int(entropy[0]))
+                yield augment(self.table.batch(size, index), self.copies, generator)
+                number += self.world_size
+
+
+def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
+    """Repeat every structure and rotate, and with probability ½ reflect, each copy.
+
+    Parameters
+    ----------
+    batch
+        Structures to augment.
+    copies
+        Copies per structure.
+    generator
+        Source of randomness.
+    """
+
+    def repeat(tensor: Tensor) -> Tensor:
+        return tensor.repeat_interleave(copies, dim=0)
+
+    count = copies * len(batch.energies)
+    transform = random_rotations(count, generator)
+    reflect = torch.rand(count, generator=generator) < 0.5
+    reflected = transform @ random_reflections(count, generator)
+    transform = torch.where(reflect[:, None, None], reflected, transform)
+    return Batch(
+        positions=repeat(batch.positions) @ transform,
+        forces=repeat(batch.forces) @ transform,
+        energies=repeat(batch.energies),
+        numbers=repeat(batch.numbers),
+        mask=None if batch.mask is None else repeat(batch.mask),
+        charge=repeat(batch.charge),
+        multiplicity=repeat(batch.multiplicity),
+    )

@@ -1,0 +1,1 @@
+"""Model store: checkpoints, model cards, shipped weights."""
