@@ -26,6 +26,18 @@ MDET_HESSIAN: Final = MDET_HARTREE / MDET_BOHR**2
 FS: Final[float] = ase.units.fs
 """One femtosecond in ASE time units."""
 
+PS: Final = 1e3 * FS
+"""One picosecond in ASE time units."""
+
+FS_PER_PS: Final = 1e3
+"""Femtoseconds per picosecond."""
+
+FS_PER_NS: Final = 1e6
+"""Femtoseconds per nanosecond."""
+
+SECONDS_PER_DAY: Final = 86400.0
+"""Seconds per day."""
+
 KB: Final[float] = ase.units.kB
 """Boltzmann constant, eV/K."""
 

@@ -1,0 +1,33 @@
+"""Labelled molecular frames: readers, splits, molecules, and the GFN2-xTB generator.
+
+The generator is `mlmd_calc.data.generate.generate`, the teacher `mlmd_calc.data.teacher.label`.
+Importing this package loads neither torch nor rdkit nor tblite.
+"""
+
+from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.molecules import (
+    MOLECULES,
+    Molecule,
+    molecule_from_smiles,
+    select_molecules,
+    start_structures,
+)
+from mlmd_calc.data.npz import write_labels, write_trajectory
+from mlmd_calc.data.readers import read_dataset
+from mlmd_calc.data.sampling_settings import SamplingSettings
+from mlmd_calc.data.split import split_by_block, split_by_molecule
+
+__all__ = [
+    "MOLECULES",
+    "Molecule",
+    "MoleculeFrames",
+    "SamplingSettings",
+    "molecule_from_smiles",
+    "read_dataset",
+    "select_molecules",
+    "split_by_block",
+    "split_by_molecule",
+    "start_structures",
+    "write_labels",
+    "write_trajectory",
+]

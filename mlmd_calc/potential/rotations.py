@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlmd_calc.errors import ConfigError
+
 
 def matrices_from_quaternions(quaternions: Tensor) -> Tensor:
     """Rotation matrices ``(..., 3, 3)`` of unit quaternions ``(..., 4)`` in the order w, x, y, z."""
@@ -86,3 +88,64 @@ def icosahedral_rotations() -> NDArray[np.float64]:
 def _is_even(permutation: tuple[int, ...]) -> bool:
     inversions = sum(a > b for a, b in itertools.combinations(permutation, 2))
     return inversions % 2 == 0
+
+
+def fixed_rotations(count: int) -> Tensor:
+    """Return a deterministic set of rotations that covers SO(3) evenly.
+
+    For 1, 2, 4, 12, 24 and 60 rotations it is a group (identity, half turn, and the rotation groups
+    of rectangle, tetrahedron, cube and icosahedron), whose average removes all low angular
+    frequencies exactly; for other counts a super-Fibonacci spiral (Alexa, CVPR 2022).
+
+    Parameters
+    ----------
+    count
+        Number of rotations, at least 1.
+
+    Returns
+    -------
+    Tensor
+        ``(count, 3, 3)`` float64.
+
+    Raises
+    ------
+    ConfigError
+        If ``count`` is below 1.
+    """
+    if count < 1:
+        raise ConfigError(f"n_rotations={count}; it must be at least 1")
+    if count == 60:
+        return torch.from_numpy(icosahedral_rotations())
+    if count in (1, 2, 4, 12, 24):
+        return torch.from_numpy(_signed_permutations(count))
+    index = torch.arange(count, dtype=torch.float64) + 0.5
+    inner, outer = torch.sqrt(index / count), torch.sqrt(1.0 - index / count)
+    alpha = 2.0 * math.pi * index / math.sqrt(2.0)
+    beta = 2.0 * math.pi * index / _SUPER_FIBONACCI
+    columns = [inner * alpha.sin(), inner * alpha.cos(), outer * beta.sin(), outer * beta.cos()]
+    return matrices_from_quaternions(torch.stack(columns, dim=-1))
+
+
+# Positive root of psi^4 = psi + 4.
+_SUPER_FIBONACCI: Final = 1.533751168755204288118041
+
+
+def _signed_permutations(count: int) -> NDArray[np.float64]:
+    """Subgroups of the cube's rotation group of the given order, the identity first."""
+    matrices = []
+    for permutation in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[range(3), permutation] = signs
+            if np.linalg.det(matrix) > 0:
+                matrices.append(matrix)
+    if count == 24:
+        chosen = matrices
+    elif count == 12:
+        # The tetrahedral group: even permutations of the axes.
+        chosen = [m for m in matrices if np.linalg.det(np.abs(m)) > 0]
+    else:
+        # Half turns about the axes; for a group of two, about z only.
+        diagonal = [m for m in matrices if np.count_nonzero(np.diag(m)) == 3]
+        chosen = diagonal if count == 4 else [m for m in diagonal if m[2, 2] > 0][:count]
+    return np.stack(chosen)

@@ -14,6 +14,7 @@ from mlmd_calc import units
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.training.batches import Batch
 from mlmd_calc.training.losses import energy_loss, force_loss, gradient_surrogate
+from mlmd_calc.training.optimizers import MuonAdamW
 from mlmd_calc.training.recipe import Recipe
 
 
@@ -164,11 +165,14 @@ class MDETTraining(pl.LightningModule):  # type: ignore[misc]
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with linear warm-up and cosine decay."""
+        """The recipe's optimiser with linear warm-up and cosine decay."""
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "muon":
+            optimizer = MuonAdamW(self.network, **options)
+        else:
+            optimizer = torch.optim.AdamW(self.network.parameters(), **options)
         floor = recipe.final_learning_rate / recipe.learning_rate
 
         def factor(step: int) -> float:

@@ -50,6 +50,8 @@ class Recipe:
         Architecture options (see :class:`mlmd_calc.models.MDETConfig`); ignored in fine-tuning.
     loss
         Loss weights.
+    optimizer
+        "adamw", or "muon" for :class:`~mlmd_calc.training.optimizers.MuonAdamW`.
     steps
         Optimiser steps.
     learning_rate, final_learning_rate
@@ -57,7 +59,7 @@ class Recipe:
     warmup_steps
         Length of the warm-up.
     weight_decay
-        AdamW weight decay.
+        Decoupled weight decay.
     gradient_clip
         Largest global gradient norm.
     ema_decay
@@ -86,6 +88,7 @@ class Recipe:
 
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossWeights = field(default_factory=LossWeights)
+    optimizer: str = "adamw"
     steps: int = 1000
     learning_rate: float = 5e-4
     final_learning_rate: float = 1e-9
@@ -107,6 +110,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ConfigError(f"precision={self.precision!r}; choose 32-true or bf16-mixed")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"optimizer={self.optimizer!r}; choose adamw or muon")
         if min(self.steps, self.copies, self.size_step, self.pairs_per_batch) < 1:
             raise ConfigError("steps, copies, size_step and pairs_per_batch must be at least 1")
         if not 0.0 <= self.held_out_fraction < 1.0:

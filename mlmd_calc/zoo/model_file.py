@@ -1,43 +1,59 @@
-"""Our own model file: a ``.safetensors`` file with architecture and model card inside."""
+"""Our own model file: a ``.safetensors`` file with architecture and model card inside.
+
+The file carries a checksum of everything in it, so that a damaged or edited file is refused whoever
+made it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from mlmd_calc.errors import ModelFileError
+from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.mdet import MDET, MDETConfig
+from mlmd_calc.zoo.card import ModelCard
 
-_KEY = "mlmd"
-_VERSION = 1
+_DESCRIPTION: Final = "mlmd"
+_CHECKSUM: Final = "sha256"
+_VERSION: Final = 2
+"""Version 1 had no checksum."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Content of a model file.
+    """Content of a model file or run directory.
 
     Attributes
     ----------
     network
-        The network, in single precision, in evaluation mode.
+        The network, in the precision of the file, in evaluation mode.
     atomic_energies
-        Energy in eV of each element that was subtracted in training.
+        Energy in eV of each element that was subtracted in training; empty if nothing was.
     card
         The model card.
     """
 
     network: MDET
     atomic_energies: dict[int, float]
-    card: dict[str, Any]
+    card: ModelCard
 
 
 def save_model(
-    path: Path, network: MDET, atomic_energies: dict[int, float], card: dict[str, Any]
+    path: str | os.PathLike[str],
+    network: MDET,
+    atomic_energies: dict[int, float],
+    card: Mapping[str, Any],
 ) -> None:
     """Write a model file.
 
@@ -46,24 +62,35 @@ def save_model(
     path
         File to write, by convention ``*.safetensors``.
     network
-        Network to store.
+        Network to store. Weights are rounded to single precision, in which networks are trained.
     atomic_energies
         Energy in eV of each element that the predicted energy is relative to.
     card
-        JSON-able description.
+        Entries of the :class:`ModelCard`. The elements default to those with an atomic energy;
+        the number of parameters and the checksum are filled in here and on reading.
+
+    Raises
+    ------
+    ConfigError
+        If the card has an unknown entry, or elements without an atomic energy.
     """
+    complete = _complete(ModelCard.from_dict(card), network, atomic_energies)
     content = {
         "version": _VERSION,
         "model": "mdet",
         "config": network.config.to_dict(),
         "atomic_energies": {str(z): e for z, e in sorted(atomic_energies.items())},
-        "card": card,
+        "card": dataclasses.replace(complete, sha256="").to_dict(),
     }
     tensors = {
-        name: tensor.detach().float().contiguous() for name, tensor in network.state_dict().items()
+        name: tensor.detach().cpu().float().contiguous()
+        for name, tensor in network.state_dict().items()
     }
+    description = json.dumps(content)
+    metadata = {_DESCRIPTION: description, _CHECKSUM: content_checksum(description, tensors)}
+    path = Path(path)
     temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
+    save_file(tensors, temporary, metadata=metadata)
     temporary.replace(path)
 
 
@@ -73,29 +100,126 @@ def read_model(path: Path) -> ModelFile:
     Raises
     ------
     ModelFileError
-        If the file is damaged, or not one of ours.
+        If the file is missing, damaged, or not one of ours.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is not a readable model file: {error}") from error
-    if _KEY not in metadata:
-        raise ModelFileError(f"{path} is a safetensors file but holds no mlmd model description")
-    content = json.loads(metadata[_KEY])
-    if content["version"] != _VERSION or content["model"] != "mdet":
         raise ModelFileError(
-            f"{path} holds model {content['model']!r} in format version {content['version']}; this "
-            f"version of mlmd reads 'mdet' in version {_VERSION}"
-        )
-    network = MDET(MDETConfig.from_dict(content["config"]))
+            f"{path} is not a readable model file ({error}); fetch or copy it again"
+        ) from error
+    content = _description(path, metadata)
+    _verify(path, metadata, content, tensors)
     try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelFileError(f"the tensors in {path} do not fit its configuration: {error}") from error
-    return ModelFile(
-        network=network.eval(),
-        atomic_energies={int(z): float(e) for z, e in content["atomic_energies"].items()},
-        card=content["card"],
-    )
+        network = build_network(MDETConfig.from_dict(content["config"]), tensors)
+        energies = {int(z): float(e) for z, e in content["atomic_energies"].items()}
+        card = _complete(ModelCard.from_dict(content["card"]), network, energies)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} does not hold a model this version of mlmd can build: {error}"
+        ) from error
+    card = dataclasses.replace(card, name=card.name or path.stem, sha256=file_checksum(path))
+    return ModelFile(network=network, atomic_energies=energies, card=card)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read the card of a model file without its tensors and without verifying them.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = _description(path, file.metadata() or {})
+        card = ModelCard.from_dict(content["card"])
+    except (SafetensorError, OSError, KeyError, TypeError, ConfigError) as error:
+        raise ModelFileError(f"{path} has no readable model card: {error}") from error
+    return dataclasses.replace(card, name=card.name or path.stem)
+
+
+def build_network(config: MDETConfig, tensors: Mapping[str, Tensor]) -> MDET:
+    """Build a network around tensors, which must be exactly those it needs.
+
+    Raises
+    ------
+    ModelFileError
+        If tensors are missing, superfluous or of the wrong shape.
+    """
+    # On the meta device no initial weights are drawn: global random numbers stay as they are.
+    with torch.device("meta"):
+        network = MDET(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    missing = sorted(set(expected) - set(tensors))
+    extra = sorted(set(tensors) - set(expected))
+    if missing or extra:
+        raise ModelFileError(f"tensors do not fit: missing {missing}, not expected {extra}")
+    wrong = [n for n, shape in expected.items() if tuple(tensors[n].shape) != shape]
+    if wrong:
+        details = ", ".join(f"{n} {tuple(tensors[n].shape)} not {expected[n]}" for n in wrong)
+        raise ModelFileError(f"tensors have the wrong shape: {details}")
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def content_checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a description and of the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    if _DESCRIPTION not in metadata:
+        raise ModelFileError(f"{path} is a safetensors file but holds no mlmd model description")
+    try:
+        content = json.loads(metadata[_DESCRIPTION])
+        version, model = int(content["version"]), str(content["model"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"the model description in {path} is damaged: {error!r}") from error
+    if not 1 <= version <= _VERSION or model != "mdet":
+        raise ModelFileError(
+            f"{path} holds model {model!r} in format version {version}; this version of mlmd reads "
+            f"'mdet' up to version {_VERSION}"
+        )
+    return dict(content)
+
+
+def _verify(
+    path: Path, metadata: dict[str, str], content: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    if _CHECKSUM not in metadata and content["version"] == 1:
+        return
+    actual = content_checksum(metadata[_DESCRIPTION], tensors)
+    expected = metadata.get(_CHECKSUM, "none")
+    if actual != expected:
+        raise ModelFileError(
+            f"{path} is damaged or was changed: its content has sha256 {actual}, but it says "
+            f"{expected}. Fetch or copy it again"
+        )
+
+
+def _complete(card: ModelCard, network: MDET, energies: dict[int, float]) -> ModelCard:
+    elements = card.elements
+    if elements is None and energies:
+        elements = tuple(sorted(energies))
+    missing = sorted(set(elements or ()) - set(energies)) if energies else []
+    if missing:
+        raise ConfigError(f"the card names elements {missing} that have no atomic energy")
+    parameters = sum(p.numel() for p in network.parameters())
+    return dataclasses.replace(card, elements=elements, parameters=parameters)

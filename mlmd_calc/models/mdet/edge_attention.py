@@ -9,17 +9,29 @@ For every head, with queries q, keys k and two values v, v' on the pairs,
 (edge transformer, Bergen et al., NeurIPS 2021). The value part is an element-wise product and no
 matrix product, so fused attention kernels for other layouts do not apply.
 
-Both forms below compute the same numbers. :func:`edge_attention_reference` writes the formulas
-down and is differentiable any number of times; :func:`edge_attention_streamed` visits one middle
-atom l at a time and needs N²·E instead of N³·E numbers, without derivatives.
+Three forms compute the same numbers:
+
+* :func:`edge_attention_reference` writes the formulas down. It is differentiable any number of
+  times, and what a compiler should see, but holds N³·E numbers.
+* :func:`edge_attention_streamed` visits one middle atom at a time and needs N²·E + N³·H numbers;
+  no derivatives.
+* :class:`_StreamedProduct` gives the streamed form a first derivative, streamed as well.
+
+:func:`edge_attention` picks the cheapest that the situation allows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+AttentionFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Signature shared by all forms: query, key, value1, value2, mask to output."""
 
 # exp(-1e9) is zero in every precision, and a row that is masked throughout stays finite.
 _MASKED = -1e9
@@ -29,6 +41,8 @@ def edge_attention(
     query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Attend over the middle atom of every pair of pairs.
+
+    Differentiable once; use :func:`edge_attention_reference` for higher derivatives.
 
     Parameters
     ----------
@@ -42,8 +56,7 @@ def edge_attention(
     Tensor
         ``(b, n, n, h, c)``; values for padded pairs are finite but meaningless.
     """
-    tensors = (query, key, value1, value2)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if torch.compiler.is_compiling():
         return edge_attention_reference(query, key, value1, value2, mask)
     return edge_attention_streamed(query, key, value1, value2, mask)
 
@@ -69,22 +82,56 @@ def edge_attention_reference(
 def edge_attention_streamed(
     query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Inference form with a loop over the middle atom; see :func:`edge_attention`."""
+    """Form with a loop over the middle atom, differentiable once; see :func:`edge_attention`."""
     b, n, _, h, c = query.shape
-    # (b, l, h, i, j): one matrix product per middle atom and head.
+    # (l, b, h, i, j): one matrix product per middle atom and head.
     scores = torch.matmul(
-        query.permute(0, 2, 3, 1, 4) * (1.0 / math.sqrt(c)), key.permute(0, 1, 3, 4, 2)
+        query.permute(2, 0, 3, 1, 4) * (1.0 / math.sqrt(c)), key.permute(1, 0, 3, 4, 2)
     )
     if mask is not None:
-        scores.masked_fill_(~mask[:, :, None, None, None], _MASKED)
-    scores -= scores.amax(dim=1, keepdim=True)
-    scores.exp_()
-    scores /= scores.sum(dim=1, keepdim=True)
-    first = value1.permute(2, 0, 3, 1, 4).contiguous()[..., None]  # (l, b, h, i, c, 1)
-    second = value2.permute(1, 0, 3, 4, 2).contiguous()[:, :, :, None]  # (l, b, h, 1, c, j)
-    out = query.new_zeros(b, h, n, c, n)
-    product = torch.empty_like(out)
-    for middle in range(n):
-        torch.mul(first[middle], second[middle], out=product)
-        out.addcmul_(product, scores[:, middle, :, :, None, :])
-    return out.permute(0, 2, 4, 1, 3)
+        scores = scores.masked_fill_(~mask.T[:, :, None, None, None], _MASKED)
+    out: Tensor = _StreamedProduct.apply(
+        torch.softmax(scores, dim=0).flatten(1, 2),
+        value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),
+        value2.permute(1, 0, 3, 4, 2).reshape(n, b * h, c, n),
+    )
+    return out.view(b, h, n, c, n).permute(0, 2, 4, 1, 3)
+
+
+class _StreamedProduct(torch.autograd.Function):
+    """``o_gicj = sum over l of w_lgij v_lgic v'_lgcj`` with the partner j innermost.
+
+    Forward and backward pass visit one l at a time. The backward pass uses
+
+    * ``dw_lij = sum over c of (o'_icj v'_lcj) v_lic``
+    * ``dv_lic = sum over j of (o'_icj w_lij) v'_lcj``
+    * ``dv'_lcj = sum over i of (o'_icj w_lij) v_lic``
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, value1: Tensor, value2: Tensor) -> Tensor:
+        """Sum the products; ``(l, g, i, j)``, ``(l, g, i, c)``, ``(l, g, c, j)`` to ``(g, i, c, j)``."""
+        ctx.save_for_backward(weights, value1, value2)
+        out = weights.new_zeros(*value1.shape[1:], weights.shape[-1])
+        product = torch.empty_like(out)
+        for w, v1, v2 in zip(weights, value1, value2, strict=True):
+            torch.mul(v1[..., None], v2[:, None], out=product)
+            out.addcmul_(product, w[:, :, None])
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of all three inputs."""
+        weights, value1, value2 = ctx.saved_tensors
+        grads = tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors)
+        weighted, product = torch.empty_like(grad), torch.empty_like(grad)
+        for w, v1, v2, dw, dv1, dv2 in zip(weights, value1, value2, *grads, strict=True):
+            torch.mul(grad, w[:, :, None], out=weighted)
+            torch.mul(weighted, v2[:, None], out=product)
+            torch.sum(product, -1, out=dv1)
+            torch.mul(weighted, v1[..., None], out=product)
+            torch.sum(product, 1, out=dv2)
+            torch.mul(grad, v2[:, None], out=product)
+            torch.matmul(v1[:, :, None], product, out=dw[:, :, None])
+        return grads

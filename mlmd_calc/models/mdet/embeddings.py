@@ -1,8 +1,8 @@
 """Input features of MD-ET: elements, charge and multiplicity, distances, directions.
 
-Geometry is evaluated in the precision of the positions and converted to the precision of the
-weights just before the first learned linear map. Positions in double with weights in single
-precision therefore keep the phases of high-frequency features exact at O(N²) cost.
+Vectors between atoms are taken in the precision of the positions, features of them in a precision
+of the caller's choice, and only the result is converted to the precision of the weights, just
+before the first learned linear map. Double precision up to that point costs O(N²).
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class PairGeometry(NamedTuple):
 
     vector: Tensor
     length: Tensor
+
+    def to(self, dtype: torch.dtype) -> PairGeometry:
+        """Round to another precision."""
+        return PairGeometry(self.vector.to(dtype), self.length.to(dtype))
 
 
 def pair_geometry(positions: Tensor, mask: Tensor) -> PairGeometry:
@@ -94,7 +98,11 @@ class NuclearEmbedding(nn.Module):
 
 
 class GaussianBasis(nn.Module):
-    """Gaussians of an affine, optionally element-pair dependent, distance."""
+    """Gaussians of an affine, optionally element-pair dependent, distance.
+
+    They start evenly spaced over chemical distances. (The authors draw centres from U(0, 7) and
+    widths from U(0, 3) Bohr, which leaves gaps and lets single narrow kernels dominate.)
+    """
 
     def __init__(self, config: MDETConfig) -> None:
         super().__init__()
@@ -103,8 +111,10 @@ class GaussianBasis(nn.Module):
         self.stds = nn.Embedding(1, config.num_3d_kernels)
         self.mul = nn.Embedding(rows, 1)
         self.bias = nn.Embedding(rows, 1)
-        nn.init.uniform_(self.means.weight, 0.0, 7.0)
-        nn.init.uniform_(self.stds.weight, 0.0, 3.0)
+        centres = torch.linspace(0.5, 10.0, config.num_3d_kernels)
+        with torch.no_grad():
+            self.means.weight.copy_(centres)
+        nn.init.constant_(self.stds.weight, 12.0 / config.num_3d_kernels)
         nn.init.ones_(self.mul.weight)
         nn.init.zeros_(self.bias.weight)
 
@@ -171,14 +181,16 @@ def _unit_vectors(pairs: PairGeometry) -> Tensor:
 
 
 class DirectDirections(nn.Module):
-    """Cartesian components of the unit vector through a two-layer network."""
+    """Cartesian components of the unit vector through a two-layer network.
+
+    The weights start at PyTorch's defaults. The authors start at N(0, 0.001), which leaves the
+    directions a millionth of the other features, invisible in bfloat16 for thousands of steps.
+    """
 
     def __init__(self, config: MDETConfig, inputs: int = 3) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, 2 * config.embd_dim)
         self.linear2 = nn.Linear(2 * config.embd_dim, config.embd_dim)
-        nn.init.normal_(self.linear.weight, std=0.001)
-        nn.init.normal_(self.linear2.weight, std=0.001)
 
     def features(self, pairs: PairGeometry) -> Tensor:
         """Direction features ``(b, n, n, inputs)``."""
@@ -262,7 +274,11 @@ def _reduced_legendre(y: Tensor) -> dict[tuple[int, int], Tensor]:
 
 
 class FourierDirections(nn.Module):
-    """Sines and cosines of azimuth and polar angle at log-spaced frequencies."""
+    """Sines and cosines of azimuth and polar angle at log-spaced frequencies.
+
+    With up to 31,416 rad⁻¹ the phases are meaningless in single precision, so this class is given
+    the unrounded vectors whatever the other features are evaluated in.
+    """
 
     angular_freqs_azimuthal: Tensor
     angular_freqs_polar: Tensor
@@ -304,6 +320,7 @@ class Embedding(nn.Module):
     def __init__(self, config: MDETConfig) -> None:
         super().__init__()
         self.edge_types = config.edge_types
+        self.fourier = config.directions == "fourier"
         self.bessel = config.distances == "bessel"
         self.nuclear_embedding = NuclearEmbedding(config)
         self.multiplicity_embed = nn.Embedding(NUM_STATES, config.embd_dim)
@@ -327,13 +344,20 @@ class Embedding(nn.Module):
         nodes: Tensor = self.nuclear_embedding(numbers) + state[:, None, :]
         return nodes
 
-    def edges(self, positions: Tensor, numbers: Tensor, mask: Tensor) -> Tensor:
-        """Pair features ``(b, n, n, E)`` of positions ``(b, n, 3)`` in Bohr."""
-        pairs = pair_geometry(positions, mask)
+    def edges(
+        self, positions: Tensor, numbers: Tensor, mask: Tensor, features: torch.dtype
+    ) -> Tensor:
+        """Pair features ``(b, n, n, E)`` of positions ``(b, n, 3)`` in Bohr.
+
+        Distances and directions are evaluated in the precision ``features``.
+        """
+        exact = pair_geometry(positions, mask)
+        pairs = exact.to(features)
         distance = torch.sqrt(pairs.length.square() + 1e-8)
         if self.edge_types:
             edge_type = numbers[:, :, None] + 128 * numbers[:, None, :]
         else:
             edge_type = torch.zeros_like(distance, dtype=torch.long)
-        edges: Tensor = self.m3d_embed(distance, edge_type) + self.directional_embed(pairs)
+        directions = self.directional_embed(exact if self.fourier else pairs)
+        edges: Tensor = self.m3d_embed(distance, edge_type) + directions
         return edges

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlmd_calc.models.mdet.config import TARGET_DIMENSION, MDETConfig
-from mlmd_calc.models.mdet.edge_attention import edge_attention
+from mlmd_calc.models.mdet.edge_attention import AttentionFunction, edge_attention
 from mlmd_calc.models.mdet.embeddings import Embedding
 
 ATOMWISE = frozenset({"forces"})
@@ -30,10 +30,10 @@ class EdgeAttention(nn.Module):
         self.v2lin = nn.Linear(width, width, bias=False)
         self.olin = nn.Linear(width, width, bias=False)
 
-    def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, pairs: Tensor, mask: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Map pair features ``(b, n, n, E)`` to an update of the same shape."""
         split = (*pairs.shape[:3], self.num_heads, -1)
-        attended = edge_attention(
+        attended = attention(
             self.qlin(pairs).view(split),
             self.klin(pairs).view(split),
             self.v1lin(pairs).view(split),
@@ -79,10 +79,10 @@ class EdgeTransformerLayer(nn.Module):
         self.dropout = nn.Dropout(config.attention_dropout)
         self.ffn = FeedForward(config)
 
-    def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, pairs: Tensor, mask: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Update pair features ``(b, n, n, E)``."""
         inner = self.norm(pairs) if self.norm_first else pairs
-        out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, mask)))
+        out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, mask, attention)))
         return out
 
 
@@ -162,6 +162,8 @@ class Head(nn.Module):
             nn.Dropout(config.head_dropout),
             nn.Linear(second, dimension, bias=False),
         )
+        # Start near zero: forces are some hundredths of an atomic unit.
+        nn.init.normal_(self.mlp[-1].weight, std=0.005)
 
     def forward(self, atoms: Tensor, mask: Tensor) -> Tensor:
         """Read out ``(b, n, dim)`` per atom or ``(b, dim)`` per molecule.
@@ -240,6 +242,8 @@ class MDET(nn.Module):
         charge: Tensor | None = None,
         multiplicity: Tensor | None = None,
         targets: tuple[str, ...] | None = None,
+        attention: AttentionFunction = edge_attention,
+        features: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate the network.
 
@@ -256,6 +260,10 @@ class MDET(nn.Module):
             ``(b,)`` int64; None for neutral singlets.
         targets
             Heads to evaluate; None for all.
+        attention
+            Form of the triangular attention; all give the same numbers.
+        features
+            Precision of distance and direction features; None for that of the positions.
 
         Returns
         -------
@@ -271,11 +279,11 @@ class MDET(nn.Module):
             multiplicity = torch.ones(batch, dtype=torch.long, device=numbers.device)
         atoms_mask = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
         pairs = self.composer(
-            self.embedding.edges(positions, numbers, atoms_mask),
+            self.embedding.edges(positions, numbers, atoms_mask, features or positions.dtype),
             self.embedding.nodes(numbers, charge, multiplicity),
         )
         for layer in self.layers:
-            pairs = layer(pairs, mask)
+            pairs = layer(pairs, mask, attention)
         atoms = self.decomposer(pairs, mask)
         out = {"embd": atoms}
         if self.config.energy_conserving:

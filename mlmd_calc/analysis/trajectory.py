@@ -1,0 +1,102 @@
+"""The numbers that tell whether a run can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc import units
+from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, Drift, Mean, block_average, fit_drift
+from mlmd_calc.md.record import RunRecord
+
+EQUILIBRATION: Final = 0.2
+"""Fraction of a thermostatted run that averages leave out, while the molecule warms up."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Summary of a run.
+
+    Attributes
+    ----------
+    time_ps
+        Simulated time in ps.
+    temperature
+        Mean kinetic temperature in K, of a thermostatted run without its first fifth; None if there
+        are too few frames.
+    energy
+        Drift of the total energy in meV/atom/ps and its fluctuation about the drift in meV/atom, of
+        the whole run; None if the model has no energy or there are too few frames. Only without a
+        thermostat is the total energy meant to stay constant.
+    bond_deviation
+        Largest deviation of any bond from its reference length at any step, in Å; None without
+        bonds.
+    bond
+        The bond that deviates most in the recorded frames, e.g. ``"C0-H3"``.
+    broken_at_ps
+        Time in ps of the first frame by which a bond deviated more than the run's limit; None if
+        none did.
+    """
+
+    time_ps: float
+    temperature: Mean | None
+    energy: Drift | None
+    bond_deviation: float | None
+    bond: str | None
+    broken_at_ps: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON-able values, with units in the names."""
+        return {
+            "time_ps": self.time_ps,
+            "temperature_K": None if self.temperature is None else asdict(self.temperature),
+            "energy_drift_meV_per_atom_per_ps": None if self.energy is None else self.energy.slope,
+            "energy_fluctuation_meV_per_atom": None
+            if self.energy is None
+            else self.energy.fluctuation,
+            "largest_bond_deviation_A": self.bond_deviation,
+            "bond": self.bond,
+            "broken_at_ps": self.broken_at_ps,
+        }
+
+
+def summarise(record: RunRecord) -> RunSummary:
+    """Summarise a run.
+
+    Parameters
+    ----------
+    record
+        Recorded frames, at least one.
+    """
+    description = record.description
+    skip = int(EQUILIBRATION * len(record)) if description.settings.thermostatted else 0
+    deviation = bond = broken = None
+    if len(description.bonds):
+        recorded = np.abs(description.bonds.deviations(record.frames["positions"])).max(axis=0)
+        bond = description.bonds.label(int(recorded.argmax()), description.numbers)
+        largest = record.frames["bond_deviation"]
+        deviation = float(largest.max())
+        beyond = np.flatnonzero(largest > description.settings.bond_limit)
+        broken = float(record.times_ps[beyond[0]]) if len(beyond) else None
+    return RunSummary(
+        time_ps=float(record.times_ps[-1]),
+        temperature=_mean(record.temperatures[skip:]),
+        energy=_energy(record),
+        bond_deviation=deviation,
+        bond=bond,
+        broken_at_ps=broken,
+    )
+
+
+def _mean(series: NDArray[np.float64]) -> Mean | None:
+    return block_average(series) if len(series) >= FEWEST_BLOCKS else None
+
+
+def _energy(record: RunRecord) -> Drift | None:
+    energies = record.total_energies
+    if len(energies) < 2 or not np.isfinite(energies).all():
+        return None
+    return fit_drift(record.times_ps, energies / (len(record.description.numbers) * units.MEV))

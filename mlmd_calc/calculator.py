@@ -1,0 +1,202 @@
+"""MD-ET as an ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import ase
+import numpy as np
+from ase.calculators.calculator import (
+    Calculator,
+    all_changes,
+    register_calculator_class,
+)
+from numpy.typing import NDArray
+
+from mlmd_calc.errors import ModelFileError
+from mlmd_calc.potential import Potential, Structure, structure_from_ase
+from mlmd_calc.potential.structure import as_integer
+from mlmd_calc.zoo import Model
+
+
+class MDETCalculator(Calculator):  # type: ignore[misc]
+    """ASE calculator for MD-ET force fields.
+
+    Results are ``energy`` and ``free_energy`` (eV), ``forces`` (eV/Å) and, with more than one
+    orientation per call, ``forces_std`` (eV/Å) and ``energy_std`` (eV): the standard deviation over
+    orientations, a free measure of how far the model is from being a function of the molecule
+    alone.
+
+    Parameters
+    ----------
+    model
+        Name of a shipped model (see :func:`mlmd_calc.list_models`), a ``.safetensors`` file, a run
+        directory of the MD-ET authors, ``hf://owner/repo/variant``, or a loaded model. None: the
+        default shipped model.
+    device, dtype, forces, rotation, n_rotations, seed, remove_net_force, remove_net_torque
+        As in :class:`mlmd_calc.Potential`. Where the default is None the model card decides.
+    charge, multiplicity
+        Total charge in e and spin multiplicity 2S + 1. None: ``atoms.info["charge"]`` and
+        ``atoms.info["multiplicity"]`` (or "spin"), else 0 and 1. A disagreement is an error.
+
+    Raises
+    ------
+    ConfigError
+        If an option does not fit the model.
+    InputError
+        From calculations: periodic cells, unknown elements, impossible charge or multiplicity, no
+        atoms, coincident atoms, non-finite positions.
+    PredictionError
+        From calculations: non-finite or absurd model output.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> from mlmd_calc import MDETCalculator
+    >>> atoms = molecule("CH3CH2OH")
+    >>> atoms.calc = MDETCalculator()
+    >>> atoms.get_forces().shape
+    (9, 3)
+    """
+
+    name = "mdet"
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "forces",
+        "forces_std",
+        "energy_std",
+    ]
+
+    def __init__(
+        self,
+        model: str | Model | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float64",
+        forces: str | None = None,
+        rotation: str | None = None,
+        n_rotations: int | None = None,
+        seed: int | None = None,
+        remove_net_force: bool | None = None,
+        remove_net_torque: bool | None = None,
+        charge: int | None = None,
+        multiplicity: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.charge = as_integer("charge", charge)
+        self.multiplicity = as_integer("multiplicity", multiplicity)
+        self.potential = Potential(
+            model,
+            device=device,
+            dtype=dtype,
+            forces=forces,
+            rotation=rotation,
+            n_rotations=n_rotations,
+            seed=seed,
+            remove_net_force=remove_net_force,
+            remove_net_torque=remove_net_torque,
+        )
+        self._device = device
+        missing = set()
+        if not self.potential.has_energy:
+            missing |= {"energy", "free_energy", "energy_std"}
+        if self.potential.n_rotations == 1:
+            missing |= {"forces_std", "energy_std"}
+        # An instance lists what it can answer; ASE refuses the rest.
+        self.implemented_properties = [  # type: ignore[misc]
+            name for name in type(self).implemented_properties if name not in missing
+        ]
+
+    def _structure(self, atoms: ase.Atoms) -> Structure:
+        return structure_from_ase(atoms, self.charge, self.multiplicity)
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy", "forces"),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the model; ASE calls this when a property is asked for.
+
+        Energy and forces come from one network call whatever is asked for, so that both belong to
+        the same orientation.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        result = self.potential.evaluate([self._structure(self.atoms)])[0]
+        named = {
+            "energy": result.energy,
+            "free_energy": result.energy,
+            "forces": result.forces,
+            "forces_std": result.forces_std,
+            "energy_std": result.energy_std,
+        }
+        self.results = {name: value for name, value in named.items() if value is not None}
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """List what changed since the last calculation, charge and multiplicity included."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self.atoms is not None and not changes:
+            keys = ("charge", "multiplicity", "spin")
+            if any(self.atoms.info.get(key) != atoms.info.get(key) for key in keys):
+                changes.append("info")
+        return changes
+
+    def get_hessian(self, atoms: ase.Atoms | None = None) -> NDArray[np.float64]:
+        """Symmetrised Jacobian of the unprojected forces.
+
+        ``calc.potential.hessian(atoms)`` also tells how far it was from being symmetric.
+
+        Parameters
+        ----------
+        atoms
+            None: the atoms of the last calculation.
+
+        Returns
+        -------
+        ndarray
+            ``(3 n, 3 n)`` eV/Å², index 3·atom + axis.
+        """
+        return self.potential.hessian(self._structure(self.atoms if atoms is None else atoms)).matrix
+
+    def _options(self) -> dict[str, Any]:
+        potential = self.potential
+        return {
+            "model": potential.model.source,
+            "device": self._device,
+            "dtype": potential.dtype,
+            "forces": potential.forces,
+            "rotation": potential.rotation,
+            "n_rotations": potential.n_rotations,
+            "remove_net_force": potential.remove_net_force,
+            "remove_net_torque": potential.remove_net_torque,
+            "charge": self.charge,
+            "multiplicity": self.multiplicity,
+        }
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return what identifies the calculation, JSON-able; trajectories store it."""
+        return {**self._options(), "sha256": self.potential.model.sha256}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._options(), self.potential.model.sha256, self.potential.state_dict())
+
+
+def _restore(
+    options: dict[str, Any], sha256: str, state: dict[str, list[int]]
+) -> MDETCalculator:
+    """Rebuild a pickled or copied calculator, which refers to its model by name and checksum."""
+    calculator = MDETCalculator(**options)
+    found = calculator.potential.model.sha256
+    if found != sha256:
+        raise ModelFileError(
+            f"model {options['model']!r} has sha256 {found}, but the calculator was stored with "
+            f"{sha256}; bring back the original file or make a new calculator"
+        )
+    calculator.potential.load_state_dict(state)
+    return calculator
+
+
+register_calculator_class("mdet", MDETCalculator)

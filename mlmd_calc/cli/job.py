@@ -1,0 +1,252 @@
+"""One `mlmd run`: what was asked for, how it is driven, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import ase
+import numpy as np
+from ase.optimize import BFGS
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import mlmd_calc
+from mlmd_calc import units
+from mlmd_calc.analysis import summarise
+from mlmd_calc.analysis.plots import plot_run
+from mlmd_calc.calculator import MDETCalculator
+from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
+from mlmd_calc.md import Outcome, Simulation, find_bonds, read_record
+from mlmd_calc.md.export import export_frames
+
+JOB_FILE: Final = "job.json"
+PLOT_FILE: Final = "run.png"
+SUMMARY_FILE: Final = "summary.json"
+
+_RELAXED_FORCE: Final = 0.02
+"""eV/Å; a start structure this close to its minimum is relaxed."""
+_RELAXATION_STEPS: Final = 300
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `mlmd run` was asked to do, as far as the simulation itself does not store it.
+
+    Attributes
+    ----------
+    molecule
+        What the user called the molecule.
+    calculator
+        Options of the calculator with all defaults filled in, and the checksum of the model.
+    trajectory_format
+        Suffix of the exported trajectory.
+    steps
+        Length of the run.
+    """
+
+    molecule: str
+    calculator: dict[str, Any]
+    trajectory_format: str
+    steps: int
+
+    def write(self, folder: Path) -> None:
+        """Write the job into the folder of its run."""
+        (folder / JOB_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Read the job from the folder of a run.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        ModelFileError
+            If it is damaged.
+        """
+        path = folder / JOB_FILE
+        try:
+            return cls(**json.loads(path.read_text()))
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{folder} holds no run to continue ({JOB_FILE} is missing); give the --out of the "
+                "run, or start one without --restart"
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise ModelFileError(f"{path} is damaged: {error!r}") from error
+
+    def make_calculator(self) -> MDETCalculator:
+        """Build the calculator of the run again.
+
+        Raises
+        ------
+        ModelFileError
+            If the model has changed since.
+        """
+        options = dict(self.calculator)
+        checksum = options.pop("sha256")
+        calculator = MDETCalculator(**options)
+        found = calculator.potential.model.sha256
+        if found != checksum:
+            raise ModelFileError(
+                f"model {options['model']!r} has sha256 {found}, but the run was started with "
+                f"{checksum}; bring back the original model or start a new run"
+            )
+        return calculator
+
+
+def relax(atoms: ase.Atoms) -> str:
+    """Move atoms to the nearest minimum of their calculator; return how that went.
+
+    Raises
+    ------
+    ConfigError
+        If the forces have no minimum.
+    PredictionError
+        If a bond breaks on the way.
+    """
+    potential = atoms.calc.potential
+    if not potential.conservative or potential.rotation == "random":
+        raise ConfigError(
+            f"forces={potential.forces!r} with rotation={potential.rotation!r} are not the slope of "
+            "an energy, so there is no minimum to relax to; use --no-relax, or --forces "
+            "conservative with --rotation none or average"
+        )
+    before = find_bonds(atoms)
+    optimiser: Any = BFGS(atoms, logfile=None)
+    converged = optimiser.run(fmax=_RELAXED_FORCE, steps=_RELAXATION_STEPS)
+    deviations = np.abs(before.deviations(atoms.positions))
+    if len(before) and deviations.max() > 0.5:
+        worst = int(deviations.argmax())
+        raise PredictionError(
+            f"relaxation changed bond {before.label(worst, atoms.numbers)} by "
+            f"{deviations[worst]:.2f} Å; the model does not know this molecule. Use another model, "
+            "or --no-relax"
+        )
+    force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    steps = f"{optimiser.nsteps} steps of BFGS, largest force {force:.3f} eV/Å"
+    return f"relaxed in {steps}" if converged else f"relaxation not converged after {steps}"
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop; a second one acts as usual."""
+    received: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in handled}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    for number in handled:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()
+
+
+def drive(simulation: Simulation, last_step: int, console: Console) -> tuple[Outcome, float]:
+    """Run a simulation under a progress bar until it ends or the user stops it.
+
+    Parameters
+    ----------
+    simulation
+        What to run.
+    last_step
+        Step to stop after.
+    console
+        Where to draw the bar.
+
+    Returns
+    -------
+    outcome, ns_per_day
+        How it ended, and its speed.
+    """
+    timestep = simulation.settings.timestep_fs
+    first, begin = simulation.step, time.perf_counter()
+
+    def speed() -> float:
+        seconds = time.perf_counter() - begin
+        nanoseconds = (simulation.step - first) * timestep / units.FS_PER_NS
+        return nanoseconds / seconds * units.SECONDS_PER_DAY
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress, stop_on_signal() as should_stop:
+        bar = progress.add_task("starting", total=last_step, completed=first)
+
+        def on_frame(running: Simulation) -> None:
+            picoseconds = running.step * timestep / units.FS_PER_PS
+            text = f"{picoseconds:.2f} ps  {running.temperature:4.0f} K  {speed():.3g} ns/day"
+            progress.update(bar, completed=running.step, description=text)
+
+        outcome = simulation.run(last_step, on_frame=on_frame, should_stop=should_stop)
+    return outcome, speed()
+
+
+def finish(folder: Path, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str, Any]:
+    """Export the trajectory of a run, draw it, and summarise it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    job
+        What was asked for.
+    outcome
+        How it ended.
+    ns_per_day
+        Speed.
+
+    Returns
+    -------
+    dict
+        The summary, which is also written to ``summary.json``.
+    """
+    record = read_record(folder)
+    settings = record.description.settings
+    trajectory = folder / f"trajectory.{job.trajectory_format}"
+    export_frames(record, trajectory)
+    title = f"{job.molecule}: {settings.ensemble.value}, {settings.temperature_K:g} K"
+    plot_run(record, folder / PLOT_FILE, title)
+    summary = {
+        "version": mlmd_calc.__version__,
+        "molecule": job.molecule,
+        **asdict(outcome),
+        **summarise(record).to_dict(),
+        "degrees_of_freedom": record.description.degrees_of_freedom,
+        "ns_per_day": ns_per_day,
+        "settings": settings.to_dict(),
+        "calculator": job.calculator,
+        "trajectory": str(trajectory),
+        "plot": str(folder / PLOT_FILE),
+    }
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    return summary

@@ -1,0 +1,319 @@
+"""Molecules to generate data for: the built-in table, the user's own, and 3-D start structures."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc.data.molecule_table import GROUPS, IONS, MD17, RADICALS, TG80_GROUPS
+from mlmd_calc.data.spin import check_spin
+from mlmd_calc.errors import InputError
+from mlmd_calc.optional import require
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """What is needed to build a molecule.
+
+    Attributes
+    ----------
+    name
+        Letters, digits, ``_``, ``+`` and ``-``; also the name of its data file.
+    smiles
+        Structure; fixes the order of the atoms (heavy atoms as written, then hydrogens).
+    charge, multiplicity
+        Total charge in e and 2S + 1.
+    tags
+        Sets the molecule belongs to.
+    """
+
+    name: str
+    smiles: str
+    charge: int = 0
+    multiplicity: int = 1
+    tags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InputError(
+                f"{self.name!r} cannot name a molecule: use letters, digits, '_', '+' and '-', "
+                "and begin with a letter or digit"
+            )
+
+
+def _table() -> dict[str, Molecule]:
+    molecules = [
+        Molecule(name, smiles, tags=_tags(group, name))
+        for group, members in GROUPS.items()
+        for name, smiles in members.items()
+    ]
+    molecules += [
+        Molecule(name, smiles, charge=charge, tags=frozenset({"ion"}))
+        for name, (smiles, charge) in IONS.items()
+    ]
+    molecules += [
+        Molecule(name, smiles, multiplicity=multiplicity, tags=frozenset({"radical"}))
+        for name, (smiles, multiplicity) in RADICALS.items()
+    ]
+    return {molecule.name: molecule for molecule in molecules}
+
+
+def _tags(group: str, name: str) -> frozenset[str]:
+    if name in MD17:
+        return frozenset({group, "md17"})
+    return frozenset({group, "tg80"} if group in TG80_GROUPS else {group})
+
+
+MOLECULES: Final[Mapping[str, Molecule]] = MappingProxyType(_table())
+"""The built-in molecules by name."""
+
+
+def molecule_from_smiles(
+    name: str,
+    smiles: str,
+    *,
+    charge: int | None = None,
+    multiplicity: int | None = None,
+    tags: Collection[str] = (),
+) -> Molecule:
+    """Describe a molecule by its SMILES.
+
+    Parameters
+    ----------
+    name
+        Name of the molecule and of its data file.
+    smiles
+        One connected molecule.
+    charge
+        Total charge in e; None takes the formal charges of the SMILES, which a given value must
+        agree with.
+    multiplicity
+        2S + 1; None couples all unpaired electrons of the SMILES in parallel.
+    tags
+        Sets the molecule belongs to.
+
+    Raises
+    ------
+    InputError
+        If the SMILES cannot be read or has several fragments, or charge and multiplicity
+        contradict it.
+    MissingDependencyError
+        If rdkit is not installed.
+    """
+    graph = _graph(name, smiles)
+    formal = sum(atom.GetFormalCharge() for atom in graph.GetAtoms())
+    if charge is not None and charge != formal:
+        raise InputError(
+            f"molecule {name!r}: the charge is given as {charge} but the SMILES {smiles!r} has "
+            f"{formal}; write the charges into the SMILES"
+        )
+    if multiplicity is None:
+        multiplicity = 1 + sum(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms())
+    protons = sum(atom.GetAtomicNum() for atom in graph.GetAtoms())
+    check_spin(name, protons, formal, multiplicity)
+    return Molecule(name, smiles, formal, multiplicity, frozenset(tags))
+
+
+def select_molecules(selection: Iterable[str]) -> list[Molecule]:
+    """Find molecules by name or tag, read them from recipe files, or take them inline.
+
+    Parameters
+    ----------
+    selection
+        Each entry is one of
+
+        * a name or a tag of the built-in table, or ``all``,
+        * ``NAME=SMILES``,
+        * a TOML file: one table per molecule, its key the name, with ``smiles`` and optionally
+          ``charge``, ``multiplicity`` and ``tags``,
+        * a CSV file with the columns ``name`` and ``smiles`` and optionally ``charge``,
+          ``multiplicity`` and ``tags`` (separated by spaces).
+
+    Returns
+    -------
+    list of Molecule
+        Without repetitions, in the order first met.
+
+    Raises
+    ------
+    InputError
+        If an entry is none of these, a recipe is malformed, or one name stands for two different
+        molecules.
+    """
+    chosen: dict[str, Molecule] = {}
+    for entry in selection:
+        for molecule in _resolve(entry):
+            known = chosen.setdefault(molecule.name, molecule)
+            if known.smiles != molecule.smiles or known.multiplicity != molecule.multiplicity:
+                raise InputError(
+                    f"the name {molecule.name!r} stands for two molecules, {known.smiles} with "
+                    f"multiplicity {known.multiplicity} and {molecule.smiles} with multiplicity "
+                    f"{molecule.multiplicity}; rename one"
+                )
+    if not chosen:
+        raise InputError("no molecules selected; give names, tags, NAME=SMILES or recipe files")
+    return list(chosen.values())
+
+
+def _resolve(entry: str) -> list[Molecule]:
+    if entry == "all":
+        return list(MOLECULES.values())
+    if entry in MOLECULES:
+        return [MOLECULES[entry]]
+    if tagged := [molecule for molecule in MOLECULES.values() if entry in molecule.tags]:
+        return tagged
+    if entry.endswith((".toml", ".csv")):
+        return _read_recipe(Path(entry))
+    name, separator, smiles = entry.partition("=")
+    if separator:
+        return [molecule_from_smiles(name, smiles)]
+    tags = sorted(frozenset().union(*(molecule.tags for molecule in MOLECULES.values())))
+    close = difflib.get_close_matches(entry, [*MOLECULES, *tags], n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    raise InputError(
+        f"there is no molecule or tag called {entry!r}{hint} The tags are all, {', '.join(tags)}; "
+        "other molecules can be given as NAME=SMILES or in a .toml or .csv file"
+    )
+
+
+def _read_recipe(path: Path) -> list[Molecule]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            rows = [{"name": name, **row} for name, row in tomllib.loads(text).items()]
+        else:
+            rows = list(csv.DictReader(text.splitlines()))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
+        raise InputError(f"the recipe {path} cannot be read: {error}") from error
+    return [_from_row(path, row) for row in rows]
+
+
+def _from_row(path: Path, row: Mapping[str | None, Any]) -> Molecule:
+    allowed = {"name", "smiles", "charge", "multiplicity", "tags"}
+    # None is where csv puts the cells beyond the header.
+    if not {"name", "smiles"} <= row.keys() <= allowed:
+        raise InputError(
+            f"{path}: a molecule has the fields {list(row)}; needed are name and smiles, allowed "
+            "charge, multiplicity and tags"
+        )
+    tags = row.get("tags") or ()
+    try:
+        # An empty cell of a CSV means "not given".
+        charge, multiplicity = (
+            None if row.get(key) in (None, "") else int(row[key])
+            for key in ("charge", "multiplicity")
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}, molecule {row['name']!r}: {error}") from error
+    return molecule_from_smiles(
+        row["name"],
+        row["smiles"],
+        charge=charge,
+        multiplicity=multiplicity,
+        tags=tags.split() if isinstance(tags, str) else tags,
+    )
+
+
+def _graph(name: str, smiles: str) -> Any:
+    """Molecular graph with explicit hydrogens."""
+    chem = require("rdkit.Chem", extra="data", why="build molecules from SMILES")
+    base = require("rdkit.rdBase", extra="data", why="build molecules from SMILES")
+    with base.BlockLogs():  # the reason is in our own message
+        graph = chem.MolFromSmiles(smiles)
+    if graph is None or graph.GetNumAtoms() == 0:
+        raise InputError(f"molecule {name!r}: {smiles!r} is not a valid SMILES")
+    if len(chem.GetMolFrags(graph)) > 1:
+        raise InputError(
+            f"molecule {name!r}: {smiles!r} has several fragments; give one connected molecule"
+        )
+    return chem.AddHs(graph)
+
+
+def atom_count(molecule: Molecule) -> int:
+    """Return the number of atoms, hydrogens included; errors as `molecule_from_smiles`."""
+    return int(_graph(molecule.name, molecule.smiles).GetNumAtoms())
+
+
+@dataclass(frozen=True)
+class StartStructures:
+    """Three-dimensional structures of a molecule.
+
+    Attributes
+    ----------
+    numbers
+        Atomic numbers, ``(n,)``.
+    positions
+        ``(conformers, n, 3)`` Å.
+    bonds
+        Index pairs of bonded atoms, ``(bonds, 2)``.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    bonds: NDArray[np.int64]
+
+
+def start_structures(molecule: Molecule, conformers: int, seed: int) -> StartStructures:
+    """Build conformers with RDKit: ETKDG, then MMFF94 or, where that lacks parameters, UFF.
+
+    Molecules neither force field knows (some ions and radicals) stay as embedded.
+
+    Parameters
+    ----------
+    molecule
+        What to build.
+    conformers
+        How many; rigid molecules give (nearly) the same structure several times.
+    seed
+        Seed of the embedding, 0 ≤ seed < 2³¹.
+
+    Raises
+    ------
+    InputError
+        If RDKit cannot embed the molecule.
+    MissingDependencyError
+        If rdkit is not installed.
+    """
+    graph = _graph(molecule.name, molecule.smiles)
+    embedding = require("rdkit.Chem.rdDistGeom", extra="data", why="build 3-D structures")
+    force_fields = require("rdkit.Chem.rdForceFieldHelpers", extra="data", why="build structures")
+    base = require("rdkit.rdBase", extra="data", why="build 3-D structures")
+    parameters = embedding.ETKDGv3()
+    parameters.randomSeed = seed
+    with base.BlockLogs():
+        found = list(embedding.EmbedMultipleConfs(graph, conformers, parameters))
+        if len(found) < conformers:
+            parameters.useRandomCoords = True
+            found = list(embedding.EmbedMultipleConfs(graph, conformers, parameters))
+        if len(found) < conformers:
+            raise InputError(
+                f"molecule {molecule.name!r}: only {len(found)} of {conformers} conformers of "
+                f"{molecule.smiles!r} could be built; ask for fewer or check the SMILES"
+            )
+        if force_fields.MMFFHasAllMoleculeParams(graph):
+            force_fields.MMFFOptimizeMoleculeConfs(graph)
+        elif force_fields.UFFHasAllMoleculeParams(graph):
+            force_fields.UFFOptimizeMoleculeConfs(graph)
+    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in graph.GetBonds()]
+    return StartStructures(
+        numbers=np.array([atom.GetAtomicNum() for atom in graph.GetAtoms()]),
+        positions=np.array([graph.GetConformer(index).GetPositions() for index in found]),
+        bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),
+    )

@@ -1,0 +1,272 @@
+"""The npz layouts of labelled frames: our own two, and those of MD17, rMD17 and MD22.
+
+==============  ===========================================  ======================================
+layout          required keys                                units in the file
+==============  ===========================================  ======================================
+labels          numbers, R, F, E                             Å, eV/Å, eV
+trajectory      numbers, x, v, E, segment, dt_fs             Å, Å/fs, eV, fs
+rMD17           nuclear_charges, coords, energies, forces    Å, kcal/mol, kcal/mol/Å
+MD17, MD22      z, R, E, F                                   Å, kcal/mol, kcal/mol/Å
+==============  ===========================================  ======================================
+
+Our layouts may also hold ``charge``, ``multiplicity``, ``smiles`` and ``metadata`` (a JSON object
+of strings); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame, 2 distorted copy)
+and ``segment``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc import units
+from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.errors import InputError, MLMDError, ModelFileError
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def read_npz(path: Path) -> MoleculeFrames:
+    """Read one npz file in any of the layouts of this module.
+
+    Parameters
+    ----------
+    path
+        The file; its stem names the molecule.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is damaged or has an unknown layout.
+    InputError
+        If the arrays contradict each other.
+    """
+    try:
+        found, arrays = _load(path)
+        for required, parse in _LAYOUTS:
+            if required <= found:
+                return parse(path, arrays)
+    except MLMDError:
+        raise
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as npz ({error}); copy or generate it again"
+        ) from error
+    known = "; ".join(", ".join(sorted(required)) for required, _ in _LAYOUTS)
+    raise ModelFileError(
+        f"{path} has the keys {sorted(found)}, which is no known layout; "
+        f"one of these sets of keys is needed: {known}"
+    )
+
+
+def _load(path: Path) -> tuple[set[str], Arrays]:
+    """Names of all arrays of a file, and those arrays that a layout may use."""
+    # Not np.load(path): it leaves the file open when it is no zip file.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        # The others are not even looked at: they may be objects, which need unpickling.
+        used = _OPTIONAL.union(*(required for required, _ in _LAYOUTS))
+        return set(archive.files), {key: archive[key] for key in archive.files if key in used}
+
+
+def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
+    segment = arrays["segment"].astype(np.int64) if "segment" in arrays else None
+    if segment is None and "T" in arrays:
+        # Files without segments list their sampling runs one after the other, so a new run starts
+        # where the temperature changes (0 K is a minimum).
+        segment = np.cumsum(np.diff(arrays["T"], prepend=arrays["T"][:1]) != 0).astype(np.int64)
+    return MoleculeFrames(
+        name=path.stem,
+        numbers=arrays["numbers"].astype(np.int64),
+        positions=arrays["R"],
+        forces=arrays["F"],
+        energies=arrays["E"],
+        charge=_integer(arrays, "charge", 0),
+        multiplicity=_integer(arrays, "multiplicity", 1),
+        segment=segment,
+        metadata=_metadata(path, arrays),
+    )
+
+
+def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
+    return MoleculeFrames(
+        name=path.stem,
+        numbers=arrays["numbers"].astype(np.int64),
+        positions=arrays["x"],
+        velocities=arrays["v"],
+        energies=arrays["E"],
+        charge=_integer(arrays, "charge", 0),
+        multiplicity=_integer(arrays, "multiplicity", 1),
+        dt_fs=float(arrays["dt_fs"]),
+        segment=arrays["segment"].astype(np.int64),
+        metadata=_metadata(path, arrays),
+    )
+
+
+def _rmd17(path: Path, arrays: Arrays) -> MoleculeFrames:
+    keys = ("nuclear_charges", "coords", "forces", "energies")
+    return _kcal_frames(path, *(arrays[key] for key in keys))
+
+
+def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
+    for key, expected in (("r_unit", "Ang"), ("e_unit", "kcal/mol")):
+        # Written as str or as bytes, depending on the age of the file.
+        found = str(arrays[key].astype(np.str_)) if key in arrays else expected
+        if found != expected:
+            raise InputError(
+                f"{path}: {key} is {found!r}, MD17 and MD22 files have {expected!r}; "
+                f"convert the file to Å and kcal/mol, or to our label layout in Å and eV"
+            )
+    return _kcal_frames(path, *(arrays[key] for key in ("z", "R", "F", "E")))
+
+
+def _kcal_frames(
+    path: Path,
+    numbers: NDArray[Any],
+    positions: NDArray[Any],
+    forces: NDArray[Any],
+    energies: NDArray[Any],
+) -> MoleculeFrames:
+    return MoleculeFrames(
+        name=path.stem,
+        numbers=numbers.astype(np.int64),
+        positions=positions.astype(np.float64),
+        forces=forces.astype(np.float64) * units.KCAL_PER_MOL,
+        # MD17 stores energies as a column.
+        energies=energies.astype(np.float64).reshape(-1) * units.KCAL_PER_MOL,
+        metadata={"source": path.name},
+    )
+
+
+_LAYOUTS: tuple[tuple[frozenset[str], Callable[[Path, Arrays], MoleculeFrames]], ...] = (
+    (frozenset({"numbers", "x", "v", "E", "segment", "dt_fs"}), _trajectory),
+    (frozenset({"numbers", "R", "F", "E"}), _labels),
+    (frozenset({"nuclear_charges", "coords", "energies", "forces"}), _rmd17),
+    (frozenset({"z", "R", "E", "F"}), _md17),
+)
+_OPTIONAL = frozenset(
+    {"T", "segment", "charge", "multiplicity", "smiles", "metadata", "r_unit", "e_unit"}
+)
+
+
+def _integer(arrays: Arrays, key: str, default: int) -> int:
+    return int(arrays[key]) if key in arrays else default
+
+
+def _metadata(path: Path, arrays: Arrays) -> dict[str, str]:
+    metadata = {"source": path.name}
+    if "metadata" in arrays:
+        metadata |= json.loads(str(arrays["metadata"]))
+    if "smiles" in arrays:
+        metadata["smiles"] = str(arrays["smiles"])
+    return metadata
+
+
+def write_labels(
+    path: str | os.PathLike[str],
+    frames: MoleculeFrames,
+    *,
+    temperatures: NDArray[Any] | None = None,
+    kind: NDArray[Any] | None = None,
+) -> None:
+    """Write forces and energies of one molecule in our label layout.
+
+    The file appears complete or not at all. Positions and forces are stored in single precision.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.npz``; its stem becomes the name of the molecule when it is read.
+    frames
+        Frames with forces and energies.
+    temperatures
+        ``(f,)`` K of the run each frame comes from, or None.
+    kind
+        ``(f,)`` 0 minimum, 1 sampled frame, 2 distorted copy, or None.
+
+    Raises
+    ------
+    InputError
+        If forces or energies are missing, an array has the wrong length, or the path does not end
+        in ``.npz``.
+    """
+    if frames.forces is None or frames.energies is None:
+        raise InputError(f"molecule {frames.name!r} has no forces or no energies: no labels")
+    arrays: dict[str, Any] = {
+        "R": frames.positions.astype(np.float32),
+        "F": frames.forces.astype(np.float32),
+        "E": frames.energies.astype(np.float64),
+    }
+    for key, value, dtype in (("T", temperatures, np.float32), ("kind", kind, np.uint8)):
+        if value is not None:
+            if value.shape != (len(frames),):
+                raise InputError(f"{key} has shape {value.shape}, expected ({len(frames)},)")
+            arrays[key] = value.astype(dtype)
+    if frames.segment is not None:
+        arrays["segment"] = frames.segment
+    _write(Path(path), frames, arrays)
+
+
+def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> None:
+    """Write positions and velocities of one molecule in our trajectory layout.
+
+    The file appears complete or not at all. Positions and velocities are stored in single
+    precision.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.npz``; its stem becomes the name of the molecule when it is read.
+    frames
+        Frames with velocities, energies, ``segment`` and ``dt_fs``.
+
+    Raises
+    ------
+    InputError
+        If one of these is missing or the path does not end in ``.npz``.
+    """
+    if (
+        frames.velocities is None
+        or frames.energies is None
+        or frames.segment is None
+        or frames.dt_fs is None
+    ):
+        raise InputError(
+            f"molecule {frames.name!r}: a trajectory needs velocities, energies, segment and dt_fs"
+        )
+    arrays = {
+        "x": frames.positions.astype(np.float32),
+        "v": frames.velocities.astype(np.float32),
+        "E": frames.energies.astype(np.float64),
+        "segment": frames.segment,
+        "dt_fs": np.float64(frames.dt_fs),
+    }
+    _write(Path(path), frames, arrays)
+
+
+def _write(path: Path, frames: MoleculeFrames, arrays: dict[str, Any]) -> None:
+    if path.suffix != ".npz":
+        raise InputError(f"{path} must end in .npz")
+    metadata = {key: value for key, value in frames.metadata.items() if key != "smiles"}
+    arrays |= {
+        "numbers": frames.numbers.astype(np.uint8),
+        "charge": np.int64(frames.charge),
+        "multiplicity": np.int64(frames.multiplicity),
+        "smiles": np.str_(frames.metadata.get("smiles", "")),
+        "metadata": np.str_(json.dumps(metadata, sort_keys=True)),
+    }
+    # Written beside the target and renamed, so that a kill leaves no half-written file under its
+    # name. The suffix keeps readers of the directory from picking it up.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

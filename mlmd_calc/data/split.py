@@ -1,0 +1,141 @@
+"""Splits into training and held-out frames that do not leak."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.errors import ConfigError, InputError
+
+
+def split_by_molecule(
+    frames: Sequence[MoleculeFrames],
+    holdout_names: Collection[str] | None = None,
+    *,
+    fraction: float | None = None,
+    seed: int | None = None,
+) -> tuple[list[MoleculeFrames], list[MoleculeFrames]]:
+    """Hold out whole molecules.
+
+    Give either the names or a fraction with a seed. Everything of one name goes to the same side.
+
+    Parameters
+    ----------
+    frames
+        Molecules; the same name may occur several times (labels and trajectories, say).
+    holdout_names
+        Names of the molecules to hold out.
+    fraction, seed
+        Fraction of the distinct names to hold out, in (0, 1), at least one; seed of the choice.
+
+    Returns
+    -------
+    train, held_out
+        Both in the order given.
+
+    Raises
+    ------
+    ConfigError
+        If not exactly one of names and fraction is given, a seed is missing, the fraction
+        is out of range, a name does not occur, or one side would be empty.
+    InputError
+        If one molecule, known by its SMILES, would end up on both sides under different names.
+    """
+    names = sorted({molecule.name for molecule in frames})
+    if (holdout_names is None) == (fraction is None):
+        raise ConfigError("give either holdout_names or fraction, not both or neither")
+    if holdout_names is not None:
+        held = {holdout_names} if isinstance(holdout_names, str) else set(holdout_names)
+        if unknown := sorted(held - set(names)):
+            raise ConfigError(f"no molecule is called {unknown}; there are {names}")
+    else:
+        held = _draw(names, fraction, seed)
+    train = [molecule for molecule in frames if molecule.name not in held]
+    held_out = [molecule for molecule in frames if molecule.name in held]
+    if not train or not held_out:
+        raise ConfigError(
+            f"holding out {sorted(held)} of {names} leaves one side of the split empty"
+        )
+    _refuse_shared_smiles(train, held_out)
+    return train, held_out
+
+
+def _draw(names: list[str], fraction: float | None, seed: int | None) -> set[str]:
+    if fraction is None or not 0 < fraction < 1:
+        raise ConfigError(f"fraction is {fraction}; allowed is 0 < fraction < 1")
+    if seed is None:
+        raise ConfigError("a split by fraction needs a seed, so that it can be repeated")
+    count = max(1, round(fraction * len(names)))
+    return set(np.random.default_rng(seed).choice(names, size=count, replace=False).tolist())
+
+
+def _refuse_shared_smiles(
+    train: Sequence[MoleculeFrames], held_out: Sequence[MoleculeFrames]
+) -> None:
+    def by_smiles(molecules: Sequence[MoleculeFrames]) -> dict[str, str]:
+        return {
+            smiles: molecule.name
+            for molecule in molecules
+            if (smiles := molecule.metadata.get("smiles"))
+        }
+
+    trained, held = by_smiles(train), by_smiles(held_out)
+    for smiles in trained.keys() & held.keys():
+        raise InputError(
+            f"{trained[smiles]!r} and {held[smiles]!r} are the same molecule ({smiles}) "
+            "on both sides of the split; give them the same name or hold out both"
+        )
+
+
+def split_by_block(
+    frames: Sequence[MoleculeFrames], fraction: float
+) -> tuple[list[MoleculeFrames], list[MoleculeFrames]]:
+    """Hold out the last part of every trajectory.
+
+    Of every segment (of all frames, where a molecule has no segments) the last ``fraction`` of the
+    frames, rounded down, is held out as one contiguous block: neighbouring frames are nearly the
+    same, so an interleaved choice would test on what was trained on.
+
+    Parameters
+    ----------
+    frames
+        Molecules whose frames are in the order of time within each segment.
+    fraction
+        Fraction of the frames to hold out, in (0, 1).
+
+    Returns
+    -------
+    train, held_out
+        Molecules without any held-out frame are missing from the second list.
+
+    Raises
+    ------
+    ConfigError
+        If the fraction is out of range, or so small that nothing would be held out.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"fraction is {fraction}; allowed is 0 < fraction < 1")
+    train, held_out = [], []
+    for molecule in frames:
+        segment = molecule.segment
+        if segment is None:
+            segment = np.zeros(len(molecule), dtype=np.int64)
+        held = np.zeros(len(molecule), dtype=bool)
+        for label in np.unique(segment):
+            members = np.flatnonzero(segment == label)
+            # Not round(): a segment keeps at least its first frame for training.
+            count = math.floor(fraction * len(members))
+            held[members[len(members) - count :]] = True
+        train.append(molecule.select(np.flatnonzero(~held)))
+        if held.any():
+            held_out.append(molecule.select(np.flatnonzero(held)))
+    if not held_out:
+        longest = max((len(molecule) for molecule in frames), default=0)
+        raise ConfigError(
+            f"a fraction of {fraction} holds out no frame: the longest of {len(frames)} molecules "
+            f"has {longest} frames; use a larger fraction"
+        )
+    return train, held_out

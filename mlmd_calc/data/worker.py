@@ -1,0 +1,32 @@
+"""Process that runs one task: ``python -m mlmd_calc.data.worker``, with the pickled task on stdin.
+
+It writes one line to stdout per frame of dynamics, so that the generator can show progress.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+from mlmd_calc.data.task import Task
+from mlmd_calc.errors import MLMDError
+
+
+def main() -> int:
+    """Run the task; return the exit status, with the reason of a failure on stderr."""
+    task: Task = pickle.load(sys.stdin.buffer)
+
+    def tick() -> None:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+    try:
+        task.run(tick)
+    except MLMDError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

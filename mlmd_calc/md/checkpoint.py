@@ -1,0 +1,159 @@
+"""Checkpoints: everything that decides how a run goes on, to the last bit.
+
+A checkpoint is one ``.npz`` file of plain arrays and one JSON text, replaced atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ase
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc.errors import ModelFileError
+
+CHECKPOINT_FILE: Final = "checkpoint.npz"
+_RESULT: Final = "result_"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, apart from its atoms.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    frames
+        Frames recorded.
+    bond_deviation
+        Largest bond deviation in Å since the last frame.
+    random_state
+        State of the run's random numbers.
+    thermostat
+        Variables of the thermostat.
+    rotations
+        State of the calculator's stream of random orientations, or None if it has none.
+    """
+
+    step: int
+    frames: int
+    bond_deviation: float
+    random_state: dict[str, Any]
+    thermostat: dict[str, Any]
+    rotations: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one instant.
+
+    Attributes
+    ----------
+    positions
+        ``(n, 3)`` Å.
+    momenta
+        ``(n, 3)`` ASE units.
+    results
+        What the calculator answered at these positions. With random orientations asking again
+        would give another answer.
+    progress
+        Everything else.
+    """
+
+    positions: NDArray[np.float64]
+    momenta: NDArray[np.float64]
+    results: dict[str, NDArray[np.float64]]
+    progress: Progress
+
+    def write(self, folder: Path) -> None:
+        """Write the checkpoint into the folder of a run, replacing an older one."""
+        path = folder / CHECKPOINT_FILE
+        temporary = path.with_name(path.name + ".part")
+        arrays: dict[str, Any] = {
+            "progress": np.array(json.dumps(asdict(self.progress))),
+            "positions": self.positions,
+            "momenta": self.momenta,
+            **{_RESULT + name: value for name, value in self.results.items()},
+        }
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """Read the checkpoint in the folder of a run.
+
+        Raises
+        ------
+        ModelFileError
+            If there is none, or it is damaged.
+        """
+        path = folder / CHECKPOINT_FILE
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    positions=file["positions"],
+                    momenta=file["momenta"],
+                    results={
+                        name.removeprefix(_RESULT): file[name]
+                        for name in file.files
+                        if name.startswith(_RESULT)
+                    },
+                    progress=Progress(**json.loads(str(file["progress"]))),
+                )
+        except FileNotFoundError as error:
+            raise ModelFileError(
+                f"{folder} holds no checkpoint ({path.name}) to continue from; start a new run"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ModelFileError(f"{path} is damaged: {error!r}; start a new run") from error
+
+
+def calculator_results(calculator: Any) -> dict[str, NDArray[np.float64]]:
+    """Numeric results a calculator holds."""
+    return {
+        name: np.asarray(value, dtype=np.float64)
+        for name, value in calculator.results.items()
+        if isinstance(value, (int, float, np.ndarray, np.floating))
+    }
+
+
+def restore_results(atoms: ase.Atoms, results: dict[str, NDArray[np.float64]]) -> None:
+    """Let the calculator of atoms answer from stored results as long as the atoms stay put."""
+    atoms.calc.atoms = atoms.copy()
+    atoms.calc.results = {
+        name: value if value.ndim else float(value) for name, value in results.items()
+    }
+
+
+def rotation_state(calculator: Any) -> dict[str, Any] | None:
+    """State of the random orientations of an MD-ET calculator; None for other calculators."""
+    potential = getattr(calculator, "potential", None)
+    state: dict[str, Any] | None = potential.state_dict() if potential is not None else None
+    return state
+
+
+def load_rotation_state(calculator: Any, state: dict[str, Any] | None) -> None:
+    """Continue the random orientations from :func:`rotation_state`.
+
+    Raises
+    ------
+    ModelFileError
+        If only one of calculator and checkpoint has such a stream.
+    """
+    if (state is None) != (getattr(calculator, "potential", None) is None):
+        raise ModelFileError(
+            f"the checkpoint was written with another kind of calculator than "
+            f"{type(calculator).__name__}; continue with the calculator of the run"
+        )
+    if state is not None:
+        calculator.potential.load_state_dict(state)

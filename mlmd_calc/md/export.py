@@ -1,0 +1,102 @@
+"""Write recorded frames in the formats other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import ase
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_extxyz
+from ase.io.trajectory import Trajectory
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.md.record import RunRecord
+from mlmd_calc.optional import require
+
+
+def export_frames(record: RunRecord, path: Path) -> None:
+    """Write all frames of a run into a file.
+
+    Parameters
+    ----------
+    record
+        Recorded frames.
+    path
+        File to write; its suffix decides. ``.extxyz`` and ``.traj`` hold positions, velocities (as
+        momenta) and energies, ``.dcd`` positions in single precision.
+
+    Raises
+    ------
+    ConfigError
+        If the suffix is none of these.
+    MissingDependencyError
+        If mdtraj, which writes DCD, is not installed.
+    """
+    check_format(path.suffix.removeprefix("."))
+    WRITERS[path.suffix.removeprefix(".")](record, path)
+
+
+def check_format(name: str) -> None:
+    """Refuse a format that cannot be written here; raises as :func:`export_frames`."""
+    if name not in WRITERS:
+        raise ConfigError(f"trajectory format {name!r}; choose one of {', '.join(WRITERS)}")
+    if name == "dcd":
+        require("mdtraj.formats", extra="dcd", why="write DCD files")
+
+
+def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
+    """One frame as ASE atoms with velocities and, if it is known, the energy.
+
+    Parameters
+    ----------
+    record
+        Recorded frames.
+    index
+        Index of the frame.
+    """
+    frame, description = record.frames[index], record.description
+    time_fs = float(frame["step"]) * description.settings.timestep_fs
+    atoms = ase.Atoms(
+        description.numbers,
+        np.array(frame["positions"]),
+        info={**description.info, "step": int(frame["step"]), "time_fs": time_fs},
+    )
+    if (atoms.get_masses() != description.masses).any():
+        atoms.set_masses(description.masses)
+    atoms.set_velocities(frame["velocities"] / units.FS)
+    if np.isfinite(frame["potential"]):
+        atoms.calc = SinglePointCalculator(atoms, energy=float(frame["potential"]))
+    return atoms
+
+
+def _all_atoms(record: RunRecord) -> Iterator[ase.Atoms]:
+    return (frame_atoms(record, index) for index in range(len(record)))
+
+
+def _write_extxyz(record: RunRecord, path: Path) -> None:
+    with path.open("w") as file:
+        for atoms in _all_atoms(record):
+            write_extxyz(file, [atoms])
+
+
+def _write_traj(record: RunRecord, path: Path) -> None:
+    with Trajectory(str(path), "w") as trajectory:
+        for atoms in _all_atoms(record):
+            trajectory.write(atoms)
+
+
+def _write_dcd(record: RunRecord, path: Path) -> None:
+    formats = require("mdtraj.formats", extra="dcd", why="write DCD files")
+    with formats.DCDTrajectoryFile(str(path), "w", force_overwrite=True) as file:
+        file.write(record.frames["positions"].astype(np.float32))
+
+
+WRITERS: Final[Mapping[str, Callable[[RunRecord, Path], None]]] = MappingProxyType(
+    {"extxyz": _write_extxyz, "traj": _write_traj, "dcd": _write_dcd}
+)
+"""Writer of each trajectory format."""

@@ -1,0 +1,181 @@
+"""Molecules as the core sees them, checked once at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ase
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from mlmd_calc.errors import InputError
+from mlmd_calc.models.mdet.embeddings import CHARGE_OFFSET, NUM_ELEMENTS, NUM_STATES
+
+_CLOSEST: Final = 0.05
+"""Atoms nearer than this (Å) coincide: no molecule has such a contact."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One isolated molecule.
+
+    Attributes
+    ----------
+    numbers
+        Atomic numbers, ``(n,)``.
+    positions
+        ``(n, 3)`` Å, float64.
+    charge
+        Total charge in e.
+    multiplicity
+        Spin multiplicity 2S + 1.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    charge: int = 0
+    multiplicity: int = 1
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def check(self, elements: Collection[int] | None = None) -> None:
+        """Refuse what a model of isolated molecules cannot answer.
+
+        Parameters
+        ----------
+        elements
+            Atomic numbers the model was trained on; None if unknown.
+
+        Raises
+        ------
+        InputError
+            With the offending value and the remedy.
+        """
+        self.check_composition(elements)
+        self.check_geometry()
+
+    def check_composition(self, elements: Collection[int] | None = None) -> None:
+        """Refuse elements, charges and multiplicities that are unknown or impossible."""
+        if len(self) == 0:
+            raise InputError("the structure has no atoms; give at least one")
+        allowed = range(1, NUM_ELEMENTS - 1) if elements is None else sorted(elements)
+        for index, number in enumerate(self.numbers):
+            if int(number) not in allowed:
+                known = ", ".join(chemical_symbols[z] for z in allowed) if elements else "Z = 1-100"
+                name = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
+                raise InputError(
+                    f"atom {index} is {name} (Z = {number}), which this model does not know; it "
+                    f"knows {known}. Remove the atom or use a model trained on this element"
+                )
+        self._check_electrons()
+
+    def _check_electrons(self) -> None:
+        lowest, highest = -CHARGE_OFFSET, NUM_STATES - CHARGE_OFFSET - 1
+        if not lowest <= self.charge <= highest:
+            raise InputError(f"charge={self.charge} is outside {lowest}..{highest}")
+        electrons = int(self.numbers.sum()) - self.charge
+        unpaired = self.multiplicity - 1
+        if not 1 <= self.multiplicity < NUM_STATES:
+            raise InputError(
+                f"multiplicity={self.multiplicity} is outside 1..{NUM_STATES - 1}; it is 2S + 1, "
+                "that is 1 for closed shells and 2 for one unpaired electron"
+            )
+        if electrons < unpaired or (electrons - unpaired) % 2:
+            possible = "2, 4, ..." if electrons % 2 else "1, 3, ..."
+            raise InputError(
+                f"charge={self.charge} leaves {electrons} electrons, which cannot have "
+                f"multiplicity={self.multiplicity}; pass charge=... or multiplicity=... "
+                f"(possible here: {possible})"
+            )
+
+    def check_geometry(self) -> None:
+        """Refuse non-finite positions and coincident atoms."""
+        bad = ~np.isfinite(self.positions).all(axis=1)
+        if bad.any():
+            index = int(np.flatnonzero(bad)[0])
+            raise InputError(
+                f"atom {index} has position {self.positions[index].tolist()}; all coordinates must "
+                "be finite numbers in Å. In a running simulation this means that it has exploded: "
+                "restart from an earlier frame with a shorter time step"
+            )
+        if len(self) > 1:
+            difference = self.positions[:, None] - self.positions[None]
+            square = np.einsum("ijk,ijk->ij", difference, difference)
+            square[np.diag_indices(len(self))] = np.inf
+            if square.min() < _CLOSEST**2:
+                i, j = np.unravel_index(int(square.argmin()), square.shape)
+                raise InputError(
+                    f"atoms {i} and {j} are {np.sqrt(square.min()):.2g} Å apart; atoms closer than "
+                    f"{_CLOSEST} Å coincide. Remove the duplicate or check the unit of the positions"
+                )
+
+
+def structure_from_ase(
+    atoms: ase.Atoms, charge: int | None = None, multiplicity: int | None = None
+) -> Structure:
+    """Read a structure from ASE atoms.
+
+    Charge and multiplicity come from the arguments or from ``atoms.info`` ("charge"; "multiplicity"
+    or "spin", both meaning 2S + 1), and are 0 and 1 where neither gives them.
+
+    Parameters
+    ----------
+    atoms
+        Atoms without periodic boundary conditions.
+    charge, multiplicity
+        Values that hold for every structure; must agree with ``atoms.info`` where both are given.
+
+    Raises
+    ------
+    InputError
+        If the atoms are periodic, or the values are not integers or disagree.
+    """
+    if atoms.pbc.any():
+        raise InputError(
+            f"the atoms are periodic (pbc={atoms.pbc.tolist()}), but the model knows isolated "
+            "molecules only; set atoms.pbc = False if the molecule is whole and alone"
+        )
+    info = atoms.info
+    spin = _agree("multiplicity", info.get("multiplicity"), "spin", info.get("spin"))
+    return Structure(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=np.asarray(atoms.positions, dtype=np.float64),
+        charge=_agree("charge", charge, "atoms.info", info.get("charge")) or 0,
+        multiplicity=_one_if_none(_agree("multiplicity", multiplicity, "atoms.info", spin)),
+    )
+
+
+def _one_if_none(value: int | None) -> int:
+    return 1 if value is None else value
+
+
+def _agree(name: str, value: Any, other_name: str, other: Any) -> int | None:
+    value, other = as_integer(name, value), as_integer(other_name, other)
+    if value is not None and other is not None and value != other:
+        raise InputError(
+            f"{name}={value} disagrees with {other_name} ({other}); remove one of the two"
+        )
+    return other if value is None else value
+
+
+def as_integer(name: str, value: Any) -> int | None:
+    """Return an integer value as int, None as None.
+
+    Raises
+    ------
+    InputError
+        If the value is not a whole number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise InputError(f"{name}={value!r} is not an integer")
+    if value != int(value):
+        raise InputError(f"{name}={value!r} is not an integer")
+    return int(value)

@@ -1,0 +1,153 @@
+"""Model cards: what a model is, what it was trained on, and how well it was measured to work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+import ase.data
+from rich.table import Table
+from rich.text import Text
+
+from mlmd_calc.errors import ConfigError
+
+RECOMMENDED_SETTINGS: Final = ("forces", "rotation", "n_rotations", "dtype")
+"""Settings of :class:`mlmd_calc.Potential` that a card may recommend for dynamics."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Description of a model.
+
+    Attributes
+    ----------
+    name
+        Name of the model.
+    description
+        One or two sentences.
+    elements
+        Atomic numbers the model was trained on; None when unknown.
+    recommended
+        Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype";
+        empty if nothing is recommended.
+    level_of_theory
+        Method that made the labels.
+    training_data
+        Data set.
+    units
+        Units of what the model predicts.
+    errors
+        Measured errors by data set and quantity, e.g. ``{"held-out molecules": {"forces, meV/Å":
+        40.0}}``.
+    licence, citation
+        Terms of use and what to cite.
+    command
+        The exact command that trained the model.
+    parameters
+        Number of trained parameters; 0 when unknown.
+    sha256
+        Checksum of the file the card was loaded from; empty for a card that was not loaded.
+    recipe
+        Hyper-parameters of the training.
+    validation
+        Metrics at the end of the training.
+
+    Raises
+    ------
+    ConfigError
+        If an element is not an atomic number from 1 to 100 or a recommended setting is unknown.
+    """
+
+    name: str = ""
+    description: str = ""
+    elements: tuple[int, ...] | None = None
+    recommended: dict[str, Any] = field(default_factory=dict)
+    level_of_theory: str = ""
+    training_data: str = ""
+    units: str = "energy eV, forces eV/Å"
+    errors: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    citation: str = ""
+    command: str = ""
+    parameters: int = 0
+    sha256: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wrong = [z for z in self.elements or () if not 1 <= z <= 100]
+        if wrong:
+            raise ConfigError(f"elements {wrong} of a model card are not atomic numbers 1 to 100")
+        unknown = sorted(set(self.recommended) - set(RECOMMENDED_SETTINGS))
+        if unknown:
+            raise ConfigError(
+                f"a model card cannot recommend {unknown}; known settings are "
+                f"{', '.join(RECOMMENDED_SETTINGS)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-able values."""
+        values = asdict(self)
+        values["elements"] = None if self.elements is None else list(self.elements)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
+        """Build a card from :meth:`to_dict` output; missing entries keep their defaults.
+
+        Raises
+        ------
+        ConfigError
+            If an entry is unknown or not allowed.
+        """
+        known = [item.name for item in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown model card entries {unknown}; known are {known}")
+        elements = values.get("elements")
+        return cls(**{**values, "elements": None if elements is None else tuple(elements)})
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Label and text of every entry that says something."""
+        texts = {item.name: _text(getattr(self, item.name)) for item in fields(self)}
+        texts["elements"] = "unknown" if self.elements is None else _symbols(self.elements)
+        texts["parameters"] = f"{self.parameters:,}" if self.parameters else ""
+        labels = {"level_of_theory": "level of theory", "training_data": "training data"}
+        return [(labels.get(name, name), text) for name, text in texts.items() if text]
+
+    def __str__(self) -> str:
+        lines = []
+        for label, text in self._rows():
+            first, *rest = text.splitlines()
+            lines += [f"{label:<16}{first}", *(f"{'':<16}{line}" for line in rest)]
+        return "\n".join(lines)
+
+    def __rich__(self) -> Table:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, text in self._rows():
+            # The texts are data: brackets in them are not rich markup.
+            table.add_row(label, Text(text))
+        return table
+
+
+def _symbols(elements: tuple[int, ...]) -> str:
+    return " ".join(ase.data.chemical_symbols[z] for z in elements)
+
+
+def _text(value: Any) -> str:
+    """One line per entry of a dictionary; nested dictionaries on the line of their key."""
+    if not isinstance(value, dict):
+        return str(value)
+    return "\n".join(f"{key}: {_inline(entry)}" for key, entry in value.items())
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_inline(entry)}" for key, entry in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

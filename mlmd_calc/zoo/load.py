@@ -1,0 +1,174 @@
+"""Find and load models by name, file, run directory or Hugging Face repository."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.mdet import MDET
+from mlmd_calc.zoo import manifest
+from mlmd_calc.zoo.card import ModelCard
+from mlmd_calc.zoo.hub import HUB_PREFIX, fetch_run_directory
+from mlmd_calc.zoo.model_file import ModelFile, read_card, read_model
+from mlmd_calc.zoo.run_directory import read_run_directory
+
+WEIGHTS_DTYPE: Final = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "mixed": torch.float32,
+}
+"""Type of the weights for each precision of :class:`mlmd_calc.Potential`."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model.
+
+    Attributes
+    ----------
+    network
+        The network, in evaluation mode.
+    card
+        What the model is.
+    atomic_energies
+        Energy in eV of each element that the network's energy is relative to; empty if it is
+        absolute or relative to something that is not known.
+    source
+        What :func:`load_model` must be given to load the model again.
+    sha256
+        Checksum that identifies the model: of the file, or of the content of a run directory.
+    """
+
+    network: MDET
+    card: ModelCard
+    atomic_energies: dict[int, float]
+    source: str
+    sha256: str
+
+
+def list_models() -> list[ModelCard]:
+    """Cards of the shipped models, the default first."""
+    entries = manifest.read_manifest(manifest.SHIPPED_WEIGHTS).values()
+    return [
+        dataclasses.replace(
+            read_card(manifest.SHIPPED_WEIGHTS / entry.file), name=entry.name, sha256=entry.sha256
+        )
+        for entry in sorted(entries, key=lambda entry: (not entry.default, entry.name))
+    ]
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float64",
+) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    name_or_path
+        One of
+
+        * None: the default shipped model;
+        * the name of a shipped model (see :func:`list_models`); write ``./name`` for a file or
+          folder of the same name;
+        * a ``.safetensors`` file written by this package;
+        * a run directory of the MD-ET authors' code (see :func:`read_run_directory`);
+        * ``hf://owner/repo`` or ``hf://owner/repo/variant``, a run directory on Hugging Face.
+    device
+        "auto" (CUDA if there is one), or a torch device.
+    dtype
+        "float64", "float32" or "mixed" (weights in single precision).
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or an option is wrong.
+    ModelFileError
+        If the model is damaged or cannot be read.
+
+    Examples
+    --------
+    >>> from mlmd_calc import load_model
+    >>> print(load_model().card)  # doctest: +SKIP
+    """
+    if dtype not in WEIGHTS_DTYPE:
+        raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
+    torch_device = resolve_device(device)
+    source, content = _read(name_or_path)
+    return Model(
+        network=content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype]),
+        card=content.card,
+        atomic_energies=content.atomic_energies,
+        source=source,
+        sha256=content.card.sha256,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """Torch device of a name; "auto" is CUDA if there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r} is not a torch device: {error}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name!r}, but torch finds no CUDA device; use 'auto' or 'cpu'")
+    return device
+
+
+def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
+    shipped = manifest.read_manifest(manifest.SHIPPED_WEIGHTS)
+    if name_or_path is None:
+        name_or_path = next((entry.name for entry in shipped.values() if entry.default), None)
+        if name_or_path is None:
+            raise ConfigError(
+                "no model is shipped with this installation of mlmd; give a model file, a run "
+                "directory or hf://owner/repo"
+            )
+    if isinstance(name_or_path, str) and name_or_path.startswith(HUB_PREFIX):
+        content = read_run_directory(fetch_run_directory(name_or_path))
+        card = dataclasses.replace(content.card, name=name_or_path.removeprefix(HUB_PREFIX))
+        return name_or_path, dataclasses.replace(content, card=card)
+    if isinstance(name_or_path, str) and name_or_path in shipped:
+        entry = shipped[name_or_path]
+        content = read_model(manifest.verified_file(manifest.SHIPPED_WEIGHTS, entry))
+        card = dataclasses.replace(content.card, name=entry.name)
+        return entry.name, dataclasses.replace(content, card=card)
+    path = Path(name_or_path).expanduser().absolute()
+    if path.is_dir():
+        return str(path), read_run_directory(path)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ModelFileError(
+            f"{path} is not a .safetensors file; for a checkpoint of the MD-ET authors' code give "
+            "the run directory that holds .hydra and ckpts"
+        )
+    if path.is_file():
+        return str(path), read_model(path)
+    named_by_path = isinstance(name_or_path, os.PathLike) or os.sep in name_or_path
+    if named_by_path or path.suffix == ".safetensors":
+        raise ConfigError(f"there is no file or folder {path}")
+    raise ConfigError(_unknown_name(str(name_or_path), list(shipped)))
+
+
+def _unknown_name(name: str, shipped: list[str]) -> str:
+    if not shipped:
+        return f"there is no model {name!r}: this installation of mlmd ships none"
+    close = difflib.get_close_matches(name, shipped, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"there is no model {name!r}; shipped are {', '.join(shipped)}.{hint}"

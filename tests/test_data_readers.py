@@ -1,0 +1,381 @@
+"""Reading every kind of data file, and refusing what would be read wrongly."""
+
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlmd_calc import units
+from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels, write_trajectory
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+@pytest.fixture
+def water() -> MoleculeFrames:
+    rng = np.random.default_rng(1)
+    atoms = molecule("H2O")
+    return MoleculeFrames(
+        name="water",
+        numbers=atoms.numbers.astype(np.int64),
+        positions=atoms.positions + 0.1 * rng.normal(size=(6, 3, 3)),
+        forces=rng.normal(size=(6, 3, 3)),
+        energies=rng.normal(size=6),
+        velocities=rng.normal(size=(6, 3, 3)),
+        dt_fs=2.0,
+        segment=np.array([0, 0, 0, 1, 1, 1]),
+        metadata={"smiles": "O", "provenance": "a test"},
+    )
+
+
+def labelled(atoms: Atoms, energy: float, **info: object) -> Atoms:
+    atoms = atoms.copy()
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=energy, forces=np.full((len(atoms), 3), energy)
+    )
+    atoms.info.update(info)
+    return atoms
+
+
+# our own layouts
+
+
+def test_labels_survive_writing_and_reading(tmp_path, water):
+    kind = np.array([0, 1, 2, 1, 2, 2])
+    write_labels(tmp_path / "water.npz", water, temperatures=np.full(6, 300), kind=kind)
+    (read,) = read_dataset(tmp_path / "water.npz")
+    assert read.name == "water"
+    assert read.numbers.tolist() == water.numbers.tolist()
+    assert (read.charge, read.multiplicity) == (0, 1)
+    np.testing.assert_allclose(read.positions, water.positions, rtol=1e-6)
+    np.testing.assert_allclose(read.forces, water.forces, rtol=1e-6)
+    np.testing.assert_array_equal(read.energies, water.energies)
+    np.testing.assert_array_equal(read.segment, water.segment)
+    assert read.velocities is None
+    assert read.metadata == {**water.metadata, "source": "water.npz"}
+    with np.load(tmp_path / "water.npz") as file:
+        assert file["kind"].tolist() == kind.tolist()
+        assert file["T"].tolist() == [300] * 6
+
+
+def test_trajectory_survives_writing_and_reading(tmp_path, water):
+    write_trajectory(tmp_path / "water.npz", water)
+    (read,) = read_dataset(tmp_path / "water.npz")
+    np.testing.assert_allclose(read.velocities, water.velocities, rtol=1e-6)
+    np.testing.assert_array_equal(read.segment, water.segment)
+    assert read.dt_fs == water.dt_fs
+    assert read.forces is None
+
+
+def test_writing_leaves_nothing_behind_when_it_fails(tmp_path, water, monkeypatch):
+    write_labels(tmp_path / "water.npz", water)
+    before = (tmp_path / "water.npz").read_bytes()
+
+    def half_written(file, **arrays):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        write_labels(tmp_path / "water.npz", water)
+    assert [path.name for path in tmp_path.iterdir()] == ["water.npz"]
+    assert (tmp_path / "water.npz").read_bytes() == before
+
+
+def test_writers_refuse_incomplete_frames(tmp_path, water):
+    bare = MoleculeFrames("water", water.numbers, water.positions)
+    with pytest.raises(InputError, match="no forces"):
+        write_labels(tmp_path / "water.npz", bare)
+    with pytest.raises(InputError, match="velocities"):
+        write_trajectory(tmp_path / "water.npz", bare)
+    with pytest.raises(InputError, match=r"\.npz"):
+        write_labels(tmp_path / "water.dat", water)
+    with pytest.raises(InputError, match=r"kind has shape \(2,\)"):
+        write_labels(tmp_path / "water.npz", water, kind=np.array([0, 1]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_told_apart_by_temperature_where_segments_are_missing(tmp_path, water):
+    temperatures = np.array([0, 300, 300, 0, 300, 500], dtype=np.int16)
+    np.savez(
+        tmp_path / "water.npz",
+        numbers=water.numbers,
+        R=water.positions,
+        F=water.forces,
+        E=water.energies,
+        T=temperatures,
+    )
+    (read,) = read_dataset(tmp_path / "water.npz")
+    assert read.segment.tolist() == [0, 1, 1, 2, 3, 4]
+
+
+# foreign npz
+
+
+@pytest.mark.parametrize(
+    ("keys", "energy_shape"),
+    [
+        (("nuclear_charges", "coords", "energies", "forces"), (6,)),
+        (("z", "R", "E", "F"), (6, 1)),
+    ],
+)
+def test_md17_layouts_are_converted_from_kcal(tmp_path, water, keys, energy_shape):
+    numbers, positions, energies, forces = keys
+    np.savez(
+        tmp_path / "md17_water.npz",
+        **{
+            numbers: water.numbers,
+            positions: water.positions,
+            energies: (water.energies / units.KCAL_PER_MOL).reshape(energy_shape),
+            forces: water.forces / units.KCAL_PER_MOL,
+        },
+    )
+    (read,) = read_dataset(tmp_path / "md17_water.npz")
+    np.testing.assert_allclose(read.positions, water.positions, rtol=1e-12)
+    np.testing.assert_allclose(read.energies, water.energies, rtol=1e-12)
+    np.testing.assert_allclose(read.forces, water.forces, rtol=1e-12)
+    assert read.dt_fs is None
+
+
+@pytest.mark.parametrize("unit", ["Hartree", b"Hartree"])
+def test_md17_in_other_units_is_refused(tmp_path, water, unit):
+    np.savez(
+        tmp_path / "x.npz",
+        z=water.numbers,
+        R=water.positions,
+        E=water.energies,
+        F=water.forces,
+        e_unit=np.array(unit),
+    )
+    with pytest.raises(InputError, match="'Hartree'"):
+        read_dataset(tmp_path / "x.npz")
+
+
+def test_real_rmd17_excerpt(tmp_path):
+    path = shared("real/rmd17_benzene_10frames.npz")
+    # The excerpt was cut to ten along the first axis of every array, the atoms included.
+    with pytest.raises(InputError, match=r"\(10, 12, 3\), expected \(frames, 10, 3\)"):
+        read_dataset(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["nuclear_charges"] = np.array([6] * 6 + [1] * 6)
+    np.savez(tmp_path / "benzene.npz", **arrays)
+    (benzene,) = read_dataset(tmp_path / "benzene.npz")
+    assert len(benzene) == 10
+    np.testing.assert_allclose(benzene.forces / units.KCAL_PER_MOL, arrays["forces"], rtol=1e-12)
+    # The PBE energy of benzene is about -232 Hartree.
+    np.testing.assert_allclose(benzene.energies / units.HARTREE, -232, atol=1)
+
+
+def test_unknown_layout_names_the_keys(tmp_path):
+    np.savez(tmp_path / "x.npz", frames=np.zeros(3), species=np.zeros(3))
+    with pytest.raises(ModelFileError, match=r"\['frames', 'species'\]"):
+        read_dataset(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no zip at all", b"\x93NUMPY"])
+def test_damaged_npz_is_refused(tmp_path, content):
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"x\.npz"):
+        read_dataset(tmp_path / "x.npz")
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path, water):
+    np.savez(
+        tmp_path / "x.npz",
+        numbers=np.array([{"evil": 1}], dtype=object),
+        R=water.positions,
+        F=water.forces,
+        E=water.energies,
+    )
+    with pytest.raises(ModelFileError, match=r"allow_pickle|[Oo]bject"):
+        read_dataset(tmp_path / "x.npz")
+
+
+# extxyz and ASE databases
+
+
+def write_mixed(path: Path) -> None:
+    """Two molecules, one of them in two charge states, in mixed order."""
+    water, hydroxyl = molecule("H2O"), molecule("OH")
+    frames = [
+        labelled(water, 1.0),
+        labelled(hydroxyl, 2.0, multiplicity=2),
+        labelled(water, 3.0),
+        labelled(hydroxyl, 4.0, charge=-1, multiplicity=1, name="hydroxide"),
+    ]
+    if path.suffix == ".db":
+        with ase.db.connect(path) as database:
+            for atoms in frames:
+                database.write(atoms, **atoms.info)
+    else:
+        ase.io.write(path, frames, format="extxyz")
+
+
+@pytest.mark.parametrize("name", ["mixed.extxyz", "mixed.xyz", "mixed.db"])
+def test_molecules_of_one_file_are_grouped(tmp_path, name):
+    write_mixed(tmp_path / name)
+    read = {frames.name: frames for frames in read_dataset(tmp_path / name)}
+    assert list(read) == ["mixed_H2O", "mixed_HO", "hydroxide"]
+    water, hydroxyl, hydroxide = read.values()
+    assert water.energies.tolist() == [1.0, 3.0]
+    np.testing.assert_array_equal(water.forces[1], np.full((3, 3), 3.0))
+    np.testing.assert_allclose(water.positions[0], molecule("H2O").positions, atol=1e-7)
+    assert (hydroxyl.charge, hydroxyl.multiplicity) == (0, 2)
+    assert (hydroxide.charge, hydroxide.multiplicity) == (-1, 1)
+
+
+def test_isomers_without_names_share_one_name(tmp_path):
+    frames = [molecule("CH3CH2OH"), molecule("CH3OCH3")]
+    ase.io.write(tmp_path / "isomers.extxyz", frames, format="extxyz")
+    read = read_dataset(tmp_path / "isomers.extxyz")
+    assert len(read) == 2
+    assert read[0].name == read[1].name
+
+
+def test_momenta_are_read_in_angstrom_per_fs(tmp_path):
+    atoms = molecule("H2O")
+    per_fs = np.random.default_rng(0).normal(size=(3, 3))
+    atoms.set_velocities(per_fs / units.FS)
+    ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
+    (read,) = read_dataset(tmp_path / "x.extxyz")
+    np.testing.assert_allclose(read.velocities[0], per_fs, atol=1e-6)
+
+
+def test_real_velocities_need_a_unit():
+    # Both files have displacements over 1 fs; they agree with the velocities in one unit each.
+    for name, unit in (
+        ("real/aspirin_energy.extxyz", "angstrom/fs"),
+        ("real/benzene_validation_traj.extxyz", "ase"),
+    ):
+        path = shared(name)
+        with pytest.warns(UserWarning, match="velocity_unit"):
+            (without,) = read_dataset(path)
+        assert without.velocities is None
+        (read,) = read_dataset(path, velocity_unit=unit)
+        displaced = np.diff(read.positions, axis=0)
+        midpoint = (read.velocities[1:] + read.velocities[:-1]) / 2
+        assert np.abs(displaced - midpoint).max() < 0.1 * np.abs(displaced).max()
+
+
+def test_real_md22_excerpt():
+    (read,) = read_dataset(shared("real/md22_Ac-Ala3-NHMe_disp_100frames.extxyz"))
+    assert read.positions.shape == (98, 42, 3)
+    assert read.energies is None
+    assert read.forces is None
+
+
+def test_molecule_across_the_cell_boundary_is_refused(tmp_path):
+    atoms = molecule("H2O", vacuum=5.0, pbc=True)
+    ase.io.write(tmp_path / "whole.extxyz", [atoms], format="extxyz")
+    assert len(read_dataset(tmp_path / "whole.extxyz")) == 1
+    atoms.positions -= atoms.positions[0]
+    atoms.wrap()
+    ase.io.write(tmp_path / "cut.extxyz", [atoms], format="extxyz")
+    with pytest.raises(InputError, match="unwrap"):
+        read_dataset(tmp_path / "cut.extxyz")
+
+
+def test_frames_without_labels_among_labelled_ones_are_refused(tmp_path):
+    ase.io.write(
+        tmp_path / "x.extxyz", [labelled(molecule("H2O"), 1.0), molecule("H2O")], format="extxyz"
+    )
+    with pytest.raises(InputError, match="1 of 2 frames"):
+        read_dataset(tmp_path / "x.extxyz")
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"charge": 1}, "cannot have multiplicity 1"),
+        ({"multiplicity": 4}, "cannot have multiplicity 4"),
+        ({"charge": 0.5}, "charge is .*0.5"),
+        ({"charge": True}, "charge is True"),
+        ({"charge": "plus"}, "charge is 'plus'"),
+    ],
+)
+def test_impossible_charge_or_multiplicity_is_refused(tmp_path, info, message):
+    ase.io.write(tmp_path / "x.extxyz", [labelled(molecule("H2O"), 1.0, **info)], format="extxyz")
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path / "x.extxyz")
+
+
+def test_charges_of_atoms_must_agree_with_the_charge(tmp_path):
+    atoms = molecule("OH")
+    atoms.set_initial_charges([-1.0, 0.0])
+    ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
+    with pytest.raises(InputError, match="add up to -1"):
+        read_dataset(tmp_path / "x.extxyz")
+
+
+# paths and contents
+
+
+def test_directory_and_list_of_paths(tmp_path, water):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_labels(folder / "b.npz", water)
+    write_labels(folder / "a.npz", water)
+    (folder / "README.md").write_text("passed over")
+    (folder / ".a.npz").write_bytes(b"hidden")
+    assert [frames.name for frames in read_dataset(folder)] == ["a", "b"]
+    assert [frames.name for frames in read_dataset([folder / "b.npz", folder])] == ["b", "a", "b"]
+
+
+def test_missing_or_unsuitable_paths_are_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("1")
+    with pytest.raises(ModelFileError, match="does not exist"):
+        read_dataset(tmp_path / "absent.npz")
+    with pytest.raises(ModelFileError, match=r"ends in '\.csv'"):
+        read_dataset(tmp_path / "x.csv")
+    with pytest.raises(InputError, match="holds no file"):
+        read_dataset(tmp_path)
+    with pytest.raises(InputError, match="empty"):
+        read_dataset([])
+    with pytest.raises(ConfigError, match="'m/s'"):
+        read_dataset(tmp_path / "x.xyz", velocity_unit="m/s")
+
+
+@pytest.mark.parametrize("name", ["x.extxyz", "x.db"])
+def test_garbage_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00 neither xyz nor a database")
+    with pytest.raises(ModelFileError, match=name):
+        read_dataset(tmp_path / name)
+
+
+def test_non_finite_labels_are_refused(tmp_path, water):
+    water.forces[4, 1, 0] = np.nan
+    write_labels(tmp_path / "water.npz", water)
+    with pytest.raises(InputError, match="forces of frame 4"):
+        read_dataset(tmp_path / "water.npz")
+
+
+def test_padding_atoms_are_refused(tmp_path, water):
+    arrays = {"R": water.positions, "F": water.forces, "E": water.energies}
+    np.savez(tmp_path / "x.npz", numbers=np.array([8, 1, 0]), **arrays)
+    with pytest.raises(InputError, match=r"\[0, 1, 8\]"):
+        read_dataset(tmp_path / "x.npz")
+
+
+def test_starting_data_are_readable():
+    frames = read_dataset(shared("train/labels/nitric_oxide.npz"))[0]
+    assert (frames.charge, frames.multiplicity) == (0, 2)
+    assert frames.metadata["smiles"] == "[N]=O"
+    trajectory = read_dataset(shared("train/traj/water.npz"))[0]
+    # Central differences over 4 fs see little of the fast O-H vibration, but have its scale.
+    inner = slice(1, 500)
+    differences = (trajectory.positions[2:501] - trajectory.positions[:499]) / 4
+    np.testing.assert_allclose(trajectory.velocities[inner], differences, atol=0.01)
