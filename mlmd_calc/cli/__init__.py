@@ -1,0 +1,30 @@
+"""The `mlmd` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mlmd_calc.cli import data, models, train
+from mlmd_calc.errors import MLMDError
+
+app = typer.Typer(
+    help="Learned molecular dynamics: train, run and inspect models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train_command)
+app.command("finetune")(train.finetune_command)
+app.command("models")(models.models_command)
+app.command("evaluate")(models.evaluate_command)
+
+
+def main() -> None:
+    """Run the command line; our own errors become one sentence and exit status 1."""
+    try:
+        app()
+    except MLMDError as error:
+        typer.echo(f"mlmd: {error}", err=True)
+        sys.exit(1)

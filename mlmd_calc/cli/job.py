@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -31,7 +31,7 @@ from mlmd_calc.analysis import summarise
 from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
-from mlmd_calc.md import Outcome, Simulation, find_bonds, read_record
+from mlmd_calc.md import MDSettings, Outcome, Simulation, find_bonds, read_record
 from mlmd_calc.md.export import export_frames
 
 JOB_FILE: Final = "job.json"
@@ -110,37 +110,107 @@ class Job:
         return calculator
 
 
-def relax(atoms: ase.Atoms) -> str:
-    """Move atoms to the nearest minimum of their calculator; return how that went.
+def steps_of(duration_ps: float, settings: MDSettings) -> int:
+    """Count the steps in a duration; raises ConfigError if there is less than one."""
+    steps = duration_ps * units.FS_PER_PS / settings.timestep_fs
+    if not steps >= 1:
+        raise ConfigError(
+            f"a duration of {duration_ps:g} ps is shorter than one step of "
+            f"{settings.timestep_fs:g} fs; give a longer one"
+        )
+    return round(steps)
+
+
+def start(
+    folder: Path, job: Job, atoms: ase.Atoms, settings: MDSettings, keep_velocities: bool
+) -> Simulation:
+    """Begin the simulation of a job; raises as :meth:`Simulation.start`."""
+    simulation = Simulation.start(atoms, folder, settings, keep_velocities=keep_velocities)
+    job.write(folder)
+    return simulation
+
+
+def resume(folder: Path, duration_ps: float | None) -> tuple[Simulation, Job]:
+    """Continue the run in a folder.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    duration_ps
+        New length of the run; None keeps the old one.
 
     Raises
     ------
     ConfigError
-        If the forces have no minimum.
+        If there is no run, or the new length is shorter than what is done.
+    ModelFileError
+        If the files of the run are damaged or its model has changed.
+    """
+    job = Job.read(folder)
+    simulation = Simulation.resume(folder, job.make_calculator())
+    if duration_ps is not None:
+        job = replace(job, steps=steps_of(duration_ps, simulation.settings))
+        if job.steps < simulation.step:
+            simulation.close()
+            raise ConfigError(
+                f"--duration {duration_ps:g} ps is {job.steps} steps, but the run has done "
+                f"{simulation.step} already; give a longer one"
+            )
+        job.write(folder)
+    return simulation, job
+
+
+def relax_start(
+    atoms: ase.Atoms, wanted: bool | None, keep_velocities: bool, console: Console
+) -> None:
+    """Relax the start structure if that is wanted, or possible and not refused; say what was done.
+
+    Raises
+    ------
+    ConfigError
+        If it is wanted but makes no sense.
     PredictionError
         If a bond breaks on the way.
     """
     potential = atoms.calc.potential
-    if not potential.conservative or potential.rotation == "random":
-        raise ConfigError(
-            f"forces={potential.forces!r} with rotation={potential.rotation!r} are not the slope of "
-            "an energy, so there is no minimum to relax to; use --no-relax, or --forces "
-            "conservative with --rotation none or average"
-        )
+    obstacle = None
+    if not potential.conservative:
+        obstacle = "direct forces are not the slope of an energy, so there is no minimum"
+    if keep_velocities:
+        obstacle = "the velocities belong to the structure as it is"
+    if wanted and obstacle:
+        raise ConfigError(f"--relax is not possible: {obstacle}; use --no-relax")
+    if obstacle and wanted is None:
+        console.print(f"The start structure is taken as it is: {obstacle}.")
+    elif wanted is not False:
+        with console.status("relaxing the start structure"):
+            note = relax(atoms)
+        console.print(note)
+
+
+def relax(atoms: ase.Atoms) -> str:
+    """Move atoms to the nearest minimum of a conservative calculator; return how that went.
+
+    Raises
+    ------
+    PredictionError
+        If a bond breaks on the way.
+    """
     before = find_bonds(atoms)
     optimiser: Any = BFGS(atoms, logfile=None)
     converged = optimiser.run(fmax=_RELAXED_FORCE, steps=_RELAXATION_STEPS)
-    deviations = np.abs(before.deviations(atoms.positions))
-    if len(before) and deviations.max() > 0.5:
-        worst = int(deviations.argmax())
+    changes = np.abs(before.deviations(atoms.positions))
+    if len(before) and changes.max() > MDSettings().bond_limit:
+        worst = int(changes.argmax())
         raise PredictionError(
             f"relaxation changed bond {before.label(worst, atoms.numbers)} by "
-            f"{deviations[worst]:.2f} Å; the model does not know this molecule. Use another model, "
-            "or --no-relax"
+            f"{changes[worst]:.2f} Å; the model does not know this molecule. Use another model, or "
+            "--no-relax"
         )
     force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-    steps = f"{optimiser.nsteps} steps of BFGS, largest force {force:.3f} eV/Å"
-    return f"relaxed in {steps}" if converged else f"relaxation not converged after {steps}"
+    steps = f"{optimiser.nsteps} steps, largest force {force:.3f} eV/Å"
+    return f"Relaxed in {steps}." if converged else f"Relaxation not converged after {steps}."
 
 
 @contextmanager

@@ -5,21 +5,258 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Ensemble, MDSettings
 
-if TYPE_CHECKING:
-    from mlmd_calc.calculator import MDETCalculator
-    from mlmd_calc.cli.job import Job
-    from mlmd_calc.md import Simulation
+_WITH_RESTART: Final = ("out", "duration", "restart", "as_json")
+"""Options that make sense when a run is continued."""
 
-_MODEL: Final = "Model: "
-_DYNAMICS: Final = "Dynamics"
-_OUTPUT: Final = "Output"
+_Molecule: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MOLECULE",
+        help="A structure file, a SMILES as smiles:CCO, or a name: of ASE's g2 collection "
+        "(CH3CH2OH, trans-butane) or of the built-in table (ethanol, aspirin). The first of these "
+        "that fits.",
+    ),
+]
+_Smiles: TypeAlias = Annotated[bool, typer.Option("--smiles", help="MOLECULE is a SMILES.")]
+_Charge: TypeAlias = Annotated[int | None, typer.Option(help="Total charge in e.")]
+_Multiplicity: TypeAlias = Annotated[int | None, typer.Option(help="Spin multiplicity, 2S + 1.")]
+_Relax: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--relax/--no-relax",
+        help="Start from the nearest minimum. Default: yes with conservative forces; direct forces "
+        "have no minimum.",
+    ),
+]
+_KeepVelocities: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--keep-velocities", help="Start with the velocities in the file instead of drawing them."
+    ),
+]
+_Model: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Shipped name, file, run directory or hf://owner/repo. Default: the "
+        "default shipped model.",
+    ),
+]
+_Forces: TypeAlias = Annotated[
+    str | None, typer.Option(help="direct or conservative. Default: what the model recommends.")
+]
+_Rotation: TypeAlias = Annotated[
+    str | None, typer.Option(help="random, average or none. Default: what the model recommends.")
+]
+_NRotations: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--n-rotations", help="Orientations per force call. Default: as recommended."),
+]
+_Dtype: TypeAlias = Annotated[
+    str | None, typer.Option(help="float64, float32 or mixed. Default: as recommended.")
+]
+_Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+_Ensemble: TypeAlias = Annotated[
+    Ensemble, typer.Option("--ensemble", "-e", help="Equations of motion.")
+]
+_Temperature: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--temperature",
+        "-T",
+        help="K; of the thermostat and of the initial velocities. Without a "
+        "thermostat half of it becomes potential energy when the start is a minimum.",
+    ),
+]
+_Timestep: TypeAlias = Annotated[float, typer.Option("--timestep", help="fs.")]
+_Duration: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--duration",
+        "-d",
+        help="ps, counted from the start of the run; with --restart the default "
+        "is that of the run.",
+    ),
+]
+_Friction: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--friction",
+        help="1/ps; Langevin friction, or one over the relaxation time of the other thermostats.",
+    ),
+]
+_Seed: TypeAlias = Annotated[
+    int | None, typer.Option(help="Seed of all random numbers. Default: drawn and recorded.")
+]
+_Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
+_Format: TypeAlias = Annotated[
+    str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj or dcd.")
+]
+_Interval: TypeAlias = Annotated[int, typer.Option(help="Steps between recorded frames.")]
+_Restart: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--restart", help="Continue the run in --out bit for bit; only --duration may be changed."
+    ),
+]
+_Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
+]
+
+
+def run(
+    context: typer.Context,
+    molecule: _Molecule = None,
+    smiles: _Smiles = False,
+    charge: _Charge = None,
+    multiplicity: _Multiplicity = None,
+    relax: _Relax = None,
+    keep_velocities: _KeepVelocities = False,
+    model: _Model = None,
+    forces: _Forces = None,
+    rotation: _Rotation = None,
+    n_rotations: _NRotations = None,
+    dtype: _Dtype = None,
+    device: _Device = "auto",
+    ensemble: _Ensemble = Ensemble.LANGEVIN,
+    temperature: _Temperature = 300.0,
+    timestep: _Timestep = 0.5,
+    duration: _Duration = 10.0,
+    friction: _Friction = 1.0,
+    seed: _Seed = None,
+    out: _Out = Path("mlmd-run"),
+    trajectory_format: _Format = "extxyz",
+    interval: _Interval = 10,
+    restart: _Restart = False,
+    as_json: _Json = False,
+) -> None:
+    """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
+    # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.calculator import MDETCalculator
+    from mlmd_calc.cli.job import Job, drive, finish, relax_start, resume, start, steps_of
+    from mlmd_calc.cli.structure_input import load_structure
+    from mlmd_calc.md.export import check_format
+
+    console = Console(stderr=True)
+    if restart:
+        _refuse_other_options(context)
+        simulation, job = resume(out, duration if _is_given(context, "duration") else None)
+    else:
+        if molecule is None:
+            raise ConfigError("no molecule given; name one, or continue a run with --restart")
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        settings = MDSettings(ensemble, temperature, timestep, friction, seed, interval)
+        check_format(trajectory_format)
+        steps = steps_of(duration, settings)
+        atoms = load_structure(
+            molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed
+        )
+        choices = {"model": model, "forces": forces, "rotation": rotation, "dtype": dtype}
+        given: dict[str, Any] = {
+            name: value for name, value in choices.items() if value is not None
+        }
+        atoms.calc = MDETCalculator(n_rotations=n_rotations, device=device, seed=seed, **given)
+        relax_start(atoms, relax, keep_velocities, console)
+        job = Job(molecule, atoms.calc.todict(), trajectory_format, steps)
+        simulation = start(out, job, atoms, settings, keep_velocities)
+    with simulation:
+        outcome, ns_per_day = drive(simulation, job.steps, console)
+    _report(finish(out, job, outcome, ns_per_day), as_json)
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    given = [name for name in context.params if _is_given(context, name)]
+    wrong = sorted(set(given) - set(_WITH_RESTART))
+    if wrong:
+        options = ", ".join(
+            "MOLECULE" if name == "molecule" else "--" + name.replace("_", "-") for name in wrong
+        )
+        raise ConfigError(
+            f"{options} cannot be given with --restart: the run goes on with what it was started "
+            "with; only --duration may be changed"
+        )
+
+
+def _report(summary: dict[str, Any], as_json: bool) -> None:
+    """Print the summary and end with the exit status that fits the verdict."""
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        Console().print(_table(summary))
+    if summary["verdict"] == "failed":
+        raise typer.Exit(1)
+    if summary["verdict"] == "interrupted":
+        raise typer.Exit(130)
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    settings = summary["settings"]
+    table = Table(title=f"{summary['molecule']}, {settings['ensemble']}", show_header=False)
+    rows = {
+        "verdict": summary["verdict"],
+        "reason": summary["reason"],
+        "simulated": f"{summary['time_ps']:.3f} ps, {summary['step']} steps",
+        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),
+        "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
+        "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
+        "largest bond deviation": _bond(summary),
+        "speed": f"{summary['ns_per_day']:.3g} ns/day",
+        "seed": str(settings["seed"]),
+        "trajectory": summary["trajectory"],
+        "picture": summary["plot"],
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, Text(text))
+    return table
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.3g} {unit}"
+
+
+def describe_temperature(mean: dict[str, Any] | None, digits: int = 1) -> str:
+    """Mean temperature in K with its standard error.
+
+    Parameters
+    ----------
+    mean
+        Entry ``temperature_K`` of a run's summary.
+    digits
+        Digits after the point.
+    """
+    if mean is None:
+        return "too few frames"
+    at_least = "" if mean["resolved"] else "≥"
+    return f"{mean['value']:.{digits}f} ± {at_least}{mean['standard_error']:.{digits}f}"
+
+
+def _thermostat(settings: dict[str, Any]) -> str:
+    if settings["ensemble"] == Ensemble.NVE.value:
+        return ""
+    return f" (thermostat {settings['temperature_K']:g})"
+
+
+def _bond(summary: dict[str, Any]) -> str:
+    if summary["largest_bond_deviation_A"] is None:
+        return ""
+    text = f"{summary['largest_bond_deviation_A']:.3f} Å ({summary['bond']})"
+    broken = summary["broken_at_ps"]
+    limit = summary["settings"]["bond_limit"]
+    return text if broken is None else f"{text}, first beyond {limit:g} Å at {broken:.3f} ps"

@@ -77,7 +77,8 @@ class Checkpoint:
         path = folder / CHECKPOINT_FILE
         temporary = path.with_name(path.name + ".part")
         arrays: dict[str, Any] = {
-            "progress": np.array(json.dumps(asdict(self.progress))),
+            # A text would take four bytes per character.
+            "progress": np.frombuffer(json.dumps(asdict(self.progress)).encode(), dtype=np.uint8),
             "positions": self.positions,
             "momenta": self.momenta,
             **{_RESULT + name: value for name, value in self.results.items()},
@@ -108,7 +109,7 @@ class Checkpoint:
                         for name in file.files
                         if name.startswith(_RESULT)
                     },
-                    progress=Progress(**json.loads(str(file["progress"]))),
+                    progress=Progress(**json.loads(file["progress"].tobytes())),
                 )
         except FileNotFoundError as error:
             raise ModelFileError(

@@ -155,6 +155,22 @@ def list_recipes() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith("toml"))
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, or it is not TOML.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
 def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe from a TOML file or by the name of one in the package.
 
@@ -170,17 +186,15 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     ConfigError
         If there is no such recipe, or an entry is wrong.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise ConfigError(f"there is no recipe file {path}")
-        text = path.read_text(encoding="utf-8")
-    elif str(name_or_path) in list_recipes():
-        source = resources.files("mlmd_calc.training") / "recipes" / f"{name_or_path}.toml"
-        text = source.read_text(encoding="utf-8")
+    name = str(name_or_path)
+    if name.endswith(".toml"):
+        values = read_toml(Path(name_or_path))
+    elif name in list_recipes():
+        folder = resources.files("mlmd_calc.training") / "recipes"
+        with resources.as_file(folder / f"{name}.toml") as path:
+            values = read_toml(path)
     else:
         raise ConfigError(
-            f"there is no recipe {str(name_or_path)!r}; give a .toml file or one of "
-            f"{', '.join(list_recipes())}"
+            f"there is no recipe {name!r}; give a .toml file or one of {', '.join(list_recipes())}"
         )
-    return Recipe.from_dict({**tomllib.loads(text), **(overrides or {})})
+    return Recipe.from_dict({**values, **(overrides or {})})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.training.batches import StructureTable, TrainingBatches, fit_atomic_energies
 from mlmd_calc.training.mdet_module import MDETTraining
 from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.zoo.model_file import ModelFile, save_model
+from mlmd_calc.zoo import Model, ModelCard, save_model
 
 LAST_CHECKPOINT = "last.ckpt"
 MODEL_NAME = "model.safetensors"
@@ -100,7 +102,7 @@ def train(
     recipe: Recipe,
     folder: Path,
     *,
-    start: ModelFile | None = None,
+    start: Model | None = None,
     card: dict[str, Any] | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -119,7 +121,7 @@ def train(
     start
         Model to fine-tune; None to train from random weights.
     card
-        Entries of the written model card besides the recipe.
+        Entries of the written model card besides elements, size, recipe and metrics.
     devices, accelerator
         As in Lightning; several devices train with DDP.
     progress
@@ -135,13 +137,15 @@ def train(
     ConfigError
         If nothing is left to train on.
     """
+    written = ModelCard.from_dict(card or {})
     train_frames, validation_frames = split(frames, recipe)
     if not train_frames:
         raise ConfigError("no molecule is left for training after the held-out ones")
-    generator_state = torch.random.fork_rng(devices=[])
-    with generator_state:
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = start.network if start else MDET(MDETConfig.from_dict(recipe.model))
+        network = (
+            copy.deepcopy(start.network) if start else MDET(MDETConfig.from_dict(recipe.model))
+        )
     references = start.atomic_energies if start else fit_atomic_energies(train_frames)
     missing = {int(z) for m in frames for z in m.numbers} - set(references)
     if missing:
@@ -160,12 +164,16 @@ def train(
         trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None)
     path = folder / MODEL_NAME
     if trainer.is_global_zero:
-        full_card = {
-            **(card or {}),
-            "recipe": recipe.to_dict(),
-            "validation": {k: float(v) for k, v in trainer.callback_metrics.items()},
-        }
-        save_model(path, module.network.eval(), references, full_card)
+        full = replace(
+            written,
+            elements=tuple(sorted(references)),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            recipe=recipe.to_dict(),
+            validation={
+                name: round(float(value), 4) for name, value in trainer.callback_metrics.items()
+            },
+        )
+        save_model(path, network.eval(), references, full.to_dict())
     return path
 
 

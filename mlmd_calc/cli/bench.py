@@ -1,0 +1,44 @@
+"""`mlmd bench`: the benchmarks of a source checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlmd_calc.errors import ConfigError
+
+app = typer.Typer(help="Measure speed; needs a source checkout.", no_args_is_help=True)
+
+_FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@app.callback()
+def bench() -> None:
+    """Measure speed against a literal form of the published formulas."""
+
+
+@app.command("mdet")
+def mdet_command(
+    atoms: Annotated[
+        list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+) -> None:
+    """Time and memory of one MD-ET force call as ratios to the literal form, in one run."""
+    sizes = ["--atoms", *map(str, atoms)] if atoms else []
+    _run("bench_mdet.py", [*sizes, *(["--json"] if as_json else [])])
+
+
+def _run(script: str, arguments: list[str]) -> None:
+    for folder in (_FOLDER, Path.cwd() / "benchmarks"):
+        if (folder / script).is_file():
+            done = subprocess.run([sys.executable, str(folder / script), *arguments], check=False)
+            raise typer.Exit(done.returncode)
+    raise ConfigError(
+        f"benchmarks/{script} is part of the source checkout and is not installed; run this "
+        "command in a checkout"
+    )

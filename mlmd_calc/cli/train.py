@@ -1,0 +1,109 @@
+"""`mlmd train` and `mlmd finetune`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mlmd_calc.data import read_dataset
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.optional import require
+from mlmd_calc.training.recipe import Recipe, load_recipe, read_toml
+
+Data = Annotated[list[Path], typer.Argument(help="Label files or directories of them.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for checkpoints, metrics and the model.")
+]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="Recipe: a name or a .toml file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a recipe entry, as in --set steps=500; may be repeated."),
+]
+Description = Annotated[
+    Path | None,
+    typer.Option("--card", help="TOML file with entries of the model card (name, licence, ...)."),
+]
+Devices = Annotated[int, typer.Option(help="Processes or GPUs; more than one trains with DDP.")]
+Accelerator = Annotated[str, typer.Option(help="cpu, gpu or auto.")]
+
+
+def train_command(
+    data: Data,
+    out: Out,
+    recipe: RecipeName = "small-organics",
+    override: Overrides = None,
+    card: Description = None,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Train a network from random weights; continues the run that OUT holds, if any."""
+    _run(data, out, load_recipe(recipe, _overrides(override)), None, card, devices, accelerator)
+
+
+def finetune_command(
+    model: Annotated[str, typer.Argument(help="Model to start from: a shipped name or a file.")],
+    data: Data,
+    out: Out,
+    recipe: RecipeName = "mdet-finetune",
+    override: Overrides = None,
+    card: Description = None,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Fine-tune a model; continues the run that OUT holds, if any."""
+    _run(data, out, load_recipe(recipe, _overrides(override)), model, card, devices, accelerator)
+
+
+def _run(
+    data: list[Path],
+    out: Path,
+    recipe: Recipe,
+    model: str | None,
+    card_file: Path | None,
+    devices: int,
+    accelerator: str,
+) -> None:
+    require("lightning", extra="train", why="train models")
+    from mlmd_calc.training.train import train
+    from mlmd_calc.zoo import load_model
+
+    console = Console(stderr=True)
+    frames = read_dataset(data)
+    labels = sum(len(molecule) for molecule in frames)
+    console.print(f"{len(frames)} molecules, {labels:,} labelled structures")
+    entries = _card_entries(card_file)
+    entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
+    path = train(
+        frames,
+        recipe,
+        out,
+        start=None if model is None else load_model(model, device="cpu", dtype="float32"),
+        card=entries,
+        devices=devices,
+        accelerator=accelerator,
+    )
+    console.print(f"model written to {path}")
+
+
+def _card_entries(path: Path | None) -> dict[str, Any]:
+    return {} if path is None else read_toml(path)
+
+
+def _overrides(items: list[str] | None) -> dict[str, Any]:
+    """Parse ``key=value`` pairs; values are JSON, or text where they are not."""
+    result: dict[str, Any] = {}
+    for item in items or []:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {item!r} is not of the form KEY=VALUE")
+        try:
+            result[key] = json.loads(text)
+        except json.JSONDecodeError:
+            result[key] = text
+    return result
