@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,22 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential import Evaluation, Potential, Structure
 from mlmd_calc.potential.rotations import icosahedral_rotations
+
+
+@dataclass(frozen=True)
+class MoleculeErrors:
+    """Prediction minus label for frames of one molecule.
+
+    Attributes
+    ----------
+    forces
+        ``(f, n, 3)`` eV/Å.
+    energies
+        ``(f,)`` eV per atom; None if labels or model have no energy.
+    """
+
+    forces: NDArray[np.float64]
+    energies: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
@@ -37,30 +53,32 @@ class Accuracy:
     energy_mae: float | None
     energy_mae_relative: float | None
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return the numbers, JSON-able."""
-        return asdict(self)
+
+def spread_index(available: int, most: int | None) -> NDArray[np.int64]:
+    """Choose at most ``most`` of the available frames, evenly spread, first and last included.
+
+    Parameters
+    ----------
+    available
+        Number of frames.
+    most
+        Largest number of indices; None for all.
+    """
+    count = available if most is None else min(most, available)
+    index: NDArray[np.int64] = np.linspace(0, available - 1, count).round().astype(np.int64)
+    return index
 
 
 def structures_of(molecule: MoleculeFrames, most: int | None = None) -> list[Structure]:
-    """Frames as structures, at most ``most`` of them, evenly spread."""
+    """Frames as structures, those of :func:`spread_index`."""
     return [
         Structure(molecule.numbers, x.astype(np.float64), molecule.charge, molecule.multiplicity)
-        for x in molecule.positions[_spread(len(molecule), most)]
+        for x in molecule.positions[spread_index(len(molecule), most)]
     ]
 
 
-def _spread(available: int, most: int | None) -> NDArray[np.int64]:
-    count = available if most is None else min(most, available)
-    return np.linspace(0, available - 1, count).round().astype(np.int64)
-
-
 def measure_accuracy(
-    potential: Potential,
-    frames: Sequence[MoleculeFrames],
-    *,
-    most: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    potential: Potential, frames: Sequence[MoleculeFrames], *, most: int | None = None
 ) -> Accuracy:
     """Compare a potential with labels.
 
@@ -72,35 +90,57 @@ def measure_accuracy(
         Molecules with forces and, optionally, energies.
     most
         At most this many frames of each molecule, evenly spread.
-    progress
-        Called with the number of structures done since the last call.
 
     Raises
     ------
     InputError
-        If a molecule has no forces.
+        If a molecule has no forces, or there is none.
     """
-    force_errors: list[NDArray[np.float64]] = []
-    energy_errors: list[NDArray[np.float64]] = []
-    for molecule in frames:
-        if molecule.forces is None:
-            raise InputError(f"molecule {molecule.name!r} has no forces to compare with")
-        index = _spread(len(molecule), most)
-        results = potential.evaluate(structures_of(molecule, most))
-        force_errors.append((_forces(results) - molecule.forces[index]).ravel())
-        if molecule.energies is not None and potential.has_energy:
-            predicted = np.array([result.energy for result in results], dtype=np.float64)
-            energy_errors.append((predicted - molecule.energies[index]) / len(molecule.numbers))
-        if progress:
-            progress(len(index))
-    errors = np.concatenate(force_errors)
-    relative = [error - error.mean() for error in energy_errors]
+    return summarise_errors([molecule_errors(potential, molecule, most) for molecule in frames])
+
+
+def molecule_errors(
+    potential: Potential, molecule: MoleculeFrames, most: int | None = None
+) -> MoleculeErrors:
+    """Prediction minus label for at most ``most`` frames of one molecule, evenly spread.
+
+    Raises
+    ------
+    InputError
+        If the molecule has no forces.
+    """
+    if molecule.forces is None:
+        raise InputError(
+            f"molecule {molecule.name!r} has no forces to compare with; leave it out or label it "
+            "(mlmd data generate)"
+        )
+    index = spread_index(len(molecule), most)
+    results = potential.evaluate(structures_of(molecule, most))
+    energies = None
+    if molecule.energies is not None and potential.has_energy:
+        predicted = np.array([result.energy for result in results], dtype=np.float64)
+        energies = (predicted - molecule.energies[index]) / len(molecule.numbers)
+    return MoleculeErrors(_forces(results) - molecule.forces[index], energies)
+
+
+def summarise_errors(errors: Sequence[MoleculeErrors]) -> Accuracy:
+    """Averages over all force components and all structures of several molecules.
+
+    Raises
+    ------
+    InputError
+        If there are no errors to average.
+    """
+    if not sum(len(e.forces) for e in errors):
+        raise InputError("there is no structure to measure the accuracy on")
+    forces = np.concatenate([e.forces.ravel() for e in errors])
+    energies = [e.energies for e in errors if e.energies is not None]
     return Accuracy(
-        structures=sum(len(_spread(len(m), most)) for m in frames),
-        forces_mae=float(np.abs(errors).mean()) / units.MEV,
-        forces_rmse=float(np.sqrt(np.square(errors).mean())) / units.MEV,
-        energy_mae=_mean_absolute(energy_errors),
-        energy_mae_relative=_mean_absolute(relative),
+        structures=sum(len(e.forces) for e in errors),
+        forces_mae=float(np.abs(forces).mean()) / units.MEV,
+        forces_rmse=float(np.sqrt(np.square(forces).mean())) / units.MEV,
+        energy_mae=_mean_absolute(energies),
+        energy_mae_relative=_mean_absolute([e - e.mean() for e in energies]),
     )
 
 
@@ -125,13 +165,17 @@ def equivariance_error(potential: Potential, structures: Sequence[Structure]) ->
     potential
         What to measure, in its own rotation setting: averaging over orientations lowers E.
     structures
-        Molecules.
+        Molecules, at least one.
     """
-    rotations = icosahedral_rotations()
-    lengths = []
-    for structure in structures:
-        centred = structure.positions - structure.positions.mean(axis=0)
-        turned = [replace(structure, positions=centred @ rotation) for rotation in rotations]
-        forces = _forces(potential.evaluate(turned, ["forces"])) @ rotations.transpose(0, 2, 1)
-        lengths.append(np.linalg.norm(forces - forces.mean(axis=0), axis=-1).ravel())
+    lengths = [orientation_errors(potential, structure).ravel() for structure in structures]
     return float(np.concatenate(lengths).mean()) / units.MEV
+
+
+def orientation_errors(potential: Potential, structure: Structure) -> NDArray[np.float64]:
+    """Lengths ``(60, n)`` of the terms of :func:`equivariance_error`, eV/Å."""
+    rotations = icosahedral_rotations()
+    centred = structure.positions - structure.positions.mean(axis=0)
+    turned = [replace(structure, positions=centred @ rotation) for rotation in rotations]
+    forces = _forces(potential.evaluate(turned, ["forces"])) @ rotations.transpose(0, 2, 1)
+    lengths: NDArray[np.float64] = np.linalg.norm(forces - forces.mean(axis=0), axis=-1)
+    return lengths

@@ -6,7 +6,9 @@ import sys
 
 import typer
 
-from mlmd_calc.cli import data, models, train
+from mlmd_calc.cli import bench, data, models, train
+from mlmd_calc.cli.demo import demo
+from mlmd_calc.cli.run import run
 from mlmd_calc.errors import MLMDError
 
 app = typer.Typer(
@@ -14,11 +16,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("demo")(demo)
+app.command("run")(run)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train_command)
 app.command("finetune")(train.finetune_command)
 app.command("models")(models.models_command)
 app.command("evaluate")(models.evaluate_command)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -39,9 +39,9 @@ _DIRECT: Final[dict[str, dict[str, Any]]] = {
 }
 """Settings to compare with the recommended one."""
 
-_STEPS: Final = 4000
+_STEPS: Final = 3000
 _QUICK_STEPS: Final = 40
-_FRAMES: Final = 400
+_FRAMES: Final = 300
 _SEED: Final = 1
 _SUMMARY_FILE: Final = "summary.json"
 _ONE_THREAD: Final = dict.fromkeys(
@@ -223,7 +223,8 @@ def _evaluate(
                 "folder": str(out / name / run),
             }
         )
-    plot_comparison(columns, out / f"{name}.png", f"{name} with the shipped model")
+    model = Path(task.calculators[_RECOMMENDED]["model"]).name
+    plot_comparison(columns, out / f"{name}.png", f"{name}, model {model}")
     return rows
 
 

@@ -18,10 +18,12 @@ from typing import Any, Final, TextIO
 
 import ase
 import ase.build
+import numpy as np
 
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.job import relax
 from mlmd_calc.md import Ensemble, MDSettings, Simulation, find_bonds, read_record
+from mlmd_calc.md.dynamics import draw_momenta
 from mlmd_calc.md.export import frame_atoms
 
 ENSEMBLES: Final = (Ensemble.LANGEVIN, Ensemble.NVE)
@@ -68,8 +70,9 @@ def run_name(ensemble: Ensemble, setting: str) -> str:
 def run_task(task: Task, report: Callable[[dict[str, Any]], None]) -> None:
     """Do all runs of one molecule.
 
-    All Langevin runs start from the same structure with the same velocities, all runs without a
-    thermostat from where the recommended Langevin run ended, so that they begin at its temperature.
+    All Langevin runs start from the same minimum with the same velocities, drawn at twice the
+    temperature because half of it turns into potential energy at once. All runs without a
+    thermostat start where the recommended Langevin run ended.
 
     Parameters
     ----------
@@ -85,6 +88,7 @@ def run_task(task: Task, report: Callable[[dict[str, Any]], None]) -> None:
     if minimum.calc.potential.conservative:
         relax(minimum)
     bonds = find_bonds(minimum)
+    draw_momenta(minimum, 2 * MDSettings().temperature_K, np.random.default_rng(task.seed))
     for ensemble, setting in task.runs:
         settings = MDSettings(ensemble, seed=task.seed, interval=task.interval)
         name = run_name(ensemble, setting)
@@ -92,7 +96,7 @@ def run_task(task: Task, report: Callable[[dict[str, Any]], None]) -> None:
         atoms = _thermal_start(folder, task) if thermal else minimum.copy()
         atoms.calc = MDETCalculator(**task.calculators[setting], seed=task.seed)
         simulation = Simulation.start(
-            atoms, folder / name, settings, bonds=bonds, keep_velocities=thermal
+            atoms, folder / name, settings, bonds=bonds, keep_velocities=True
         )
         with simulation:
             _run(simulation, task.steps, name, report)

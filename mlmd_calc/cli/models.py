@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Final, TypeAlias
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
+from mlmd_calc import units
+from mlmd_calc.analysis.accuracy import (
+    MoleculeErrors,
+    molecule_errors,
+    orientation_errors,
+    structures_of,
+    summarise_errors,
+)
 from mlmd_calc.data import MoleculeFrames, read_dataset
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.potential import Potential
 from mlmd_calc.zoo import list_models, load_model
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 Model = Annotated[
-    str | None, typer.Argument(help="Shipped name, file or run directory; default: the default.")
+    str | None,
+    typer.Argument(help="Shipped name, file or run directory; without it all shipped are listed."),
 ]
 
 
@@ -49,7 +60,9 @@ def evaluate_command(
     only: Annotated[
         list[str] | None, typer.Option(help="Only these molecules; may be repeated.")
     ] = None,
-    frames: Annotated[int, typer.Option(help="At most this many frames per molecule.")] = 100,
+    frames: Annotated[
+        int, typer.Option(min=1, help="At most this many frames per molecule.")
+    ] = 100,
     forces: Annotated[str | None, typer.Option(help="direct or conservative.")] = None,
     rotation: Annotated[str | None, typer.Option(help="none, random or average.")] = None,
     n_rotations: Annotated[int | None, typer.Option(help="Orientations per call.")] = None,
@@ -66,12 +79,7 @@ def evaluate_command(
         n_rotations=n_rotations,
         seed=seed,
     )
-    molecules = [m for m in read_dataset(data) if not only or m.name in only]
-    rows: dict[str, dict[str, Any]] = {}
-    console = Console(stderr=True)
-    for molecule in track(molecules, "measuring", console=console, transient=True):
-        rows[molecule.name] = _measure(potential, [molecule], frames)
-    rows["all"] = _measure(potential, molecules, frames)
+    rows = _measure(potential, _selected(read_dataset(data), only), frames)
     settings = {
         "model": potential.model.card.name,
         "forces": potential.forces,
@@ -83,28 +91,54 @@ def evaluate_command(
     if as_json:
         typer.echo(json.dumps({"settings": settings, "errors": rows}, indent=2))
         return
-    columns = list(rows["all"])
+    columns = list(rows[_ALL])
     table = Table("molecule", *columns, caption=" ".join(f"{k}={v}" for k, v in settings.items()))
     for name, row in rows.items():
         table.add_row(name, *(_cell(row[column]) for column in columns))
     Console().print(table)
 
 
-_EQUIVARIANCE_FRAMES = 3
+_ALL: Final = "all"
+_EQUIVARIANCE_FRAMES: Final = 3
+
+Row: TypeAlias = dict[str, float | int | None]
 
 
-def _measure(
-    potential: Potential, molecules: list[MoleculeFrames], frames: int
-) -> dict[str, float | int | None]:
-    accuracy = measure_accuracy(potential, molecules, most=frames)
-    few = [s for m in molecules for s in structures_of(m, _EQUIVARIANCE_FRAMES)]
+def _selected(molecules: list[MoleculeFrames], only: list[str] | None) -> list[MoleculeFrames]:
+    names = sorted({molecule.name for molecule in molecules})
+    if unknown := sorted(set(only or names) - set(names)):
+        raise ConfigError(f"no molecule is called {unknown}; there are {names}")
+    return [molecule for molecule in molecules if not only or molecule.name in only]
+
+
+def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> dict[str, Row]:
+    """Errors by name of the molecule, and of all molecules together."""
+    errors: dict[str, list[MoleculeErrors]] = {}
+    lengths: dict[str, list[NDArray[np.float64]]] = {}
+    console = Console(stderr=True)
+    for molecule in track(molecules, "measuring", console=console, transient=True):
+        found = molecule_errors(potential, molecule, frames)
+        turned = [
+            orientation_errors(potential, structure).ravel()
+            for structure in structures_of(molecule, _EQUIVARIANCE_FRAMES)
+        ]
+        # Several files may hold frames of one molecule.
+        for name in (molecule.name, _ALL):
+            errors.setdefault(name, []).append(found)
+            lengths.setdefault(name, []).extend(turned)
+    rows = {name: _row(errors[name], np.concatenate(lengths[name])) for name in errors}
+    return rows | {_ALL: rows.pop(_ALL)}
+
+
+def _row(errors: list[MoleculeErrors], lengths: NDArray[np.float64]) -> Row:
+    accuracy = summarise_errors(errors)
     return {
         "structures": accuracy.structures,
         "force MAE, meV/Å": accuracy.forces_mae,
         "force RMSE, meV/Å": accuracy.forces_rmse,
         "energy MAE, meV/atom": accuracy.energy_mae,
         "relative energy MAE, meV/atom": accuracy.energy_mae_relative,
-        "equivariance error, meV/Å": equivariance_error(potential, few),
+        "equivariance error, meV/Å": float(lengths.mean()) / units.MEV,
     }
 
 

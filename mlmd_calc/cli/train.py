@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -23,14 +24,20 @@ Out = Annotated[
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="Recipe: a name or a .toml file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a recipe entry, as in --set steps=500; may be repeated."),
+    typer.Option(
+        "--set",
+        help="Change a recipe entry, as in --set steps=500; may be repeated. Tables are replaced "
+        """as a whole, as in --set 'loss={"forces": 1, "energy": 1}'.""",
+    ),
 ]
 Description = Annotated[
     Path | None,
     typer.Option("--card", help="TOML file with entries of the model card (name, licence, ...)."),
 ]
-Devices = Annotated[int, typer.Option(help="Processes or GPUs; more than one trains with DDP.")]
-Accelerator = Annotated[str, typer.Option(help="cpu, gpu or auto.")]
+Devices = Annotated[
+    int, typer.Option(min=1, help="Processes or GPUs; more than one trains with DDP.")
+]
+Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto: gpu if there is one.")]
 
 
 def train_command(
@@ -73,11 +80,12 @@ def _run(
     from mlmd_calc.training.train import train
     from mlmd_calc.zoo import load_model
 
-    console = Console(stderr=True)
+    # Every process of a distributed training runs this command; one of them speaks.
+    console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
     frames = read_dataset(data)
     labels = sum(len(molecule) for molecule in frames)
     console.print(f"{len(frames)} molecules, {labels:,} labelled structures")
-    entries = _card_entries(card_file)
+    entries = {} if card_file is None else read_toml(card_file)
     entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
     path = train(
         frames,
@@ -89,10 +97,6 @@ def _run(
         accelerator=accelerator,
     )
     console.print(f"model written to {path}")
-
-
-def _card_entries(path: Path | None) -> dict[str, Any]:
-    return {} if path is None else read_toml(path)
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class Checkpoint:
         """
         path = folder / CHECKPOINT_FILE
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # NumPy leaves the file open when it is damaged.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return cls(
                     positions=file["positions"],
                     momenta=file["momenta"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -230,7 +231,7 @@ class RunRecord:
         return np.asarray(self.frames["potential"] + self.frames["kinetic"])
 
 
-def read_record(folder: Path) -> RunRecord:
+def read_record(folder: str | os.PathLike[str]) -> RunRecord:
     """Read what a run has recorded.
 
     Parameters
@@ -243,8 +244,9 @@ def read_record(folder: Path) -> RunRecord:
     ModelFileError
         If there is none, or it is damaged.
     """
+    path = Path(folder)
     return RunRecord(
-        description=Description.read(folder),
-        frames=read_frames(folder / FRAMES_FILE),
-        failed=(folder / STOPPED_FILE).exists(),
+        description=Description.read(path),
+        frames=read_frames(path / FRAMES_FILE),
+        failed=(path / STOPPED_FILE).exists(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,12 @@ class Simulation:
 
     Examples
     --------
-    >>> from pathlib import Path
     >>> from ase.build import molecule
     >>> from mlmd_calc import MDETCalculator
     >>> from mlmd_calc.md import MDSettings, Simulation
     >>> atoms = molecule("CH3CH2OH")
     >>> atoms.calc = MDETCalculator()
-    >>> with Simulation.start(atoms, Path("ethanol"), MDSettings()) as simulation:
+    >>> with Simulation.start(atoms, "ethanol", MDSettings()) as simulation:
     ...     simulation.run(2000).verdict
     'completed'
     """
@@ -109,7 +109,7 @@ class Simulation:
     def start(
         cls,
         atoms: ase.Atoms,
-        folder: Path,
+        folder: str | os.PathLike[str],
         settings: MDSettings,
         *,
         bonds: Bonds | None = None,
@@ -138,17 +138,8 @@ class Simulation:
         InputError
             If the atoms carry constraints, or the calculator refuses them.
         """
-        if (folder / DESCRIPTION_FILE).exists():
-            raise ConfigError(
-                f"{folder} holds a run already; continue it, or choose another folder"
-            )
-        if atoms.constraints:
-            raise InputError(
-                f"the atoms carry the constraints {atoms.constraints}, which would change the "
-                "number of degrees of freedom; remove them with atoms.set_constraint()"
-            )
-        if keep_velocities and not atoms.has("momenta"):
-            raise ConfigError("keep_velocities: the atoms have no velocities to keep")
+        folder = Path(folder)
+        _check_start(atoms, folder, keep_velocities)
         moving = atoms.copy()
         moving.calc = atoms.calc
         rng = np.random.default_rng(settings.seed)
@@ -176,7 +167,7 @@ class Simulation:
         return simulation
 
     @classmethod
-    def resume(cls, folder: Path, calculator: Any) -> Simulation:
+    def resume(cls, folder: str | os.PathLike[str], calculator: Any) -> Simulation:
         """Continue a run from its last checkpoint; frames recorded after it are dropped.
 
         Parameters
@@ -191,6 +182,7 @@ class Simulation:
         ModelFileError
             If the folder holds no run, or its files are damaged.
         """
+        folder = Path(folder)
         description = Description.read(folder)
         checkpoint = Checkpoint.read(folder)
         atoms = ase.Atoms(
@@ -343,6 +335,18 @@ class Simulation:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_start(atoms: ase.Atoms, folder: Path, keep_velocities: bool) -> None:
+    if (folder / DESCRIPTION_FILE).exists():
+        raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
+    if atoms.constraints:
+        raise InputError(
+            f"the atoms carry the constraints {atoms.constraints}, which would change the number "
+            "of degrees of freedom; remove them with atoms.set_constraint()"
+        )
+    if keep_velocities and not atoms.has("momenta"):
+        raise ConfigError("the atoms have no velocities to keep; let them be drawn")
 
 
 def _torque_free(calculator: Any) -> bool:

@@ -1,0 +1,292 @@
+"""`mlmd run` and `mlmd demo` as a user types them."""
+
+import json
+import os
+import signal
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+import typer
+from analytic_potentials import Morse, Springs
+from ase import Atoms
+from ase.build import molecule
+from typer.testing import CliRunner
+
+from mlmd_calc.cli.demo import demo
+from mlmd_calc.cli.job import JOB_FILE, relax, steps_of, stop_on_signal
+from mlmd_calc.cli.run import run
+from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.md import MDSettings, read_record
+from mlmd_calc.models import MDET, MDETConfig
+from mlmd_calc.zoo import save_model
+
+APP = typer.Typer()
+APP.command("run")(run)
+APP.command("demo")(demo)
+
+
+def write_model(path, scale, **card):
+    """Write a network with random weights; the smaller their scale the weaker the forces."""
+    network = MDET(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    save_model(path, network, {1: -10.0, 6: -100.0, 8: -200.0}, card)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "weak.safetensors", 0.3)
+
+
+def invoke(*arguments):
+    """Run the command; our own errors reach the caller."""
+    return CliRunner().invoke(APP, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_run_leaves_trajectory_picture_and_summary(tmp_path, model):
+    out = tmp_path / "run"
+    arguments = ("run", "CH3CH2OH", "-m", model, "--duration", 0.02, "--seed", 3, "--json")
+    result = invoke(*arguments, "--out", out, "--interval", 5)
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["verdict"] == "completed"
+    assert summary["time_ps"] == pytest.approx(0.02)
+    assert summary["settings"]["seed"] == 3
+    assert summary["degrees_of_freedom"] == 27
+    record = read_record(out)
+    frames = ase.io.read(summary["trajectory"], index=":")
+    assert len(frames) == len(record) == 9
+    assert (out / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert "there is no minimum" in result.stderr
+
+
+def test_same_seed_same_trajectory(tmp_path, model):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        options = ("-m", model, "-d", 0.01, "--seed", seed, "-o", tmp_path / name)
+        assert invoke("run", "CH4", *options).exit_code == 0
+    a, b, c = (read_record(tmp_path / name).frames.tobytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_restart_extends_a_run_bit_for_bit(tmp_path, model):
+    options = ("-m", model, "--seed", 3, "-e", "bussi", "--interval", 4)
+    assert invoke("run", "CH4", *options, "-d", 0.02, "-o", tmp_path / "whole").exit_code == 0
+    assert invoke("run", "CH4", *options, "-d", 0.01, "-o", tmp_path / "parts").exit_code == 0
+    result = invoke("run", "--restart", "-d", 0.02, "-o", tmp_path / "parts")
+    assert result.exit_code == 0
+    assert "completed" in result.stdout
+    whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
+    assert whole.tobytes() == parts.tobytes()
+    assert len(ase.io.read(tmp_path / "parts" / "trajectory.extxyz", index=":")) == len(whole)
+
+
+def test_restart_refuses_what_it_cannot_do(tmp_path, model):
+    with pytest.raises(ConfigError, match="holds no run"):
+        invoke("run", "--restart", "-o", tmp_path)
+    out = tmp_path / "run"
+    invoke("run", "CH4", "-m", model, "-d", 0.01, "-o", out)
+    with pytest.raises(ConfigError, match="--temperature"):
+        invoke("run", "--restart", "-o", out, "--temperature", 400)
+    with pytest.raises(ConfigError, match="MOLECULE"):
+        invoke("run", "CH4", "--restart", "-o", out)
+    with pytest.raises(ConfigError, match="has done 20 already"):
+        invoke("run", "--restart", "-o", out, "-d", 0.005)
+    job = json.loads((out / JOB_FILE).read_text())
+    job["calculator"]["sha256"] = "0" * 64
+    (out / JOB_FILE).write_text(json.dumps(job))
+    with pytest.raises(ModelFileError, match="0000"):
+        invoke("run", "--restart", "-o", out)
+
+
+def test_a_second_run_does_not_overwrite_the_first(tmp_path, model):
+    options = ("run", "CH4", "-m", model, "-d", 0.01, "-o", tmp_path / "run")
+    assert invoke(*options).exit_code == 0
+    with pytest.raises(ConfigError, match="holds a run already"):
+        invoke(*options)
+
+
+def test_a_molecule_that_comes_apart_is_reported(tmp_path):
+    wild = write_model(tmp_path / "wild.safetensors", 0.6)
+    out = tmp_path / "run"
+    result = invoke("run", "CH3CH2OH", "-m", wild, "-d", 0.5, "--seed", 0, "-o", out, "--json")
+    assert result.exit_code == 1
+    summary = json.loads(result.stdout)
+    assert summary["verdict"] == "failed"
+    assert summary["reason"]
+    assert (out / "stopped.extxyz").exists()
+    assert (out / "run.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("C2H5OHH",), "C2H5OH"),
+        (("missing.xyz",), "no file 'missing.xyz'"),
+        ((), "no molecule given"),
+        (("CH4", "-d", 0), "shorter than one step"),
+        (("CH4", "-f", "xtc"), "xtc"),
+        (("CH4", "--relax"), "--relax is not possible"),
+        (("CH4", "--keep-velocities"), "no velocities"),
+        (("CH4", "--multiplicity", 2), "multiplicity"),
+        (("NH3",), "N"),
+    ],
+)
+def test_run_refusals(tmp_path, monkeypatch, model, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, InputError), match=message):
+        invoke("run", *options, "-m", model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_conservative_runs_start_from_a_minimum(tmp_path, model):
+    out = tmp_path / "run"
+    options = ("--forces", "conservative", "--rotation", "none", "-d", 0.01, "-o", out)
+    result = invoke("run", "CH4", "-m", model, *options)
+    assert result.exit_code == 0
+    assert "Relaxed in" in result.stderr
+
+
+def test_relaxation_reaches_the_minimum():
+    atoms = Atoms("CO", [[0, 0, 0], [1.3, 0, 0]])
+    atoms.calc = Springs(k=30.0, r0=1.15)
+    assert relax(atoms).startswith("Relaxed in")
+    assert atoms.get_distance(0, 1) == pytest.approx(1.15, abs=1e-3)
+
+
+def test_relaxation_that_breaks_a_bond_is_refused():
+    atoms = Atoms("CO", [[0, 0, 0], [1.15, 0, 0]])
+    atoms.calc = Morse(depth=5.0, a=1.0, r0=3.0)
+    with pytest.raises(PredictionError, match="C0-O1"):
+        relax(atoms)
+
+
+def test_kept_velocities_come_from_the_file(tmp_path, model):
+    first = tmp_path / "first"
+    invoke("run", "CH4", "-m", model, "-d", 0.01, "-o", first, "-f", "traj")
+    options = ("-m", model, "-e", "langevin", "-d", 0.01, "-o", tmp_path / "second")
+    result = invoke("run", first / "trajectory.traj", "--keep-velocities", *options)
+    assert result.exit_code == 0
+    before, after = (read_record(folder).frames for folder in (first, tmp_path / "second"))
+    np.testing.assert_allclose(after["velocities"][0], before["velocities"][-1], rtol=1e-12)
+
+
+def test_first_interrupt_asks_second_insists():
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signal() as should_stop:
+        assert not should_stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert should_stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupted_run_ends_cleanly_and_goes_on(tmp_path, model, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr(
+        "mlmd_calc.md.record.FrameWriter.append", interrupt_at(30, out=out), raising=True
+    )
+    options = ("-m", model, "-d", 0.025, "--seed", 1, "--interval", 10)
+    result = invoke("run", "CH4", *options, "-o", out)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stdout
+    monkeypatch.undo()
+    assert invoke("run", "--restart", "-o", out).exit_code == 0
+    assert invoke("run", "CH4", *options, "-o", tmp_path / "whole").exit_code == 0
+    whole, again = (read_record(folder).frames for folder in (tmp_path / "whole", out))
+    assert whole.tobytes() == again.tobytes()
+
+
+def interrupt_at(step, out):
+    """Stand-in for `FrameWriter.append` that presses Ctrl-C when a step is recorded."""
+    from mlmd_calc.md.record import FrameWriter
+
+    append = FrameWriter.append
+
+    def append_and_interrupt(writer, frame):
+        append(writer, frame)
+        if frame[0] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return append_and_interrupt
+
+
+def test_steps_of_a_duration():
+    settings = MDSettings(timestep_fs=0.25)
+    assert steps_of(1.0, settings) == 4000
+    assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 333
+
+
+def test_file_comes_before_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, last = molecule("H2O"), molecule("NH3")
+    last.info["charge"] = 1
+    ase.io.write("CH4", [first, last], format="extxyz")
+    atoms = load_structure("CH4", multiplicity=2)
+    assert atoms.get_chemical_formula() == "H3N"
+    assert atoms.calc is None
+    assert (atoms.info["charge"], atoms.info["multiplicity"]) == (1, 2)
+
+
+def test_ase_names_know_their_multiplicity():
+    assert load_structure("CH3").info["multiplicity"] == 2
+    assert load_structure("trans-butane").info["multiplicity"] == 1
+    assert load_structure("CH3", charge=1, multiplicity=1).info == {"charge": 1, "multiplicity": 1}
+
+
+def test_smiles_and_table_names_are_built_in_three_dimensions():
+    pytest.importorskip("rdkit", reason="RDKit builds molecules from SMILES")
+    ion = load_structure("smiles:C[NH3+]", seed=1)
+    assert ion.get_chemical_formula() == "CH6N"
+    assert (ion.info["charge"], ion.info["multiplicity"]) == (1, 1)
+    plain = load_structure("CO", smiles=True)
+    assert plain.get_chemical_formula() == "CH4O"
+    assert load_structure("CO").get_chemical_formula() == "CO"
+    assert load_structure("ethanol").get_chemical_formula() == "C2H6O"
+    with pytest.raises(InputError, match="charge"):
+        load_structure("smiles:CCO", charge=1)
+
+
+def test_unreadable_file(tmp_path):
+    path = tmp_path / "broken.xyz"
+    path.write_text("three\nthis is no structure\n")
+    with pytest.raises(InputError, match=r"broken\.xyz"):
+        load_structure(str(path))
+
+
+@pytest.mark.slow
+def test_demo_compares_settings_and_shows_runs_that_fail(tmp_path):
+    wild = write_model(tmp_path / "wild.safetensors", 0.6)
+    out = tmp_path / "demo"
+    result = invoke("demo", "--quick", "--model", wild, "--out", out, "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary == json.loads((out / "summary.json").read_text())
+    # Without a recommendation in the card the recommended setting is one of those it is compared
+    # with, and is run once.
+    assert len(summary["calculators"]) == 2
+    runs = {(row["molecule"], row["ensemble"], row["setting"]) for row in summary["runs"]}
+    assert len(runs) == len(summary["runs"]) == 8
+    assert any(row["verdict"] == "failed" and row["reason"] for row in summary["runs"])
+    for row in summary["runs"]:
+        assert row["ms_per_step"] > 0
+    for name in {row["molecule"] for row in summary["runs"]}:
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        records = [
+            read_record(row["folder"])
+            for row in summary["runs"]
+            if (row["molecule"], row["ensemble"]) == (name, "nve")
+        ]
+        # All of them start alike, whatever their forces.
+        starts = {record.frames["positions"][0].tobytes() for record in records}
+        assert len(starts) == 1
+    with pytest.raises(ConfigError, match="not empty"):
+        invoke("demo", "--quick", "--model", wild, "--out", out)
