@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -24,15 +24,16 @@ from mlmd_calc.training.recipe import read_toml
 from mlmd_calc.zoo import ModelCard, load_model, save_model
 from mlmd_calc.zoo.manifest import SHIPPED_WEIGHTS, write_manifest
 
-FRAMES = 100
-EQUIVARIANCE_FRAMES = 4
+FRAMES: Final = 100
+EQUIVARIANCE_STRUCTURES: Final = 40
 
 
 def measure(model: Any, options: dict[str, Any], frames: list[MoleculeFrames]) -> dict[str, float]:
     """Errors of one setting on one test set."""
     potential = Potential(model, seed=0, **options)
     accuracy = measure_accuracy(potential, frames, most=FRAMES)
-    few = [s for m in frames for s in structures_of(m, EQUIVARIANCE_FRAMES)]
+    each = max(1, EQUIVARIANCE_STRUCTURES // len(frames))
+    few = [s for m in frames for s in structures_of(m, each)]
     result = {
         "structures": accuracy.structures,
         "force MAE, meV/Å": round(accuracy.forces_mae, 2),

@@ -131,9 +131,7 @@ def _jobs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "model": arguments.model,
             "seed": arguments.seed,
             "picoseconds": arguments.picoseconds or (10.0 if nve else 20.0),
-            "folder": str(
-                arguments.out / ensemble / f"{molecule}-{setting.replace(', ', '-')}"
-            ),
+            "folder": str(arguments.out / ensemble / f"{molecule}-{setting.replace(', ', '-')}"),
         }
         for setting, options in settings.items()
         for molecule in molecules
@@ -148,7 +146,13 @@ def _spawn(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
         f"{job['molecule']}: {job['setting']}", total=round(job["picoseconds"] * 2000)
     )
     process = subprocess.Popen(
-        [sys.executable, __file__, job["ensemble"].replace("langevin", "nvt"), "--job", json.dumps(job)],
+        [
+            sys.executable,
+            __file__,
+            job["ensemble"].replace("langevin", "nvt"),
+            "--job",
+            json.dumps(job),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -180,17 +184,19 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "verdict",
     )
     for row in rows:
-        temperature = row["temperature_K"]
+        temperature, bond = row["temperature_K"], row["largest_bond_deviation_A"]
         table.add_row(
             row["molecule"],
             row["setting"],
             f"{row['time_ps']:.1f}",
-            "" if temperature is None else f"{temperature['value']:.1f} ± {temperature['standard_error']:.1f}",
+            ""
+            if temperature is None
+            else f"{temperature['value']:.1f} ± {temperature['standard_error']:.1f}",
             *(
                 "" if row[key] is None else f"{row[key]:.4f}"
                 for key in ("energy_drift_meV_per_atom_per_ps", "energy_fluctuation_meV_per_atom")
             ),
-            "" if row["largest_bond_deviation_A"] is None else f"{row['largest_bond_deviation_A']:.3f}",
+            "" if bond is None else f"{bond:.3f}",
             f"{row['verdict']} {row['reason']}".strip(),
         )
     Console().print(table)

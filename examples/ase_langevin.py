@@ -6,7 +6,6 @@ import numpy as np
 from ase import units
 from ase.build import molecule
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlmd_calc import MDETCalculator
 
@@ -16,7 +15,7 @@ rng = np.random.default_rng(1)
 atoms = molecule("CH3CH2OH")
 atoms.calc = MDETCalculator()  # this line is new
 
-MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=rng)
+# The molecule starts at rest, and the thermostat warms it up within some picoseconds.
 dyn = Langevin(
     atoms, 0.5 * units.fs, temperature_K=300, friction=0.001 / units.fs, fixcm=False, rng=rng
 )

@@ -1,4 +1,4 @@
-"""How much do the forces depend on how the molecule lies in space?
+"""Measure how much the forces depend on how the molecule lies in space.
 
 MD-ET does not know that physics looks the same from every side; it has learned it, not perfectly.
 Averaging over orientations makes the error small, and its spread measures it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import ase
@@ -14,13 +14,13 @@ from ase.calculators.calculator import (
 )
 from numpy.typing import NDArray
 
-from mlmd_calc.errors import ModelFileError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
 from mlmd_calc.potential.structure import as_integer
 from mlmd_calc.zoo import Model
 
 
-class MDETCalculator(Calculator):  # type: ignore[misc]
+class MDETCalculator(Calculator):
     """ASE calculator for MD-ET force fields.
 
     Results are ``energy`` and ``free_energy`` (eV), ``forces`` (eV/Å) and, with more than one
@@ -62,7 +62,7 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
 
     name = "mdet"
 
-    implemented_properties: ClassVar[list[str]] = [
+    implemented_properties: ClassVar[list[str]] = [  # type: ignore[misc]
         "energy",
         "free_energy",
         "forces",
@@ -85,9 +85,9 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
         charge: int | None = None,
         multiplicity: int | None = None,
     ) -> None:
-        super().__init__()
-        self.charge = as_integer("charge", charge)
-        self.multiplicity = as_integer("multiplicity", multiplicity)
+        super().__init__(  # type: ignore[no-untyped-call]
+            charge=charge, multiplicity=multiplicity
+        )
         self.potential = Potential(
             model,
             device=device,
@@ -99,7 +99,7 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
             remove_net_force=remove_net_force,
             remove_net_torque=remove_net_torque,
         )
-        self._device = device
+        self._device = str(device)
         missing = set()
         if not self.potential.has_energy:
             missing |= {"energy", "free_energy", "energy_std"}
@@ -110,7 +110,45 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
             name for name in type(self).implemented_properties if name not in missing
         ]
 
-    def _structure(self, atoms: ase.Atoms) -> Structure:
+    @property
+    def charge(self) -> int | None:
+        """Total charge in e of all structures; None if ``atoms.info`` decides."""
+        charge: int | None = self.parameters["charge"]
+        return charge
+
+    @property
+    def multiplicity(self) -> int | None:
+        """Spin multiplicity 2S + 1 of all structures; None if ``atoms.info`` decides."""
+        multiplicity: int | None = self.parameters["multiplicity"]
+        return multiplicity
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change ``charge`` or ``multiplicity``; all else is fixed when the calculator is made.
+
+        Returns
+        -------
+        dict
+            What changed.
+
+        Raises
+        ------
+        ConfigError
+            For any other option.
+        InputError
+            If a value is not an integer.
+        """
+        fixed = sorted(set(kwargs) - {"charge", "multiplicity"})
+        if fixed:
+            raise ConfigError(f"set() cannot change {', '.join(fixed)}; make a new calculator")
+        values = {name: as_integer(name, value) for name, value in kwargs.items()}
+        changed: dict[str, Any] = super().set(**values)  # type: ignore[no-untyped-call]
+        if changed:
+            self.reset()  # type: ignore[no-untyped-call]
+        return changed
+
+    def _structure(self, atoms: ase.Atoms | None) -> Structure:
+        if atoms is None:
+            raise InputError("there are no atoms yet; pass atoms or set atoms.calc first")
         return structure_from_ase(atoms, self.charge, self.multiplicity)
 
     def calculate(
@@ -124,8 +162,13 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
         Energy and forces come from one network call whatever is asked for, so that both belong to
         the same orientation.
         """
-        super().calculate(atoms, list(properties), list(system_changes))
-        result = self.potential.evaluate([self._structure(self.atoms)])[0]
+        atoms = self.atoms if atoms is None else atoms
+        # Whatever fails below, old results must not be taken for those of the new atoms.
+        self.reset()  # type: ignore[no-untyped-call]
+        result = self.potential.evaluate([self._structure(atoms)])[0]
+        super().calculate(  # type: ignore[no-untyped-call]
+            atoms, list(properties), list(system_changes)
+        )
         named = {
             "energy": result.energy,
             "free_energy": result.energy,
@@ -137,10 +180,12 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """List what changed since the last calculation, charge and multiplicity included."""
-        changes: list[str] = super().check_state(atoms, tol=tol)
+        changes: list[str] = super().check_state(  # type: ignore[no-untyped-call]
+            atoms, tol=tol
+        )
         if self.atoms is not None and not changes:
-            keys = ("charge", "multiplicity", "spin")
-            if any(self.atoms.info.get(key) != atoms.info.get(key) for key in keys):
+            before, now = self._structure(self.atoms), self._structure(atoms)
+            if (before.charge, before.multiplicity) != (now.charge, now.multiplicity):
                 changes.append("info")
         return changes
 
@@ -159,7 +204,9 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
         ndarray
             ``(3 n, 3 n)`` eV/Å², index 3·atom + axis.
         """
-        return self.potential.hessian(self._structure(self.atoms if atoms is None else atoms)).matrix
+        return self.potential.hessian(
+            self._structure(self.atoms if atoms is None else atoms)
+        ).matrix
 
     def _options(self) -> dict[str, Any]:
         potential = self.potential
@@ -181,13 +228,23 @@ class MDETCalculator(Calculator):  # type: ignore[misc]
         return {**self._options(), "sha256": self.potential.model.sha256}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._options(), self.potential.model.sha256, self.potential.state_dict())
+        model = self.potential.model
+        if not model.source:
+            raise ModelFileError(
+                "a calculator is pickled by the name of its model, and this model exists in memory "
+                "only; write it with mlmd_calc.zoo.save_model and make a calculator from the file"
+            )
+        return _restore, (self._options(), model.sha256, self.potential.state_dict())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MDETCalculator:
+        # The model is never written to, so copies share it.
+        copied = MDETCalculator(**{**self._options(), "model": self.potential.model})
+        copied.potential.load_state_dict(self.potential.state_dict())
+        return copied
 
 
-def _restore(
-    options: dict[str, Any], sha256: str, state: dict[str, list[int]]
-) -> MDETCalculator:
-    """Rebuild a pickled or copied calculator, which refers to its model by name and checksum."""
+def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, str]) -> MDETCalculator:
+    """Rebuild a pickled calculator, which refers to its model by name and checksum."""
     calculator = MDETCalculator(**options)
     found = calculator.potential.model.sha256
     if found != sha256:

@@ -11,13 +11,15 @@ def _plugins() -> list[Any]:
     except ImportError:
         # ASE before 3.29 has no plugin system; importing mlmd_calc.calculator registers there.
         return []
-    return [
-        CalculatorPlugin(
-            "mdet",
-            citation="https://arxiv.org/abs/2503.01431",
-            implementation="mlmd_calc.calculator.MDETCalculator",
-        )
-    ]
+    plugin = CalculatorPlugin(
+        "mdet",
+        citation="https://arxiv.org/abs/2503.01431",
+        implementation="mlmd_calc.calculator.MDETCalculator",
+    )
+    # ASE takes the first part of the module's name for that of the distribution, and its listing
+    # of all plugins fails if there is no such distribution.
+    plugin.package = "mlmd"
+    return [plugin]
 
 
 __ase_plugins__ = _plugins()

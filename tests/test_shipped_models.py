@@ -24,7 +24,7 @@ def test_card_is_complete(name):
     card = load_model(name).card
     for entry in ("description", "level_of_theory", "training_data", "licence", "citation"):
         assert getattr(card, entry), entry
-    assert "mlmd train" in card.command
+    assert "mlmd train" in card.command or "mlmd finetune" in card.command
     assert card.errors
     assert card.recommended
     assert card.parameters == sum(p.numel() for p in load_model(name).network.parameters())

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
-
-_LINEAR: Final = 1e-14
-"""Eigenvalues of the inertia tensor below this fraction of the largest belong to a line."""
 
 
 def remove_net_force(forces: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -19,7 +14,8 @@ def remove_net_force(forces: NDArray[np.float64]) -> NDArray[np.float64]:
     forces
         ``(n, 3)``.
     """
-    return forces - forces.mean(axis=0)
+    projected: NDArray[np.float64] = forces - forces.mean(axis=0)
+    return projected
 
 
 def remove_net_torque(
@@ -27,10 +23,11 @@ def remove_net_torque(
 ) -> NDArray[np.float64]:
     """Make the smallest change (least squares) to the forces that removes the net torque.
 
-    With positions r relative to the centroid and torque τ = Σ r × f, the change is
-    ``f_i ← f_i + r_i × μ`` with ``(s·1 − S) μ = τ``, ``S = Σ r rᵀ``, ``s = tr S``. Along the axis of
-    a linear molecule no rotation exists, and the equation is solved without that direction; a
-    nearly linear one is an ordinary case in double precision.
+    With r relative to the centroid, the forces are torque-free when they are orthogonal to the
+    displacement fields ``e_k × r`` of rotations about the three axes, so the part along these
+    fields is removed. An orthonormal basis of the fields comes from their singular value
+    decomposition: solving with the inertia tensor instead would square the ratio of length to bend
+    of a nearly linear molecule. About the axis of a linear molecule there is nothing to remove.
 
     Parameters
     ----------
@@ -39,11 +36,12 @@ def remove_net_torque(
     positions
         ``(n, 3)``.
     """
-    r = positions - positions.mean(axis=0)
-    torque = np.cross(r, forces).sum(axis=0)
-    inertia = np.eye(3) * (r * r).sum() - r.T @ r
-    values, axes = np.linalg.eigh(inertia)
-    turning = values > _LINEAR * max(float(values[-1]), np.finfo(float).tiny)
-    inverse = np.where(turning, 1.0 / np.where(turning, values, 1.0), 0.0)
-    mu = axes @ (inverse * (axes.T @ torque))
-    return forces + np.cross(r, mu)
+    # Differences of nearby numbers are exact, so a molecule far from the origin loses nothing.
+    r = positions - positions[0]
+    r -= r.mean(axis=0)
+    fields = np.stack([np.cross(axis, r).ravel() for axis in np.eye(3)], axis=1)
+    basis, sizes, _ = np.linalg.svd(fields, full_matrices=False)
+    # Bends below the rounding of the coordinates are not there.
+    basis = basis[:, sizes > 8 * np.finfo(float).eps * np.linalg.norm(positions)]
+    projected: NDArray[np.float64] = forces - (basis @ (basis.T @ forces.ravel())).reshape(-1, 3)
+    return projected

@@ -18,14 +18,14 @@ from mlmd_calc.errors import ConfigError
 
 
 def matrices_from_quaternions(quaternions: Tensor) -> Tensor:
-    """Rotation matrices ``(..., 3, 3)`` of unit quaternions ``(..., 4)`` in the order w, x, y, z."""
+    """Turn unit quaternions ``(..., 4)``, order w, x, y, z, into matrices ``(..., 3, 3)``."""
     w, x, y, z = quaternions.unbind(-1)
     rows = [
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
         *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     ]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return torch.stack(rows, dim=-1).reshape(*w.shape, 3, 3)
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -58,14 +58,15 @@ def random_reflections(count: int, generator: torch.Generator) -> Tensor:
     normal = torch.randn(count, 3, generator=generator, dtype=torch.float64)
     normal = normal / normal.norm(dim=-1, keepdim=True)
     identity = torch.eye(3, dtype=torch.float64)
-    return identity - 2.0 * normal[:, :, None] * normal[:, None, :]
+    reflections: Tensor = identity - 2.0 * normal[:, :, None] * normal[:, None, :]
+    return reflections
 
 
 _GOLDEN: Final = (1.0 + math.sqrt(5.0)) / 2.0
 
 
 def icosahedral_rotations() -> NDArray[np.float64]:
-    """The 60 rotations of the 600-cell: its 120 unit quaternions up to sign.
+    """Return the 60 rotations of the 600-cell: its 120 unit quaternions up to sign.
 
     Returns
     -------
@@ -91,11 +92,12 @@ def _is_even(permutation: tuple[int, ...]) -> bool:
 
 
 def fixed_rotations(count: int) -> Tensor:
-    """Return a deterministic set of rotations that covers SO(3) evenly.
+    """Return a deterministic set of rotations that covers SO(3) as evenly as its size allows.
 
     For 1, 2, 4, 12, 24 and 60 rotations it is a group (identity, half turn, and the rotation groups
-    of rectangle, tetrahedron, cube and icosahedron), whose average removes all low angular
-    frequencies exactly; for other counts a super-Fibonacci spiral (Alexa, CVPR 2022).
+    of rectangle, tetrahedron, cube and icosahedron). The average over the last four removes angular
+    frequencies up to 1, 2, 3 and 5 exactly. For other counts it is a super-Fibonacci spiral (Alexa,
+    CVPR 2022), which is even from about 15 rotations on.
 
     Parameters
     ----------

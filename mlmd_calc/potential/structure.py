@@ -84,12 +84,18 @@ class Structure:
                 f"multiplicity={self.multiplicity} is outside 1..{NUM_STATES - 1}; it is 2S + 1, "
                 "that is 1 for closed shells and 2 for one unpaired electron"
             )
+        if electrons < 0:
+            raise InputError(
+                f"charge={self.charge} is more than all {int(self.numbers.sum())} electrons; "
+                "pass the charge in units of e"
+            )
         if electrons < unpaired or (electrons - unpaired) % 2:
-            possible = "2, 4, ..." if electrons % 2 else "1, 3, ..."
+            possible = range(1 + electrons % 2, electrons + 2, 2)
+            shown = ", ".join(str(m) for m in possible[:3]) + (", ..." if possible[3:] else "")
             raise InputError(
                 f"charge={self.charge} leaves {electrons} electrons, which cannot have "
                 f"multiplicity={self.multiplicity}; pass charge=... or multiplicity=... "
-                f"(possible here: {possible})"
+                f"(multiplicities possible at this charge: {shown})"
             )
 
     def check_geometry(self) -> None:
@@ -110,7 +116,7 @@ class Structure:
                 i, j = np.unravel_index(int(square.argmin()), square.shape)
                 raise InputError(
                     f"atoms {i} and {j} are {np.sqrt(square.min()):.2g} Å apart; atoms closer than "
-                    f"{_CLOSEST} Å coincide. Remove the duplicate or check the unit of the positions"
+                    f"{_CLOSEST} Å coincide. Remove the duplicate or check the unit (Å)"
                 )
 
 
@@ -139,27 +145,27 @@ def structure_from_ase(
             f"the atoms are periodic (pbc={atoms.pbc.tolist()}), but the model knows isolated "
             "molecules only; set atoms.pbc = False if the molecule is whole and alone"
         )
-    info = atoms.info
-    spin = _agree("multiplicity", info.get("multiplicity"), "spin", info.get("spin"))
+    info = {
+        key: (f"atoms.info[{key!r}]", atoms.info.get(key))
+        for key in ("charge", "multiplicity", "spin")
+    }
+    charge = _agreed(("charge", charge), info["charge"])
+    multiplicity = _agreed(("multiplicity", multiplicity), info["multiplicity"], info["spin"])
     return Structure(
         numbers=atoms.numbers.astype(np.int64),
         positions=np.asarray(atoms.positions, dtype=np.float64),
-        charge=_agree("charge", charge, "atoms.info", info.get("charge")) or 0,
-        multiplicity=_one_if_none(_agree("multiplicity", multiplicity, "atoms.info", spin)),
+        charge=0 if charge is None else charge,
+        multiplicity=1 if multiplicity is None else multiplicity,
     )
 
 
-def _one_if_none(value: int | None) -> int:
-    return 1 if value is None else value
-
-
-def _agree(name: str, value: Any, other_name: str, other: Any) -> int | None:
-    value, other = as_integer(name, value), as_integer(other_name, other)
-    if value is not None and other is not None and value != other:
-        raise InputError(
-            f"{name}={value} disagrees with {other_name} ({other}); remove one of the two"
-        )
-    return other if value is None else value
+def _agreed(*named: tuple[str, Any]) -> int | None:
+    """Return the value on which all sources that have one agree."""
+    given = {name: n for name, value in named if (n := as_integer(name, value)) is not None}
+    if len(set(given.values())) > 1:
+        said = " and ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(f"{said} disagree; keep only one of them")
+    return next(iter(given.values()), None)
 
 
 def as_integer(name: str, value: Any) -> int | None:
@@ -176,6 +182,6 @@ def as_integer(name: str, value: Any) -> int | None:
         value, (int, float, np.integer, np.floating)
     ):
         raise InputError(f"{name}={value!r} is not an integer")
-    if value != int(value):
+    if not np.isfinite(value) or value != int(value):
         raise InputError(f"{name}={value!r} is not an integer")
     return int(value)

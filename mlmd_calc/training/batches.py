@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential.rotations import random_reflections, random_rotations
@@ -41,27 +43,14 @@ class Batch(NamedTuple):
     multiplicity: Tensor
 
 
-def fit_atomic_energies(frames: Sequence[MoleculeFrames]) -> dict[int, float]:
-    """Least-squares energy of each element, so that the network learns only the rest.
+def labels(molecule: MoleculeFrames, key: str) -> NDArray[np.floating]:
+    """Return the "energies" or "forces" of a molecule.
 
-    Parameters
-    ----------
-    frames
-        Molecules with energies; each counts once, by its mean energy.
-
-    Returns
-    -------
-    dict
-        Atomic number to energy in eV.
+    Raises
+    ------
+    InputError
+        If it has none.
     """
-    elements = sorted({int(z) for molecule in frames for z in molecule.numbers})
-    counts = np.array([[(m.numbers == z).sum() for z in elements] for m in frames], dtype=float)
-    means = np.array([_labels(m, "energies").mean() for m in frames])
-    solution = np.linalg.lstsq(counts, means, rcond=None)[0]
-    return {z: float(e) for z, e in zip(elements, solution, strict=True)}
-
-
-def _labels(molecule: MoleculeFrames, key: str) -> NDArray[np.floating]:
     values: NDArray[np.floating] | None = getattr(molecule, key)
     if values is None:
         raise InputError(
@@ -81,6 +70,11 @@ class StructureTable:
         Reference energy of each element in eV.
     size_step
         Molecules are padded to a multiple of this many atoms.
+
+    Raises
+    ------
+    InputError
+        If a molecule has no energies or no forces.
     """
 
     def __init__(
@@ -91,11 +85,9 @@ class StructureTable:
     ) -> None:
         groups: dict[int, list[MoleculeFrames]] = {}
         for molecule in frames:
-            size = -(-len(molecule.numbers) // size_step) * size_step
+            size = math.ceil(len(molecule.numbers) / size_step) * size_step
             groups.setdefault(size, []).append(molecule)
-        self.groups = {
-            size: _stack(groups[size], size, atomic_energies) for size in sorted(groups)
-        }
+        self.groups = {size: _stack(groups[size], size, atomic_energies) for size in sorted(groups)}
 
     def __len__(self) -> int:
         return sum(len(group.energies) for group in self.groups.values())
@@ -106,13 +98,23 @@ class StructureTable:
         rows = torch.from_numpy(index)
         return Batch(*(None if column is None else column[rows] for column in group))  # type: ignore[arg-type]
 
-    def spread(self, count: int) -> Iterator[Batch]:
-        """About ``count`` structures, evenly spread over each size group, without augmentation."""
+    def spread(self, count: int, pairs_per_batch: int) -> Iterator[Batch]:
+        """About ``count`` structures, evenly spread over each size group, without augmentation.
+
+        Parameters
+        ----------
+        count
+            Wanted number of structures, shared between the groups by their sizes.
+        pairs_per_batch
+            Batches hold at most this many atom pairs, but at least one structure.
+        """
         total = len(self)
         for size, group in self.groups.items():
             available = len(group.energies)
-            wanted = max(1, min(available, round(count * available / total)))
-            yield self.batch(size, np.linspace(0, available - 1, wanted).astype(np.int64))
+            index = spread_index(available, max(1, round(count * available / total)))
+            most = max(1, pairs_per_batch // size**2)
+            for first in range(0, len(index), most):
+                yield self.batch(size, index[first : first + most])
 
 
 def _stack(molecules: list[MoleculeFrames], size: int, references: dict[int, float]) -> Batch:
@@ -122,11 +124,11 @@ def _stack(molecules: list[MoleculeFrames], size: int, references: dict[int, flo
     for molecule in molecules:
         f, n = molecule.positions.shape[:2]
         pad = ((0, 0), (0, size - n), (0, 0))
-        energies = _labels(molecule, "energies") - sum(references[int(z)] for z in molecule.numbers)
+        energies = labels(molecule, "energies") - sum(references[int(z)] for z in molecule.numbers)
         positions = molecule.positions.astype(np.float64)
         positions = positions - positions.mean(axis=1, keepdims=True)
         columns["positions"].append(np.pad(positions, pad))
-        columns["forces"].append(np.pad(_labels(molecule, "forces").astype(np.float64), pad))
+        columns["forces"].append(np.pad(labels(molecule, "forces").astype(np.float64), pad))
         columns["energies"].append(energies)
         numbers = np.pad(molecule.numbers.astype(np.int64), (0, size - n))
         columns["numbers"].append(np.broadcast_to(numbers, (f, size)))
@@ -140,8 +142,10 @@ def _stack(molecules: list[MoleculeFrames], size: int, references: dict[int, flo
 class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
     """Endless stream of augmented batches; batch k is a pure function of the seed and k.
 
-    Every epoch visits each structure once, in batches of one size. Because nothing but the batch
-    number decides a batch, a run that resumes at step k sees exactly the data it would have seen.
+    Every epoch visits each structure once, in batches of one size; a few are visited twice where
+    the number of structures of a size is not a multiple of the batch size. Because nothing but the
+    batch number decides a batch, a run that resumes at step k sees exactly the data it would have
+    seen.
 
     Parameters
     ----------
@@ -154,9 +158,16 @@ class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
     seed
         Seed of order and augmentation.
     start
-        Number of the first batch.
+        Batches that every process has already had.
     rank, world_size
         This process and the number of processes; batch k goes to process ``k % world_size``.
+
+    Attributes
+    ----------
+    batch_size
+        Structures of a batch by padded size, copies not counted.
+    batches_per_epoch
+        Batches of all processes that make an epoch.
     """
 
     def __init__(
@@ -176,25 +187,26 @@ class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
         self.start = start
         self.rank = rank
         self.world_size = world_size
-        self.batch_size = {
-            size: max(1, round(pairs_per_batch / (size * size * copies))) for size in table.groups
+        counts = {size: len(group.energies) for size, group in table.groups.items()}
+        batches = {
+            size: math.ceil(count / max(1, round(pairs_per_batch / (size * size * copies))))
+            for size, count in counts.items()
         }
+        # Equal batches, so that as few structures as possible are visited twice.
+        self.batch_size = {size: math.ceil(counts[size] / batches[size]) for size in counts}
         self.batches_per_epoch = sum(
-            -(-len(group.energies) // self._capacity(size)) for size, group in table.groups.items()
+            math.ceil(counts[size] / batch_size) for size, batch_size in self.batch_size.items()
         )
-
-    def _capacity(self, size: int) -> int:
-        return min(self.batch_size[size], len(self.table.groups[size].energies))
 
     def _epoch(self, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
         rng = np.random.default_rng((self.seed, epoch))
         plan: list[tuple[int, NDArray[np.int64]]] = []
         for size, group in self.table.groups.items():
             order = rng.permutation(len(group.energies))
-            capacity = self._capacity(size)
+            batch_size = self.batch_size[size]
             # Wrap around, so that all batches of a size have one shape.
-            order = np.resize(order, -(-len(order) // capacity) * capacity)
-            plan += [(size, index) for index in order.reshape(-1, capacity)]
+            order = np.resize(order, math.ceil(len(order) / batch_size) * batch_size)
+            plan += [(size, index) for index in order.reshape(-1, batch_size)]
         return [plan[i] for i in rng.permutation(len(plan))]
 
     def __iter__(self) -> Iterator[Batch]:

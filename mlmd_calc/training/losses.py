@@ -39,7 +39,7 @@ def gradient_surrogate(
     forces: Tensor,
     loss: Callable[[Tensor], Tensor],
     energy: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Make a loss of the energy gradient differentiable with first derivatives only.
 
     With forces f = −∂E/∂x and u = ∂L/∂f, the parameter gradient of L is
@@ -62,16 +62,15 @@ def gradient_surrogate(
 
     Returns
     -------
-    tuple of Tensor
-        The loss, with the right parameter gradient attached, and the energies ``(2 b,)`` of the
-        displaced structures for use in other terms.
+    Tensor
+        The loss, with the right parameter gradient attached.
     """
     leaf = forces.detach().requires_grad_()
     value = loss(leaf)
     (direction,) = torch.autograd.grad(value, leaf)
     length = direction.flatten(1).norm(dim=1).clamp(min=1e-30)
     step = (_DISPLACEMENT / length)[:, None, None] * direction
-    energies = energy(torch.cat([positions + step, positions - step]))
-    forward, backward = energies.chunk(2)
+    forward, backward = energy(torch.cat([positions + step, positions - step])).chunk(2)
     slope = -(length * (forward - backward)).sum() / (2.0 * _DISPLACEMENT)
-    return value.detach() + (slope - slope.detach()), energies
+    with_gradient: Tensor = value.detach() + (slope - slope.detach())
+    return with_gradient

@@ -7,35 +7,56 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.func import functional_call
 
 from mlmd_calc import units
-from mlmd_calc.models.mdet import MDET
+from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.training.batches import Batch
 from mlmd_calc.training.losses import energy_loss, force_loss, gradient_surrogate
 from mlmd_calc.training.optimizers import MuonAdamW
-from mlmd_calc.training.recipe import Recipe
+from mlmd_calc.training.recipe import LossWeights, Recipe
+from mlmd_calc.training.resume import RUN_KEY
 
 
-class MDETTraining(pl.LightningModule):  # type: ignore[misc]
+class MDETTraining(pl.LightningModule):
     """Losses, optimiser and metrics of one training run.
 
     Parameters
     ----------
     network
-        Network to train.
+        Network to train, in single precision.
     recipe
         Hyper-parameters.
     validation_names
         Names of the validation sets, in the order of their loaders.
+    identity
+        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
+
+    Raises
+    ------
+    ConfigError
+        If the network lacks a head that the losses need.
     """
 
-    def __init__(self, network: MDET, recipe: Recipe, validation_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        network: MDET,
+        recipe: Recipe,
+        validation_names: tuple[str, ...] = (),
+        identity: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.validation_names = validation_names
+        self.identity = identity
+        self.energy_head = energy_head(network.config, recipe.loss)
+        for name, head in network.heads.items():
+            # Heads without labels (dipole) stay as they are.
+            head.requires_grad_(name in ("forces", self.energy_head))
 
     def on_fit_start(self) -> None:
         """Compile the layers where the recipe asks for it."""
@@ -43,9 +64,15 @@ class MDETTraining(pl.LightningModule):  # type: ignore[misc]
             for layer in self.network.layers:
                 layer.compile(dynamic=False)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint which run it belongs to."""
+        checkpoint[RUN_KEY] = self.identity
+
     def _evaluate(
         self, batch: Batch, positions: Tensor, *, repeats: int = 1, frozen: bool = False
     ) -> dict[str, Tensor]:
+        """Evaluate at positions ``(repeats · b, n, 3)`` Bohr; frozen: the energy only."""
+
         def repeat(tensor: Tensor) -> Tensor:
             return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))
 
@@ -60,129 +87,180 @@ class MDETTraining(pl.LightningModule):  # type: ignore[misc]
             # Without parameter gradients the backward pass to the positions is a third cheaper.
             weights = {name: p.detach() for name, p in self.network.named_parameters()}
             out: dict[str, Tensor] = functional_call(
-                self.network, weights, (*inputs, ("formation_energy",))
+                self.network, weights, (*inputs, (self.energy_head,))
             )
         else:
-            out = self.network(*inputs)
+            heads = ("forces",) if self.energy_head is None else ("forces", self.energy_head)
+            out = self.network(*inputs, heads)
         return out
+
+    def _energy(self, out: dict[str, Tensor]) -> Tensor:
+        """Energies ``(b,)`` in Hartree."""
+        return out[str(self.energy_head)][:, 0]
 
     def _energy_forces(self, batch: Batch, positions: Tensor) -> Tensor:
         """Minus the gradient of the energy head, Hartree/Bohr, without a graph."""
         leaf = positions.detach().requires_grad_()
         with torch.enable_grad():
-            out = self._evaluate(batch, leaf, frozen=True)
-            (gradient,) = torch.autograd.grad(out["formation_energy"].sum(), leaf)
+            energy = self._energy(self._evaluate(batch, leaf, frozen=True))
+            (gradient,) = torch.autograd.grad(energy.sum(), leaf)
         return -gradient
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """Weighted sum of the loss terms of one batch."""
+    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of the loss of one batch by name, in eV and Å, not yet weighted."""
         weight = self.recipe.loss
         positions = (batch.positions / units.MDET_BOHR).float()
-        target = batch.forces.float()
-        terms: dict[str, Tensor] = {}
-        if weight.gradient or weight.consistency:
-            with torch.autocast(self.device.type, enabled=False):
-                out = self._gradient_terms(batch, positions, target, terms)
-        else:
-            out = self._evaluate(batch, positions)
-        repeats = len(out["forces"]) // len(positions)
-        atoms = (batch.numbers != 0).sum(1)
-        terms["forces"] = force_loss(
-            out["forces"].float() * units.MDET_FORCE,
-            target.repeat(repeats, 1, 1),
-            None if batch.mask is None else batch.mask.repeat(repeats, 1),
-        )
-        terms["energy"] = energy_loss(
-            out["formation_energy"][:, 0].float() * units.MDET_HARTREE,
-            batch.energies.float().repeat(repeats),
-            atoms.repeat(repeats),
-        )
-        total = sum((getattr(weight, name) * term for name, term in terms.items()), start=0.0)
-        for name, term in terms.items():
-            self.log(f"train/{name}", term.detach(), batch_size=1)
-        assert isinstance(total, Tensor)
-        return total
+        if not weight.gradient and not weight.consistency:
+            return self._head_terms(batch, self._evaluate(batch, positions))
+        # bf16 would drown the small energy differences.
+        with torch.autocast(self.device.type, enabled=False):
+            slope = self._energy_forces(batch, positions)
+            if weight.gradient:
+                gradient, out = self._gradient_term(batch, positions, slope)
+                terms = self._head_terms(batch, out) | {"gradient": gradient}
+            else:
+                out = self._evaluate(batch, positions)
+                terms = self._head_terms(batch, out)
+            if weight.consistency:
+                # Displaced positions come in pairs around the true ones; the mean is that of those.
+                copies = out["forces"].unflatten(0, (-1, len(positions)))
+                # Only the direct head is pulled: the energy gradient is the physical side.
+                terms["consistency"] = force_loss(
+                    copies.mean(0) * units.MDET_FORCE, slope * units.MDET_FORCE, batch.mask
+                )
+        return terms
 
-    def _gradient_terms(
-        self, batch: Batch, positions: Tensor, target: Tensor, terms: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Add the terms of the energy gradient; returns the outputs of the displaced structures.
+    def _gradient_term(
+        self, batch: Batch, positions: Tensor, slope: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the energy gradient, and the outputs of the displaced structures it needed.
 
-        Their displacements are so small that the other terms can be evaluated on them as well.
+        The displacements are so small that the other terms can be evaluated there as well.
         """
-        weight = self.recipe.loss
-        forces = self._energy_forces(batch, positions)
+        target = batch.forces.float()
         out: dict[str, Tensor] = {}
 
         def energy(displaced: Tensor) -> Tensor:
             out.update(self._evaluate(batch, displaced, repeats=2))
-            return out["formation_energy"][:, 0]
+            return self._energy(out)
 
-        def loss(value: Tensor) -> Tensor:
-            return force_loss(value * units.MDET_FORCE, target, batch.mask)
+        def loss(forces: Tensor) -> Tensor:
+            return force_loss(forces * units.MDET_FORCE, target, batch.mask)
 
-        terms["gradient"], _ = gradient_surrogate(positions, forces, loss, energy)
-        if weight.consistency:
-            mean = 0.5 * sum(out["forces"].chunk(2)) * units.MDET_FORCE
-            # Only the direct head is pulled: the energy gradient is the physical side.
-            terms["consistency"] = force_loss(mean, forces * units.MDET_FORCE, batch.mask)
-        return out
+        return gradient_surrogate(positions, slope, loss, energy), out
+
+    def _head_terms(self, batch: Batch, out: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms of the heads' own outputs, for structures that may be repeated."""
+        repeats = len(out["forces"]) // len(batch.energies)
+        terms = {
+            "forces": force_loss(
+                out["forces"].float() * units.MDET_FORCE,
+                batch.forces.float().repeat(repeats, 1, 1),
+                None if batch.mask is None else batch.mask.repeat(repeats, 1),
+            )
+        }
+        if self.energy_head is not None:
+            terms["energy"] = energy_loss(
+                self._energy(out).float() * units.MDET_HARTREE,
+                batch.energies.float().repeat(repeats),
+                (batch.numbers != 0).sum(1).repeat(repeats),
+            )
+        return terms
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """Weighted sum of the loss terms of one batch."""
+        terms = self.loss_terms(batch)
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.detach(), batch_size=1)
+        weights = [getattr(self.recipe.loss, name) for name in terms]
+        # Terms of weight zero stay in the sum: distributed training wants every parameter used.
+        total = torch.stack([w * term for w, term in zip(weights, terms.values(), strict=True)])
+        loss = total.sum()
+        if not bool(torch.isfinite(loss)):
+            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+            raise PredictionError(
+                f"the loss is not finite at step {self.trainer.global_step} ({values}); use a "
+                "smaller learning_rate or a longer warm-up, and look for wrong labels"
+            )
+        return loss
 
     def validation_step(self, batch: Batch, _index: int, dataloader_idx: int = 0) -> None:
         """Mean absolute errors per force component (meV/Å) and of the energy per atom (meV)."""
         name = self.validation_names[dataloader_idx]
+        weight = self.recipe.loss
         positions = (batch.positions / units.MDET_BOHR).float()
         real = batch.numbers != 0
+
+        def log_forces(key: str, forces: Tensor) -> None:
+            errors = (forces * units.MDET_FORCE - batch.forces)[real]
+            self._log_mean(f"{name}/{key}", errors.abs().mean() / units.MEV, len(errors))
+
         with (
             torch.autocast(self.device.type, enabled=False),
             torch.compiler.set_stance("force_eager"),
         ):
             out = self._evaluate(batch, positions)
-            errors = {
-                "forces_mae": out["forces"] * units.MDET_FORCE - batch.forces,
-                "gradient_mae": None,
-            }
-            if self.recipe.loss.gradient:
-                gradient = self._energy_forces(batch, positions)
-                errors["gradient_mae"] = gradient * units.MDET_FORCE - batch.forces
-        for key, error in errors.items():
-            if error is not None:
-                mae = error[real].abs().mean() / units.MEV
-                self._log_mean(f"{name}/{key}", mae, int(real.sum()))
-        energy = out["formation_energy"][:, 0] * units.MDET_HARTREE
-        per_atom = ((energy - batch.energies).abs() / real.sum(1)).mean() / units.MEV
-        self._log_mean(f"{name}/energy_mae", per_atom, len(energy))
+            log_forces("forces_mae", out["forces"])
+            if weight.gradient or weight.consistency:
+                log_forces("gradient_mae", self._energy_forces(batch, positions))
+        if self.energy_head is not None:
+            errors = self._energy(out) * units.MDET_HARTREE - batch.energies
+            per_atom = (errors.abs() / real.sum(1)).mean() / units.MEV
+            self._log_mean(f"{name}/energy_mae", per_atom, len(errors))
 
     def _log_mean(self, name: str, value: Tensor, weight: int) -> None:
         self.log(
-            name,
-            value,
-            batch_size=weight,
-            on_epoch=True,
-            sync_dist=True,
-            add_dataloader_idx=False,
-            prog_bar=name.endswith("forces_mae"),
+            name, value, batch_size=weight, on_epoch=True, sync_dist=True, add_dataloader_idx=False
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """The recipe's optimiser with linear warm-up and cosine decay."""
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Set up the optimiser with linear warm-up and cosine decay."""
         recipe = self.recipe
-        options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        rate, decay = recipe.learning_rate, recipe.weight_decay
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == "muon":
-            optimizer = MuonAdamW(self.network, **options)
+            optimizer = MuonAdamW(self.network, lr=rate, weight_decay=decay)
         else:
-            optimizer = torch.optim.AdamW(self.network.parameters(), **options)
-        floor = recipe.final_learning_rate / recipe.learning_rate
-
-        def factor(step: int) -> float:
-            if step < recipe.warmup_steps:
-                return (step + 1) / recipe.warmup_steps
-            progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            parameters = self.network.parameters()
+            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(recipe, step) / rate
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def energy_head(config: MDETConfig, loss: LossWeights) -> str | None:
+    """Name of the energy head to train, or None if the network has none and needs none.
+
+    Raises
+    ------
+    ConfigError
+        If the network lacks a head that the losses need.
+    """
+    if config.energy_conserving or "forces" not in config.target_heads:
+        raise ConfigError(
+            f"energy_conserving={config.energy_conserving}, target_heads={config.target_heads}; "
+            "training needs the head 'forces' beside the energy. For forces that conserve energy "
+            "give loss.gradient a weight and use the model with forces='conservative'"
+        )
+    heads = (name for name in ("formation_energy", "energy") if name in config.target_heads)
+    head = next(heads, None)
+    if head is None and (loss.energy or loss.gradient or loss.consistency):
+        raise ConfigError(
+            f"the network has no energy head (target_heads={config.target_heads}), but the energy, "
+            "gradient or consistency loss has a weight; set them to 0"
+        )
+    return head
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Learning rate after a number of steps: linear warm-up, then cosine decay."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    floor = recipe.final_learning_rate
+    return floor + (recipe.learning_rate - floor) * cosine

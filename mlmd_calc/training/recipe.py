@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet.config import MDETConfig
@@ -15,6 +16,44 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "optimizer": ("adamw", "muon"),
+    "precision": ("32-true", "bf16-mixed"),
+}
+_SMALLEST: Final[dict[str, int]] = {
+    "steps": 1,
+    "copies": 1,
+    "size_step": 1,
+    "pairs_per_batch": 1,
+    "validate_every": 1,
+    "validation_structures": 1,
+    "final_learning_rate": 0,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+    "gradient_clip": 0,
+    "seed": 0,
+}
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "bool": (bool,),
+    "dict[str, Any]": (dict,),
+    "float": (float, int),
+    "int": (int,),
+    "str": (str,),
+}
+
+
+def _check_types(settings: LossWeights | Recipe, prefix: str = "") -> None:
+    """Refuse values of another type than annotated, and numbers that are not finite."""
+    for item in fields(settings):
+        value, kind = getattr(settings, item.name), str(item.type)
+        right = isinstance(value, _TYPES.get(kind, (object,)))
+        # To Python, True is an int.
+        if not right or (isinstance(value, bool) and kind != "bool"):
+            raise ConfigError(f"{prefix}{item.name}={value!r}; it must be of type {kind}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{prefix}{item.name}={value!r}; it must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -32,12 +71,27 @@ class LossWeights:
         ``forces="conservative"`` a usable mode.
     consistency
         Mean length of the difference between direct forces and minus the energy gradient, eV/Å.
+        Pulls the direct forces towards the gradient and leaves the energy head alone.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is not a number, is negative, or all are zero.
     """
 
     forces: float = 1.0
     energy: float = 0.0
     gradient: float = 0.0
     consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_types(self, "loss.")
+        weights = asdict(self)
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ConfigError(
+                f"the loss weights are {weights}; none may be negative and at least one must be "
+                "positive"
+            )
 
 
 @dataclass(frozen=True)
@@ -55,13 +109,13 @@ class Recipe:
     steps
         Optimiser steps.
     learning_rate, final_learning_rate
-        Peak of the linear warm-up and end of the cosine decay.
+        Peak of the linear warm-up, and what the cosine decay reaches after the last step.
     warmup_steps
-        Length of the warm-up.
+        Length of the warm-up; its first step uses ``learning_rate / warmup_steps``.
     weight_decay
         Decoupled weight decay.
     gradient_clip
-        Largest global gradient norm.
+        Largest norm of the gradient of all parameters together; 0 turns clipping off.
     ema_decay
         Decay of the exponential moving average of the weights; 0 turns it off.
     pairs_per_batch
@@ -84,6 +138,11 @@ class Recipe:
         Compile each layer; pays on long runs.
     seed
         Seed of initial weights, data order and augmentation.
+
+    Raises
+    ------
+    ConfigError
+        If an entry has a wrong type or a value that is not allowed.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -108,17 +167,24 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("32-true", "bf16-mixed"):
-            raise ConfigError(f"precision={self.precision!r}; choose 32-true or bf16-mixed")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ConfigError(f"optimizer={self.optimizer!r}; choose adamw or muon")
-        if min(self.steps, self.copies, self.size_step, self.pairs_per_batch) < 1:
-            raise ConfigError("steps, copies, size_step and pairs_per_batch must be at least 1")
-        if not 0.0 <= self.held_out_fraction < 1.0:
-            raise ConfigError(
-                f"held_out_fraction={self.held_out_fraction}; it must be in the range [0, 1)"
-            )
-        MDETConfig.from_dict(self.model)
+        _check_types(self)
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}"
+                )
+        for name, smallest in _SMALLEST.items():
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least {smallest}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate={self.learning_rate}; it must be positive")
+        for name in ("held_out_fraction", "ema_decay"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}={getattr(self, name)}; it must be in the range [0, 1)")
+        try:
+            MDETConfig.from_dict(self.model)
+        except TypeError as error:
+            raise ConfigError(f"model={self.model!r} is not an architecture: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values."""
@@ -136,17 +202,23 @@ class Recipe:
             If an entry is unknown or has a value that is not allowed.
         """
         values = dict(values)
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown recipe entries {unknown}; known are {sorted(known)}")
-        loss = dict(values.get("loss", {}))
-        unknown = sorted(set(loss) - {item.name for item in fields(LossWeights)})
-        if unknown:
-            raise ConfigError(f"unknown loss terms {unknown}")
-        values["loss"] = LossWeights(**loss)
-        values["held_out_molecules"] = tuple(values.get("held_out_molecules", ()))
-        return cls(**values)
+        _refuse_unknown("recipe entries", values, cls)
+        loss = values.pop("loss", {})
+        if not isinstance(loss, dict):
+            raise ConfigError(f"loss={loss!r}; it must be a table of weights")
+        _refuse_unknown("loss terms", loss, LossWeights)
+        held_out = values.pop("held_out_molecules", ())
+        if isinstance(held_out, str) or not all(isinstance(name, str) for name in held_out):
+            raise ConfigError(f"held_out_molecules={held_out!r}; it must be a list of names")
+        return cls(**values, loss=LossWeights(**loss), held_out_molecules=tuple(held_out))
+
+
+def _refuse_unknown(
+    what: str, values: dict[str, Any], settings: type[LossWeights] | type[Recipe]
+) -> None:
+    known = {item.name for item in fields(settings)}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(f"unknown {what} {unknown}; known are {sorted(known)}")
 
 
 def list_recipes() -> list[str]:
@@ -166,9 +238,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return values
 
 
 def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -179,7 +252,8 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     name_or_path
         File, or a name from :func:`list_recipes`.
     overrides
-        Entries that replace those of the file.
+        Entries that replace those of the file; a table (``loss``, ``model``) replaces the whole
+        table.
 
     Raises
     ------

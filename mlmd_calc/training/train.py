@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import (
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
-from lightning.pytorch.loggers import CSVLogger
+from ase.data import chemical_symbols
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from mlmd_calc.data import MoleculeFrames, split_by_block, split_by_molecule
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet import MDET, MDETConfig
-from mlmd_calc.training.batches import StructureTable, TrainingBatches, fit_atomic_energies
-from mlmd_calc.training.mdet_module import MDETTraining
+from mlmd_calc.training.atomic_energies import fit_atomic_energies, refit_atomic_energies
+from mlmd_calc.training.batches import StructureTable, TrainingBatches
+from mlmd_calc.training.mdet_module import MDETTraining, energy_head
+from mlmd_calc.training.metrics_file import MetricsFile
+from mlmd_calc.training.progress import TrainingProgress
 from mlmd_calc.training.recipe import Recipe
+from mlmd_calc.training.resume import LAST_CHECKPOINT, read_checkpoint, run_identity
 from mlmd_calc.zoo import Model, ModelCard, save_model
 
-LAST_CHECKPOINT = "last.ckpt"
-MODEL_NAME = "model.safetensors"
+MODEL_NAME: Final = "model.safetensors"
+_LOGS: Final = "logs"
 
 
-class TrainingData(pl.LightningDataModule):  # type: ignore[misc]
+class TrainingData(pl.LightningDataModule):
     """Training stream and validation sets of one run.
 
     Parameters
@@ -55,26 +57,28 @@ class TrainingData(pl.LightningDataModule):  # type: ignore[misc]
 
     def train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """Stream of batches, continued at the trainer's step."""
+        trainer = cast(pl.Trainer, self.trainer)
         batches = TrainingBatches(
             self.train_table,
             pairs_per_batch=self.recipe.pairs_per_batch,
             copies=self.recipe.copies,
             seed=self.recipe.seed,
-            start=self.trainer.global_step,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            start=trainer.global_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
         )
-        return torch.utils.data.DataLoader(batches, batch_size=None)
+        return _loader(batches)
 
     def val_dataloader(self) -> list[torch.utils.data.DataLoader[Any]]:
-        """One loader per validation set."""
-        return [
-            torch.utils.data.DataLoader(
-                list(table.spread(self.recipe.validation_structures)),  # type: ignore[arg-type]
-                batch_size=None,
-            )
-            for table in self.validation.values()
-        ]
+        """One loader per validation set; every process sees all of it."""
+        count, pairs = self.recipe.validation_structures, self.recipe.pairs_per_batch
+        tables = self.validation.values()
+        return [_loader(list(table.spread(count, pairs))) for table in tables]
+
+
+def _loader(batches: Any) -> torch.utils.data.DataLoader[Any]:
+    """Hand out batches as they are; the generator keeps the loader off the global one."""
+    return torch.utils.data.DataLoader(batches, batch_size=None, generator=torch.Generator())
 
 
 def split(
@@ -87,7 +91,19 @@ def split(
     tuple
         Training frames, and by name "molecules" (molecules never trained on) and "frames" (held-out
         time blocks of training molecules) as far as they are not empty.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe holds out a molecule that there is not, or everything, or a fraction that is
+        less than one frame.
     """
+    names = sorted({molecule.name for molecule in frames})
+    if unknown := sorted(set(recipe.held_out_molecules) - set(names)):
+        raise ConfigError(
+            f"held_out_molecules of the recipe names {unknown}, which the data do not have; they "
+            f"have {names}. Set held_out_molecules to some of these or to []"
+        )
     validation: dict[str, list[MoleculeFrames]] = {}
     train = list(frames)
     if recipe.held_out_molecules:
@@ -110,6 +126,9 @@ def train(
 ) -> Path:
     """Train a network, or continue the run that an earlier call left in the same folder.
 
+    A continued run sees the batches it would have seen without the interruption and ends with the
+    same weights, bit for bit if the machine computes reproducibly and the network has no dropout.
+
     Parameters
     ----------
     frames
@@ -117,107 +136,196 @@ def train(
     recipe
         Hyper-parameters.
     folder
-        Receives checkpoints, ``metrics.csv`` and the model file.
+        Receives ``last.ckpt``, ``logs/metrics.csv`` (and TensorBoard files where tensorboard is
+        installed) and ``model.safetensors``.
     start
         Model to fine-tune; None to train from random weights.
     card
-        Entries of the written model card besides elements, size, recipe and metrics.
+        Entries of the written model card besides elements, size, recipe and validation errors.
     devices, accelerator
-        As in Lightning; several devices train with DDP.
+        As in Lightning, except that "auto" means a CUDA device if there is one and else the CPU;
+        several devices train with DDP.
     progress
-        Show a progress bar.
+        Show a progress bar and the validation errors on stderr.
 
     Returns
     -------
     Path
-        The model file, with averaged weights if the recipe averages.
+        The model file, with averaged weights if the recipe averages. The validation errors of its
+        card are of these weights.
 
     Raises
     ------
     ConfigError
-        If nothing is left to train on.
+        If data, model and recipe do not fit together, or the folder holds another run.
+    InputError
+        If labels are missing, or the model to fine-tune does not know an element.
+    PredictionError
+        If the training diverges.
     """
+    if devices < 1:
+        raise ConfigError(f"devices={devices}; it must be at least 1")
     written = ModelCard.from_dict(card or {})
-    train_frames, validation_frames = split(frames, recipe)
-    if not train_frames:
-        raise ConfigError("no molecule is left for training after the held-out ones")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = (
-            copy.deepcopy(start.network) if start else MDET(MDETConfig.from_dict(recipe.model))
-        )
-    references = start.atomic_energies if start else fit_atomic_energies(train_frames)
-    missing = {int(z) for m in frames for z in m.numbers} - set(references)
-    if missing:
-        raise ConfigError(f"the model to fine-tune has no reference energy for Z in {missing}")
-    tables = {
-        name: StructureTable(part, references, recipe.size_step)
-        for name, part in validation_frames.items()
-    }
-    data = TrainingData(
-        StructureTable(train_frames, references, recipe.size_step), tables, recipe
-    )
-    module = MDETTraining(network.train(), recipe, tuple(tables))
-    trainer = _trainer(recipe, folder, devices, accelerator, progress)
-    last = folder / LAST_CHECKPOINT
-    with _quiet(), torch._dynamo.config.patch(recompile_limit=256):
-        trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+    identity = run_identity(frames, recipe, start, devices)
+    checkpoint = read_checkpoint(folder, identity)
+    done = 0 if checkpoint is None else int(checkpoint["global_step"])
+    network, data, references = _prepare(frames, recipe, start)
+    module = MDETTraining(network, recipe, tuple(data.validation), identity)
+    with _quiet(), _compiler(recipe):
+        trainer = _trainer(recipe, folder, done, devices, accelerator, progress)
+        if not data.validation:
+            # Lightning warns of empty loaders.
+            trainer.limit_val_batches = 0
+        if checkpoint is not None and done >= recipe.steps:
+            # These are the averaged weights where the recipe averages.
+            module.load_state_dict(checkpoint["state_dict"])
+        else:
+            last = None if checkpoint is None else folder / LAST_CHECKPOINT
+            # At the end Lightning leaves the averaged weights in the module.
+            trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        results = trainer.validate(module, data, verbose=False) if data.validation else []
     path = folder / MODEL_NAME
     if trainer.is_global_zero:
-        full = replace(
-            written,
-            elements=tuple(sorted(references)),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            recipe=recipe.to_dict(),
-            validation={
-                name: round(float(value), 4) for name, value in trainer.callback_metrics.items()
-            },
-        )
+        errors = {name: round(value, 4) for result in results for name, value in result.items()}
+        full = replace(written, recipe=recipe.to_dict(), validation=errors)
         save_model(path, network.eval(), references, full.to_dict())
     return path
 
 
+def _prepare(
+    frames: Sequence[MoleculeFrames], recipe: Recipe, start: Model | None
+) -> tuple[MDET, TrainingData, dict[int, float]]:
+    """Network to train, its data, and the reference energies."""
+    train_frames, validation_frames = split(frames, recipe)
+    if start is None:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which seeds accelerators as well.
+            torch.default_generator.manual_seed(recipe.seed)
+            network = MDET(MDETConfig.from_dict(recipe.model))
+        references = fit_atomic_energies(train_frames)
+    else:
+        network = copy.deepcopy(start.network).float().cpu()
+        if energy_head(network.config, recipe.loss):
+            references = refit_atomic_energies(start, train_frames)
+        else:
+            references = fit_atomic_energies(train_frames)
+    missing = {int(z) for molecule in frames for z in molecule.numbers} - set(references)
+    if missing:
+        symbols = ", ".join(chemical_symbols[z] for z in sorted(missing))
+        raise ConfigError(
+            f"held-out molecules contain {symbols}, which no training molecule does; leave them out"
+        )
+    tables = {
+        name: StructureTable(part, references, recipe.size_step)
+        for name, part in validation_frames.items()
+    }
+    table = StructureTable(train_frames, references, recipe.size_step)
+    return network.train(), TrainingData(table, tables, recipe), references
+
+
 def _trainer(
-    recipe: Recipe, folder: Path, devices: int, accelerator: str, progress: bool
+    recipe: Recipe, folder: Path, done: int, devices: int, accelerator: str, progress: bool
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(
             dirpath=folder,
             filename=LAST_CHECKPOINT.removesuffix(".ckpt"),
-            every_n_train_steps=recipe.validate_every,
+            every_n_train_steps=steps,
             enable_version_counter=False,
-        ),
-        LearningRateMonitor("step"),
+        )
+        # The second one is for the very last step.
+        for steps in sorted({recipe.validate_every, recipe.steps})
     ]
     if recipe.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
     if progress:
-        callbacks.append(RichProgressBar())
+        callbacks.append(TrainingProgress())
+    loggers = [] if done >= recipe.steps else _loggers(folder, done)
+    if loggers:
+        callbacks.append(LearningRateMonitor("step"))
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     return pl.Trainer(
         max_steps=recipe.steps,
         max_epochs=-1,
         accelerator=accelerator,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
-        precision=recipe.precision,
+        precision=cast(Literal["32-true", "bf16-mixed"], recipe.precision),
         gradient_clip_val=recipe.gradient_clip,
         val_check_interval=recipe.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=callbacks,
-        logger=CSVLogger(folder, name="", version="logs"),
-        enable_progress_bar=progress,
+        logger=loggers,
+        enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=50,
+        log_every_n_steps=min(50, recipe.validate_every),
         inference_mode=False,
     )
 
 
+def _loggers(folder: Path, done: int) -> list[Logger]:
+    """CSV, and TensorBoard where it is installed; both continue at step ``done``."""
+    loggers: list[Logger] = [MetricsFile(folder / _LOGS / "metrics.csv", done)]
+    if importlib.util.find_spec("tensorboard"):
+        board = TensorBoardLogger(folder, name="", version=_LOGS, purge_step=done or None)
+        loggers.append(board)
+    return loggers
+
+
+@contextlib.contextmanager
+def _compiler(recipe: Recipe) -> Iterator[None]:
+    """Compiler settings while training; nothing is imported where nothing is compiled."""
+    if not recipe.compile:
+        yield
+        return
+    import torch._dynamo.config
+    import torch._inductor.config
+
+    # Every size, precision and kind of gradient is a variant; beyond the limit layers are
+    # silently not compiled.
+    limits = {"recompile_limit": 256, "accumulated_recompile_limit": 4096}
+    options: dict[str, Any] = {}
+    if torch.backends.cpu.get_cpu_capability() == "AVX512" and _torch_version() < (2, 13):
+        # Backward kernels that torch 2.9 writes for AVX-512 overwrite the heap; 2.13 does not.
+        options["cpp.simdlen"] = 256
+    with torch._dynamo.config.patch(limits), torch._inductor.config.patch(options):
+        yield
+
+
+def _torch_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Batches are made in memory; worker processes would only cost time.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*train_dataloader.*does not have.*")
-        yield
+    """Silence what Lightning says about choices that are deliberate here."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _DELIBERATE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+_DELIBERATE: Final = (
+    # Batches are made in memory; worker processes would only cost time.
+    ".*does not have many workers.*",
+    # The folder is that of the run to continue.
+    "Checkpoint directory .* exists and is not empty",
+    # That folder may have been moved.
+    "The dirpath has changed from",
+    # torch's compiler looks at every attribute of a tensor.
+    "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+    # Lightning 2.6 uses a name that torch 2.13 calls old.
+    ".*LeafSpec.* is deprecated",
+)

@@ -16,11 +16,14 @@ TARGET_DIMENSION: Final[dict[str, int]] = {
 }
 """Output size of each head MD-ET can have."""
 
+_COUNTS: Final = ("n_layers", "embd_dim", "num_heads", "num_3d_kernels", "ffn_multiplier")
+_PROBABILITIES: Final = ("attention_dropout", "ffn_dropout", "head_dropout")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "activation": ("gelu", "relu"),
     "directions": ("direct", "fourier", "spherical_harmonics"),
     "distances": ("gaussian", "bessel"),
     "decomposer": ("pooling", "diagonal"),
+    "decomposer_activation": ("relu", "gelu"),
 }
 
 
@@ -46,6 +49,9 @@ class MDETConfig:
         Normalise before attention as well as around the feed-forward block.
     decomposer
         Pairs to atoms: ``"pooling"`` over partners or the ``"diagonal"``.
+    decomposer_activation
+        ``"relu"`` as in all published checkpoints, whatever ``activation`` says, or ``"gelu"``.
+        ReLU puts kinks into the energy, which conservative dynamics pays for with energy drift.
     distances
         ``"gaussian"`` or ``"bessel"`` radial features.
     edge_types
@@ -83,6 +89,7 @@ class MDETConfig:
     activation: str = "gelu"
     norm_first: bool = True
     decomposer: str = "pooling"
+    decomposer_activation: str = "relu"
     distances: str = "gaussian"
     edge_types: bool = False
     directions: str = "direct"
@@ -96,16 +103,14 @@ class MDETConfig:
     head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
-        for name in ("n_layers", "embd_dim", "num_heads", "num_3d_kernels", "ffn_multiplier"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
+        self._check_values()
         if self.embd_dim % self.num_heads:
             raise ConfigError(
                 f"embd_dim={self.embd_dim} is not a multiple of num_heads={self.num_heads}"
+            )
+        if self.head_project_down and self.embd_dim < 4:
+            raise ConfigError(
+                f"embd_dim={self.embd_dim} must be at least 4 with head_project_down=True"
             )
         if self.directions == "fourier" and self.num_3d_kernels % 2:
             raise ConfigError(
@@ -125,6 +130,21 @@ class MDETConfig:
                 "energy_conserving=True needs the heads 'forces' and 'formation_energy', "
                 f"got {self.target_heads}"
             )
+
+    def _check_values(self) -> None:
+        """Check every option by itself."""
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r}; it must be a whole number, at least 1")
+        for name in _PROBABILITIES:
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ConfigError(f"{name}={value!r}; it must be at least 0 and less than 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values."""

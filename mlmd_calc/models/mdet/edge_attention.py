@@ -28,7 +28,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 AttentionFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Signature shared by all forms: query, key, value1, value2, mask to output."""
@@ -90,7 +89,7 @@ def edge_attention_streamed(
     )
     if mask is not None:
         scores = scores.masked_fill_(~mask.T[:, :, None, None, None], _MASKED)
-    out: Tensor = _StreamedProduct.apply(
+    out: Tensor = _StreamedProduct.apply(  # type: ignore[no-untyped-call]
         torch.softmax(scores, dim=0).flatten(1, 2),
         value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),
         value2.permute(1, 0, 3, 4, 2).reshape(n, b * h, c, n),
@@ -110,7 +109,7 @@ class _StreamedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, value1: Tensor, value2: Tensor) -> Tensor:
-        """Sum the products; ``(l, g, i, j)``, ``(l, g, i, c)``, ``(l, g, c, j)`` to ``(g, i, c, j)``."""
+        """Map ``(l, g, i, j)``, ``(l, g, i, c)``, ``(l, g, c, j)`` to ``(g, i, c, j)``."""
         ctx.save_for_backward(weights, value1, value2)
         out = weights.new_zeros(*value1.shape[1:], weights.shape[-1])
         product = torch.empty_like(out)
@@ -120,11 +119,17 @@ class _StreamedProduct(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of all three inputs."""
+        # torch.autograd.function.once_differentiable would not do: torch.autograd.grad takes the
+        # missing second derivative for zero if it can reach its inputs by another way.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "streamed edge attention has a first derivative only, so it cannot be "
+                "differentiated with create_graph=True; use edge_attention_reference"
+            )
         weights, value1, value2 = ctx.saved_tensors
-        grads = tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors)
+        grads = torch.empty_like(weights), torch.empty_like(value1), torch.empty_like(value2)
         weighted, product = torch.empty_like(grad), torch.empty_like(grad)
         for w, v1, v2, dw, dv1, dv2 in zip(weights, value1, value2, *grads, strict=True):
             torch.mul(grad, w[:, :, None], out=weighted)

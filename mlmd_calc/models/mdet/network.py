@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -95,19 +97,19 @@ class Composer(nn.Module):
 
     def forward(self, edges: Tensor, nodes: Tensor) -> Tensor:
         """Return ``e_ij + W [h_i; h_j] + b`` with W split so that no N²·2E tensor is made."""
-        linear = self.node_proj[0]
+        linear = cast(nn.Linear, self.node_proj[0])
         first, second = linear.weight.chunk(2, dim=1)
         left = nn.functional.linear(nodes, first, linear.bias)
         right = nn.functional.linear(nodes, second)
         return edges + left[:, :, None, :] + right[:, None, :, :]
 
 
-def _decomposer_mlp(inputs: int, outputs: int) -> nn.Sequential:
+def _decomposer_mlp(inputs: int, outputs: int, activation: str) -> nn.Sequential:
     # Index 3 is a dropout that no known configuration uses; checkpoints number the maps 0, 1, 4.
     return nn.Sequential(
         nn.LayerNorm(inputs),
         nn.Linear(inputs, outputs),
-        nn.ReLU(),
+        _activation(activation),
         nn.Identity(),
         nn.Linear(outputs, outputs),
     )
@@ -120,8 +122,9 @@ class Decomposer(nn.Module):
         super().__init__()
         width = config.embd_dim
         self.pooling = config.decomposer == "pooling"
-        self.out_proj = _decomposer_mlp(width, 2 * width if self.pooling else width)
-        self.node_mlp = _decomposer_mlp(width, width)
+        activation = config.decomposer_activation
+        self.out_proj = _decomposer_mlp(width, 2 * width if self.pooling else width, activation)
+        self.node_mlp = _decomposer_mlp(width, width, activation)
 
     def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
         """Map ``(b, n, n, E)`` to ``(b, n, E)``.
@@ -147,9 +150,7 @@ class Head(nn.Module):
     def __init__(self, config: MDETConfig, dimension: int, *, atomwise: bool) -> None:
         super().__init__()
         width = config.embd_dim
-        first, second = (
-            (width // 2, width // 4) if config.head_project_down else (width, width)
-        )
+        first, second = (width // 2, width // 4) if config.head_project_down else (width, width)
         self.atomwise = atomwise
         self.extensive = config.extensive
         self.final_ln_node = nn.LayerNorm(width)
@@ -163,7 +164,7 @@ class Head(nn.Module):
             nn.Linear(second, dimension, bias=False),
         )
         # Start near zero: forces are some hundredths of an atomic unit.
-        nn.init.normal_(self.mlp[-1].weight, std=0.005)
+        nn.init.normal_(cast(nn.Linear, self.mlp[-1]).weight, std=0.005)
 
     def forward(self, atoms: Tensor, mask: Tensor) -> Tensor:
         """Read out ``(b, n, dim)`` per atom or ``(b, dim)`` per molecule.

@@ -1,0 +1,69 @@
+"""Progress of a training run on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class TrainingProgress(pl.Callback):
+    """A bar of steps, and a line for every validation.
+
+    Where the output is no terminal, only the lines are shown.
+
+    Parameters
+    ----------
+    console
+        Where to show it; None for stderr.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+        )
+        self._bar = self._progress.add_task("", total=None)
+
+    def on_train_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """Show the bar, at the step where the run begins or continues."""
+        if trainer.is_global_zero:
+            self._progress.reset(self._bar, total=trainer.max_steps, completed=trainer.global_step)
+            self._progress.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_arguments: Any) -> None:
+        """Advance the bar."""
+        self._progress.update(self._bar, completed=trainer.global_step)
+
+    def on_validation_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """Show the mean absolute errors; energies are per atom."""
+        if trainer.is_global_zero:
+            errors = (
+                f"{name} {value:.1f} {'meV' if 'energy' in name else 'meV/Å'}"
+                for name, value in trainer.callback_metrics.items()
+                if name.endswith("_mae")
+            )
+            label = "final" if trainer.state.fn == "validate" else f"step {trainer.global_step}"
+            self._progress.console.print(f"{label}:", ", ".join(errors), soft_wrap=True)
+
+    def on_train_end(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+    def on_exception(self, _trainer: pl.Trainer, *_arguments: Any) -> None:
+        """Leave the bar as it is, so that the message appears below it."""
+        self._progress.stop()

@@ -1,0 +1,115 @@
+"""Recipes: every entry is checked, and the shipped ones are complete."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from toy_models import SMALL
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.models import MDETConfig
+from mlmd_calc.training.mdet_module import energy_head, learning_rate
+from mlmd_calc.training.recipe import LossWeights, Recipe, list_recipes, load_recipe
+
+
+def test_shipped_recipes_load_and_survive_json():
+    assert {"mdet", "mdet-finetune", "molecule-finetune", "small-organics"} <= set(list_recipes())
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        assert recipe.warmup_steps < recipe.steps
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_shipped_recipes_train_the_heads_they_need():
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        if recipe.model:
+            head = energy_head(MDETConfig.from_dict(recipe.model), recipe.loss)
+            assert head == "formation_energy"
+
+
+def test_overrides_replace_entries(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('steps = 7\noptimizer = "adamw"\n[loss]\nforces = 2.0\nenergy = 3.0\n')
+    recipe = load_recipe(file, {"steps": 9, "loss": {"energy": 1}})
+    assert (recipe.steps, recipe.optimizer) == (9, "adamw")
+    assert recipe.loss == LossWeights(forces=1.0, energy=1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"stepz": 3}, r"unknown recipe entries \['stepz'\]; known are .*'steps'"),
+        ({"loss": {"force": 1.0}}, r"unknown loss terms \['force'\]; known are .*'forces'"),
+        ({"loss": 3}, "loss=3; it must be a table"),
+        ({"loss": {"forces": "much"}}, "loss.forces='much'; it must be of type float"),
+        ({"loss": {"forces": -1.0}}, "none may be negative"),
+        ({"loss": {"forces": 0.0}}, "at least one must be positive"),
+        ({"steps": "many"}, "steps='many'; it must be of type int"),
+        ({"steps": 10.5}, "steps=10.5; it must be of type int"),
+        ({"steps": True}, "steps=True; it must be of type int"),
+        ({"steps": 0}, "steps=0; it must be at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps=-1; it must be at least 0"),
+        ({"compile": 1}, "compile=1; it must be of type bool"),
+        ({"learning_rate": "fast"}, "learning_rate='fast'; it must be of type float"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0; it must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan; it must be a finite number"),
+        ({"ema_decay": 1.0}, r"ema_decay=1.0; it must be in the range \[0, 1\)"),
+        ({"held_out_fraction": 1.5}, "held_out_fraction=1.5"),
+        ({"held_out_molecules": "ethanol"}, "it must be a list of names"),
+        ({"precision": "16"}, "precision='16'; choose one of 32-true, bf16-mixed"),
+        ({"optimizer": "sgd"}, "optimizer='sgd'; choose one of adamw, muon"),
+        ({"model": {"layers": 3}}, r"unknown MD-ET options \['layers'\]"),
+    ],
+)
+def test_wrong_entries_are_refused(entries, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe.from_dict(entries)
+
+
+def test_whole_numbers_are_floats():
+    assert Recipe.from_dict({"gradient_clip": 1}).gradient_clip == 1
+
+
+def test_missing_recipes_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no recipe 'best'.*small-organics"):
+        load_recipe("best")
+    with pytest.raises(ConfigError, match="no file"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("steps = = 3")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
+        load_recipe(tmp_path / "bad.toml")
+
+
+def test_learning_rate_rises_linearly_and_falls_like_a_cosine():
+    recipe = Recipe(steps=110, warmup_steps=10, learning_rate=1e-3, final_learning_rate=1e-5)
+    rates = [learning_rate(recipe, step) for step in range(111)]
+    assert rates[:10] == pytest.approx([1e-4 * (step + 1) for step in range(10)])
+    assert max(rates) == rates[10] == pytest.approx(1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[60] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert rates[110] == pytest.approx(1e-5)
+
+
+def test_learning_rate_without_warmup_starts_at_the_peak():
+    assert learning_rate(Recipe(warmup_steps=0), 0) == Recipe().learning_rate
+
+
+def test_energy_head_is_found_under_both_names():
+    weights = LossWeights(forces=1.0, energy=1.0)
+    assert energy_head(SMALL, weights) == "formation_energy"
+    assert energy_head(replace(SMALL, target_heads=("forces", "energy")), weights) == "energy"
+
+
+def test_networks_that_lack_a_head_are_refused():
+    forces_only = replace(SMALL, target_heads=("forces",))
+    assert energy_head(forces_only, LossWeights()) is None
+    for name in ("energy", "gradient", "consistency"):
+        with pytest.raises(ConfigError, match="no energy head"):
+            energy_head(forces_only, LossWeights(**{name: 1.0}))
+    for config in (
+        replace(SMALL, energy_conserving=True),
+        replace(SMALL, target_heads=("formation_energy",)),
+    ):
+        with pytest.raises(ConfigError, match="training needs the head 'forces'"):
+            energy_head(config, LossWeights())

@@ -1,0 +1,406 @@
+"""Training runs from data to model file: what they learn, write, resume and refuse."""
+
+import copy
+import csv
+import logging
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from spring_molecules import spring_frames
+from toy_models import SMALL, toy_model
+
+from mlmd_calc.analysis.accuracy import measure_accuracy
+from mlmd_calc.data import MoleculeFrames
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.potential import Potential
+from mlmd_calc.training.mdet_module import MDETTraining
+from mlmd_calc.training.metrics_file import MetricsFile
+from mlmd_calc.training.recipe import LossWeights, Recipe
+from mlmd_calc.training.train import split, train
+from mlmd_calc.zoo import load_model
+
+TINY = {
+    "n_layers": 1,
+    "embd_dim": 16,
+    "num_heads": 2,
+    "num_3d_kernels": 8,
+    "target_heads": ["forces", "formation_energy"],
+}
+FRAMES = [
+    spring_frames("water", [8, 1, 1], 40),
+    spring_frames("formaldehyde", [6, 8, 1, 1], 40, seed=1),
+    spring_frames("methanol", [6, 8, 1, 1, 1, 1], 12, seed=2),
+]
+RECIPE = Recipe(
+    model=TINY,
+    loss=LossWeights(forces=1.0, energy=1.0),
+    steps=12,
+    learning_rate=1e-3,
+    warmup_steps=3,
+    pairs_per_batch=200,
+    ema_decay=0.8,
+    validate_every=6,
+    held_out_molecules=("methanol",),
+    held_out_fraction=0.2,
+)
+
+
+def run(folder, recipe=RECIPE, frames=FRAMES, **options):
+    return train(frames, recipe, folder, accelerator="cpu", progress=False, **options)
+
+
+def weights(path):
+    return load_model(path, device="cpu", dtype="float32").network.state_dict()
+
+
+def checkpoint(folder):
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def metrics(folder):
+    with (folder / "logs" / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a finished run of `RECIPE`."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, card={"name": "springs", "command": "as typed"})
+    return folder
+
+
+def test_training_learns(tmp_path):
+    frames = [spring_frames("carbon monoxide", [6, 8], 300)]
+    recipe = Recipe(
+        model={**TINY, "embd_dim": 32, "num_3d_kernels": 32, "extensive": True},
+        loss=LossWeights(forces=1.0, energy=1.0),
+        optimizer="muon",
+        steps=80,
+        learning_rate=2e-2,
+        warmup_steps=10,
+        pairs_per_batch=200,
+        ema_decay=0.8,
+        validate_every=80,
+        held_out_fraction=0.2,
+    )
+    held_out = split(frames, recipe)[1]["frames"][0]
+    model = load_model(run(tmp_path, recipe, frames))
+    # The best that can be done without looking at the molecule.
+    zero_forces = np.abs(held_out.forces).mean() * 1000
+    mean_energy = np.abs(held_out.energies - np.median(held_out.energies)).mean() / 2 * 1000
+    assert model.card.validation["frames/forces_mae"] < 0.5 * zero_forces
+    assert model.card.validation["frames/energy_mae"] < 0.8 * mean_energy
+
+
+def test_card_says_what_the_written_weights_do(finished):
+    model = load_model(finished / "model.safetensors")
+    card = model.card
+    assert (card.name, card.command) == ("springs", "as typed")
+    assert card.elements == (1, 6, 8)
+    assert Recipe.from_dict(card.recipe) == RECIPE
+    assert card.parameters == sum(p.numel() for p in model.network.parameters())
+    potential = Potential(
+        model, rotation="none", remove_net_force=False, remove_net_torque=False, forces="direct"
+    )
+    names = {f"{s}/{q}_mae" for s in ("molecules", "frames") for q in ("forces", "energy")}
+    assert set(card.validation) == names
+    for name, frames in split(FRAMES, RECIPE)[1].items():
+        accuracy = measure_accuracy(potential, frames)
+        expected = (card.validation[f"{name}/{quantity}_mae"] for quantity in ("forces", "energy"))
+        assert (accuracy.forces_mae, accuracy.energy_mae) == pytest.approx(
+            tuple(expected), rel=1e-3
+        )
+
+
+def test_model_file_holds_the_averaged_weights(finished):
+    written = weights(finished / "model.safetensors")
+    saved = checkpoint(finished)
+    assert equal({f"network.{k}": v for k, v in written.items()}, saved["state_dict"])
+    assert not equal(saved["state_dict"], saved["current_model_state"])
+
+
+def test_average_is_the_exponential_one(tmp_path, monkeypatch):
+    seen = []
+
+    def remember(module, *_arguments):
+        seen.append({k: v.clone() for k, v in module.state_dict().items()})
+
+    monkeypatch.setattr(MDETTraining, "on_train_batch_end", remember)
+    path = run(tmp_path, replace(RECIPE, steps=4))
+    average = seen[0]
+    for later in seen[1:]:
+        average = {k: 0.8 * average[k] + 0.2 * later[k] for k in average}
+    for name, value in weights(path).items():
+        torch.testing.assert_close(value, average[f"network.{name}"])
+
+
+def test_metrics_are_written_for_people_and_tensorboard(finished):
+    rows = metrics(finished)
+    assert next(iter(rows[0])) == "step"
+    assert {"train/forces", "train/energy", "frames/forces_mae", "lr-AdamW"} <= set(rows[0])
+    assert float(rows[-1]["frames/forces_mae"]) == pytest.approx(
+        load_model(finished / "model.safetensors").card.validation["frames/forces_mae"], abs=1e-3
+    )
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    assert list((finished / "logs").glob("events.*"))
+
+
+def test_metrics_of_lost_steps_are_dropped(tmp_path):
+    path = tmp_path / "logs" / "metrics.csv"
+    first = MetricsFile(path, 0)
+    for step in range(8):
+        first.log_metrics({"loss": float(step), "epoch": 0}, step)
+        first.save()
+    # The run died and continues after its first five steps, with one metric more.
+    second = MetricsFile(path, 5)
+    second.log_metrics({"loss": 50.0, "error": 1.5}, 5)
+    second.log_metrics({"rate": 0.1}, 5)
+    second.save()
+    rows = metrics(tmp_path)
+    assert [row["loss"] for row in rows] == ["0.0", "1.0", "2.0", "3.0", "4.0", "50.0"]
+    assert rows[0] == {"step": "0", "error": "", "loss": "0.0", "rate": ""}
+    assert rows[-1] == {"step": "5", "error": "1.5", "loss": "50.0", "rate": "0.1"}
+    # A run that starts over keeps nothing.
+    third = MetricsFile(path, 0)
+    third.log_metrics({"loss": 7.0}, 0)
+    third.save()
+    assert metrics(tmp_path) == [{"step": "0", "loss": "7.0"}]
+
+
+class KilledError(Exception):
+    pass
+
+
+def run_until(folder, step, recipe, monkeypatch):
+    """Run, and die without warning in the given step."""
+    original = MDETTraining.training_step
+
+    def dying(module, batch, index):
+        if module.trainer.global_step == step:
+            raise KilledError
+        return original(module, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MDETTraining, "training_step", dying)
+        with pytest.raises(KilledError):
+            run(folder, recipe)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    run(straight, recipe)
+    run_until(resumed, 9, recipe, monkeypatch)
+    assert checkpoint(resumed)["global_step"] == 6
+    assert not (resumed / "model.safetensors").exists()
+    run(resumed, recipe)
+    assert equal(weights(straight / "model.safetensors"), weights(resumed / "model.safetensors"))
+    states = [checkpoint(folder)["current_model_state"] for folder in (straight, resumed)]
+    assert equal(*states)
+    # Metrics of the lost steps are not there twice, those before the interruption still are.
+    assert metrics(resumed) == metrics(straight)
+
+
+def test_run_that_died_before_its_first_checkpoint_starts_over(tmp_path, monkeypatch, finished):
+    run_until(tmp_path, 3, RECIPE, monkeypatch)
+    run(tmp_path)
+    assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
+    assert metrics(tmp_path) == metrics(finished)
+
+
+def test_last_step_leaves_a_checkpoint_whatever_the_interval(tmp_path):
+    run(tmp_path, replace(RECIPE, steps=8))
+    assert checkpoint(tmp_path)["global_step"] == 8
+
+
+def test_finished_run_writes_the_same_model_again(tmp_path):
+    path = run(tmp_path)
+    before, rows = load_model(path, dtype="float32"), metrics(tmp_path)
+    path.unlink()
+    after = load_model(run(tmp_path), dtype="float32")
+    assert equal(after.network.state_dict(), before.network.state_dict())
+    assert replace(after.card, sha256="") == replace(before.card, sha256="")
+    assert metrics(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"recipe": replace(RECIPE, steps=24, seed=1)}, "steps was 12, is 24; seed was 0, is 1"),
+        ({"frames": [FRAMES[0], FRAMES[2]]}, "data was .*, is "),
+        ({"start": toy_model()}, "start was None, is "),
+        ({"devices": 2}, "processes was 1, is 2"),
+    ],
+)
+def test_folder_of_another_run_is_refused(finished, changed, message):
+    before = (finished / "last.ckpt").read_bytes()
+    with pytest.raises(ConfigError, match=f"holds another run: .*{message}"):
+        run(finished, **changed)
+    assert (finished / "last.ckpt").read_bytes() == before
+
+
+def test_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"half a checkpo")
+    with pytest.raises(ModelFileError, match=r"last\.ckpt cannot be read .* delete it"):
+        run(tmp_path)
+
+
+def test_held_out_molecules_and_frames_are_never_trained_on(tmp_path, monkeypatch):
+    trained = []
+    original = MDETTraining.training_step
+
+    def remember(module, batch, index):
+        trained.extend(zip(batch.numbers.tolist(), batch.energies.tolist(), strict=True))
+        return original(module, batch, index)
+
+    monkeypatch.setattr(MDETTraining, "training_step", remember)
+    path = run(tmp_path, replace(RECIPE, steps=30, validate_every=30))
+    references = load_model(path).atomic_energies
+
+    def labels(molecules: list[MoleculeFrames]):
+        return {
+            (*m.numbers.tolist(), round(e - sum(references[z] for z in m.numbers.tolist()), 6))
+            for m in molecules
+            for e in m.energies
+        }
+
+    seen = {(*numbers, round(energy, 6)) for numbers, energy in trained}
+    allowed, held_out = split(FRAMES, RECIPE)
+    assert seen == labels(allowed)
+    assert not seen & labels(held_out["molecules"] + held_out["frames"])
+    assert {m.name for m in held_out["molecules"]} == {"methanol"}
+    assert {m.name for m in held_out["frames"]} == {"water", "formaldehyde"}
+
+
+def test_training_without_held_out_data_has_no_validation(tmp_path):
+    recipe = replace(RECIPE, held_out_molecules=(), held_out_fraction=0.0, steps=2)
+    assert load_model(run(tmp_path, recipe)).card.validation == {}
+
+
+def test_fine_tuning_starts_from_the_given_weights(tmp_path):
+    start = load_model_in_memory()
+    before = copy.deepcopy(start.network.state_dict())
+    recipe = replace(RECIPE, steps=2, learning_rate=1e-9, final_learning_rate=0.0, model={})
+    model = load_model(run(tmp_path, recipe, start=start), dtype="float32")
+    assert equal(start.network.state_dict(), before)
+    assert model.network.config == start.network.config
+    for name, value in model.network.state_dict().items():
+        torch.testing.assert_close(value, before[name].float(), atol=1e-5, rtol=0.0)
+
+
+def load_model_in_memory():
+    """Model in double precision that knows the elements of `FRAMES`."""
+    start = toy_model(replace(SMALL, extensive=True), elements=(1, 6, 8))
+    start.network.double()
+    return replace(start, atomic_energies={1: 0.0, 6: 0.0, 8: 0.0})
+
+
+def test_fine_tuning_moves_to_the_energy_scale_of_the_labels(tmp_path):
+    """The start is thousands of eV off; what is left is within the spread of the labels."""
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-9, final_learning_rate=0.0)
+    recipe = replace(recipe, held_out_molecules=(), model={})
+    model = load_model(run(tmp_path, recipe, start=load_model_in_memory()))
+    assert model.card.validation["frames/energy_mae"] < 5000
+
+
+def test_force_only_model_can_be_fine_tuned(tmp_path):
+    start = toy_model(replace(SMALL, target_heads=("forces",)))
+    recipe = replace(RECIPE, steps=1, model={})
+    with pytest.raises(ConfigError, match="no energy head"):
+        run(tmp_path, recipe, start=start)
+    card = load_model(run(tmp_path, replace(recipe, loss=LossWeights()), start=start)).card
+    assert set(card.validation) == {"molecules/forces_mae", "frames/forces_mae"}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_gradient_is_clipped_over_all_parameters(tmp_path, monkeypatch, optimizer):
+    norms = []
+
+    def remember(module, used):
+        parameters = [p for group in used.param_groups for p in group["params"]]
+        if parameters[0].grad is not None:
+            assert len(parameters) == len(list(module.parameters()))
+            norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+
+    monkeypatch.setattr(MDETTraining, "on_before_zero_grad", remember)
+    recipe = replace(RECIPE, gradient_clip=1e-3, optimizer=optimizer, steps=3)
+    run(tmp_path, recipe)
+    assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
+
+
+def test_energy_gradient_is_trained_and_validated(tmp_path):
+    recipe = replace(RECIPE, loss=LossWeights(energy=1.0, gradient=1.0, consistency=0.1), steps=2)
+    path = run(tmp_path, replace(recipe, precision="bf16-mixed", size_step=4))
+    model = load_model(path)
+    assert {"molecules/gradient_mae", "frames/gradient_mae"} <= set(model.card.validation)
+    potential = Potential(model, rotation="none", forces="conservative")
+    accuracy = measure_accuracy(potential, split(FRAMES, RECIPE)[1]["molecules"])
+    assert model.card.validation["molecules/gradient_mae"] == pytest.approx(
+        accuracy.forces_mae, rel=1e-3
+    )
+
+
+def test_divergence_is_an_error_and_no_model_is_written(tmp_path):
+    labels = replace(FRAMES[0], forces=np.full_like(FRAMES[0].forces, np.inf))
+    with pytest.raises(PredictionError, match=r"not finite at step 0 \(forces nan.*learning_rate"):
+        run(tmp_path, replace(RECIPE, held_out_molecules=()), [labels])
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_training_leaves_no_trace_in_the_process(tmp_path):
+    def state():
+        return (
+            torch.get_rng_state().tolist(),
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            np.random.get_state()[1].tolist(),
+            [logging.getLogger(f"lightning.{part}").level for part in ("pytorch", "fabric")],
+            list(warnings.filters),
+        )
+
+    before = state()
+    run(tmp_path, replace(RECIPE, steps=1))
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"held_out_molecules": ("benzene",)}, r"\['benzene'\], which the data do not have.*water"),
+        ({"held_out_molecules": ("water", "formaldehyde", "methanol")}, "leaves one side"),
+        ({"held_out_molecules": ("formaldehyde", "methanol")}, "held-out molecules contain C,"),
+        ({"model": {**TINY, "target_heads": ["forces"]}}, "no energy head"),
+        ({"held_out_fraction": 0.001}, "holds out no frame"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path, changed, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, replace(RECIPE, **changed))
+
+
+def test_missing_labels_wrong_cards_and_device_counts_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no forces"):
+        run(tmp_path, frames=[*FRAMES[1:], replace(FRAMES[0], forces=None)])
+    with pytest.raises(ConfigError, match=r"unknown model card entries \['nmae'\]"):
+        run(tmp_path, card={"nmae": "typo"})
+    with pytest.raises(ConfigError, match="devices=0"):
+        run(tmp_path, devices=0)
+
+
+def test_initial_weights_follow_the_seed(tmp_path):
+    networks = []
+    for seed in (0, 0, 1):
+        recipe = replace(RECIPE, seed=seed, steps=1, learning_rate=1e-9, final_learning_rate=0.0)
+        networks.append(weights(run(tmp_path / f"{len(networks)}", recipe)))
+    assert equal(networks[0], networks[1])
+    assert not equal(networks[0], networks[2])
