@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import numpy as np
 import typer
@@ -14,17 +14,14 @@ from rich.progress import track
 from rich.table import Table
 
 from mlmd_calc import units
-from mlmd_calc.analysis.accuracy import (
-    MoleculeErrors,
-    molecule_errors,
-    orientation_errors,
-    structures_of,
-    summarise_errors,
-)
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.potential import Potential
-from mlmd_calc.zoo import list_models, load_model
+
+if TYPE_CHECKING:
+    from mlmd_calc.analysis.accuracy import MoleculeErrors
+    from mlmd_calc.potential import Potential
+
+# What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 Model = Annotated[
@@ -35,6 +32,8 @@ Model = Annotated[
 
 def models_command(model: Model = None, as_json: AsJSON = False) -> None:
     """List the shipped models, or show the card of one model."""
+    from mlmd_calc.zoo import list_models, load_model
+
     console = Console()
     if model is not None:
         card = load_model(model, device="cpu").card
@@ -71,6 +70,8 @@ def evaluate_command(
     as_json: AsJSON = False,
 ) -> None:
     """Measure force, energy and equivariance errors of a model on labelled structures."""
+    from mlmd_calc.potential import Potential
+
     potential = Potential(
         model,
         dtype=dtype,
@@ -113,6 +114,8 @@ def _selected(molecules: list[MoleculeFrames], only: list[str] | None) -> list[M
 
 def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> dict[str, Row]:
     """Errors by name of the molecule, and of all molecules together."""
+    from mlmd_calc.analysis.accuracy import molecule_errors, orientation_errors, structures_of
+
     errors: dict[str, list[MoleculeErrors]] = {}
     lengths: dict[str, list[NDArray[np.float64]]] = {}
     console = Console(stderr=True)
@@ -131,6 +134,8 @@ def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int)
 
 
 def _row(errors: list[MoleculeErrors], lengths: NDArray[np.float64]) -> Row:
+    from mlmd_calc.analysis.accuracy import summarise_errors
+
     accuracy = summarise_errors(errors)
     return {
         "structures": accuracy.structures,

@@ -15,7 +15,6 @@ from rich.console import Console
 from mlmd_calc.data import read_dataset
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
-from mlmd_calc.training.recipe import Recipe, load_recipe, read_toml
 
 Data = Annotated[list[Path], typer.Argument(help="Label files or directories of them.")]
 Out = Annotated[
@@ -50,7 +49,7 @@ def train_command(
     accelerator: Accelerator = "auto",
 ) -> None:
     """Train a network from random weights; continues the run that OUT holds, if any."""
-    _run(data, out, load_recipe(recipe, _overrides(override)), None, card, devices, accelerator)
+    _run(data, out, recipe, _overrides(override), None, card, devices, accelerator)
 
 
 def finetune_command(
@@ -64,18 +63,23 @@ def finetune_command(
     accelerator: Accelerator = "auto",
 ) -> None:
     """Fine-tune a model; continues the run that OUT holds, if any."""
-    _run(data, out, load_recipe(recipe, _overrides(override)), model, card, devices, accelerator)
+    _run(data, out, recipe, _overrides(override), model, card, devices, accelerator)
 
 
 def _run(
     data: list[Path],
     out: Path,
-    recipe: Recipe,
+    recipe_name: str,
+    overrides: dict[str, Any],
     model: str | None,
     card_file: Path | None,
     devices: int,
     accelerator: str,
 ) -> None:
+    # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.training.recipe import load_recipe, read_toml
+
+    recipe = load_recipe(recipe_name, overrides)
     require("lightning", extra="train", why="train models")
     from mlmd_calc.training.train import train
     from mlmd_calc.zoo import load_model
