@@ -16,7 +16,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Muon (K. Jordan, 2024) orthogonalises the update of a matrix, so that weak directions grow as
     fast as strong ones. An edge transformer has to find out about directions in space from a small
-    part of its input; with AdamW it stays at zero force for many times longer.
+    part of its input, and in trials here it did so in fewer steps than with AdamW.
 
     Parameters
     ----------

@@ -183,8 +183,8 @@ def _unit_vectors(pairs: PairGeometry) -> Tensor:
 class DirectDirections(nn.Module):
     """Cartesian components of the unit vector through a two-layer network.
 
-    The weights start at PyTorch's defaults. The authors start at N(0, 0.001), which leaves the
-    directions a millionth of the other features, invisible in bfloat16 for thousands of steps.
+    The weights start at PyTorch's defaults. The authors start at N(0, 0.001), which makes the
+    directions so much smaller than the other features that bfloat16 rounds them away at first.
     """
 
     def __init__(self, config: MDETConfig, inputs: int = 3) -> None:
