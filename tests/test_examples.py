@@ -1,24 +1,42 @@
-"""The examples run."""
+"""The examples and the script in the README run."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {"ase_langevin.py": ["20"]}
 
 
-@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_example_runs(script, tmp_path):
-    done = subprocess.run(
+def run(script, folder):
+    return subprocess.run(
         [sys.executable, "-W", "error", script, *ARGUMENTS.get(script.name, [])],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
+)
+def test_example_runs(script, tmp_path):
+    done = run(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_readme_script_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert code is not None
+    assert "dyn.run(1000)" in code[1]
+    script = tmp_path / "readme.py"
+    script.write_text(code[1].replace("dyn.run(1000)", "dyn.run(5)"), encoding="utf-8")
+    done = run(script, tmp_path)
+    assert done.returncode == 0, done.stderr
