@@ -83,7 +83,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
         simulation = Simulation.resume(folder, calculator)
     with simulation:
         outcome = simulation.run(
-            steps - simulation.step,
+            steps,
             on_frame=lambda running: print(running.step, flush=True, file=sys.stderr),
         )
     summary = summarise(read_record(folder)).to_dict()

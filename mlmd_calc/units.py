@@ -52,3 +52,9 @@ BOHR: Final[float] = ase.units.Bohr
 
 MEV: Final = 1e-3
 """One meV in eV."""
+
+NM: Final[float] = ase.units.nm
+"""One nanometre in Å."""
+
+KJ_PER_MOL: Final = ase.units.kJ / ase.units.mol
+"""One kJ/mol in eV."""

@@ -1,1 +1,31 @@
-"""Learned force fields and propagators inside OpenMM."""
+"""Learned force fields and propagators inside OpenMM.
+
+Names are loaded on first use, so that importing the package costs neither openmm nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from openmm_bridge.backends import available_backends
+    from openmm_bridge.forces import check_system, create_force
+
+_HOME: Final = {
+    "available_backends": "openmm_bridge.backends",
+    "check_system": "openmm_bridge.forces",
+    "create_force": "openmm_bridge.forces",
+}
+
+__all__ = ["available_backends", "check_system", "create_force"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'openmm_bridge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,219 @@
+"""The atoms of an OpenMM topology that a model acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc.errors import InputError
+from mlmd_calc.potential import Structure
+from mlmd_calc.potential.structure import as_integer
+
+
+@dataclass(frozen=True)
+class Region:
+    """Atoms whose forces come from a model of isolated molecules.
+
+    Attributes
+    ----------
+    numbers
+        Atomic numbers, ``(n,)``.
+    particles
+        Their indices in the System, ascending, ``(n,)``.
+    system_size
+        Number of particles of the whole System.
+    charge
+        Total charge of the region in e.
+    multiplicity
+        Spin multiplicity 2S + 1 of the region.
+    periodic
+        Whether the region is in a periodic box, where its atoms may lie in different images.
+    parents
+        ``(n,)``; ``parents[i]`` is the atom whose nearest image decides where atom ``i`` is. Bonded
+        to it if the topology has bonds. Atom 0 is its own parent.
+    """
+
+    numbers: NDArray[np.int64]
+    particles: NDArray[np.int64]
+    system_size: int
+    charge: int
+    multiplicity: int
+    periodic: bool
+    parents: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether the System has particles outside the region."""
+        return len(self) != self.system_size
+
+    def structure(self, positions: NDArray[np.float64]) -> Structure:
+        """Structure of the region at ``(n, 3)`` Å."""
+        return Structure(self.numbers, positions, self.charge, self.multiplicity)
+
+    def check(self, elements: Collection[int] | None) -> None:
+        """Refuse elements, charges and multiplicities that are unknown or impossible.
+
+        Raises
+        ------
+        InputError
+            As :meth:`mlmd_calc.potential.Structure.check_composition`.
+        """
+        self.structure(np.zeros((len(self), 3))).check_composition(elements)
+
+    def lineage(self) -> NDArray[np.float64]:
+        """Matrix ``(n, n)`` with 1 where atom ``j`` is ``i`` or lies on the way from it to atom 0.
+
+        Multiplied with the vectors from parents to children it gives the vectors from atom 0.
+        """
+        matrix = np.zeros((len(self), len(self)))
+        for atom in range(len(self)):
+            ancestor = atom
+            while ancestor != 0:
+                matrix[atom, ancestor] = 1.0
+                ancestor = int(self.parents[ancestor])
+        return matrix
+
+
+def region_from_topology(
+    topology: Any,
+    atoms: Iterable[int] | None = None,
+    *,
+    charge: int = 0,
+    multiplicity: int = 1,
+    periodic: bool | None = None,
+) -> Region:
+    """Read a region from a topology.
+
+    Parameters
+    ----------
+    topology
+        ``openmm.app.Topology``.
+    atoms
+        Indices of the region's atoms; None for all.
+    charge, multiplicity
+        Total charge in e and spin multiplicity 2S + 1 of the region.
+    periodic
+        Whether the System is periodic. None: if the topology has box vectors.
+
+    Raises
+    ------
+    InputError
+        If the topology is not one or has no elements, the atoms are out of range or repeated,
+        charge or multiplicity are not integers, or all atoms of a periodic system are meant.
+    """
+    if not hasattr(topology, "getPeriodicBoxVectors"):
+        raise InputError(
+            f"topology is a {type(topology).__name__}; pass an openmm.app.Topology, for example "
+            "PDBFile(...).topology"
+        )
+    everything = list(topology.atoms())
+    particles = _particles(atoms, len(everything))
+    if periodic is None:
+        periodic = topology.getPeriodicBoxVectors() is not None
+    if periodic and len(particles) == len(everything):
+        raise InputError(
+            "the system is periodic and all of it is to be given to a model of isolated molecules; "
+            "take the box away (topology.setPeriodicBoxVectors(None)) if the molecule is alone, or "
+            "pass atoms=[...] and describe the rest with a force field"
+        )
+    for index in particles:
+        if everything[index].element is None:
+            raise InputError(
+                f"atom {index} ({everything[index].name}) has no element; virtual sites and "
+                "coarse-grained particles cannot be given to the model. Leave it out of atoms=[...]"
+                " or set its element"
+            )
+    whole_charge, whole_multiplicity = (
+        as_integer("charge", charge),
+        as_integer("multiplicity", multiplicity),
+    )
+    if whole_charge is None or whole_multiplicity is None:
+        raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
+    bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
+    return Region(
+        numbers=np.array([everything[i].element.atomic_number for i in particles], dtype=np.int64),
+        particles=np.array(particles, dtype=np.int64),
+        system_size=len(everything),
+        charge=whole_charge,
+        multiplicity=whole_multiplicity,
+        periodic=bool(periodic),
+        parents=_parents(particles, bonds),
+    )
+
+
+def _particles(atoms: Iterable[int] | None, count: int) -> list[int]:
+    if atoms is None:
+        return list(range(count))
+    chosen = []
+    for atom in atoms:
+        index = as_integer("an entry of atoms", atom)
+        if index is None or not 0 <= index < count:
+            raise InputError(
+                f"atoms contains {atom!r}, but the topology has atoms 0 to {count - 1}"
+            )
+        chosen.append(index)
+    repeated = sorted({i for i in chosen if chosen.count(i) > 1})
+    if repeated:
+        raise InputError(f"atoms contains {repeated[0]} more than once; list every atom once")
+    if not chosen:
+        raise InputError("atoms is empty; list the atoms of the ML region, or pass None for all")
+    return sorted(chosen)
+
+
+def _parents(particles: list[int], bonds: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """Spanning tree along bonds; the first atom of a further fragment hangs on atom 0."""
+    local = {particle: i for i, particle in enumerate(particles)}
+    neighbours: list[list[int]] = [[] for _ in particles]
+    for first, second in bonds:
+        if first in local and second in local:
+            neighbours[local[first]].append(local[second])
+            neighbours[local[second]].append(local[first])
+    parents = np.full(len(particles), -1, dtype=np.int64)
+    for start in range(len(particles)):
+        if parents[start] >= 0:
+            continue
+        parents[start] = 0
+        front = [start]
+        while front:
+            atom = front.pop()
+            for other in neighbours[atom]:
+                if parents[other] < 0:
+                    parents[other] = atom
+                    front.append(other)
+    return parents
+
+
+def make_whole(
+    positions: NDArray[np.float64],
+    box: NDArray[np.float64],
+    parents: NDArray[np.int64],
+    lineage: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Bring a molecule's atoms into one image.
+
+    Every atom moves to the image nearest to its parent.
+
+    Parameters
+    ----------
+    positions
+        ``(n, 3)``.
+    box
+        ``(3, 3)`` box vectors as rows, in OpenMM's reduced form.
+    parents, lineage
+        See :class:`Region`.
+    """
+    steps = positions - positions[parents]
+    moved = False
+    for axis in (2, 1, 0):
+        turns = np.round(steps[:, axis] / box[axis, axis])
+        moved |= bool(turns.any())
+        steps -= turns[:, None] * box[axis]
+    # A molecule that is whole keeps its coordinates to the last bit.
+    return positions[0] + lineage @ steps if moved else positions
