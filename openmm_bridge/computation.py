@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -226,9 +227,9 @@ def _minimising() -> bool:
 
     Where a platform calls back from a thread of its own this cannot be seen.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "minimize" and frame.f_globals["__name__"] == "openmm.openmm":
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False

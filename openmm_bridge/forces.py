@@ -181,7 +181,9 @@ def check_system(system: openmm.System, force: Any) -> None:
             f"particle {virtual[0]} is a virtual site; the model knows atoms only. Leave it out of "
             "atoms=[...]"
         )
-    pairs = [tuple(system.getConstraintParameters(i)[:2]) for i in range(system.getNumConstraints())]
+    pairs = [
+        tuple(system.getConstraintParameters(i)[:2]) for i in range(system.getNumConstraints())
+    ]
     held = [pair for pair in pairs if own.issuperset(pair)]
     if held:
         raise InputError(
@@ -195,7 +197,9 @@ def check_system(system: openmm.System, force: Any) -> None:
             "topology.setPeriodicBoxVectors(...) before create_force"
         )
     # OpenMM itself refuses a barostat without a box.
-    if system.usesPeriodicBoundaryConditions() and any(isinstance(f, _BAROSTATS) for f in system.getForces()):
+    if system.usesPeriodicBoundaryConditions() and any(
+        isinstance(f, _BAROSTATS) for f in system.getForces()
+    ):
         _check_barostat(system, force, own)
 
 

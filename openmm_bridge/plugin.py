@@ -1,139 +1,38 @@
-"""The OpenMM-ML potential "mdet".
+"""Entry point of OpenMM-ML, which loads it whenever it is itself imported.
 
-OpenMM-ML loads this module whenever it is imported, so nothing heavy is imported here.
+So nothing heavy is imported here, and not OpenMM-ML either, which would be a circle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
-
-from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from openmm_bridge.region import Region
-
-_PRECISIONS: Final = {"single": "float32", "double": "float64", "mixed": "mixed"}
-
-_OPTIONS: Final = (
-    "backend",
-    "charge",
-    "device",
-    "forces",
-    "multiplicity",
-    "n_rotations",
-    "precision",
-    "remove_net_force",
-    "remove_net_torque",
-    "rotation",
-    "seed",
-)
+    from openmm_bridge.ml_potential import MDETPotential
 
 
-class MDETPotentialFactory(MLPotentialImplFactory):
+class MDETPotentialFactory:
     """Make the potential for ``openmmml.MLPotential("mdet", model=...)``."""
 
     def createImpl(self, name: str, **args: Any) -> MDETPotential:  # noqa: N802
-        """Make the potential; the only option is ``model``."""
-        _refuse_unknown(args, ("model",), "MLPotential('mdet', ...)")
-        return MDETPotential(args.get("model"))
-
-
-class MDETPotential(MLPotentialImpl):
-    """MD-ET for OpenMM-ML's ``createSystem`` and ``createMixedSystem``.
-
-    Their further options are ``charge`` and ``multiplicity`` of the ML atoms, ``precision``
-    ("single", "double", "mixed"), ``device``, ``backend``, ``seed``, ``forces``, ``rotation``,
-    ``n_rotations``, ``remove_net_force`` and ``remove_net_torque``; they mean what they mean in
-    :func:`openmm_bridge.create_force`, whose defaults they have.
-
-    Parameters
-    ----------
-    model
-        As for :class:`mlmd_calc.Potential`.
-
-    Examples
-    --------
-    >>> from openmmml import MLPotential
-    >>> potential = MLPotential("mdet", model="mdet-ethanol")
-    >>> mixed = potential.createMixedSystem(topology, mm_system, range(9))  # doctest: +SKIP
-    """
-
-    def __init__(self, model: Any = None) -> None:
-        self.model = model
-
-    def getMLLongRange(self) -> bool:  # noqa: N802
-        """Return False: the model sees its own atoms only."""
-        return False
-
-    def addForces(  # noqa: N802
-        self,
-        topology: Any,
-        system: Any,
-        atoms: Iterable[int] | None,
-        forceGroup: int,
-        **args: Any,
-    ) -> None:
-        """Add the force, and bonds of zero strength that tell OpenMM what belongs together.
-
-        Without them a barostat would scale the positions of the ML atoms one by one, because
-        OpenMM-ML takes the bonds of the force field away.
+        """Make the potential; the only option is ``model``.
 
         Raises
         ------
         ConfigError
-            If an option is unknown.
-        InputError
-            If the model cannot be applied to these atoms, or the System is at odds with it.
+            If there are other options.
         """
-        from openmm_bridge.backends import choose_backend
-        from openmm_bridge.forces import check_system, make_force
-        from openmm_bridge.region import region_from_topology
+        from openmm_bridge.ml_potential import MDETPotential
 
-        _refuse_unknown(args, _OPTIONS, "createSystem and createMixedSystem of 'mdet'")
-        options = dict(args)
-        backend = choose_backend(options.pop("backend", "auto"))
-        boxed = topology.getPeriodicBoxVectors() is not None
-        region = region_from_topology(
-            topology,
-            atoms,
-            charge=options.pop("charge", 0),
-            multiplicity=options.pop("multiplicity", 1),
-            periodic=boxed or system.usesPeriodicBoundaryConditions(),
-        )
-        force = make_force(
-            self.model, region, backend=backend, dtype=_dtype(options), forceGroup=forceGroup, **options
-        )
-        system.addForce(force)
-        system.addForce(_zero_bonds(region, forceGroup))
-        # For interpolation the forces are collected in a System without particles.
-        if system.getNumParticles() > 0:
-            check_system(system, force)
+        refuse_unknown(args, ("model",), "MLPotential('mdet', ...)")
+        return MDETPotential(args.get("model"))
 
 
-def _dtype(options: dict[str, Any]) -> str:
-    precision = options.pop("precision", "double")
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"precision={precision!r}; choose one of {', '.join(_PRECISIONS)}")
-    return _PRECISIONS[precision]
-
-
-def _zero_bonds(region: Region, force_group: int) -> Any:
-    import openmm
-
-    bonds = openmm.HarmonicBondForce()
-    bonds.setName("ML molecule")
-    bonds.setUsesPeriodicBoundaryConditions(region.periodic)
-    bonds.setForceGroup(force_group)
-    for atom, parent in enumerate(region.parents):
-        if parent != atom:
-            bonds.addBond(int(region.particles[atom]), int(region.particles[parent]), 0.1, 0.0)
-    return bonds
-
-
-def _refuse_unknown(given: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
+def refuse_unknown(given: Collection[str], allowed: Collection[str], where: str) -> None:
+    """Raise ConfigError for options that are not allowed; OpenMM-ML passes on anything."""
     unknown = sorted(set(given) - set(allowed))
     if unknown:
         raise ConfigError(

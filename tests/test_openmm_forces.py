@@ -60,15 +60,17 @@ def expected(atoms: ase.Atoms, **options: object) -> tuple[float, np.ndarray]:
     )
 
 
-def with_waters(atoms: ase.Atoms, before: int = 1, after: int = 2) -> tuple[app.Topology, ase.Atoms]:
+def with_waters(
+    atoms: ase.Atoms, before: int = 1, after: int = 2
+) -> tuple[app.Topology, ase.Atoms]:
     """Topology and atoms of a molecule with water molecules before and after it."""
     water = molecule("H2O")
     everything = ase.Atoms()
     for index in range(before):
-        everything += ase.Atoms(water, positions=water.positions + [8.0, 3.0 * index, 0.0])
+        everything += ase.Atoms(water, positions=[*water.positions, 8.0, 3.0 * index, 0.0])
     everything += atoms
     for index in range(after):
-        everything += ase.Atoms(water, positions=water.positions + [-8.0, 3.0 * index, 0.0])
+        everything += ase.Atoms(water, positions=[*water.positions, -8.0, 3.0 * index, 0.0])
     return topology_of(everything), everything
 
 
@@ -274,14 +276,14 @@ def test_a_model_that_is_not_the_same_any_more_is_reported(ethanol, stored, dama
     assert "toy.safetensors" in caplog.text
     # A copy of what could not be loaded still refers to the same model.
     for system in (loaded, copy.deepcopy(loaded)):
-        with pytest.raises(openmm.OpenMMException, match="toy.safetensors"):
+        with pytest.raises(openmm.OpenMMException, match=r"toy\.safetensors"):
             energy_and_forces(context_of(system, ethanol.positions))
 
 
 def test_a_corrupted_model_is_refused_by_create_force(ethanol, stored):
     path = Path(stored)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelFileError, match="toy.safetensors"):
+    with pytest.raises(ModelFileError, match=r"toy\.safetensors"):
         create_force(topology_of(ethanol), stored)
 
 
@@ -358,7 +360,7 @@ def test_broken_positions_name_atom_and_step(ethanol, caplog):
     context.setStepCount(12)
     with (
         caplog.at_level(logging.ERROR, logger="openmm_bridge"),
-        pytest.raises(openmm.OpenMMException, match="at step 12: atom 4 .*nan.*particles 3 to 11"),
+        pytest.raises(openmm.OpenMMException, match=r"at step 12: atom 4 .*nan.*particles 3 to 11"),
     ):
         energy_and_forces(context)
     assert caplog.records[-1].exc_info is not None
@@ -486,7 +488,7 @@ def test_torchforce_is_refused_where_copying_it_would_crash(ethanol, monkeypatch
 
 def test_old_openmm_is_told_what_to_install(ethanol, monkeypatch):
     monkeypatch.delattr(openmm, "PythonForce")
-    with pytest.raises(MissingDependencyError, match="install openmm 8.5 or newer"):
+    with pytest.raises(MissingDependencyError, match=r"install openmm 8\.5 or newer"):
         create_force(topology_of(ethanol), toy_model(), backend="python")
 
 
