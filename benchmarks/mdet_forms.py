@@ -1,7 +1,8 @@
 """The two forms of an MD-ET force call, and their measurement inside a fresh process.
 
 ``literal`` is ``mdet_reference.py``, ``product`` is ``mlmd_calc.Potential``; both get the same
-random weights of the 12-layer, E = 192 network.
+random weights of the 12-layer, E = 192 network. ``dense`` is no force call but the matrix products
+of its layers alone, which no exact form in this precision can do without: the least time there is.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
-ForceCall: TypeAlias = Callable[[], NDArray[np.floating]]
+ForceCall: TypeAlias = Callable[[], NDArray[np.floating] | None]
 
 PROC: Final = Path("/proc")
 WARM_UP_ATOMS: Final = 21
-PRODUCT_CALLS_PER_ROUND: Final = 3
+CALLS_PER_ROUND: Final = 3
 SEED: Final = 0
 
 
@@ -92,7 +93,26 @@ def force_calls(atoms: ase.Atoms) -> dict[str, ForceCall]:
         forces: NDArray[np.floating] = potential.evaluate([atoms])[0].forces
         return forces
 
-    return {"literal": literal, "product": product}
+    return {"literal": literal, "product": product, "dense": dense_products(config, weights, atoms)}
+
+
+def dense_products(config: Any, weights: dict[str, Any], atoms: ase.Atoms) -> Callable[[], None]:
+    """Apply the linear maps of all layers, each to features of its own, and nothing else."""
+    import torch
+
+    layers = [
+        weight
+        for name, weight in weights.items()
+        if name.startswith("layers.") and name.endswith(".weight") and weight.ndim == 2
+    ]
+    pairs = {width: torch.randn(len(atoms) ** 2, width) for width in {w.shape[1] for w in layers}}
+
+    def products() -> None:
+        with torch.inference_mode():
+            for weight in layers:
+                torch.nn.functional.linear(pairs[weight.shape[1]], weight)
+
+    return products
 
 
 def product_potential(config: Any, weights: dict[str, Any]) -> Any:
@@ -140,7 +160,7 @@ def time_forms(n_atoms: int, forms: list[str]) -> dict[str, Any]:
     n_atoms
         Size of the molecule.
     forms
-        ``"literal"`` and ``"product"``, or only one of them.
+        Some of ``"literal"``, ``"product"`` and ``"dense"``.
 
     Returns
     -------
@@ -151,7 +171,7 @@ def time_forms(n_atoms: int, forms: list[str]) -> dict[str, Any]:
     # but costs half a minute at N = 100. The product form may prepare things per molecule.
     small = force_calls(chain_molecule(min(n_atoms, WARM_UP_ATOMS)))
     calls = force_calls(chain_molecule(n_atoms))
-    per_round = {"literal": 1, "product": PRODUCT_CALLS_PER_ROUND}
+    per_round = {"literal": 1, "product": CALLS_PER_ROUND, "dense": CALLS_PER_ROUND}
     small["literal"]()
     calls["product"]()
     samples: dict[str, Any] = {form: {"wall_s": [], "cpu_s": [], "forces": None} for form in forms}
