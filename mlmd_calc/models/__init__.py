@@ -1,5 +1,6 @@
 """Networks: tensors in, tensors out. No files, no engines, no units but their own."""
 
+from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
 
-__all__ = ["MDET", "MDETConfig"]
+__all__ = ["ATMOS", "MDET", "ATMOSConfig", "MDETConfig"]

@@ -1,0 +1,232 @@
+"""Training losses of ATMOS, those of AlphaFold 3 (Abramson et al., Nature 630, 493, 2024)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mlmd_calc.errors import InputError
+from mlmd_calc.models.atmos.config import ATMOSConfig, LossConfig
+from mlmd_calc.models.atmos.features import Features
+from mlmd_calc.models.atmos.geometry import representative_positions
+from mlmd_calc.models.atmos.network import Prediction
+from mlmd_calc.models.atmos.primitives import distance_bins
+
+_LDDT_RADIUS: Final = 15.0
+_LDDT_THRESHOLDS: Final = (0.5, 1.0, 2.0, 4.0)
+_EPSILON: Final = 1e-6
+
+
+def training_loss(
+    prediction: Prediction,
+    target: Tensor,
+    sigma: Tensor,
+    features: Features,
+    config: ATMOSConfig,
+    weights: LossConfig,
+    bonds: Tensor | None = None,
+    bond_mask: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Compare a prediction with the true next frame.
+
+    Parameters
+    ----------
+    prediction
+        Output of the network.
+    target
+        ``(b, a, 3)`` Å.
+    sigma
+        ``(b, k)`` noise levels of the denoised copies in Å.
+    features
+        Static features.
+    config
+        Configuration of the network.
+    weights
+        Weights of the terms.
+    bonds, bond_mask
+        ``(b, m, 2)`` int64 atom indices and ``(b, m)`` bool, for the bond term.
+
+    Returns
+    -------
+    dict of Tensor
+        Every term with a weight, and their weighted sum as "loss".
+
+    Raises
+    ------
+    InputError
+        If the bond term has a weight and no bonds are given.
+    """
+    denoised, mask = prediction.denoised, features.atom_mask
+    terms = {}
+    if weights.diffusion:
+        per_atom = atom_weights(features, weights, denoised.dtype)
+        terms["diffusion"] = diffusion_loss(
+            denoised, target, sigma, per_atom, mask, config.sigma_data
+        )
+    if weights.distogram:
+        terms["distogram"] = distogram_loss(prediction.distogram, target, features, config)
+    if weights.smooth_lddt:
+        terms["smooth_lddt"] = smooth_lddt_loss(denoised, target, mask)
+    if weights.bond:
+        if bonds is None or bond_mask is None:
+            raise InputError(f"the bond term has weight {weights.bond} but no bonds were given")
+        terms["bond"] = bond_loss(denoised, target, bonds, bond_mask)
+    parts = [getattr(weights, name) * term for name, term in terms.items()]
+    return {**terms, "loss": torch.stack(parts).sum()}
+
+
+def atom_weights(features: Features, config: LossConfig, dtype: torch.dtype) -> Tensor:
+    """Return the weight of each atom ``(b, a)``, zero for padding."""
+    ligand = features.is_ligand.to(dtype)
+    weight = config.ligand_atom * ligand + config.protein_atom * (1.0 - ligand)
+    return weight * features.atom_mask
+
+
+@torch.no_grad()
+def align(mobile: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
+    """Move and turn structures onto others, by weighted least squares and without reflection.
+
+    No gradient flows through the fit (Kabsch, Acta Cryst. A 32, 922, 1976).
+
+    Parameters
+    ----------
+    mobile, fixed
+        ``(..., a, 3)``, with leading axes that broadcast.
+    weights
+        ``(..., a)``, zero for atoms to leave out.
+
+    Returns
+    -------
+    Tensor
+        ``(..., a, 3)``, the moved structures.
+    """
+    share = (weights / weights.sum(-1, keepdim=True))[..., None]
+    mobile_centre = (share * mobile).sum(-2, keepdim=True)
+    fixed_centre = (share * fixed).sum(-2, keepdim=True)
+    offset = mobile - mobile_centre
+    covariance = torch.matmul((share * offset).transpose(-1, -2), fixed - fixed_centre)
+    # Double precision, because singular values of flat or small molecules lie close together.
+    u, _, vh = torch.linalg.svd(covariance.double())
+    sign = torch.sign(torch.linalg.det(torch.matmul(u, vh)))
+    u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], dim=-1)
+    return torch.matmul(offset, torch.matmul(u, vh).to(mobile)) + fixed_centre
+
+
+def diffusion_loss(
+    denoised: Tensor,
+    target: Tensor,
+    sigma: Tensor,
+    weights: Tensor,
+    mask: Tensor,
+    sigma_data: float,
+) -> Tensor:
+    """Weighted mean squared error of denoised coordinates after alignment.
+
+    For each sample the target is aligned to the prediction; the squared error, divided by 3 and the
+    number of atoms, has the weight ``(σ² + σ_d²) / (σ σ_d)²``.
+
+    Parameters
+    ----------
+    denoised
+        ``(b, k, a, 3)`` Å.
+    target
+        ``(b, a, 3)`` Å.
+    sigma
+        ``(b, k)`` noise levels in Å.
+    weights
+        ``(b, a)`` weights of the atoms, see :func:`atom_weights`.
+    mask
+        ``(b, a)`` bool, False for padding.
+    sigma_data
+        Unit of the noise levels in Å.
+    """
+    weights = weights[:, None]
+    aligned = align(target[:, None], denoised, weights)
+    squared = (weights * (denoised - aligned).square().sum(-1)).sum(-1)
+    factor = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+    atoms = mask.sum(-1)[:, None] + _EPSILON
+    return (factor * squared / (3.0 * atoms)).mean()
+
+
+def distogram_loss(
+    logits: Tensor, target: Tensor, features: Features, config: ATMOSConfig
+) -> Tensor:
+    """Cross-entropy of the distance bins of token pairs, the diagonal included.
+
+    Parameters
+    ----------
+    logits
+        ``(b, n, n, distogram_bins)``.
+    target
+        ``(b, a, 3)`` Å.
+    features
+        Static features.
+    config
+        Bins.
+    """
+    points = representative_positions(target, features)
+    distance = torch.linalg.vector_norm(points[:, :, None] - points[:, None], dim=-1)
+    bins = distance_bins(
+        distance, config.distogram_min, config.distogram_max, config.distogram_bins
+    )
+    entropy = functional.cross_entropy(logits.movedim(-1, 1), bins, reduction="none")
+    present = torch.take_along_dim(features.atom_mask, features.representative_atom, dim=-1)
+    present = present & features.token_mask
+    mask = (present[:, :, None] & present[:, None]).to(entropy.dtype)
+    return ((entropy * mask).sum((-1, -2)) / (mask.sum((-1, -2)) + _EPSILON)).mean()
+
+
+def smooth_lddt_loss(denoised: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return one minus the smooth lDDT: agreement of distances below 15 Å.
+
+    Parameters
+    ----------
+    denoised
+        ``(b, k, a, 3)`` Å.
+    target
+        ``(b, a, 3)`` Å.
+    mask
+        ``(b, a)`` bool, False for padding.
+    """
+    true = _distances(target)[:, None]
+    error = (_distances(denoised) - true).abs()
+    agreement = torch.stack([torch.sigmoid(t - error) for t in _LDDT_THRESHOLDS]).mean(0)
+    off_diagonal = ~torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+    near = (true < _LDDT_RADIUS) & (mask[:, None, :, None] & mask[:, None, None, :] & off_diagonal)
+    pairs = near.to(error.dtype)
+    score = (pairs * agreement).sum((-1, -2)) / (pairs.sum((-1, -2)) + _EPSILON)
+    return (1.0 - score).mean()
+
+
+def bond_loss(denoised: Tensor, target: Tensor, bonds: Tensor, bond_mask: Tensor) -> Tensor:
+    """Mean squared error of bond lengths in Å².
+
+    Parameters
+    ----------
+    denoised
+        ``(b, k, a, 3)`` Å.
+    target
+        ``(b, a, 3)`` Å.
+    bonds
+        ``(b, m, 2)`` int64 atom indices.
+    bond_mask
+        ``(b, m)`` bool, False for padding.
+    """
+    true = _bond_lengths(target[:, None], bonds[:, None])
+    error = (_bond_lengths(denoised, bonds[:, None]) - true).square()
+    mask = bond_mask[:, None].to(error.dtype)
+    return ((error * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
+
+
+def _distances(x: Tensor) -> Tensor:
+    out: Tensor = torch.linalg.vector_norm(x[..., :, None, :] - x[..., None, :, :], dim=-1)
+    return out
+
+
+def _bond_lengths(x: Tensor, bonds: Tensor) -> Tensor:
+    first, second = (torch.take_along_dim(x, bonds[..., k, None], dim=-2) for k in range(2))
+    out: Tensor = torch.linalg.vector_norm(first - second, dim=-1)
+    return out
