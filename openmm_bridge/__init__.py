@@ -10,15 +10,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from openmm_bridge.backends import available_backends
+    from openmm_bridge.export import export_module
     from openmm_bridge.forces import check_system, create_force
+    from openmm_bridge.reporters import ProgressReporter
+    from openmm_bridge.simulation import OpenMMSimulation
 
 _HOME: Final = {
+    "OpenMMSimulation": "openmm_bridge.simulation",
+    "ProgressReporter": "openmm_bridge.reporters",
     "available_backends": "openmm_bridge.backends",
     "check_system": "openmm_bridge.forces",
     "create_force": "openmm_bridge.forces",
+    "export_module": "openmm_bridge.export",
 }
 
-__all__ = ["available_backends", "check_system", "create_force"]
+__all__ = [
+    "OpenMMSimulation",
+    "ProgressReporter",
+    "available_backends",
+    "check_system",
+    "create_force",
+    "export_module",
+]
 
 
 def __getattr__(name: str) -> Any:

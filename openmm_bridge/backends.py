@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Final
 
@@ -79,13 +81,27 @@ def choose_backend(wanted: str) -> str:
 
 
 def openmmtorch_module() -> ModuleType:
-    """Import openmmtorch without the deprecation warning that it logs about its own import."""
+    """Import openmmtorch, and make OpenMM load what it could not without torch."""
     root = logging.getLogger()
+    # It logs a deprecation warning about its own import.
     root.addFilter(_not_about_simtk)
     try:
-        return importlib.import_module("openmmtorch")
+        module = importlib.import_module("openmmtorch")
     finally:
         root.removeFilter(_not_about_simtk)
+    _load_plugins()
+    return module
+
+
+def _load_plugins() -> None:
+    """Load openmmtorch's platforms: OpenMM does it at its import, in vain if torch comes later."""
+    folder = Path(openmm.version.openmm_library_path) / "plugins"
+    failures = "\n".join(openmm.Platform.getPluginLoadFailures())
+    for path in sorted(folder.glob("*OpenMMTorch*")):
+        if path.name in failures:
+            # Those for platforms that this machine lacks still fail.
+            with contextlib.suppress(openmm.OpenMMException):
+                openmm.Platform.loadPluginLibrary(str(path))
 
 
 def _not_about_simtk(record: logging.LogRecord) -> bool:

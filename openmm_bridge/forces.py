@@ -130,23 +130,30 @@ def make_force(
             "energy of zero for its atoms",
             stacklevel=3,
         )
-    if backend == "torchscript":
-        from openmm_bridge.export import torchscript_module
-
-        force = openmmtorch_module().TorchForce(torchscript_module(potential, region))
-        force.setOutputsForces(True)
-    else:
-        computation = MDETComputation(potential, region, device)
-        if backend == "pytorch":
-            force = openmmtorch_module().PythonTorchForce(TensorComputation(computation))
-        else:
-            force = openmm.PythonForce(computation)
+    computation = MDETComputation(potential, region, device)
+    force = wrap(computation, backend)
+    if backend != "torchscript":
         force.computation = computation
     force.setUsesPeriodicBoundaryConditions(region.periodic)
     force.setForceGroup(forceGroup)
     force.setName(FORCE_NAME)
     force.region = region
     force.conservative = potential.conservative
+    return force
+
+
+def wrap(computation: MDETComputation, backend: str) -> Any:
+    """Put a computation into a force of one of the back ends."""
+    if backend == "python":
+        return openmm.PythonForce(computation)
+    if backend == "pytorch":
+        return openmmtorch_module().PythonTorchForce(TensorComputation(computation))
+    # Compiling is imported by those who use it.
+    from openmm_bridge.export import torchscript_module
+
+    module = torchscript_module(computation.potential, computation.region)
+    force = openmmtorch_module().TorchForce(module)
+    force.setOutputsForces(True)
     return force
 
 

@@ -148,6 +148,20 @@ def region_from_topology(
     )
 
 
+def region_from_structure(structure: Structure) -> Region:
+    """Return all atoms of a System that consists of one isolated molecule."""
+    count = len(structure)
+    return Region(
+        numbers=structure.numbers,
+        particles=np.arange(count),
+        system_size=count,
+        charge=structure.charge,
+        multiplicity=structure.multiplicity,
+        periodic=False,
+        parents=np.zeros(count, dtype=np.int64),
+    )
+
+
 def _particles(atoms: Iterable[int] | None, count: int) -> list[int]:
     if atoms is None:
         return list(range(count))

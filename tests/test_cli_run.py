@@ -132,7 +132,7 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("missing.xyz",), "no file 'missing.xyz'"),
         ((), "no molecule given"),
         (("CH4", "-d", 0), "shorter than one step"),
-        (("CH4", "-f", "xtc"), "xtc"),
+        (("CH4", "-f", "pdb"), "'pdb'"),
         (("CH4", "--relax"), "--relax is not possible"),
         (("CH4", "--keep-velocities"), "no velocities"),
         (("CH4", "--multiplicity", 2), "multiplicity"),

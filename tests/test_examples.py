@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
     "ase_langevin.py": ["20"],
     "openmm_langevin.py": ["20"],
+    "openmm_torchscript.py": ["20"],
     "openmm_solute_in_water.py": ["20", "1.7"],
 }
 

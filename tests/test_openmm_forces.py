@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -60,17 +62,22 @@ def expected(atoms: ase.Atoms, **options: object) -> tuple[float, np.ndarray]:
     )
 
 
+def water_at(x: float, y: float) -> ase.Atoms:
+    water = molecule("H2O")
+    water.translate([x, y, 0.0])
+    return water
+
+
 def with_waters(
     atoms: ase.Atoms, before: int = 1, after: int = 2
 ) -> tuple[app.Topology, ase.Atoms]:
     """Topology and atoms of a molecule with water molecules before and after it."""
-    water = molecule("H2O")
     everything = ase.Atoms()
     for index in range(before):
-        everything += ase.Atoms(water, positions=[*water.positions, 8.0, 3.0 * index, 0.0])
+        everything += water_at(8.0, 3.0 * index)
     everything += atoms
     for index in range(after):
-        everything += ase.Atoms(water, positions=[*water.positions, -8.0, 3.0 * index, 0.0])
+        everything += water_at(-8.0, 3.0 * index)
     return topology_of(everything), everything
 
 
@@ -478,6 +485,27 @@ def test_missing_openmmtorch_is_said_and_python_still_works(ethanol, monkeypatch
     with pytest.raises(MissingDependencyError, match="'torchscript' does not work here: openmmtor"):
         create_force(topology_of(ethanol), toy_model(), backend="torchscript")
     assert isinstance(create_force(topology_of(ethanol), toy_model()), openmm.PythonForce)
+
+
+def test_torchforce_works_whatever_is_imported_first():
+    code = """
+import openmm
+from ase.build import molecule
+from openmm_systems import context_of, energy_and_forces, system_of, topology_of
+from openmm_bridge import available_backends, create_force
+if "torchscript" in available_backends():
+    atoms = molecule("H2O")
+    force = create_force(topology_of(atoms), backend="torchscript", device="cpu")
+    energy_and_forces(context_of(system_of(atoms, force), atoms.positions))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_torchforce_is_refused_where_copying_it_would_crash(ethanol, monkeypatch):

@@ -396,10 +396,10 @@ def test_charge_and_masses_survive_a_restart(tmp_path):
         assert simulation.atoms.get_masses().tolist() == [13.0, 18.0]
 
 
-@pytest.mark.parametrize("suffix", ["extxyz", "traj", "dcd"])
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "dcd", "xtc"])
 def test_export(tmp_path, suffix):
-    if suffix == "dcd":
-        formats = pytest.importorskip("mdtraj.formats", reason="mdtraj writes DCD files")
+    if suffix in ("dcd", "xtc"):
+        formats = pytest.importorskip("mdtraj.formats", reason="mdtraj writes DCD and XTC files")
     atoms = molecule("CH3OH")
     atoms.calc = Springs(k=20.0, r0=2.0)
     _, record = simulate(atoms, tmp_path, 60)
@@ -409,6 +409,13 @@ def test_export(tmp_path, suffix):
         with formats.DCDTrajectoryFile(str(path)) as file:
             positions = file.read()[0]
         np.testing.assert_allclose(positions, record.frames["positions"], atol=1e-5)
+        return
+    if suffix == "xtc":
+        with formats.XTCTrajectoryFile(str(path)) as file:
+            positions, times, steps, _ = file.read()
+        np.testing.assert_allclose(10 * positions, record.frames["positions"], atol=0.0051)
+        np.testing.assert_allclose(times, record.times_ps, rtol=1e-6)
+        assert steps.tolist() == record.frames["step"].tolist()
         return
     frames = ase.io.read(path, index=":")
     assert len(frames) == len(record)
@@ -424,8 +431,8 @@ def test_unknown_export_format_is_refused(tmp_path):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)
     _, record = simulate(atoms, tmp_path, 5)
-    with pytest.raises(ConfigError, match="xtc"):
-        export_frames(record, tmp_path / "frames.xtc")
+    with pytest.raises(ConfigError, match="'pdb'"):
+        export_frames(record, tmp_path / "frames.pdb")
 
 
 @pytest.mark.parametrize(("name", "count"), [("CH3CH2OH", 8), ("C6H6", 12), ("trans-butane", 13)])

@@ -8,6 +8,8 @@ import typer
 
 from mlmd_calc.cli import bench, data, models, train
 from mlmd_calc.cli.demo import demo
+from mlmd_calc.cli.doctor import doctor
+from mlmd_calc.cli.export import export
 from mlmd_calc.cli.run import run
 from mlmd_calc.errors import MLMDError
 
@@ -18,11 +20,13 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run)
+app.command("doctor")(doctor)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train_command)
 app.command("finetune")(train.finetune_command)
 app.command("models")(models.models_command)
 app.command("evaluate")(models.evaluate_command)
+app.command("export")(export)
 app.add_typer(bench.app, name="bench")
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.optional import require
 
 app = typer.Typer(help="Measure speed; needs a source checkout.", no_args_is_help=True)
 
@@ -18,7 +19,7 @@ _FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @app.callback()
 def bench() -> None:
-    """Measure speed against a literal form of the published formulas."""
+    """Measure speed and overhead."""
 
 
 @app.command("mdet")
@@ -31,6 +32,19 @@ def mdet_command(
     """Time and memory of one MD-ET force call as ratios to the literal form, in one run."""
     sizes = ["--atoms", *map(str, atoms)] if atoms else []
     _run("bench_mdet.py", [*sizes, *(["--json"] if as_json else [])])
+
+
+@app.command("overhead")
+def overhead_command(
+    atoms: Annotated[
+        list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+) -> None:
+    """Time per step that ASE, OpenMM and their bridges take, with a model that costs nothing."""
+    require("openmm", extra="openmm", why="measure its overhead")
+    sizes = ["--atoms", *map(str, atoms)] if atoms else []
+    _run("bench_overhead.py", [*sizes, *(["--json"] if as_json else [])])
 
 
 def _run(script: str, arguments: list[str]) -> None:

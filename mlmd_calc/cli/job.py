@@ -31,8 +31,10 @@ from mlmd_calc.analysis import summarise
 from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
-from mlmd_calc.md import MDSettings, Outcome, Simulation, find_bonds, read_record
+from mlmd_calc.md import Engine, MDSettings, Outcome, RecordedRun, find_bonds, read_record
 from mlmd_calc.md.export import export_frames
+from mlmd_calc.md.record import Description
+from mlmd_calc.optional import require
 
 JOB_FILE: Final = "job.json"
 PLOT_FILE: Final = "run.png"
@@ -121,16 +123,25 @@ def steps_of(duration_ps: float, settings: MDSettings) -> int:
     return round(steps)
 
 
-def start(
-    folder: Path, job: Job, atoms: ase.Atoms, settings: MDSettings, keep_velocities: bool
-) -> Simulation:
-    """Begin the simulation of a job; raises as :meth:`Simulation.start`."""
-    simulation = Simulation.start(atoms, folder, settings, keep_velocities=keep_velocities)
-    job.write(folder)
-    return simulation
+def simulation_class(engine: Engine) -> Any:
+    """Class of the simulations with an engine.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the engine is not installed.
+    """
+    if engine is Engine.OPENMM:
+        require("openmm", extra="openmm", why="run with engine 'openmm'")
+        from openmm_bridge.simulation import OpenMMSimulation
+
+        return OpenMMSimulation
+    from mlmd_calc.md import Simulation
+
+    return Simulation
 
 
-def resume(folder: Path, duration_ps: float | None) -> tuple[Simulation, Job]:
+def resume(folder: Path, duration_ps: float | None) -> tuple[RecordedRun, Job]:
     """Continue the run in a folder.
 
     Parameters
@@ -148,7 +159,8 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[Simulation, Job]:
         If the files of the run are damaged or its model has changed.
     """
     job = Job.read(folder)
-    simulation = Simulation.resume(folder, job.make_calculator())
+    engine = Description.read(folder).engine
+    simulation: RecordedRun = simulation_class(engine).resume(folder, job.make_calculator())
     if duration_ps is not None:
         job = replace(job, steps=steps_of(duration_ps, simulation.settings))
         if job.steps < simulation.step:
@@ -236,7 +248,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         restore()
 
 
-def drive(simulation: Simulation, last_step: int, console: Console) -> tuple[Outcome, float]:
+def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Outcome, float]:
     """Run a simulation under a progress bar until it ends or the user stops it.
 
     Parameters
@@ -272,7 +284,7 @@ def drive(simulation: Simulation, last_step: int, console: Console) -> tuple[Out
     with Progress(*columns, console=console) as progress, stop_on_signal() as should_stop:
         bar = progress.add_task("starting", total=last_step, completed=first)
 
-        def on_frame(running: Simulation) -> None:
+        def on_frame(running: RecordedRun) -> None:
             picoseconds = running.step * timestep / units.FS_PER_PS
             text = f"{picoseconds:.2f} ps  {running.temperature:4.0f} K  {speed():.3g} ns/day"
             progress.update(bar, completed=running.step, description=text)
@@ -301,7 +313,8 @@ def finish(folder: Path, job: Job, outcome: Outcome, ns_per_day: float) -> dict[
         The summary, which is also written to ``summary.json``.
     """
     record = read_record(folder)
-    settings = record.description.settings
+    description = record.description
+    settings = description.settings
     trajectory = folder / f"trajectory.{job.trajectory_format}"
     export_frames(record, trajectory)
     title = f"{job.molecule}: {settings.ensemble.value}, {settings.temperature_K:g} K"
@@ -311,9 +324,10 @@ def finish(folder: Path, job: Job, outcome: Outcome, ns_per_day: float) -> dict[
         "molecule": job.molecule,
         **asdict(outcome),
         **summarise(record).to_dict(),
-        "degrees_of_freedom": record.description.degrees_of_freedom,
+        "degrees_of_freedom": description.degrees_of_freedom,
         "ns_per_day": ns_per_day,
         "settings": settings.to_dict(),
+        "engine": {"name": description.engine.value, **description.engine_options},
         "calculator": job.calculator,
         "trajectory": str(trajectory),
         "plot": str(folder / PLOT_FILE),

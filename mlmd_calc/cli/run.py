@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.md.settings import Ensemble, MDSettings
+from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 
 _WITH_RESTART: Final = ("out", "duration", "restart", "as_json")
 """Options that make sense when a run is continued."""
@@ -27,9 +27,9 @@ _Molecule: TypeAlias = Annotated[
         "that fits.",
     ),
 ]
-_Smiles: TypeAlias = Annotated[bool, typer.Option("--smiles", help="MOLECULE is a SMILES.")]
-_Charge: TypeAlias = Annotated[int | None, typer.Option(help="Total charge in e.")]
-_Multiplicity: TypeAlias = Annotated[int | None, typer.Option(help="Spin multiplicity, 2S + 1.")]
+Smiles: TypeAlias = Annotated[bool, typer.Option("--smiles", help="MOLECULE is a SMILES.")]
+Charge: TypeAlias = Annotated[int | None, typer.Option(help="Total charge in e.")]
+Multiplicity: TypeAlias = Annotated[int | None, typer.Option(help="Spin multiplicity, 2S + 1.")]
 _Relax: TypeAlias = Annotated[
     bool | None,
     typer.Option(
@@ -44,7 +44,7 @@ _KeepVelocities: TypeAlias = Annotated[
         "--keep-velocities", help="Start with the velocities in the file instead of drawing them."
     ),
 ]
-_Model: TypeAlias = Annotated[
+Model: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--model",
@@ -53,22 +53,37 @@ _Model: TypeAlias = Annotated[
         "default shipped model.",
     ),
 ]
-_Forces: TypeAlias = Annotated[
+Forces: TypeAlias = Annotated[
     str | None, typer.Option(help="direct or conservative. Default: what the model recommends.")
 ]
-_Rotation: TypeAlias = Annotated[
+Rotation: TypeAlias = Annotated[
     str | None, typer.Option(help="random, average or none. Default: what the model recommends.")
 ]
-_NRotations: TypeAlias = Annotated[
+NRotations: TypeAlias = Annotated[
     int | None,
     typer.Option("--n-rotations", help="Orientations per force call. Default: as recommended."),
 ]
-_Dtype: TypeAlias = Annotated[
+Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="float64, float32 or mixed. Default: as recommended.")
 ]
 _Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+_Engine: TypeAlias = Annotated[Engine, typer.Option(help="What moves the atoms.")]
+_Platform: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenMM's platform: Reference, CPU, or what else `mlmd doctor` lists. Default: "
+        "Reference, which is the fastest for one molecule."
+    ),
+]
+_Backend: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="How the model gets into OpenMM: auto, python, pytorch or torchscript. Default: auto."
+    ),
+]
 _Ensemble: TypeAlias = Annotated[
-    Ensemble, typer.Option("--ensemble", "-e", help="Equations of motion.")
+    Ensemble,
+    typer.Option("--ensemble", "-e", help="Equations of motion. OpenMM has no bussi."),
 ]
 _Temperature: TypeAlias = Annotated[
     float,
@@ -101,7 +116,7 @@ _Seed: TypeAlias = Annotated[
 ]
 _Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 _Format: TypeAlias = Annotated[
-    str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj or dcd.")
+    str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj, dcd or xtc.")
 ]
 _Interval: TypeAlias = Annotated[int, typer.Option(help="Steps between recorded frames.")]
 _Restart: TypeAlias = Annotated[
@@ -118,17 +133,20 @@ _Json: TypeAlias = Annotated[
 def run(
     context: typer.Context,
     molecule: _Molecule = None,
-    smiles: _Smiles = False,
-    charge: _Charge = None,
-    multiplicity: _Multiplicity = None,
+    smiles: Smiles = False,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     relax: _Relax = None,
     keep_velocities: _KeepVelocities = False,
-    model: _Model = None,
-    forces: _Forces = None,
-    rotation: _Rotation = None,
-    n_rotations: _NRotations = None,
-    dtype: _Dtype = None,
+    model: Model = None,
+    forces: Forces = None,
+    rotation: Rotation = None,
+    n_rotations: NRotations = None,
+    dtype: Dtype = None,
     device: _Device = "auto",
+    engine: _Engine = Engine.ASE,
+    platform: _Platform = None,
+    backend: _Backend = None,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
@@ -144,7 +162,15 @@ def run(
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.calculator import MDETCalculator
-    from mlmd_calc.cli.job import Job, drive, finish, relax_start, resume, start, steps_of
+    from mlmd_calc.cli.job import (
+        Job,
+        drive,
+        finish,
+        relax_start,
+        resume,
+        simulation_class,
+        steps_of,
+    )
     from mlmd_calc.cli.structure_input import load_structure
     from mlmd_calc.md.export import check_format
 
@@ -159,6 +185,8 @@ def run(
         settings = MDSettings(ensemble, temperature, timestep, friction, seed, interval)
         check_format(trajectory_format)
         steps = steps_of(duration, settings)
+        engine_options = _engine_options(engine, platform, backend)
+        make_simulation = simulation_class(engine).start
         atoms = load_structure(
             molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed
         )
@@ -169,7 +197,10 @@ def run(
         atoms.calc = MDETCalculator(n_rotations=n_rotations, device=device, seed=seed, **given)
         relax_start(atoms, relax, keep_velocities, console)
         job = Job(molecule, atoms.calc.todict(), trajectory_format, steps)
-        simulation = start(out, job, atoms, settings, keep_velocities)
+        simulation = make_simulation(
+            atoms, out, settings, keep_velocities=keep_velocities, **engine_options
+        )
+        job.write(out)
     with simulation:
         outcome, ns_per_day = drive(simulation, job.steps, console)
     _report(finish(out, job, outcome, ns_per_day), as_json)
@@ -178,6 +209,17 @@ def run(
 def _is_given(context: typer.Context, option: str) -> bool:
     source = context.get_parameter_source(option)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _engine_options(engine: Engine, platform: str | None, backend: str | None) -> dict[str, str]:
+    """Return the options that were given for the engine, refusing those it does not have."""
+    choices = {"platform": platform, "backend": backend}
+    given = {name: value for name, value in choices.items() if value is not None}
+    if given and engine is not Engine.OPENMM:
+        raise ConfigError(
+            f"--{next(iter(given))} is an option of OpenMM; give --engine openmm with it"
+        )
+    return given
 
 
 def _refuse_other_options(context: typer.Context) -> None:
@@ -216,6 +258,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
         "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
         "largest bond deviation": _bond(summary),
+        "engine": ", ".join(summary["engine"].values()),
         "speed": f"{summary['ns_per_day']:.3g} ns/day",
         "seed": str(settings["seed"]),
         "trajectory": summary["trajectory"],

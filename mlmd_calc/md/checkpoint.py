@@ -61,15 +61,15 @@ class Checkpoint:
     momenta
         ``(n, 3)`` ASE units.
     results
-        What the calculator answered at these positions. With random orientations asking again
-        would give another answer.
+        What only the engine knows. With ASE, what the calculator answered at these positions: with
+        random orientations asking again would give another answer.
     progress
         Everything else.
     """
 
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
-    results: dict[str, NDArray[np.float64]]
+    results: dict[str, NDArray[Any]]
     progress: Progress
 
     def write(self, folder: Path) -> None:
@@ -129,7 +129,7 @@ def calculator_results(calculator: Any) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def restore_results(atoms: ase.Atoms, results: dict[str, NDArray[np.float64]]) -> None:
+def restore_results(atoms: ase.Atoms, results: dict[str, NDArray[Any]]) -> None:
     """Let the calculator of atoms answer from stored results as long as the atoms stay put."""
     atoms.calc.atoms = atoms.copy()
     atoms.calc.results = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import ase
 import numpy as np
@@ -28,14 +28,14 @@ def export_frames(record: RunRecord, path: Path) -> None:
         Recorded frames.
     path
         File to write; its suffix decides. ``.extxyz`` and ``.traj`` hold positions, velocities (as
-        momenta) and energies, ``.dcd`` positions in single precision.
+        momenta) and energies, ``.dcd`` positions in single precision, ``.xtc`` positions to 0.01 Å.
 
     Raises
     ------
     ConfigError
         If the suffix is none of these.
     MissingDependencyError
-        If mdtraj, which writes DCD, is not installed.
+        If mdtraj, which writes DCD and XTC, is not installed.
     """
     check_format(path.suffix.removeprefix("."))
     WRITERS[path.suffix.removeprefix(".")](record, path)
@@ -45,8 +45,8 @@ def check_format(name: str) -> None:
     """Refuse a format that cannot be written here; raises as :func:`export_frames`."""
     if name not in WRITERS:
         raise ConfigError(f"trajectory format {name!r}; choose one of {', '.join(WRITERS)}")
-    if name == "dcd":
-        require("mdtraj.formats", extra="dcd", why="write DCD files")
+    if name in ("dcd", "xtc"):
+        _mdtraj_formats()
 
 
 def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
@@ -90,13 +90,24 @@ def _write_traj(record: RunRecord, path: Path) -> None:
             trajectory.write(atoms)
 
 
+def _mdtraj_formats() -> Any:
+    return require("mdtraj.formats", extra="dcd", why="write DCD and XTC files")
+
+
 def _write_dcd(record: RunRecord, path: Path) -> None:
-    formats = require("mdtraj.formats", extra="dcd", why="write DCD files")
-    with formats.DCDTrajectoryFile(str(path), "w", force_overwrite=True) as file:
+    with _mdtraj_formats().DCDTrajectoryFile(str(path), "w", force_overwrite=True) as file:
         file.write(record.frames["positions"].astype(np.float32))
 
 
+def _write_xtc(record: RunRecord, path: Path) -> None:
+    positions = (record.frames["positions"] / units.NM).astype(np.float32)
+    times = record.times_ps.astype(np.float32)
+    steps = record.frames["step"].astype(np.int32)
+    with _mdtraj_formats().XTCTrajectoryFile(str(path), "w", force_overwrite=True) as file:
+        file.write(positions, times, steps)
+
+
 WRITERS: Final[Mapping[str, Callable[[RunRecord, Path], None]]] = MappingProxyType(
-    {"extxyz": _write_extxyz, "traj": _write_traj, "dcd": _write_dcd}
+    {"extxyz": _write_extxyz, "traj": _write_traj, "dcd": _write_dcd, "xtc": _write_xtc}
 )
 """Writer of each trajectory format."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.errors import ModelFileError
 from mlmd_calc.md.bonds import Bonds
-from mlmd_calc.md.settings import MDSettings
+from mlmd_calc.md.settings import Engine, MDSettings
 
 DESCRIPTION_FILE: Final = "simulation.json"
 FRAMES_FILE: Final = "frames.npy"
@@ -143,6 +143,10 @@ class Description:
         Number of degrees of freedom that share the kinetic energy.
     info
         Charge and multiplicity from ``atoms.info``, where they are given there.
+    engine
+        What moves the atoms.
+    engine_options
+        Options of the engine, by name.
     """
 
     numbers: NDArray[np.int64]
@@ -151,6 +155,8 @@ class Description:
     settings: MDSettings
     degrees_of_freedom: int
     info: dict[str, Any]
+    engine: Engine = Engine.ASE
+    engine_options: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the description into the folder of a run."""
@@ -160,6 +166,8 @@ class Description:
             "settings": self.settings.to_dict(),
             "degrees_of_freedom": self.degrees_of_freedom,
             "info": self.info,
+            "engine": self.engine.value,
+            "engine_options": self.engine_options,
         }
         (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -185,6 +193,8 @@ class Description:
                 settings=MDSettings.from_dict(content["settings"]),
                 degrees_of_freedom=int(content["degrees_of_freedom"]),
                 info=dict(content["info"]),
+                engine=Engine(content.get("engine", Engine.ASE)),
+                engine_options=dict(content.get("engine_options", {})),
             )
         except FileNotFoundError as error:
             raise ModelFileError(f"{folder} holds no run: {path.name} is missing") from error

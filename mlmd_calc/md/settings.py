@@ -10,6 +10,13 @@ from typing import Any
 from mlmd_calc.errors import ConfigError
 
 
+class Engine(str, Enum):
+    """The program that moves the atoms."""
+
+    ASE = "ase"
+    OPENMM = "openmm"
+
+
 class Ensemble(str, Enum):
     """Equations of motion."""
 

@@ -1,0 +1,72 @@
+"""`mlmd export`: write a model for programs that do not know this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlmd_calc.cli.run import (
+    Charge,
+    Dtype,
+    Forces,
+    Model,
+    Multiplicity,
+    NRotations,
+    Rotation,
+    Smiles,
+)
+from mlmd_calc.optional import require
+
+
+def export(
+    molecule: Annotated[
+        str, typer.Argument(metavar="MOLECULE", help="Molecule, named as for `mlmd run`.")
+    ],
+    openmm: Annotated[
+        Path,
+        typer.Option(
+            help="TorchScript file to write, for openmmtorch.TorchForce: positions in nm to energy "
+            "in kJ/mol and forces in kJ/mol/nm."
+        ),
+    ],
+    smiles: Smiles = False,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
+    model: Model = None,
+    forces: Forces = None,
+    rotation: Rotation = None,
+    n_rotations: NRotations = None,
+    dtype: Dtype = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random orientations.")] = None,
+) -> None:
+    """Write the model for one molecule as a file that OpenMM can use without Python.
+
+    The file is checked against the model before it is written. It is made for the atoms of this
+    molecule in this order.
+    """
+    require("openmm", extra="openmm", why="export for OpenMM")
+    # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.cli.structure_input import load_structure
+    from mlmd_calc.potential import Potential, structure_from_ase
+    from openmm_bridge.export import export_module
+    from openmm_bridge.region import region_from_structure
+
+    atoms = load_structure(
+        molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed or 0
+    )
+    potential = Potential(
+        model,
+        device="cpu",
+        dtype=dtype or "float64",
+        forces=forces,
+        rotation=rotation,
+        n_rotations=n_rotations,
+        seed=seed,
+    )
+    export_module(potential, region_from_structure(structure_from_ase(atoms)), openmm)
+    typer.echo(
+        f"{openmm}: {potential.model.card.name} for {atoms.get_chemical_formula()}, "
+        f"{potential.forces} forces, rotation {potential.rotation!r}, {potential.dtype}"
+    )
