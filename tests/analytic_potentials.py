@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
+from mlmd_calc.models.analytic import Harmonic
+
 
 class PairPotential(Calculator):
     """Sum of a function of the distance over some pairs of atoms.
@@ -81,7 +83,28 @@ class Morse(PairPotential):
         return self.depth * (1 - decay) ** 2, 2 * self.depth * self.a * decay * (1 - decay)
 
 
-class Tethers(Calculator):
+class HarmonicCalculator(Calculator):
+    """A quadratic potential.
+
+    Parameters
+    ----------
+    harmonic
+        The potential.
+    """
+
+    implemented_properties = ("energy", "free_energy", "forces")
+
+    def __init__(self, harmonic: Harmonic) -> None:
+        super().__init__()
+        self.harmonic = harmonic
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        super().calculate(atoms, list(properties), list(system_changes))
+        energy, forces = self.harmonic.energy_and_forces(self.atoms.positions)
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+
+
+class Tethers(HarmonicCalculator):
     """Every atom hangs on a spring of its own to a fixed point: 3 n independent oscillators.
 
     Parameters
@@ -92,14 +115,5 @@ class Tethers(Calculator):
         ``(n, 3)`` Å.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces")
-
     def __init__(self, k: float, anchors: np.ndarray) -> None:
-        super().__init__()
-        self.k, self.anchors = k, anchors.copy()
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
-        super().calculate(atoms, list(properties), list(system_changes))
-        displacement = self.atoms.positions - self.anchors
-        energy = 0.5 * self.k * float((displacement**2).sum())
-        self.results = {"energy": energy, "free_energy": energy, "forces": -self.k * displacement}
+        super().__init__(Harmonic.tethers(k, anchors))

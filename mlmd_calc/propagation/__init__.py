@@ -1,0 +1,78 @@
+"""Long jumps instead of short steps: propagators, the loop that runs them, and what guards it.
+
+Units are Å, Å/fs, fs, amu and eV. No engine is needed; :mod:`mlmd_calc.md` and
+:mod:`openmm_bridge` put the loop into theirs.
+
+Examples
+--------
+Sixty-four replicas of one molecule in one call per jump:
+
+>>> import numpy as np
+>>> from mlmd_calc.models.analytic import Harmonic
+>>> from mlmd_calc.propagation import Guard, HarmonicPropagator, JumpLoop, Langevin, State
+>>> springs = Harmonic.springs(5.0 * np.ones((3, 3)))
+>>> start = State(np.eye(3), np.zeros((3, 3)), numbers=[8, 1, 1], masses=[16.0, 1.0, 1.0])
+>>> loop = JumpLoop(
+...     [start] * 64,
+...     HarmonicPropagator(springs),
+...     stride_fs=8.0,
+...     thermostat=Langevin(temperature_K=300.0, friction_per_fs=0.01),
+...     guard=Guard.off(),
+... )
+>>> loop.advance()
+True
+"""
+
+from mlmd_calc.propagation.corrections import Corrections
+from mlmd_calc.propagation.events import Event, EventLog
+from mlmd_calc.propagation.forces import ForceModel, FunctionForces, VerletPropagator
+from mlmd_calc.propagation.guards import (
+    Bonding,
+    Check,
+    Contact,
+    Displacement,
+    EnergyWindow,
+    Guard,
+    RotationDefect,
+    Temperature,
+    default_checks,
+)
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
+from mlmd_calc.propagation.loop import JumpLoop
+from mlmd_calc.propagation.propagator import Propagator, Strides
+from mlmd_calc.propagation.proposals import Finding, Proposal
+from mlmd_calc.propagation.restart import read_restart, write_restart
+from mlmd_calc.propagation.state import Frames, State, state_from_ase
+from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat
+
+__all__ = [
+    "Bonding",
+    "Bussi",
+    "Check",
+    "Contact",
+    "Corrections",
+    "Displacement",
+    "EnergyWindow",
+    "Event",
+    "EventLog",
+    "Finding",
+    "ForceModel",
+    "Frames",
+    "FunctionForces",
+    "Guard",
+    "HarmonicPropagator",
+    "JumpLoop",
+    "Langevin",
+    "Propagator",
+    "Proposal",
+    "RotationDefect",
+    "State",
+    "Strides",
+    "Temperature",
+    "Thermostat",
+    "VerletPropagator",
+    "default_checks",
+    "read_restart",
+    "state_from_ase",
+    "write_restart",
+]

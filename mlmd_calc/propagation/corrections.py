@@ -1,0 +1,159 @@
+"""What the motion of an isolated molecule conserves, given back to jumps that do not conserve it.
+
+Rigid motion is described by an orthonormal basis of mass-weighted velocities √m v: three
+translations, and the rotations about the centre of mass from a singular value decomposition, which
+leaves out the axis of a linear molecule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from mlmd_calc import units
+from mlmd_calc.propagation.state import FloatArray, State
+
+_LINEAR: Final = 0.01
+"""A molecule whose radius of gyration about an axis is below this part of the largest is linear."""
+
+_TURNS: Final = np.stack([np.cross(np.eye(3), arm).T.ravel() for arm in np.eye(3)])
+"""``(3, 9)``; takes an arm r to the three velocities e × r of unit rotations about the axes e."""
+
+
+def centre_of_mass(positions: FloatArray, masses: FloatArray) -> FloatArray:
+    """Centre of mass ``(3,)`` of vectors ``(n, 3)``; of velocities, its velocity."""
+    # Relative to an atom, so that a molecule far from the origin loses no digits.
+    centre: FloatArray = positions[0] + masses @ (positions - positions[0]) / masses.sum()
+    return centre
+
+
+def _spin_fields(state: State) -> FloatArray:
+    """Mass-weighted velocities ``(3 n, 3)`` of unit rotations about the axes."""
+    arms = state.positions - centre_of_mass(state.positions, state.masses)
+    weighted = np.sqrt(state.masses)[:, None] * arms
+    return np.asarray((weighted @ _TURNS).reshape(-1, 3))
+
+
+def _angular_momentum(state: State, fields: FloatArray) -> FloatArray:
+    return np.asarray(fields.T @ (np.sqrt(state.masses)[:, None] * state.velocities).ravel())
+
+
+def angular_momentum(state: State) -> FloatArray:
+    """Angular momentum ``(3,)`` about the centre of mass, amu Å²/fs."""
+    return _angular_momentum(state, _spin_fields(state))
+
+
+def _rotations(fields: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Orthonormal rotations ``(3 n, k)``, their radii ``(k,)``, and their axes ``(k, 3)``."""
+    basis, radii, axes = np.linalg.svd(fields, full_matrices=False)
+    real = radii > _LINEAR * radii[0]
+    return basis[:, real], radii[real], axes[real]
+
+
+def rigid_basis(state: State, *, translation: bool = True, rotation: bool = True) -> FloatArray:
+    """Orthonormal basis ``(3 n, k)`` of the mass-weighted velocities of rigid motion."""
+    root = np.sqrt(state.masses / state.masses.sum())
+    parts = [np.kron(root[:, None], np.eye(3))] if translation else []
+    parts += [_rotations(_spin_fields(state))[0]] if rotation else []
+    return np.concatenate(parts, axis=1) if parts else np.zeros((3 * len(state), 0))
+
+
+def rigid_velocities(state: State, basis: FloatArray) -> FloatArray:
+    """Part ``(n, 3)`` Å/fs of the velocities that lies in a basis of :func:`rigid_basis`."""
+    root = np.sqrt(state.masses)[:, None]
+    weighted = basis @ (basis.T @ (root * state.velocities).ravel())
+    rigid: FloatArray = weighted.reshape(-1, 3) / root
+    return rigid
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Which corrections are made to a jump.
+
+    Attributes
+    ----------
+    centre_of_mass
+        The centre of mass goes on with its velocity.
+    momentum
+        The total momentum is that before the jump.
+    angular_momentum
+        So is the angular momentum about the centre of mass, except about the axis of a linear
+        molecule.
+    random_rotation
+        The propagator sees the molecule centred and in a random orientation, new for every jump, so
+        that errors of orientation average out.
+    rescale_energy
+        Internal velocities are scaled such that the total energy is that at the start of the run. A
+        jump whose potential energy is too high for that is rejected. Costs an energy per jump; not
+        with a thermostat.
+    fix_centre
+        The centre of mass is kept at rest, also by the thermostat.
+    """
+
+    centre_of_mass: bool = True
+    momentum: bool = True
+    angular_momentum: bool = True
+    random_rotation: bool = True
+    rescale_energy: bool = False
+    fix_centre: bool = False
+
+    @classmethod
+    def none(cls) -> Corrections:
+        """No corrections, as for atoms in an external field."""
+        return cls(False, False, False, False)
+
+    def conserved_basis(self, state: State) -> FloatArray:
+        """Basis of the rigid motion that neither jump nor energy rescaling may change."""
+        translation = self.momentum or self.fix_centre
+        return rigid_basis(state, translation=translation, rotation=self.angular_momentum)
+
+    def apply(self, before: State, after: State) -> State:
+        """Correct positions and velocities after a jump; the energy comes later."""
+        masses = before.masses
+        x, v = np.array(after.positions), np.array(after.velocities)
+        drift = centre_of_mass(before.velocities, masses)
+        if self.centre_of_mass or self.fix_centre:
+            way = (after.time - before.time) * (0.0 if self.fix_centre else 1.0) * drift
+            x += centre_of_mass(before.positions, masses) + way - centre_of_mass(x, masses)
+        if self.momentum:
+            v += drift - centre_of_mass(v, masses)
+        after = replace(after, positions=x, velocities=v)
+        if self.angular_momentum:
+            after = self._keep_angular_momentum(before, after)
+        return self.stop_centre(after)
+
+    def _keep_angular_momentum(self, before: State, after: State) -> State:
+        fields = _spin_fields(after)
+        basis, radii, axes = _rotations(fields)
+        missing = angular_momentum(before) - _angular_momentum(after, fields)
+        kick = (basis @ ((axes @ missing) / radii)).reshape(-1, 3)
+        return replace(after, velocities=after.velocities + kick / np.sqrt(after.masses)[:, None])
+
+    def stop_centre(self, state: State) -> State:
+        """Take away the velocity of the centre of mass if it is to be kept at rest."""
+        if not self.fix_centre:
+            return state
+        drift = centre_of_mass(state.velocities, state.masses)
+        return replace(state, velocities=state.velocities - drift)
+
+    def rescale(self, state: State, total_energy: float) -> State | None:
+        """Scale internal velocities to a total energy in eV; None if that is impossible.
+
+        The energy of the state must be known.
+        """
+        assert state.energy is not None
+        rigid = rigid_velocities(state, self.conserved_basis(state))
+        internal = replace(state, velocities=state.velocities - rigid).kinetic_energy
+        overall = replace(state, velocities=rigid).kinetic_energy
+        available = total_energy - state.energy - overall
+        if not (available >= 0.0 and internal > 0.0):
+            return None
+        factor = np.sqrt(available / internal)
+        return replace(state, velocities=rigid + factor * (state.velocities - rigid))
+
+
+def thermal_speed(masses: FloatArray, temperature_K: float) -> FloatArray:
+    """Width ``(n,)`` in Å/fs of each component of Maxwell-Boltzmann velocities."""
+    return np.asarray(np.sqrt(units.KB * temperature_K / masses) * units.FS)

@@ -1,0 +1,597 @@
+"""The loop behind every engine: draw a jump, judge it, correct it, thermostat it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.propagation.corrections import Corrections
+from mlmd_calc.propagation.events import Event, EventLog
+from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
+from mlmd_calc.propagation.guards import Guard, default_checks
+from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.proposals import (
+    Action,
+    BrokenPropagatorError,
+    Finding,
+    Proposal,
+    Rejected,
+    propose_force_steps,
+    propose_jumps,
+)
+from mlmd_calc.propagation.restart import read_restart, write_restart
+from mlmd_calc.propagation.state import State
+from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Ends a run cleanly."""
+
+
+class JumpLoop:
+    """Dynamics of one or more molecules made of long jumps.
+
+    A step is a jump of every molecule, and after it a number of force-based steps if these are
+    wanted. The thermostat acts for half the time before and for half the time after each of the
+    two.
+
+    Parameters
+    ----------
+    states
+        Molecules to move, of any sizes: replicas of one or different ones. They advance in one call
+        of the propagator.
+    propagator
+        Makes the jumps.
+    stride_fs
+        Length of a jump in fs.
+    thermostat
+        None for constant energy.
+    corrections
+        Corrections of a jump.
+    guard
+        Checks of a jump; None for the usual ones.
+    forces
+        Force model for energies, fallbacks and force-based steps; None if none of these is wanted.
+    md_steps_per_jump
+        Force-based steps after each jump.
+    md_timestep_fs
+        Time step of force-based steps and of fallbacks, which is shortened if it does not divide
+        the stride.
+    rng
+        Source of all randomness; None draws a seed from the system.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    events
+        What the guard found and did.
+    stopped
+        Why the run stopped; None while it has not.
+
+    Raises
+    ------
+    ConfigError
+        If the options do not fit together.
+    InputError
+        If a state is not finite.
+    """
+
+    def __init__(
+        self,
+        states: Sequence[State],
+        propagator: Propagator,
+        stride_fs: float,
+        *,
+        thermostat: Thermostat | None = None,
+        corrections: Corrections | None = None,
+        guard: Guard | None = None,
+        forces: ForceModel | None = None,
+        md_steps_per_jump: int = 0,
+        md_timestep_fs: float = 0.5,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        self.propagator = propagator
+        self.stride_fs = stride_fs
+        self.thermostat = thermostat
+        self.corrections = Corrections() if corrections is None else corrections
+        if not propagator.gives_velocities:
+            # Velocities that are drawn anew have no momentum to keep.
+            self.corrections = replace(self.corrections, momentum=False, angular_momentum=False)
+        self.guard = Guard() if guard is None else guard
+        self.forces = forces
+        self.md_steps_per_jump = md_steps_per_jump
+        self.md_timestep_fs = md_timestep_fs
+        self.rng = _checked_rng(rng)
+        self.generator = torch.Generator()
+        self.generator.manual_seed(int(self.rng.integers(2**62)))
+        self.step = 0
+        self.events = EventLog()
+        self.stopped: str | None = None
+        checks = self.guard.checks
+        if checks is None:
+            checks = default_checks(energies=self.corrections.rescale_energy)
+        self._needs_twin = any(check.needs_twin for check in checks)
+        self._needs_energy = self.corrections.rescale_energy or any(
+            check.needs_energy for check in checks
+        )
+        self._check_options()
+        self._states = _checked(states)
+        self._checks = [deepcopy(checks) for _ in self._states]
+        for state, own in zip(self._states, self._checks, strict=True):
+            for check in own:
+                check.begin(state, propagator, thermostat)
+        self._totals: list[float | None] = [None] * len(self._states)
+        self._fallbacks = [0] * len(self._states)
+
+    def _check_options(self) -> None:
+        self.propagator.strides.check(self.stride_fs)
+        if self.md_steps_per_jump < 0 or not self.md_timestep_fs > 0.0:
+            raise ConfigError(
+                f"md_steps_per_jump={self.md_steps_per_jump} with md_timestep_fs="
+                f"{self.md_timestep_fs}; steps must not be negative and their length positive"
+            )
+        if self.thermostat is None and not self.propagator.gives_velocities:
+            raise ConfigError(
+                f"{self.propagator.identity} predicts no velocities, so constant energy has no "
+                "meaning; run it with a thermostat"
+            )
+        if self.thermostat is not None and self.corrections.rescale_energy:
+            raise ConfigError(
+                "rescale_energy with a thermostat would undo what the thermostat does; use one"
+            )
+        if self.forces is None and (self._needs_energy or self.md_steps_per_jump):
+            raise ConfigError(
+                "energy rescaling, the energy check and force-based steps need forces; attach a "
+                "calculator or pass a force model"
+            )
+        if self._needs_twin and (
+            self.propagator.stochastic or not self.corrections.random_rotation
+        ):
+            raise ConfigError(
+                "the rotation defect can be measured only with random_rotation=True and a "
+                "propagator that is not stochastic; leave out the check RotationDefect"
+            )
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """Present states of the molecules.
+
+        Setting them is for an engine whose user has moved atoms: times and memories should be those
+        of the old states. The total energy is taken anew where a state has changed.
+        """
+        return tuple(self._states)
+
+    @states.setter
+    def states(self, states: Sequence[State]) -> None:
+        new = _checked(states)
+        for i, (old, state) in enumerate(zip(self._states, new, strict=True)):
+            if not np.array_equal(old.numbers, state.numbers):
+                raise InputError(
+                    f"molecule {i} has other atoms than at the start of the run; start a new run"
+                )
+            if state is not old:
+                self._totals[i] = None
+        self._states = new
+
+    def advance(self) -> bool:
+        """Do one step of all molecules.
+
+        Returns
+        -------
+        bool
+            False if the run has stopped; the states are then those before the step.
+
+        Raises
+        ------
+        PredictionError
+            If a jump failed and the guard says so. The states are those before the step.
+        """
+        if self.stopped is not None:
+            return False
+        try:
+            states = self._thermostatted(self._states, self.stride_fs, self._jump)
+            if self.md_steps_per_jump:
+                duration = self.md_steps_per_jump * self.md_timestep_fs
+                states = self._thermostatted(states, duration, self._force_steps)
+        except _Stopped as stop:
+            self.stopped = str(stop)
+            return False
+        self._states = states
+        self.step += 1
+        return True
+
+    def _thermostatted(
+        self,
+        states: list[State],
+        duration: float,
+        move: Callable[[list[State], float], list[State]],
+    ) -> list[State]:
+        states = [self._heat(state, 0.5 * duration) for state in states]
+        if self._needs_energy:
+            states = self._with_energies(states)
+            # A thermostat changes what is to be conserved.
+            known = self._totals if self.thermostat is None else [None] * len(states)
+            self._totals = [
+                _total_energy(state) if total is None else total
+                for state, total in zip(states, known, strict=True)
+            ]
+        moved = move(states, duration)
+        for state, checks in zip(moved, self._checks, strict=True):
+            for check in checks:
+                check.accepted(state, duration)
+        return [self._heat(state, 0.5 * duration) for state in moved]
+
+    def _heat(self, state: State, duration: float) -> State:
+        if self.thermostat is not None:
+            state = self.thermostat.apply(state, duration, self.corrections, self.rng)
+        return self.corrections.stop_centre(state)
+
+    def _with_energies(self, states: list[State]) -> list[State]:
+        """Evaluate the energies that are not known."""
+        unknown = [state.structure for state in states if state.energy is None]
+        if not unknown:
+            return states
+        assert self.forces is not None
+        energies = iter([result.energy for result in self.forces.evaluate(unknown, ("energy",))])
+        states = [
+            replace(state, energy=next(energies)) if state.energy is None else state
+            for state in states
+        ]
+        if any(state.energy is None for state in states):
+            raise ConfigError(
+                f"{type(self.forces).__qualname__} has no energy; leave out energy rescaling and "
+                "the energy check, or use a model with an energy"
+            )
+        return states
+
+    def _jump(self, states: list[State], stride: float) -> list[State]:
+        """Jump with all molecules; those that fail are rescued one by one."""
+        results = self._reach(list(range(len(states))), states, stride, self.guard.halvings)
+        moved = []
+        for molecule, (state, result) in enumerate(zip(states, results, strict=True)):
+            if isinstance(result, State):
+                self._fallbacks[molecule] = 0
+                moved.append(result)
+            else:
+                moved.append(self._rescue(molecule, state, stride, result))
+        return moved
+
+    def _reach(
+        self, molecules: list[int], states: list[State], stride: float, halvings: int
+    ) -> list[State | Rejected]:
+        """Draw jumps until each is accepted or nothing is left to try but forces."""
+        results = self._draw_jumps(molecules, states, stride)
+        varies = self.propagator.stochastic or self.corrections.random_rotation
+        for _ in range(self.guard.redraws if varies else 0):
+            again = self._put_back(molecules, states, results, "redraw")
+            tries = self._draw_jumps(
+                [molecules[k] for k in again], [states[k] for k in again], stride
+            )
+            for k, result in zip(again, tries, strict=True):
+                results[k] = result
+        if halvings and 0.5 * stride in self.propagator.strides:
+            for k in self._put_back(molecules, states, results, "shorter"):
+                results[k] = self._in_halves(molecules[k], states[k], stride, halvings)
+        return results
+
+    def _put_back(
+        self,
+        molecules: list[int],
+        states: list[State],
+        results: list[State | Rejected],
+        action: str,
+    ) -> list[int]:
+        """Record the jumps that are to be drawn again; return which they are."""
+        again = []
+        for k, result in enumerate(results):
+            if isinstance(result, Rejected) and self._action(result) == "redraw":
+                self._record(molecules[k], states[k], result, action)
+                again.append(k)
+        return again
+
+    def _in_halves(
+        self, molecule: int, state: State, stride: float, halvings: int
+    ) -> State | Rejected:
+        for _ in range(2):
+            result = self._reach([molecule], [state], 0.5 * stride, halvings - 1)[0]
+            if isinstance(result, Rejected):
+                return result
+            state = result
+        return state
+
+    def _rescue(self, molecule: int, state: State, stride: float, rejected: Rejected) -> State:
+        """Take force-based steps instead of a jump, or end the run."""
+        hopeless = self.forces is None or self._fallbacks[molecule] >= self.guard.max_fallbacks
+        if self._action(rejected) in ("raise", "stop") or hopeless:
+            raise self._end(molecule, state, rejected)
+        self._record(molecule, state, rejected, "fallback")
+        self._fallbacks[molecule] += 1
+        return self._force_steps([state], stride, [molecule])[0]
+
+    def _force_steps(
+        self, states: list[State], duration: float, molecules: list[int] | None = None
+    ) -> list[State]:
+        """Move by force-based steps; end the run if they fail."""
+        assert self.forces is not None
+        molecules = list(range(len(states))) if molecules is None else molecules
+        with self._ending(molecules, states):
+            proposals = propose_force_steps(
+                self.forces, states, duration, self.md_timestep_fs, self.generator
+            )
+        moved = []
+        results = self._judge(molecules, proposals)
+        for molecule, state, result in zip(molecules, states, results, strict=True):
+            if isinstance(result, Rejected):
+                raise self._end(molecule, state, result)
+            moved.append(result)
+        return moved
+
+    def _draw_jumps(
+        self, molecules: list[int], states: list[State], stride: float
+    ) -> list[State | Rejected]:
+        with self._ending(molecules, states):
+            proposals = propose_jumps(
+                self.propagator,
+                states,
+                stride,
+                self.generator,
+                rotate=self.corrections.random_rotation,
+                twins=self._needs_twin,
+            )
+        if not self.propagator.gives_velocities:
+            proposals = [self._with_velocities(proposal) for proposal in proposals]
+        return self._judge(molecules, proposals)
+
+    @contextmanager
+    def _ending(self, molecules: list[int], states: list[State]) -> Iterator[None]:
+        """End the run if a propagator is broken."""
+        try:
+            yield
+        except BrokenPropagatorError as error:
+            # With twins the molecules are counted twice.
+            k = error.molecule % len(states)
+            finding = Finding("propagator", np.nan, 0.0, str(error), "raise")
+            end = self._end(molecules[k], states[k], Rejected(finding, error.positions))
+            cause = error.__cause__
+            raise (cause if isinstance(cause, (ConfigError, InputError)) else end) from cause
+
+    def _with_velocities(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
+        if isinstance(proposal, Rejected):
+            return proposal
+        assert self.thermostat is not None
+        velocities = draw_velocities(proposal.after, self.thermostat.temperature_K, self.rng)
+        return replace(proposal, after=replace(proposal.after, velocities=velocities))
+
+    def _judge(
+        self, molecules: list[int], proposals: list[Proposal | Rejected]
+    ) -> list[State | Rejected]:
+        """Judge and correct jumps."""
+        results = [
+            self._judge_motion(molecule, proposal) if isinstance(proposal, Proposal) else proposal
+            for molecule, proposal in zip(molecules, proposals, strict=True)
+        ]
+        if self._needs_energy:
+            results = self._judge_energies(molecules, results)
+        return [result.after if isinstance(result, Proposal) else result for result in results]
+
+    def _judge_motion(self, molecule: int, proposal: Proposal) -> Proposal | Rejected:
+        after = proposal.after
+        wrong = int(np.count_nonzero(~np.isfinite([after.positions, after.velocities])))
+        if wrong:
+            reason = f"{wrong} coordinates and velocities are not finite"
+            return Rejected(Finding("finite", wrong, 0.0, reason), after.positions)
+        rejected = self._run_checks(molecule, proposal, with_energy=False)
+        if rejected is not None:
+            return rejected
+        return replace(proposal, after=self.corrections.apply(proposal.before, after))
+
+    def _run_checks(
+        self, molecule: int, proposal: Proposal, *, with_energy: bool
+    ) -> Rejected | None:
+        for check in self._checks[molecule]:
+            finding = check.judge(proposal) if check.needs_energy == with_energy else None
+            if finding is None:
+                continue
+            rejected = Rejected(finding, proposal.after.positions)
+            if finding.action != "accept":
+                return rejected
+            self._record(molecule, proposal.before, rejected, "accept")
+        return None
+
+    def _judge_energies(
+        self, molecules: list[int], results: list[Proposal | Rejected]
+    ) -> list[Proposal | Rejected]:
+        """Evaluate, judge and correct the energies of jumps that have passed so far."""
+        passed = [result for result in results if isinstance(result, Proposal)]
+        try:
+            states = iter(self._with_energies([proposal.after for proposal in passed]))
+        except ConfigError:
+            raise
+        except Exception as error:
+            if len(results) > 1:
+                # One of them is to blame.
+                return [
+                    self._judge_energies([molecule], [result])[0]
+                    for molecule, result in zip(molecules, results, strict=True)
+                ]
+            reason = f"the energy cannot be evaluated: {error}"
+            positions = passed[0].after.positions
+            rejected = Rejected(Finding("energy", np.nan, np.nan, reason), positions)
+            if isinstance(error, (InputError, PredictionError)):
+                return [rejected]
+            self._record(molecules[0], passed[0].before, rejected, "raise")
+            raise
+        return [
+            self._judge_energy(molecule, replace(result, after=next(states)))
+            if isinstance(result, Proposal)
+            else result
+            for molecule, result in zip(molecules, results, strict=True)
+        ]
+
+    def _judge_energy(self, molecule: int, proposal: Proposal) -> Proposal | Rejected:
+        after, total = proposal.after, self._totals[molecule]
+        assert total is not None
+        proposal = replace(proposal, energy_error=_total_energy(after) - total)
+        rejected = self._run_checks(molecule, proposal, with_energy=True)
+        if rejected is not None or not self.corrections.rescale_energy:
+            return rejected or proposal
+        scaled = self.corrections.rescale(after, total)
+        if scaled is None:
+            potential = float(after.energy or 0.0)
+            reason = (
+                f"the potential energy {potential:.6g} eV leaves no kinetic energy to internal "
+                f"motion at a total energy of {total:.6g} eV"
+            )
+            return Rejected(Finding("energy", potential, total, reason), after.positions)
+        return replace(proposal, after=scaled)
+
+    def _action(self, rejected: Rejected) -> Action:
+        return rejected.finding.action or self.guard.failure
+
+    def _record(self, molecule: int, before: State, rejected: Rejected, action: str) -> None:
+        """Note an intervention, and write the frame that caused it."""
+        finding = rejected.finding
+        event = Event(
+            step=self.step,
+            time_fs=before.time,
+            molecule=molecule,
+            check=finding.check,
+            value=finding.value,
+            limit=finding.limit,
+            reason=finding.reason,
+            action=action,
+        )
+        self.events.append(event)
+        frame = before.positions if rejected.positions is None else rejected.positions
+        # What has another number of atoms is written with unknown elements.
+        numbers = before.numbers if len(frame) == len(before) else np.zeros(len(frame), dtype=int)
+        atoms = ase.Atoms(numbers, frame, info=asdict(event))
+        ase.io.write(Path(self.guard.frames_file), atoms, format="extxyz", append=True)
+
+    def _end(self, molecule: int, before: State, rejected: Rejected) -> Exception:
+        """Record the end of the run and return what to raise."""
+        action = self._action(rejected)
+        if action not in ("raise", "stop"):
+            action = self.guard.last
+        self._record(molecule, before, rejected, action)
+        which = f" of molecule {molecule}" if len(self._states) > 1 else ""
+        reason = (
+            f"step {self.step}{which} at {before.time:g} fs failed: {rejected.finding.reason} (the "
+            f"rejected frame is the last in {os.fspath(self.guard.frames_file)})"
+        )
+        return _Stopped(reason) if action == "stop" else PredictionError(reason)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a continued run must have in common with the run it continues."""
+        return {
+            "propagator": self.propagator.identity,
+            "stride_fs": self.stride_fs,
+            "thermostat": repr(self.thermostat),
+            "corrections": repr(self.corrections),
+            "checks": [check.name for check in self._checks[0]],
+            "md_steps_per_jump": self.md_steps_per_jump,
+            "md_timestep_fs": self.md_timestep_fs,
+            "random numbers": type(self.rng.bit_generator).__name__,
+            "atomic numbers": [state.numbers.tolist() for state in self._states],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on, for :func:`write_restart`."""
+        return {
+            "settings": self.settings(),
+            "step": self.step,
+            "states": [
+                {item.name: getattr(state, item.name) for item in fields(State)}
+                for state in self._states
+            ],
+            "totals": self._totals,
+            "fallbacks": self._fallbacks,
+            "rng": self.rng.bit_generator.state,
+            "generator": self.generator.get_state().numpy(),
+            "checks": [[check.state_dict() for check in own] for own in self._checks],
+            "events": self.events.to_json(),
+            "propagator": self.propagator.state_dict(),
+            "forces": model_state(self.forces),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, to the last bit.
+
+        Raises
+        ------
+        ModelFileError
+            If that run had other settings.
+        """
+        settings = self.settings()
+        for name, stored in state["settings"].items():
+            if stored != settings[name]:
+                raise ModelFileError(
+                    f"the restart was written with {name} = {stored}, but this run has "
+                    f"{settings[name]}; set up the run as it was, or start a new one from its last "
+                    "frame"
+                )
+        self.step = state["step"]
+        self._states = [State(**stored) for stored in state["states"]]
+        self._totals = list(state["totals"])
+        self._fallbacks = list(state["fallbacks"])
+        self.rng.bit_generator.state = state["rng"]
+        self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
+        for own, stored in zip(self._checks, state["checks"], strict=True):
+            for check, content in zip(own, stored, strict=True):
+                check.load_state_dict(content)
+        self.events = EventLog.from_json(state["events"])
+        self.propagator.load_state_dict(state["propagator"])
+        load_model_state(self.forces, state["forces"])
+        self.stopped = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a restart file, replacing an older one in one go."""
+        write_restart(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a restart file.
+
+        Raises
+        ------
+        ModelFileError
+            If it is missing or damaged, or belongs to a run with other settings.
+        """
+        self.load_state_dict(read_restart(path))
+
+
+def _checked_rng(rng: Any) -> np.random.Generator:
+    if rng is None:
+        return np.random.default_rng()
+    if not isinstance(rng, np.random.Generator):
+        raise ConfigError(
+            f"rng is {rng!r}, whose state cannot be saved; pass numpy.random.default_rng(seed)"
+        )
+    return rng
+
+
+def _checked(states: Sequence[State]) -> list[State]:
+    if len(states) == 0:
+        raise InputError("there are no molecules; pass a list with at least one state")
+    for i, state in enumerate(states):
+        if not np.isfinite([state.positions, state.velocities]).all():
+            raise InputError(
+                f"molecule {i} has positions or velocities that are not finite; start from finite "
+                "ones"
+            )
+    return list(states)
+
+
+def _total_energy(state: State) -> float:
+    assert state.energy is not None
+    return state.energy + state.kinetic_energy

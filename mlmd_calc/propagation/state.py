@@ -1,0 +1,141 @@
+"""What a propagator moves, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import ase
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc import units
+from mlmd_calc.errors import InputError
+from mlmd_calc.potential import Structure, structure_from_ase
+
+FloatArray: TypeAlias = NDArray[np.float64]
+Memory: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A molecule at one instant. Its arrays cannot be written to.
+
+    Attributes
+    ----------
+    positions, velocities
+        ``(n, 3)`` Å and Å/fs.
+    numbers
+        Atomic numbers, ``(n,)``.
+    masses
+        ``(n,)`` amu, positive.
+    time
+        fs.
+    memory
+        What the propagator wants to be given back with the next call, arrays by name; empty at the
+        start.
+    charge, multiplicity
+        Total charge in e and spin multiplicity 2S + 1.
+    energy
+        Potential energy in eV at these positions, or None if it is not known.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit together or a mass is not positive.
+    """
+
+    positions: FloatArray
+    velocities: FloatArray
+    numbers: NDArray[np.int64]
+    masses: FloatArray
+    time: float = 0.0
+    memory: Memory = field(default_factory=dict)
+    charge: int = 0
+    multiplicity: int = 1
+    energy: float | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.numbers)
+        for name in ("positions", "velocities", "numbers", "masses"):
+            dtype = np.int64 if name == "numbers" else np.float64
+            array = np.asarray(getattr(self, name), dtype=dtype)
+            shape = (n, 3) if name in ("positions", "velocities") else (n,)
+            if array.shape != shape or n == 0:
+                raise InputError(
+                    f"{name} has shape {array.shape}; for {n} atomic numbers it must be {shape}, "
+                    "with at least one atom"
+                )
+            if array.flags.writeable:
+                array = array.copy()
+                array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if not (self.masses > 0.0).all():
+            raise InputError(f"masses are {self.masses.tolist()} amu; all must be positive")
+        memory = {name: np.asarray(value).view() for name, value in self.memory.items()}
+        for view in memory.values():
+            view.flags.writeable = False
+        object.__setattr__(self, "memory", memory)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def kinetic_energy(self) -> float:
+        """Kinetic energy in eV."""
+        speed = self.velocities / units.FS
+        return 0.5 * float(self.masses @ (speed * speed).sum(axis=1))
+
+    @property
+    def structure(self) -> Structure:
+        """The molecule as force models see it."""
+        return Structure(self.numbers, self.positions, self.charge, self.multiplicity)
+
+    def to_atoms(self) -> ase.Atoms:
+        """Return ASE atoms with momenta; charge and multiplicity are in ``atoms.info``."""
+        atoms = ase.Atoms(self.numbers, self.positions, masses=self.masses)
+        atoms.set_velocities(self.velocities / units.FS)
+        atoms.info.update(charge=self.charge, multiplicity=self.multiplicity)
+        return atoms
+
+
+def state_from_ase(atoms: ase.Atoms) -> State:
+    """Read a state from ASE atoms, charge and multiplicity as :func:`structure_from_ase` does.
+
+    Raises
+    ------
+    InputError
+        If the atoms are periodic, or charge or multiplicity are not integers or disagree.
+    """
+    structure = structure_from_ase(atoms)
+    return State(
+        positions=structure.positions,
+        velocities=atoms.get_velocities() * units.FS,
+        numbers=structure.numbers,
+        masses=atoms.get_masses(),
+        charge=structure.charge,
+        multiplicity=structure.multiplicity,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """What a propagator answers for one molecule.
+
+    Attributes
+    ----------
+    times
+        ``(p,)`` fs since the state it was given, as it was asked for.
+    positions
+        ``(p, n, 3)`` Å.
+    velocities
+        ``(p, n, 3)`` Å/fs, or None if the propagator does not predict them.
+    memory
+        For the call that starts from the last frame.
+    """
+
+    times: FloatArray
+    positions: FloatArray
+    velocities: FloatArray | None
+    memory: Memory = field(default_factory=dict)
