@@ -13,7 +13,7 @@ from mlmd_calc import units
 from mlmd_calc.analysis.statistics import fit_drift
 from mlmd_calc.md.record import RunRecord
 
-_COLOURS: Final = ("#0b559f", "#d95f02", "#1b9e77", "#7570b3", "#666666")
+COLOURS: Final = ("#0b559f", "#d95f02", "#1b9e77", "#7570b3", "#666666")
 _GUIDE: Final = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 _ROWS: Final = ("energy since start\n(meV/atom)", "kinetic temperature (K)", "bond deviation (Å)")
 _WINDOWS: Final = 50
@@ -38,13 +38,13 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
     temperature.plot(
         record.times_ps,
         record.temperatures,
-        color=_COLOURS[0],
+        color=COLOURS[0],
         alpha=0.3,
         linewidth=0.7,
         label="every frame",
     )
-    _draw_running_mean(temperature, record, _COLOURS[0], label="running mean")
-    _draw_bonds(bonds, record, _COLOURS[0], label="largest of all bonds")
+    _draw_running_mean(temperature, record, COLOURS[0], label="running mean")
+    _draw_bonds(bonds, record, COLOURS[0], label="largest of all bonds")
     _finish(axes[:, 0], record)
     figure.savefig(path)
 
@@ -70,7 +70,7 @@ def plot_comparison(columns: Mapping[str, Mapping[str, RunRecord]], path: Path, 
         energy, temperature, bonds = column
         energy.set_title(heading, pad=30)
         for name, record in runs.items():
-            colour = _COLOURS[names.index(name) % len(_COLOURS)]
+            colour = COLOURS[names.index(name) % len(COLOURS)]
             total = _per_atom(record, record.total_energies)
             energy.plot(record.times_ps, total, color=colour, linewidth=1.1, label=name)
             _draw_running_mean(temperature, record, colour)
@@ -78,7 +78,7 @@ def plot_comparison(columns: Mapping[str, Mapping[str, RunRecord]], path: Path, 
         _finish(column, next(iter(runs.values())))
         for name, record in runs.items():
             if record.failed:
-                _draw_crosses(column, record, _COLOURS[names.index(name) % len(_COLOURS)])
+                _draw_crosses(column, record, COLOURS[names.index(name) % len(COLOURS)])
     figure.savefig(path)
 
 
@@ -139,10 +139,10 @@ def _draw_energies(axis: Any, record: RunRecord) -> None:
         return
     if record.description.settings.thermostatted:
         potential = _per_atom(record, record.frames["potential"])
-        axis.plot(times, potential, color=_COLOURS[2], linewidth=0.7, alpha=0.6, label="potential")
-        axis.plot(times, total, color=_COLOURS[0], linewidth=1.1, label="total")
+        axis.plot(times, potential, color=COLOURS[2], linewidth=0.7, alpha=0.6, label="potential")
+        axis.plot(times, total, color=COLOURS[0], linewidth=1.1, label="total")
         return
-    axis.plot(times, total, color=_COLOURS[0], linewidth=0.8, alpha=0.6, label="total")
+    axis.plot(times, total, color=COLOURS[0], linewidth=0.8, alpha=0.6, label="total")
     if len(times) > 1:
         drift = fit_drift(times, total)
         line = total.mean() + drift.slope * (times - times.mean())

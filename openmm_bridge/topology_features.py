@@ -1,0 +1,66 @@
+"""Structures for ATMOS from OpenMM topologies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from openmm import unit
+
+from mlmd_calc import units
+from mlmd_calc.data.biomolecules import BondedStructure
+from mlmd_calc.errors import InputError
+
+
+def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
+    """Take a structure from OpenMM.
+
+    Parameters
+    ----------
+    topology
+        ``openmm.app.Topology``.
+    positions
+        ``(n, 3)`` with a unit of length, or in nm. Molecules must be whole.
+
+    Raises
+    ------
+    InputError
+        If the topology is not one, or positions do not fit it.
+
+    Examples
+    --------
+    >>> from mlmd_calc.data.biomolecules import build_system
+    >>> system = build_system(structure_from_topology(pdb.topology, pdb.positions))
+    ... # doctest: +SKIP
+    """
+    if not hasattr(topology, "getPeriodicBoxVectors"):
+        raise InputError(
+            f"topology is a {type(topology).__name__}; pass an openmm.app.Topology, for example "
+            "PDBFile(...).topology"
+        )
+    if unit.is_quantity(positions):
+        positions = positions.value_in_unit(unit.nanometer)
+    atoms, residues = list(topology.atoms()), list(topology.residues())
+    bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
+    return BondedStructure(
+        names=tuple(atom.name for atom in atoms),
+        numbers=np.array(
+            [atom.element.atomic_number if atom.element else 0 for atom in atoms], dtype=np.int64
+        ),
+        residues=np.array([atom.residue.index for atom in atoms], dtype=np.int64),
+        residue_names=tuple(residue.name for residue in residues),
+        residue_numbers=_residue_numbers([residue.id for residue in residues]),
+        chains=np.array([residue.chain.index for residue in residues], dtype=np.int64),
+        chain_names=tuple(str(chain.id) for chain in topology.chains()),
+        bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),
+        charges=np.array([getattr(atom, "formalCharge", None) or 0 for atom in atoms]),
+        positions=np.array(positions, dtype=np.float64).reshape(-1, 3) * units.NM,
+    )
+
+
+def _residue_numbers(ids: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Numbers of residues; running ones if an identifier is no number."""
+    try:
+        return np.array([int(identifier) for identifier in ids], dtype=np.int64)
+    except ValueError:
+        return np.arange(1, len(ids) + 1)
