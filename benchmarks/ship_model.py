@@ -4,31 +4,39 @@
         --test "independent trajectories=labels/test/ethanol.npz"
 
 The card file holds what cannot be measured: name, description, data, recommended settings, the
-commands that trained the model. Errors are measured in the recommended setting and, where the model
-allows it, with direct forces in one fresh random orientation per call.
+commands that trained the model. Errors of force fields are measured in the recommended setting and,
+where the model allows it, with direct forces in one fresh random orientation per call; those of
+propagators with the recommended potential, beside ballistic motion.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
-from mlmd_calc import Potential
+from mlmd_calc import Potential, load_propagator
 from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
+from mlmd_calc.analysis.jump_baselines import ALL, MODEL, compare_with_baselines
 from mlmd_calc.data import MoleculeFrames, read_dataset, split_by_block, split_by_molecule
 from mlmd_calc.training.recipe import read_toml
-from mlmd_calc.zoo import ModelCard, load_model, save_model
+from mlmd_calc.zoo import ATOMModel, Model, ModelCard, load_any_model, save_model
 from mlmd_calc.zoo.manifest import SHIPPED_WEIGHTS, write_manifest
 
 FRAMES: Final = 100
 EQUIVARIANCE_STRUCTURES: Final = 40
+TIMES_FS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
+
+Tests = dict[str, list[MoleculeFrames]]
 
 
-def measure(model: Any, options: dict[str, Any], frames: list[MoleculeFrames]) -> dict[str, float]:
+def measure_forces(
+    model: Model, options: dict[str, Any], frames: list[MoleculeFrames]
+) -> dict[str, float]:
     """Errors of one setting on one test set."""
     potential = Potential(model, seed=0, **options)
     accuracy = measure_accuracy(potential, frames, most=FRAMES)
@@ -48,6 +56,72 @@ def measure(model: Any, options: dict[str, Any], frames: list[MoleculeFrames]) -
     return result
 
 
+def force_errors(model: Model, card: ModelCard, tests: Tests) -> dict[str, Any]:
+    """Errors of a force field by test set and setting."""
+    settings: dict[str, dict[str, Any]] = {
+        "recommended": dict(card.recommended),
+        "direct, one random orientation per call": {
+            "forces": "direct",
+            "rotation": "random",
+            "n_rotations": 1,
+        },
+    }
+    return {
+        f"{name}; {setting}": measure_forces(model, options, frames)
+        for setting, options in settings.items()
+        for name, frames in tests.items()
+    }
+
+
+def jump_errors(model: ATOMModel, card: ModelCard, tests: Tests) -> dict[str, Any]:
+    """Errors of a propagator by test set and time, in percent of the RMS change."""
+    propagator = load_propagator(
+        model.source, device="cpu", potential=card.recommended.get("potential")
+    )
+    times = [time for time in TIMES_FS if time in propagator.strides]
+    errors = {}
+    for name, frames in tests.items():
+        found = compare_with_baselines(propagator, frames, times, most=FRAMES)[ALL]
+        rows: dict[str, Any] = {}
+        for column, time in enumerate(times):
+            rows[f"{time:g} fs"] = {
+                f"{label}{quantity}, %": round(
+                    100.0 * float(found[row].relative(quantity)[column]), 2
+                )
+                for row, label in ((MODEL, ""), ("ballistic", "ballistic "))
+                for quantity in ("position", "velocity")
+            }
+        rows["largest time at which both beat every baseline, fs"] = largest_useful(found)
+        errors[f"{name}; errors relative to the RMS change"] = rows
+    return errors
+
+
+def largest_useful(found: dict[str, Any]) -> float:
+    """Largest time up to which positions and velocities are better than every baseline's."""
+    useful = 0.0
+    for column, time in enumerate(found[MODEL].times):
+        for quantity in ("position", "velocity"):
+            own = found[MODEL].relative(quantity)[column]
+            others = [e.relative(quantity)[column] for n, e in found.items() if n != MODEL]
+            if own >= min(others):
+                return useful
+        useful = float(time)
+    return useful
+
+
+def held_out(recipe: dict[str, Any], paths: Sequence[Path]) -> Tests:
+    """Parts that a recipe held out of the data it was trained on."""
+    frames = read_dataset(paths)
+    names = [m.name for m in frames]
+    held = [n for n in recipe["held_out_molecules"] if n in names]
+    frames, molecules = split_by_molecule(frames, held)
+    _, blocks = split_by_block(frames, recipe["held_out_fraction"])
+    return {
+        "molecules never trained on": molecules,
+        "held-out frames of training molecules": blocks,
+    }
+
+
 def main() -> None:
     """Measure, write, register."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -58,35 +132,22 @@ def main() -> None:
     parser.add_argument("--default", default="mdet-small-organics")
     arguments = parser.parse_args()
     console = Console()
-    model = load_model(str(arguments.model), device="cpu")
+    model = load_any_model(str(arguments.model), device="cpu")
     card = ModelCard.from_dict({**model.card.to_dict(), **read_toml(arguments.card)})
     tests = {}
     for item in arguments.test:
         name, _, paths = item.partition("=")
         tests[name] = read_dataset([Path(path) for path in paths.split(",")])
     if arguments.held_out:
-        frames = read_dataset(arguments.held_out)
-        names = [m.name for m in frames]
-        held = [n for n in card.recipe["held_out_molecules"] if n in names]
-        frames, tests["molecules never trained on"] = split_by_molecule(frames, held)
-        _, tests["held-out frames of training molecules"] = split_by_block(
-            frames, card.recipe["held_out_fraction"]
-        )
-    settings: dict[str, dict[str, Any]] = {"recommended": dict(card.recommended)}
-    settings["direct, one random orientation per call"] = {
-        "forces": "direct",
-        "rotation": "random",
-        "n_rotations": 1,
-    }
-    errors: dict[str, Any] = {}
-    for setting, options in settings.items():
-        for name, frames in tests.items():
-            key = f"{name}; {setting}"
-            errors[key] = measure(model, options, frames)
-            console.print(key, errors[key])
+        tests |= held_out(card.recipe, arguments.held_out)
+    if isinstance(model, ATOMModel):
+        errors, references = jump_errors(model, card, tests), {}
+    else:
+        errors, references = force_errors(model, card, tests), model.atomic_energies
+    console.print(errors)
     card = replace(card, errors=errors, sha256="")
     path = SHIPPED_WEIGHTS / f"{card.name}.safetensors"
-    save_model(path, model.network.float(), model.atomic_energies, card.to_dict())
+    save_model(path, model.network.float(), references, card.to_dict())
     write_manifest(SHIPPED_WEIGHTS, arguments.default)
     console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

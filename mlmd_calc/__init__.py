@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlmd_calc.calculator import MDETCalculator
     from mlmd_calc.potential import Potential
+    from mlmd_calc.propagation.load import load_propagator
     from mlmd_calc.zoo import list_models, load_model
 
 __version__: Final = "0.1.0"
@@ -20,15 +21,23 @@ _HOME: Final = {
     "Potential": "mlmd_calc.potential",
     "list_models": "mlmd_calc.zoo",
     "load_model": "mlmd_calc.zoo",
+    "load_propagator": "mlmd_calc.propagation.load",
 }
 
-__all__ = ["MDETCalculator", "Potential", "__version__", "list_models", "load_model"]
+__all__ = [
+    "MDETCalculator",
+    "Potential",
+    "__version__",
+    "list_models",
+    "load_model",
+    "load_propagator",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("models", "zoo", "data", "potential"):
+    if name in ("data", "md", "models", "potential", "propagation", "zoo"):
         return importlib.import_module(f"mlmd_calc.{name}")
     raise AttributeError(f"module 'mlmd_calc' has no attribute {name!r}")
 

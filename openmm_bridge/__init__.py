@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from openmm_bridge.backends import available_backends
     from openmm_bridge.export import export_module
     from openmm_bridge.forces import check_system, create_force
+    from openmm_bridge.integrators import JumpNVEIntegrator, JumpNVTIntegrator
     from openmm_bridge.reporters import ProgressReporter
     from openmm_bridge.simulation import OpenMMSimulation
 
 _HOME: Final = {
+    "JumpNVEIntegrator": "openmm_bridge.integrators",
+    "JumpNVTIntegrator": "openmm_bridge.integrators",
     "OpenMMSimulation": "openmm_bridge.simulation",
     "ProgressReporter": "openmm_bridge.reporters",
     "available_backends": "openmm_bridge.backends",
@@ -25,6 +28,8 @@ _HOME: Final = {
 }
 
 __all__ = [
+    "JumpNVEIntegrator",
+    "JumpNVTIntegrator",
     "OpenMMSimulation",
     "ProgressReporter",
     "available_backends",

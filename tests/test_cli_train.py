@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
         *("--recipe", path / "recipe.toml", "--card", path / "card.toml", "--set", "steps=3"),
     )
     assert result.exit_code == 0
-    assert "3 molecules, 30 labelled structures" in result.stderr
+    assert "3 molecules, 30 structures" in result.stderr
     assert "final: molecules/forces_mae" in result.stderr
     assert "model written to" in result.stderr
     assert result.stdout == ""

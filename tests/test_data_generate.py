@@ -307,7 +307,7 @@ def test_commands(tmp_path):
         ("hydroxyl", 2),
         ("water", 1),
     ]
-    assert rows[1]["force_rms_eV_per_A"] is None
+    assert rows[1]["force_rms_eV_per_A"] > 0.0
     assert rows[1]["velocities"] is True
     table = run(app, ["info", str(tmp_path)])
     assert "hydroxyl" in table.stdout

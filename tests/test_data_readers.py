@@ -77,7 +77,7 @@ def test_trajectory_survives_writing_and_reading(tmp_path, water):
     np.testing.assert_allclose(read.velocities, water.velocities, rtol=1e-6)
     np.testing.assert_array_equal(read.segment, water.segment)
     assert read.dt_fs == water.dt_fs
-    assert read.forces is None
+    np.testing.assert_allclose(read.forces, water.forces, rtol=1e-6)
 
 
 def test_writing_leaves_nothing_behind_when_it_fails(tmp_path, water, monkeypatch):

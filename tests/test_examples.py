@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
     "ase_langevin.py": ["20"],
     "jump_nvt.py": ["4"],
+    "openmm_jump_nve.py": ["4"],
     "openmm_langevin.py": ["20"],
     "openmm_torchscript.py": ["20"],
     "openmm_solute_in_water.py": ["20", "1.7"],

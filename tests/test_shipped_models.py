@@ -4,13 +4,17 @@ import ase
 import numpy as np
 import pytest
 
-from mlmd_calc import MDETCalculator, Potential, list_models, load_model
+from mlmd_calc import MDETCalculator, Potential, list_models, load_model, load_propagator
 from mlmd_calc.analysis.accuracy import measure_accuracy
+from mlmd_calc.analysis.jump_baselines import Ballistic
+from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
 from mlmd_calc.data import MOLECULES, SamplingSettings, read_dataset
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures
+from mlmd_calc.zoo import load_any_model
 
-NAMES = [card.name for card in list_models()]
+NAMES = [card.name for card in list_models() if card.kind == "mdet"]
+PROPAGATORS = [card.name for card in list_models() if card.kind == "atom"]
 SPECIFIC = {"mdet-ethanol": "ethanol", "mdet-aspirin": "aspirin"}
 
 
@@ -19,15 +23,16 @@ def test_there_is_a_default_model():
     assert load_model().card.name == NAMES[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + PROPAGATORS)
 def test_card_is_complete(name):
-    card = load_model(name).card
+    model = load_any_model(name)
+    card = model.card
     for entry in ("description", "level_of_theory", "training_data", "licence", "citation"):
         assert getattr(card, entry), entry
     assert "mlmd train" in card.command or "mlmd finetune" in card.command
     assert card.errors
     assert card.recommended
-    assert card.parameters == sum(p.numel() for p in load_model(name).network.parameters())
+    assert card.parameters == sum(p.numel() for p in model.network.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,3 +76,25 @@ def test_fresh_labels_confirm_the_card(name, tmp_path):
     )
     # A handful of structures of one molecule scatters around the mean of the test set.
     assert accuracy.forces_mae < 2.0 * claimed
+
+
+@pytest.mark.parametrize("name", PROPAGATORS)
+def test_fresh_trajectories_confirm_the_card(name, tmp_path):
+    """New motion of the teacher, of a molecule that was never trained on."""
+    settings = SamplingSettings.for_mode(
+        "nve", frames=60, conformers=1, thermalise_fs=100.0, seed=12345
+    )
+    generate([MOLECULES["isobutane"]], tmp_path, settings)
+    (molecule,) = read_dataset(tmp_path)
+    times = [2.0, 4.0, 8.0]
+    jumps = jumps_of(molecule, times, 20)
+    learned = measure_jumps(load_propagator(name, device="cpu"), jumps, times)
+    ballistic = measure_jumps(Ballistic(), jumps, times)
+    errors = load_any_model(name).card.errors
+    claimed = next(rows for key, rows in errors.items() if key.startswith("molecules never"))
+    for column, time in enumerate(times):
+        for quantity in ("position", "velocity"):
+            found = 100.0 * learned.relative(quantity)[column]
+            # A few jumps of one molecule scatter around the mean of the test set.
+            assert found < 1.5 * claimed[f"{time:g} fs"][f"{quantity}, %"]
+            assert found < 100.0 * ballistic.relative(quantity)[column] / 3.0

@@ -15,14 +15,14 @@ from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.training.atomic_energies import fit_atomic_energies
 from mlmd_calc.training.batches import StructureTable, TrainingBatches
 from mlmd_calc.training.mdet_module import MDETTraining
-from mlmd_calc.training.recipe import LossWeights, Recipe
+from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
 from mlmd_calc.training.train import split
 from mlmd_calc.zoo import load_model
 
 FRAMES = [spring_frames("water", [8, 1, 1], 40), spring_frames("carbon monoxide", [6, 8], 40)]
-RECIPE = Recipe(
+RECIPE = MDETRecipe(
     model={"n_layers": 1, "embd_dim": 16, "num_heads": 2, "num_3d_kernels": 8},
-    loss=LossWeights(forces=1.0, energy=1.0),
+    loss=MDETLossWeights(forces=1.0, energy=1.0),
     steps=4,
     learning_rate=1e-3,
     warmup_steps=2,

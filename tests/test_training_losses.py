@@ -14,7 +14,7 @@ from mlmd_calc.training.atomic_energies import fit_atomic_energies
 from mlmd_calc.training.batches import StructureTable
 from mlmd_calc.training.losses import energy_loss, force_loss, gradient_surrogate
 from mlmd_calc.training.mdet_module import MDETTraining
-from mlmd_calc.training.recipe import LossWeights, Recipe
+from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
 
 
 def test_force_loss_is_the_mean_length_over_real_atoms():
@@ -71,7 +71,7 @@ def test_gradient_surrogate_equals_the_second_derivative(monkeypatch):
 def training(size_step=1, **weights):
     """Training of a random network, and a batch for it."""
     module = MDETTraining(
-        random_network(replace(SMALL, extensive=True)), Recipe(loss=LossWeights(**weights))
+        random_network(replace(SMALL, extensive=True)), MDETRecipe(loss=MDETLossWeights(**weights))
     )
     frames = [spring_frames("methanol", [6, 8, 1, 1, 1, 1], 3)]
     table = StructureTable(frames, fit_atomic_energies(frames), size_step)
@@ -138,7 +138,7 @@ def test_padding_changes_no_loss():
 
 def test_a_head_without_labels_stays_as_it_is():
     heads = ("forces", "formation_energy", "dipole")
-    module = MDETTraining(random_network(replace(SMALL, target_heads=heads)), Recipe())
+    module = MDETTraining(random_network(replace(SMALL, target_heads=heads)), MDETRecipe())
     _, batch = training()
     norms = gradients(module, sum(module.loss_terms(batch).values()))
     assert norms["heads.dipole"] == 0.0

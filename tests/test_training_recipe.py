@@ -8,8 +8,9 @@ from toy_models import SMALL
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models import MDETConfig
-from mlmd_calc.training.mdet_module import energy_head, learning_rate
-from mlmd_calc.training.recipe import LossWeights, Recipe, list_recipes, load_recipe
+from mlmd_calc.training.mdet_module import energy_head
+from mlmd_calc.training.module import learning_rate
+from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe, Recipe, list_recipes, load_recipe
 
 
 def test_shipped_recipes_load_and_survive_json():
@@ -23,7 +24,7 @@ def test_shipped_recipes_load_and_survive_json():
 def test_shipped_recipes_train_the_heads_they_need():
     for name in list_recipes():
         recipe = load_recipe(name)
-        if recipe.model:
+        if recipe.kind == "mdet" and recipe.model:
             head = energy_head(MDETConfig.from_dict(recipe.model), recipe.loss)
             assert head == "formation_energy"
 
@@ -33,7 +34,7 @@ def test_overrides_replace_entries(tmp_path):
     file.write_text('steps = 7\noptimizer = "adamw"\n[loss]\nforces = 2.0\nenergy = 3.0\n')
     recipe = load_recipe(file, {"steps": 9, "loss": {"energy": 1}})
     assert (recipe.steps, recipe.optimizer) == (9, "adamw")
-    assert recipe.loss == LossWeights(forces=1.0, energy=1)
+    assert recipe.loss == MDETLossWeights(forces=1.0, energy=1)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_missing_recipes_are_named(tmp_path):
 
 
 def test_learning_rate_rises_linearly_and_falls_like_a_cosine():
-    recipe = Recipe(steps=110, warmup_steps=10, learning_rate=1e-3, final_learning_rate=1e-5)
+    recipe = MDETRecipe(steps=110, warmup_steps=10, learning_rate=1e-3, final_learning_rate=1e-5)
     rates = [learning_rate(recipe, step) for step in range(111)]
     assert rates[:10] == pytest.approx([1e-4 * (step + 1) for step in range(10)])
     assert max(rates) == rates[10] == pytest.approx(1e-3)
@@ -92,24 +93,24 @@ def test_learning_rate_rises_linearly_and_falls_like_a_cosine():
 
 
 def test_learning_rate_without_warmup_starts_at_the_peak():
-    assert learning_rate(Recipe(warmup_steps=0), 0) == Recipe().learning_rate
+    assert learning_rate(MDETRecipe(warmup_steps=0), 0) == MDETRecipe().learning_rate
 
 
 def test_energy_head_is_found_under_both_names():
-    weights = LossWeights(forces=1.0, energy=1.0)
+    weights = MDETLossWeights(forces=1.0, energy=1.0)
     assert energy_head(SMALL, weights) == "formation_energy"
     assert energy_head(replace(SMALL, target_heads=("forces", "energy")), weights) == "energy"
 
 
 def test_networks_that_lack_a_head_are_refused():
     forces_only = replace(SMALL, target_heads=("forces",))
-    assert energy_head(forces_only, LossWeights()) is None
+    assert energy_head(forces_only, MDETLossWeights()) is None
     for name in ("energy", "gradient", "consistency"):
         with pytest.raises(ConfigError, match="no energy head"):
-            energy_head(forces_only, LossWeights(**{name: 1.0}))
+            energy_head(forces_only, MDETLossWeights(**{name: 1.0}))
     for config in (
         replace(SMALL, energy_conserving=True),
         replace(SMALL, target_heads=("formation_energy",)),
     ):
         with pytest.raises(ConfigError, match="training needs the head 'forces'"):
-            energy_head(config, LossWeights())
+            energy_head(config, MDETLossWeights())

@@ -18,7 +18,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.potential import Potential
 from mlmd_calc.training.mdet_module import MDETTraining
 from mlmd_calc.training.metrics_file import MetricsFile
-from mlmd_calc.training.recipe import LossWeights, Recipe
+from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe, Recipe
 from mlmd_calc.training.train import split, train
 from mlmd_calc.zoo import load_model
 
@@ -34,9 +34,9 @@ FRAMES = [
     spring_frames("formaldehyde", [6, 8, 1, 1], 40, seed=1),
     spring_frames("methanol", [6, 8, 1, 1, 1, 1], 12, seed=2),
 ]
-RECIPE = Recipe(
+RECIPE = MDETRecipe(
     model=TINY,
-    loss=LossWeights(forces=1.0, energy=1.0),
+    loss=MDETLossWeights(forces=1.0, energy=1.0),
     steps=12,
     learning_rate=1e-3,
     warmup_steps=3,
@@ -79,9 +79,9 @@ def finished(tmp_path_factory):
 
 def test_training_learns(tmp_path):
     frames = [spring_frames("carbon monoxide", [6, 8], 300)]
-    recipe = Recipe(
+    recipe = MDETRecipe(
         model={**TINY, "embd_dim": 32, "num_3d_kernels": 32, "extensive": True},
-        loss=LossWeights(forces=1.0, energy=1.0),
+        loss=MDETLossWeights(forces=1.0, energy=1.0),
         optimizer="muon",
         steps=60,
         learning_rate=2e-2,
@@ -317,7 +317,7 @@ def test_force_only_model_can_be_fine_tuned(tmp_path):
     recipe = replace(RECIPE, steps=1, model={})
     with pytest.raises(ConfigError, match="no energy head"):
         run(tmp_path, recipe, start=start)
-    card = load_model(run(tmp_path, replace(recipe, loss=LossWeights()), start=start)).card
+    card = load_model(run(tmp_path, replace(recipe, loss=MDETLossWeights()), start=start)).card
     assert set(card.validation) == {"molecules/forces_mae", "frames/forces_mae"}
 
 
@@ -338,7 +338,9 @@ def test_gradient_is_clipped_over_all_parameters(tmp_path, monkeypatch, optimize
 
 
 def test_energy_gradient_is_trained_and_validated(tmp_path):
-    recipe = replace(RECIPE, loss=LossWeights(energy=1.0, gradient=1.0, consistency=0.1), steps=2)
+    recipe = replace(
+        RECIPE, loss=MDETLossWeights(energy=1.0, gradient=1.0, consistency=0.1), steps=2
+    )
     path = run(tmp_path, replace(recipe, precision="bf16-mixed", size_step=4))
     model = load_model(path)
     assert {"molecules/gradient_mae", "frames/gradient_mae"} <= set(model.card.validation)

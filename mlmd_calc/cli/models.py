@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from mlmd_calc import units
 from mlmd_calc.data import MoleculeFrames, read_dataset
@@ -20,23 +20,24 @@ from mlmd_calc.errors import ConfigError
 if TYPE_CHECKING:
     from mlmd_calc.analysis.accuracy import MoleculeErrors
     from mlmd_calc.potential import Potential
+    from mlmd_calc.zoo import Model
 
 # What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
-Model = Annotated[
+ModelName = Annotated[
     str | None,
     typer.Argument(help="Shipped name, file or run directory; without it all shipped are listed."),
 ]
 
 
-def models_command(model: Model = None, as_json: AsJSON = False) -> None:
+def models_command(model: ModelName = None, as_json: AsJSON = False) -> None:
     """List the shipped models, or show the card of one model."""
-    from mlmd_calc.zoo import list_models, load_model
+    from mlmd_calc.zoo import list_models, load_any_model
 
     console = Console()
     if model is not None:
-        card = load_model(model, device="cpu").card
+        card = load_any_model(model, device="cpu").card
         if as_json:
             typer.echo(json.dumps(card.to_dict(), indent=2))
         else:
@@ -46,15 +47,17 @@ def models_command(model: Model = None, as_json: AsJSON = False) -> None:
     if as_json:
         typer.echo(json.dumps([card.to_dict() for card in cards], indent=2))
         return
-    table = Table("model", "parameters", "recommended for MD", "description")
+    table = Table(Column("model", no_wrap=True), "kind", "parameters", "recommended", "description")
     for card in cards:
         settings = " ".join(f"{key}={value}" for key, value in card.recommended.items())
-        table.add_row(card.name, f"{card.parameters:,}", settings, card.description)
+        table.add_row(card.name, card.kind, f"{card.parameters:,}", settings, card.description)
     console.print(table)
 
 
 def evaluate_command(
-    data: Annotated[list[Path], typer.Argument(help="Label files or directories of them.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Label or trajectory files, or directories of them.")
+    ],
     model: Annotated[str | None, typer.Option(help="Model; default: the default model.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only these molecules; may be repeated.")
@@ -62,25 +65,98 @@ def evaluate_command(
     frames: Annotated[
         int, typer.Option(min=1, help="At most this many frames per molecule.")
     ] = 100,
-    forces: Annotated[str | None, typer.Option(help="direct or conservative.")] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what the model's recipe held out of these data: frames or molecules."
+        ),
+    ] = None,
+    forces: Annotated[
+        str | None, typer.Option(help="Force fields: direct or conservative.")
+    ] = None,
     rotation: Annotated[str | None, typer.Option(help="none, random or average.")] = None,
-    n_rotations: Annotated[int | None, typer.Option(help="Orientations per call.")] = None,
+    n_rotations: Annotated[
+        int | None, typer.Option(help="Force fields: orientations per call.")
+    ] = None,
+    potential: Annotated[
+        str | None, typer.Option(help="Propagators: force field for accelerations and energies.")
+    ] = None,
+    time: Annotated[
+        list[float] | None,
+        typer.Option(help="Propagators: fs to predict ahead; may be repeated. (2 4 8 16 32)"),
+    ] = None,
+    verlet: Annotated[
+        float | None,
+        typer.Option(help="Propagators: compare with velocity Verlet at this time step in fs."),
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Propagators: folder for pictures of error against time.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float64",
     seed: Annotated[int, typer.Option(help="Seed of random orientations.")] = 0,
     as_json: AsJSON = False,
 ) -> None:
-    """Measure force, energy and equivariance errors of a model on labelled structures."""
+    """Measure a model on data: errors of forces and energies, or of predicted trajectories."""
+    from mlmd_calc.training.held_out import split
+    from mlmd_calc.training.recipe import Recipe
+    from mlmd_calc.zoo import Model, load_any_model
+
+    loaded = load_any_model(model, device="cpu")
+    molecules = read_dataset(data)
+    if held_out is not None:
+        parts = split(molecules, Recipe.from_dict(loaded.card.recipe))[1]
+        if held_out not in parts:
+            raise ConfigError(f"held_out={held_out!r}; this model's recipe held out {list(parts)}")
+        molecules = parts[held_out]
+    molecules = _selected(molecules, only)
+    if isinstance(loaded, Model):
+        _refuse(loaded.card.name, {"potential": potential, "time": time, "verlet": verlet})
+        _refuse(loaded.card.name, {"plots": plots})
+        options = {"forces": forces, "rotation": rotation, "n_rotations": n_rotations}
+        _evaluate_forces(loaded, molecules, frames, options, dtype, seed, as_json)
+        return
+    from mlmd_calc.cli.evaluate_jumps import evaluate_jumps
+    from mlmd_calc.propagation.load import load_propagator
+
+    _refuse(loaded.card.name, {"forces": forces, "n_rotations": n_rotations})
+    propagator = load_propagator(
+        loaded.source, device="cpu", dtype=dtype, potential=potential, rotation=rotation
+    )
+    evaluate_jumps(
+        propagator,
+        molecules,
+        potential=potential,
+        times_fs=time,
+        frames=frames,
+        verlet_fs=verlet,
+        plots=plots,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+def _refuse(name: str, options: dict[str, object]) -> None:
+    """Refuse options that mean nothing for a model."""
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} means nothing for model {name!r}; leave it out"
+            )
+
+
+def _evaluate_forces(
+    model: Model,
+    molecules: list[MoleculeFrames],
+    frames: int,
+    options: dict[str, Any],
+    dtype: str,
+    seed: int,
+    as_json: bool,
+) -> None:
     from mlmd_calc.potential import Potential
 
-    potential = Potential(
-        model,
-        dtype=dtype,
-        forces=forces,
-        rotation=rotation,
-        n_rotations=n_rotations,
-        seed=seed,
-    )
-    rows = _measure(potential, _selected(read_dataset(data), only), frames)
+    potential = Potential(model, dtype=dtype, seed=seed, **options)
+    rows = _measure(potential, molecules, frames)
     settings = {
         "model": potential.model.card.name,
         "forces": potential.forces,

@@ -16,7 +16,7 @@ from mlmd_calc.data import read_dataset
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
-Data = Annotated[list[Path], typer.Argument(help="Label files or directories of them.")]
+Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for checkpoints, metrics and the model.")
 ]
@@ -82,20 +82,21 @@ def _run(
     recipe = load_recipe(recipe_name, overrides)
     require("lightning", extra="train", why="train models")
     from mlmd_calc.training.train import train
-    from mlmd_calc.zoo import load_model
+    from mlmd_calc.zoo import load_atom, load_model
 
     # Every process of a distributed training runs this command; one of them speaks.
     console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
     frames = read_dataset(data)
-    labels = sum(len(molecule) for molecule in frames)
-    console.print(f"{len(frames)} molecules, {labels:,} labelled structures")
+    count = sum(len(molecule) for molecule in frames)
+    console.print(f"{len(frames)} molecules, {count:,} structures")
     entries = {} if card_file is None else read_toml(card_file)
     entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
+    load = load_atom if recipe.kind == "atom" else load_model
     path = train(
         frames,
         recipe,
         out,
-        start=None if model is None else load_model(model, device="cpu", dtype="float32"),
+        start=None if model is None else load(model, device="cpu", dtype="float32"),
         card=entries,
         devices=devices,
         accelerator=accelerator,

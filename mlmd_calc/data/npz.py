@@ -11,7 +11,7 @@ MD17, MD22      z, R, E, F                                   Å, kcal/mol, kcal/
 
 Our layouts may also hold ``charge``, ``multiplicity``, ``smiles`` and ``metadata`` (a JSON object
 of strings); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame, 2 distorted copy)
-and ``segment``.
+and ``segment``; trajectories may hold ``F`` (eV/Å).
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
         numbers=arrays["numbers"].astype(np.int64),
         positions=arrays["x"],
         velocities=arrays["v"],
+        forces=arrays.get("F"),
         energies=arrays["E"],
         charge=_integer(arrays, "charge", 0),
         multiplicity=_integer(arrays, "multiplicity", 1),
@@ -151,7 +152,7 @@ _LAYOUTS: tuple[tuple[frozenset[str], Callable[[Path, Arrays], MoleculeFrames]],
     (frozenset({"z", "R", "E", "F"}), _md17),
 )
 _OPTIONAL = frozenset(
-    {"T", "segment", "charge", "multiplicity", "smiles", "metadata", "r_unit", "e_unit"}
+    {"F", "T", "segment", "charge", "multiplicity", "smiles", "metadata", "r_unit", "e_unit"}
 )
 
 
@@ -224,7 +225,7 @@ def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> No
     path
         Ends in ``.npz``; its stem becomes the name of the molecule when it is read.
     frames
-        Frames with velocities, energies, ``segment`` and ``dt_fs``.
+        Frames with velocities, energies, ``segment`` and ``dt_fs``, and forces if there are any.
 
     Raises
     ------
@@ -247,6 +248,8 @@ def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> No
         "segment": frames.segment,
         "dt_fs": np.float64(frames.dt_fs),
     }
+    if frames.forces is not None:
+        arrays["F"] = frames.forces.astype(np.float32)
     _write(Path(path), frames, arrays)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential.rotations import random_reflections, random_rotations
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -139,22 +141,20 @@ def _stack(molecules: list[MoleculeFrames], size: int, references: dict[int, flo
     return Batch(**stacked, mask=None if bool(mask.all()) else mask)
 
 
-class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
-    """Endless stream of augmented batches; batch k is a pure function of the seed and k.
+class BatchStream(torch.utils.data.IterableDataset[T]):
+    """Endless stream of batches; batch k is a pure function of the seed and k.
 
-    Every epoch visits each structure once, in batches of one size; a few are visited twice where
-    the number of structures of a size is not a multiple of the batch size. Because nothing but the
-    batch number decides a batch, a run that resumes at step k sees exactly the data it would have
-    seen.
+    Every epoch visits each item once, in batches of items of one padded size; a few are visited
+    twice where the number of items of a size is not a multiple of the batch size. Because nothing
+    but the batch number decides a batch, a run that resumes at step k sees exactly the data it
+    would have seen.
 
     Parameters
     ----------
-    table
-        Structures to draw from.
-    pairs_per_batch
-        Target number of atom pairs of a batch, copies included.
-    copies
-        Rotated copies of every structure.
+    counts
+        Number of items by padded size.
+    targets
+        Wanted number of items per batch by padded size.
     seed
         Seed of order and augmentation.
     start
@@ -165,51 +165,51 @@ class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
     Attributes
     ----------
     batch_size
-        Structures of a batch by padded size, copies not counted.
+        Items of a batch by padded size.
     batches_per_epoch
         Batches of all processes that make an epoch.
     """
 
     def __init__(
         self,
-        table: StructureTable,
+        counts: dict[int, int],
+        targets: dict[int, float],
         *,
-        pairs_per_batch: int,
-        copies: int,
         seed: int,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.table = table
-        self.copies = copies
+        self.counts = counts
         self.seed = seed
         self.start = start
         self.rank = rank
         self.world_size = world_size
-        counts = {size: len(group.energies) for size, group in table.groups.items()}
         batches = {
-            size: math.ceil(count / max(1, round(pairs_per_batch / (size * size * copies))))
-            for size, count in counts.items()
+            size: math.ceil(count / max(1, round(targets[size]))) for size, count in counts.items()
         }
-        # Equal batches, so that as few structures as possible are visited twice.
+        # Equal batches, so that as few items as possible are visited twice.
         self.batch_size = {size: math.ceil(counts[size] / batches[size]) for size in counts}
         self.batches_per_epoch = sum(
             math.ceil(counts[size] / batch_size) for size, batch_size in self.batch_size.items()
         )
 
+    def make(self, size: int, index: NDArray[np.int64], generator: torch.Generator) -> T:
+        """Augmented batch of the items of one size at the given indices."""
+        raise NotImplementedError
+
     def _epoch(self, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
         rng = np.random.default_rng((self.seed, epoch))
         plan: list[tuple[int, NDArray[np.int64]]] = []
-        for size, group in self.table.groups.items():
-            order = rng.permutation(len(group.energies))
+        for size, count in self.counts.items():
+            order = rng.permutation(count)
             batch_size = self.batch_size[size]
             # Wrap around, so that all batches of a size have one shape.
             order = np.resize(order, math.ceil(len(order) / batch_size) * batch_size)
             plan += [(size, index) for index in order.reshape(-1, batch_size)]
         return [plan[i] for i in rng.permutation(len(plan))]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[T]:
         number = self.start * self.world_size + self.rank
         while True:
             epoch = number // self.batches_per_epoch
@@ -218,8 +218,37 @@ class TrainingBatches(torch.utils.data.IterableDataset[Batch]):
                 size, index = plan[number % self.batches_per_epoch]
                 entropy = np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)
                 generator = torch.Generator().manual_seed(int(entropy[0]))
-                yield augment(self.table.batch(size, index), self.copies, generator)
+                yield self.make(size, index, generator)
                 number += self.world_size
+
+
+class TrainingBatches(BatchStream[Batch]):
+    """Stream of labelled structures, each in several orientations.
+
+    Parameters
+    ----------
+    table
+        Structures to draw from.
+    pairs_per_batch
+        Target number of atom pairs of a batch, copies included.
+    copies
+        Rotated copies of every structure.
+    seed, start, rank, world_size
+        See :class:`BatchStream`.
+    """
+
+    def __init__(
+        self, table: StructureTable, *, pairs_per_batch: int, copies: int, **position: int
+    ) -> None:
+        counts = {size: len(group.energies) for size, group in table.groups.items()}
+        targets = {size: pairs_per_batch / (size * size * copies) for size in counts}
+        super().__init__(counts, targets, **position)
+        self.table = table
+        self.copies = copies
+
+    def make(self, size: int, index: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """Structures of one size, each in several random orientations."""
+        return augment(self.table.batch(size, index), self.copies, generator)
 
 
 def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
@@ -238,11 +267,7 @@ def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
     def repeat(tensor: Tensor) -> Tensor:
         return tensor.repeat_interleave(copies, dim=0)
 
-    count = copies * len(batch.energies)
-    transform = random_rotations(count, generator)
-    reflect = torch.rand(count, generator=generator) < 0.5
-    reflected = transform @ random_reflections(count, generator)
-    transform = torch.where(reflect[:, None, None], reflected, transform)
+    transform = random_orientations(copies * len(batch.energies), generator)
     return Batch(
         positions=repeat(batch.positions) @ transform,
         forces=repeat(batch.forces) @ transform,
@@ -252,3 +277,11 @@ def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
         charge=repeat(batch.charge),
         multiplicity=repeat(batch.multiplicity),
     )
+
+
+def random_orientations(count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``(count, 3, 3)`` float64 rotations, half of them followed by a reflection."""
+    rotations = random_rotations(count, generator)
+    reflect = torch.rand(count, generator=generator) < 0.5
+    reflected = rotations @ random_reflections(count, generator)
+    return torch.where(reflect[:, None, None], reflected, rotations)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.training.batches import Batch
 from mlmd_calc.training.losses import energy_loss, force_loss, gradient_surrogate
-from mlmd_calc.training.optimizers import MuonAdamW
-from mlmd_calc.training.recipe import LossWeights, Recipe
-from mlmd_calc.training.resume import RUN_KEY
+from mlmd_calc.training.module import TrainingModule
+from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
 
 
-class MDETTraining(pl.LightningModule):
-    """Losses, optimiser and metrics of one training run.
+class MDETTraining(TrainingModule):
+    """Losses and metrics of one training run.
 
     Parameters
     ----------
@@ -41,32 +38,29 @@ class MDETTraining(pl.LightningModule):
         If the network lacks a head that the losses need.
     """
 
+    network: MDET
+    recipe: MDETRecipe
+
     def __init__(
         self,
         network: MDET,
-        recipe: Recipe,
+        recipe: MDETRecipe,
         validation_names: tuple[str, ...] = (),
         identity: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.recipe = recipe
-        self.validation_names = validation_names
-        self.identity = identity
+        super().__init__(network, recipe, validation_names, identity)
         self.energy_head = energy_head(network.config, recipe.loss)
         for name, head in network.heads.items():
             # Heads without labels (dipole) stay as they are.
             head.requires_grad_(name in ("forces", self.energy_head))
 
-    def on_fit_start(self) -> None:
-        """Compile the layers where the recipe asks for it."""
-        if self.recipe.compile:
-            for layer in self.network.layers:
-                layer.compile(dynamic=False)
+    def layers(self) -> Iterable[nn.Module]:
+        """Layers of the network."""
+        return self.network.layers
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint which run it belongs to."""
-        checkpoint[RUN_KEY] = self.identity
+    def unit(self, metric: str) -> str:
+        """Return the unit of a mean absolute error; energies are per atom."""
+        return "meV" if "energy" in metric else "meV/Å"
 
     def _evaluate(
         self, batch: Batch, positions: Tensor, *, repeats: int = 1, frozen: bool = False
@@ -167,23 +161,6 @@ class MDETTraining(pl.LightningModule):
             )
         return terms
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """Weighted sum of the loss terms of one batch."""
-        terms = self.loss_terms(batch)
-        for name, term in terms.items():
-            self.log(f"train/{name}", term.detach(), batch_size=1)
-        weights = [getattr(self.recipe.loss, name) for name in terms]
-        # Terms of weight zero stay in the sum: distributed training wants every parameter used.
-        total = torch.stack([w * term for w, term in zip(weights, terms.values(), strict=True)])
-        loss = total.sum()
-        if not bool(torch.isfinite(loss)):
-            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
-            raise PredictionError(
-                f"the loss is not finite at step {self.trainer.global_step} ({values}); use a "
-                "smaller learning_rate or a longer warm-up, and look for wrong labels"
-            )
-        return loss
-
     def validation_step(self, batch: Batch, _index: int, dataloader_idx: int = 0) -> None:
         """Mean absolute errors per force component (meV/Å) and of the energy per atom (meV)."""
         name = self.validation_names[dataloader_idx]
@@ -193,7 +170,7 @@ class MDETTraining(pl.LightningModule):
 
         def log_forces(key: str, forces: Tensor) -> None:
             errors = (forces * units.MDET_FORCE - batch.forces)[real]
-            self._log_mean(f"{name}/{key}", errors.abs().mean() / units.MEV, len(errors))
+            self.log_mean(f"{name}/{key}", errors.abs().mean() / units.MEV, len(errors))
 
         with (
             torch.autocast(self.device.type, enabled=False),
@@ -206,33 +183,10 @@ class MDETTraining(pl.LightningModule):
         if self.energy_head is not None:
             errors = self._energy(out) * units.MDET_HARTREE - batch.energies
             per_atom = (errors.abs() / real.sum(1)).mean() / units.MEV
-            self._log_mean(f"{name}/energy_mae", per_atom, len(errors))
-
-    def _log_mean(self, name: str, value: Tensor, weight: int) -> None:
-        self.log(
-            name, value, batch_size=weight, on_epoch=True, sync_dist=True, add_dataloader_idx=False
-        )
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Set up the optimiser with linear warm-up and cosine decay."""
-        recipe = self.recipe
-        rate, decay = recipe.learning_rate, recipe.weight_decay
-        optimizer: torch.optim.Optimizer
-        if recipe.optimizer == "muon":
-            optimizer = MuonAdamW(self.network, lr=rate, weight_decay=decay)
-        else:
-            parameters = self.network.parameters()
-            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(recipe, step) / rate
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+            self.log_mean(f"{name}/energy_mae", per_atom, len(errors))
 
 
-def energy_head(config: MDETConfig, loss: LossWeights) -> str | None:
+def energy_head(config: MDETConfig, loss: MDETLossWeights) -> str | None:
     """Name of the energy head to train, or None if the network has none and needs none.
 
     Raises
@@ -254,13 +208,3 @@ def energy_head(config: MDETConfig, loss: LossWeights) -> str | None:
             "gradient or consistency loss has a weight; set them to 0"
         )
     return head
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate after a number of steps: linear warm-up, then cosine decay."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    floor = recipe.final_learning_rate
-    return floor + (recipe.learning_rate - floor) * cosine

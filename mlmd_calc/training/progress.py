@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mlmd_calc.training.module import TrainingModule
+
 
 class TrainingProgress(pl.Callback):
     """A bar of steps, and a line for every validation.
@@ -49,13 +51,13 @@ class TrainingProgress(pl.Callback):
         """Advance the bar."""
         self._progress.update(self._bar, completed=trainer.global_step)
 
-    def on_validation_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Show the mean absolute errors; energies are per atom."""
-        if trainer.is_global_zero:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Show the errors on the validation sets."""
+        if trainer.is_global_zero and isinstance(module, TrainingModule):
             errors = (
-                f"{name} {value:.1f} {'meV' if 'energy' in name else 'meV/Å'}"
+                f"{name} {value:.1f} {module.unit(name)}"
                 for name, value in trainer.callback_metrics.items()
-                if name.endswith("_mae")
+                if name.partition("/")[0] in module.validation_names
             )
             label = "final" if trainer.state.fn == "validate" else f"step {trainer.global_step}"
             self._progress.console.print(f"{label}:", ", ".join(errors), soft_wrap=True)

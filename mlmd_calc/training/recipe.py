@@ -7,9 +7,10 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
 from mlmd_calc.models.mdet.config import MDETConfig
 
 if sys.version_info >= (3, 11):
@@ -27,6 +28,8 @@ _SMALLEST: Final[dict[str, int]] = {
     "copies": 1,
     "size_step": 1,
     "pairs_per_batch": 1,
+    "atoms_per_batch": 1,
+    "times": 1,
     "validate_every": 1,
     "validation_structures": 1,
     "final_learning_rate": 0,
@@ -44,7 +47,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-def _check_types(settings: LossWeights | Recipe, prefix: str = "") -> None:
+def _check_types(settings: MDETLossWeights | ATOMLossWeights | Recipe, prefix: str = "") -> None:
     """Refuse values of another type than annotated, and numbers that are not finite."""
     for item in fields(settings):
         value, kind = getattr(settings, item.name), str(item.type)
@@ -56,9 +59,18 @@ def _check_types(settings: LossWeights | Recipe, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{item.name}={value!r}; it must be a finite number")
 
 
+def _check_weights(weights: MDETLossWeights | ATOMLossWeights) -> None:
+    _check_types(weights, "loss.")
+    values = asdict(weights)
+    if min(values.values()) < 0 or not any(values.values()):
+        raise ConfigError(
+            f"the loss weights are {values}; none may be negative and at least one must be positive"
+        )
+
+
 @dataclass(frozen=True)
-class LossWeights:
-    """Weights of the loss terms, all of them lengths or absolute values in eV and Å.
+class MDETLossWeights:
+    """Weights of the loss terms of MD-ET, all of them lengths or absolute values in eV and Å.
 
     Attributes
     ----------
@@ -85,25 +97,47 @@ class LossWeights:
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_types(self, "loss.")
-        weights = asdict(self)
-        if min(weights.values()) < 0 or not any(weights.values()):
-            raise ConfigError(
-                f"the loss weights are {weights}; none may be negative and at least one must be "
-                "positive"
-            )
+        _check_weights(self)
+
+
+@dataclass(frozen=True)
+class ATOMLossWeights:
+    """Weights of the loss terms of ATOM.
+
+    Attributes
+    ----------
+    positions
+        Mean square error of the positions, in units of what force-free motion leaves unexplained
+        for the element at that time (:class:`~.trajectory_batches.ChangeScales`).
+    velocities
+        Mean square error of the velocities, likewise.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is not a number, is negative, or all are zero.
+    """
+
+    positions: float = 1.0
+    velocities: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weights(self)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the outcome of a training run except the data files.
 
+    These are the entries that all models share; :meth:`from_dict` builds the recipe of the model
+    that the entry ``kind`` names.
+
     Attributes
     ----------
-    model
-        Architecture options (see :class:`mlmd_calc.models.MDETConfig`); ignored in fine-tuning.
     loss
-        Loss weights.
+        Weights of the loss terms.
+    model
+        Architecture options; ignored in fine-tuning.
     optimizer
         "adamw", or "muon" for :class:`~mlmd_calc.training.optimizers.MuonAdamW`.
     steps
@@ -118,10 +152,6 @@ class Recipe:
         Largest norm of the gradient of all parameters together; 0 turns clipping off.
     ema_decay
         Decay of the exponential moving average of the weights; 0 turns it off.
-    pairs_per_batch
-        Batches hold about this many atom pairs, so that every batch costs the same memory.
-    copies
-        Independently rotated (and, with probability ½, reflected) copies of every structure.
     size_step
         Molecules are padded to a multiple of this many atoms; 1 means no padding.
     held_out_molecules
@@ -133,7 +163,7 @@ class Recipe:
     validation_structures
         Structures of each validation set that are used, spread evenly.
     precision
-        "32-true" or "bf16-mixed" (energy gradients always use 32 bit).
+        "32-true" or "bf16-mixed".
     compile
         Compile each layer; pays on long runs.
     seed
@@ -145,8 +175,10 @@ class Recipe:
         If an entry has a wrong type or a value that is not allowed.
     """
 
+    kind: ClassVar[str]
+
+    loss: MDETLossWeights | ATOMLossWeights
     model: dict[str, Any] = field(default_factory=dict)
-    loss: LossWeights = field(default_factory=LossWeights)
     optimizer: str = "adamw"
     steps: int = 1000
     learning_rate: float = 5e-4
@@ -155,8 +187,6 @@ class Recipe:
     weight_decay: float = 1e-7
     gradient_clip: float = 1.0
     ema_decay: float = 0.9997
-    pairs_per_batch: int = 10_000
-    copies: int = 2
     size_step: int = 1
     held_out_molecules: tuple[str, ...] = ()
     held_out_fraction: float = 0.05
@@ -173,28 +203,31 @@ class Recipe:
                 raise ConfigError(
                     f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}"
                 )
-        for name, smallest in _SMALLEST.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least {smallest}")
+        for name in (item.name for item in fields(self) if item.name in _SMALLEST):
+            if getattr(self, name) < _SMALLEST[name]:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}; it must be at least {_SMALLEST[name]}"
+                )
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate={self.learning_rate}; it must be positive")
         for name in ("held_out_fraction", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)}; it must be in the range [0, 1)")
         try:
-            MDETConfig.from_dict(self.model)
+            self._check_model()
         except TypeError as error:
             raise ConfigError(f"model={self.model!r} is not an architecture: {error}") from error
 
+    def _check_model(self) -> None:
+        """Refuse architecture options that no network can be built from."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values."""
-        values = asdict(self)
-        values["held_out_molecules"] = list(self.held_out_molecules)
-        return values
+        return {"kind": self.kind, **_with_lists(asdict(self))}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Build a recipe from a (TOML) dictionary.
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Recipe:
+        """Build the recipe of a (TOML) dictionary, whose ``kind`` is "mdet" if it has none.
 
         Raises
         ------
@@ -202,20 +235,109 @@ class Recipe:
             If an entry is unknown or has a value that is not allowed.
         """
         values = dict(values)
-        _refuse_unknown("recipe entries", values, cls)
+        kind = values.pop("kind", "mdet")
+        if kind not in _KINDS:
+            raise ConfigError(f"kind={kind!r}; choose one of {', '.join(_KINDS)}")
+        recipe, weights = _KINDS[kind]
+        _refuse_unknown("recipe entries", values, recipe)
         loss = values.pop("loss", {})
         if not isinstance(loss, dict):
             raise ConfigError(f"loss={loss!r}; it must be a table of weights")
-        _refuse_unknown("loss terms", loss, LossWeights)
+        _refuse_unknown("loss terms", loss, weights)
         held_out = values.pop("held_out_molecules", ())
         if isinstance(held_out, str) or not all(isinstance(name, str) for name in held_out):
             raise ConfigError(f"held_out_molecules={held_out!r}; it must be a list of names")
-        return cls(**values, loss=LossWeights(**loss), held_out_molecules=tuple(held_out))
+        values["held_out_molecules"] = tuple(held_out)
+        built: Recipe = recipe(**values, loss=weights(**loss))
+        return built
 
 
-def _refuse_unknown(
-    what: str, values: dict[str, Any], settings: type[LossWeights] | type[Recipe]
-) -> None:
+@dataclass(frozen=True)
+class MDETRecipe(Recipe):
+    """Recipe of an MD-ET force field, trained on labelled structures.
+
+    Attributes
+    ----------
+    model
+        See :class:`mlmd_calc.models.MDETConfig`.
+    precision
+        As in :class:`Recipe`; energy gradients always use 32 bit.
+    loss
+        Loss weights.
+    pairs_per_batch
+        Batches hold about this many atom pairs, so that every batch costs the same memory.
+    copies
+        Independently rotated (and, with probability ½, reflected) copies of every structure.
+    """
+
+    kind: ClassVar[str] = "mdet"
+
+    loss: MDETLossWeights = field(default_factory=MDETLossWeights)
+    pairs_per_batch: int = 10_000
+    copies: int = 2
+
+    def _check_model(self) -> None:
+        MDETConfig.from_dict(self.model)
+
+
+@dataclass(frozen=True)
+class ATOMRecipe(Recipe):
+    """Recipe of an ATOM integrator, trained on trajectories.
+
+    Attributes
+    ----------
+    model
+        See :meth:`mlmd_calc.models.ATOMConfig.for_integrator`; the table ``integrator`` in it holds
+        the options of :class:`mlmd_calc.models.IntegratorConfig`.
+    loss
+        Loss weights.
+    atoms_per_batch
+        Batches hold about this many atoms, each counted once per time.
+    times
+        Later times of each sample; a sample is a state, and the states at these times.
+    shortest_horizon
+        Shortest time in fs; times are log-uniform up to the network's ``max_horizon``.
+    """
+
+    kind: ClassVar[str] = "atom"
+
+    loss: ATOMLossWeights = field(default_factory=ATOMLossWeights)
+    atoms_per_batch: int = 1600
+    times: int = 2
+    shortest_horizon: float = 2.0
+
+    def _check_model(self) -> None:
+        self.network_config()
+        longest = self._integrator().max_horizon
+        if not 0.0 < self.shortest_horizon <= longest:
+            raise ConfigError(
+                f"shortest_horizon={self.shortest_horizon} fs; it must be positive and at most the "
+                f"network's max_horizon={longest} fs"
+            )
+
+    def network_config(self) -> ATOMConfig:
+        """Architecture of the network to train."""
+        options = {name: value for name, value in self.model.items() if name != "integrator"}
+        return ATOMConfig.for_integrator(self._integrator(), **options)
+
+    def _integrator(self) -> IntegratorConfig:
+        return IntegratorConfig(**self.model.get("integrator", {}))
+
+
+_KINDS: Final[dict[str, tuple[Any, Any]]] = {
+    "mdet": (MDETRecipe, MDETLossWeights),
+    "atom": (ATOMRecipe, ATOMLossWeights),
+}
+
+
+def _with_lists(value: Any) -> Any:
+    """Turn tuples into lists, as JSON and TOML have them."""
+    if isinstance(value, dict):
+        return {key: _with_lists(entry) for key, entry in value.items()}
+    return [_with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _refuse_unknown(what: str, values: dict[str, Any], settings: type[Any]) -> None:
     known = {item.name for item in fields(settings)}
     if unknown := sorted(set(values) - known):
         raise ConfigError(f"unknown {what} {unknown}; known are {sorted(known)}")

@@ -12,7 +12,7 @@ import torch
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.zoo import Model
+from mlmd_calc.zoo import ATOMModel, Model
 
 LAST_CHECKPOINT: Final = "last.ckpt"
 RUN_KEY: Final = "run"
@@ -20,7 +20,10 @@ RUN_KEY: Final = "run"
 
 
 def run_identity(
-    frames: Sequence[MoleculeFrames], recipe: Recipe, start: Model | None, processes: int
+    frames: Sequence[MoleculeFrames],
+    recipe: Recipe,
+    start: Model | ATOMModel | None,
+    processes: int,
 ) -> dict[str, Any]:
     """Describe all that decides the outcome of a run.
 
@@ -43,8 +46,9 @@ def run_identity(
     digest = hashlib.sha256()
     for molecule in frames:
         digest.update(f"{molecule.name} {molecule.charge} {molecule.multiplicity}\n".encode())
+        digest.update(f"{molecule.dt_fs}\n".encode())
         columns = (molecule.numbers, molecule.positions, molecule.forces, molecule.energies)
-        for array in (*columns, molecule.segment):
+        for array in (*columns, molecule.velocities, molecule.segment):
             digest.update(b"" if array is None else array.tobytes())
     return {
         "recipe": recipe.to_dict(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import logging
 import warnings
@@ -14,21 +13,18 @@ from typing import Any, Final, Literal, cast
 
 import lightning.pytorch as pl
 import torch
-from ase.data import chemical_symbols
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from mlmd_calc.data import MoleculeFrames, split_by_block, split_by_molecule
+from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.models.mdet import MDET, MDETConfig
-from mlmd_calc.training.atomic_energies import fit_atomic_energies, refit_atomic_energies
-from mlmd_calc.training.batches import StructureTable, TrainingBatches
-from mlmd_calc.training.mdet_module import MDETTraining, energy_head
+from mlmd_calc.training.held_out import split
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.resume import LAST_CHECKPOINT, read_checkpoint, run_identity
-from mlmd_calc.zoo import Model, ModelCard, save_model
+from mlmd_calc.training.task import Task, prepare
+from mlmd_calc.zoo import ATOMModel, Model, ModelCard, save_model
 
 MODEL_NAME: Final = "model.safetensors"
 _LOGS: Final = "logs"
@@ -39,30 +35,19 @@ class TrainingData(pl.LightningDataModule):
 
     Parameters
     ----------
-    train
-        Structures to train on.
-    validation
-        Name to structures that are never trained on.
-    recipe
-        Hyper-parameters.
+    task
+        What is trained.
     """
 
-    def __init__(
-        self, train: StructureTable, validation: dict[str, StructureTable], recipe: Recipe
-    ) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.train_table = train
-        self.validation = validation
-        self.recipe = recipe
+        self.task = task
 
     def train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """Stream of batches, continued at the trainer's step."""
         trainer = cast(pl.Trainer, self.trainer)
-        batches = TrainingBatches(
-            self.train_table,
-            pairs_per_batch=self.recipe.pairs_per_batch,
-            copies=self.recipe.copies,
-            seed=self.recipe.seed,
+        batches = self.task.stream(
+            seed=self.task.module.recipe.seed,
             start=trainer.global_step,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -71,9 +56,7 @@ class TrainingData(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[torch.utils.data.DataLoader[Any]]:
         """One loader per validation set; every process sees all of it."""
-        count, pairs = self.recipe.validation_structures, self.recipe.pairs_per_batch
-        tables = self.validation.values()
-        return [_loader(list(table.spread(count, pairs))) for table in tables]
+        return [_loader(batches) for batches in self.task.validation.values()]
 
 
 def _loader(batches: Any) -> torch.utils.data.DataLoader[Any]:
@@ -81,44 +64,12 @@ def _loader(batches: Any) -> torch.utils.data.DataLoader[Any]:
     return torch.utils.data.DataLoader(batches, batch_size=None, generator=torch.Generator())
 
 
-def split(
-    frames: Sequence[MoleculeFrames], recipe: Recipe
-) -> tuple[list[MoleculeFrames], dict[str, list[MoleculeFrames]]]:
-    """Split frames into training data and validation sets as the recipe says.
-
-    Returns
-    -------
-    tuple
-        Training frames, and by name "molecules" (molecules never trained on) and "frames" (held-out
-        time blocks of training molecules) as far as they are not empty.
-
-    Raises
-    ------
-    ConfigError
-        If the recipe holds out a molecule that there is not, or everything, or a fraction that is
-        less than one frame.
-    """
-    names = sorted({molecule.name for molecule in frames})
-    if unknown := sorted(set(recipe.held_out_molecules) - set(names)):
-        raise ConfigError(
-            f"held_out_molecules of the recipe names {unknown}, which the data do not have; they "
-            f"have {names}. Set held_out_molecules to some of these or to []"
-        )
-    validation: dict[str, list[MoleculeFrames]] = {}
-    train = list(frames)
-    if recipe.held_out_molecules:
-        train, validation["molecules"] = split_by_molecule(train, list(recipe.held_out_molecules))
-    if recipe.held_out_fraction:
-        train, validation["frames"] = split_by_block(train, recipe.held_out_fraction)
-    return train, validation
-
-
 def train(
     frames: Sequence[MoleculeFrames],
     recipe: Recipe,
     folder: Path,
     *,
-    start: Model | None = None,
+    start: Model | ATOMModel | None = None,
     card: dict[str, Any] | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -132,7 +83,7 @@ def train(
     Parameters
     ----------
     frames
-        Labelled frames; the recipe's held-out part is split off.
+        Labelled frames, or trajectories; the recipe's held-out part is split off.
     recipe
         Hyper-parameters.
     folder
@@ -169,11 +120,11 @@ def train(
     identity = run_identity(frames, recipe, start, devices)
     checkpoint = read_checkpoint(folder, identity)
     done = 0 if checkpoint is None else int(checkpoint["global_step"])
-    network, data, references = _prepare(frames, recipe, start)
-    module = MDETTraining(network, recipe, tuple(data.validation), identity)
+    task = prepare(*split(frames, recipe), recipe, start, identity)
+    module, data = task.module, TrainingData(task)
     with _quiet(), _compiler(recipe):
         trainer = _trainer(recipe, folder, done, devices, accelerator, progress)
-        if not data.validation:
+        if not task.validation:
             # Lightning warns of empty loaders.
             trainer.limit_val_batches = 0
         if checkpoint is not None and done >= recipe.steps:
@@ -183,44 +134,18 @@ def train(
             last = None if checkpoint is None else folder / LAST_CHECKPOINT
             # At the end Lightning leaves the averaged weights in the module.
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        results = trainer.validate(module, data, verbose=False) if data.validation else []
+        results = trainer.validate(module, data, verbose=False) if task.validation else []
     path = folder / MODEL_NAME
     if trainer.is_global_zero:
         errors = {name: round(value, 4) for result in results for name, value in result.items()}
-        full = replace(written, recipe=recipe.to_dict(), validation=errors)
-        save_model(path, network.eval(), references, full.to_dict())
-    return path
-
-
-def _prepare(
-    frames: Sequence[MoleculeFrames], recipe: Recipe, start: Model | None
-) -> tuple[MDET, TrainingData, dict[int, float]]:
-    """Network to train, its data, and the reference energies."""
-    train_frames, validation_frames = split(frames, recipe)
-    if start is None:
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which seeds accelerators as well.
-            torch.default_generator.manual_seed(recipe.seed)
-            network = MDET(MDETConfig.from_dict(recipe.model))
-        references = fit_atomic_energies(train_frames)
-    else:
-        network = copy.deepcopy(start.network).float().cpu()
-        if energy_head(network.config, recipe.loss):
-            references = refit_atomic_energies(start, train_frames)
-        else:
-            references = fit_atomic_energies(train_frames)
-    missing = {int(z) for molecule in frames for z in molecule.numbers} - set(references)
-    if missing:
-        symbols = ", ".join(chemical_symbols[z] for z in sorted(missing))
-        raise ConfigError(
-            f"held-out molecules contain {symbols}, which no training molecule does; leave them out"
+        full = replace(
+            written,
+            elements=written.elements or tuple(task.elements),
+            recipe=recipe.to_dict(),
+            validation=errors,
         )
-    tables = {
-        name: StructureTable(part, references, recipe.size_step)
-        for name, part in validation_frames.items()
-    }
-    table = StructureTable(train_frames, references, recipe.size_step)
-    return network.train(), TrainingData(table, tables, recipe), references
+        save_model(path, module.network.eval(), task.atomic_energies, full.to_dict())
+    return path
 
 
 def _trainer(

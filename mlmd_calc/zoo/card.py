@@ -13,8 +13,11 @@ from rich.text import Text
 
 from mlmd_calc.errors import ConfigError
 
-RECOMMENDED_SETTINGS: Final = ("forces", "rotation", "n_rotations", "dtype")
-"""Settings of :class:`mlmd_calc.Potential` that a card may recommend for dynamics."""
+RECOMMENDED_SETTINGS: Final = (
+    *("forces", "rotation", "n_rotations", "dtype"),
+    *("potential", "stride_fs"),
+)
+"""Settings of :class:`mlmd_calc.Potential`, and of jumps, that a card may recommend."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,16 @@ class ModelCard:
     ----------
     name
         Name of the model.
+    kind
+        "mdet", a force field, or "atom", a propagator.
     description
         One or two sentences.
     elements
         Atomic numbers the model was trained on; None when unknown.
     recommended
-        Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype";
-        empty if nothing is recommended.
+        Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype", and
+        for propagators the force field "potential" and the time step "stride_fs"; empty if nothing
+        is recommended.
     level_of_theory
         Method that made the labels.
     training_data
@@ -61,6 +67,7 @@ class ModelCard:
     """
 
     name: str = ""
+    kind: str = "mdet"
     description: str = ""
     elements: tuple[int, ...] | None = None
     recommended: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.atom import ATOM
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
 from mlmd_calc.zoo.card import ModelCard
@@ -28,29 +29,52 @@ WEIGHTS_DTYPE: Final = {
 
 
 @dataclass(frozen=True)
-class Model:
-    """A loaded model.
+class LoadedModel:
+    """What all loaded models have.
+
+    Attributes
+    ----------
+    card
+        What the model is.
+    source
+        What must be given to load the model again.
+    sha256
+        Checksum that identifies the model: of the file, or of the content of a run directory.
+    """
+
+    card: ModelCard
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Model(LoadedModel):
+    """A loaded force field, see also :class:`LoadedModel`.
 
     Attributes
     ----------
     network
         The network, in evaluation mode.
-    card
-        What the model is.
     atomic_energies
         Energy in eV of each element that the network's energy is relative to; empty if it is
         absolute or relative to something that is not known.
-    source
-        What :func:`load_model` must be given to load the model again.
-    sha256
-        Checksum that identifies the model: of the file, or of the content of a run directory.
     """
 
     network: MDET
-    card: ModelCard
     atomic_energies: dict[int, float]
-    source: str
-    sha256: str
+
+
+@dataclass(frozen=True)
+class ATOMModel(LoadedModel):
+    """A loaded ATOM network, see also :class:`LoadedModel`.
+
+    Attributes
+    ----------
+    network
+        The network, in evaluation mode.
+    """
+
+    network: ATOM
 
 
 def list_models() -> list[ModelCard]:
@@ -70,7 +94,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "float64",
 ) -> Model:
-    """Load a model.
+    """Load a force field.
 
     Parameters
     ----------
@@ -100,16 +124,49 @@ def load_model(
     >>> from mlmd_calc import load_model
     >>> print(load_model().card)  # doctest: +SKIP
     """
+    model = load_any_model(name_or_path, device=device, dtype=dtype)
+    if not isinstance(model, Model):
+        raise ConfigError(
+            f"model {model.source!r} propagates trajectories and has no forces; load it with "
+            "mlmd_calc.load_propagator, or name a force field"
+        )
+    return model
+
+
+def load_atom(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
+) -> ATOMModel:
+    """Load an ATOM network; see :func:`load_model` for arguments and errors."""
+    model = load_any_model(name_or_path, device=device, dtype=dtype)
+    if not isinstance(model, ATOMModel):
+        raise ConfigError(
+            f"model {model.source!r} is a force field and propagates nothing; load it with "
+            "mlmd_calc.load_model, or name a propagator"
+        )
+    return model
+
+
+def load_any_model(
+    name_or_path: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float64",
+) -> Model | ATOMModel:
+    """Load a model of any kind; see :func:`load_model` for arguments and errors."""
     if dtype not in WEIGHTS_DTYPE:
         raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
     torch_device = resolve_device(device)
     source, content = _read(name_or_path)
+    network = content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype])
+    card = content.card
+    if isinstance(network, ATOM):
+        return ATOMModel(card=card, source=source, sha256=card.sha256, network=network)
     return Model(
-        network=content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype]),
-        card=content.card,
-        atomic_energies=content.atomic_energies,
+        card=card,
         source=source,
-        sha256=content.card.sha256,
+        sha256=card.sha256,
+        network=network,
+        atomic_energies=content.atomic_energies,
     )
 
 

@@ -10,17 +10,18 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.atom import ATOM, ATOMConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.zoo.card import ModelCard
 
@@ -28,6 +29,16 @@ _DESCRIPTION: Final = "mlmd"
 _CHECKSUM: Final = "sha256"
 _VERSION: Final = 2
 """Version 1 had no checksum."""
+
+N = TypeVar("N", bound=nn.Module)
+
+
+class _Kind(NamedTuple):
+    network: type[Any]
+    config: type[Any]
+
+
+_KINDS: Final = {"mdet": _Kind(MDET, MDETConfig), "atom": _Kind(ATOM, ATOMConfig)}
 
 
 @dataclass(frozen=True)
@@ -44,14 +55,14 @@ class ModelFile:
         The model card.
     """
 
-    network: MDET
+    network: MDET | ATOM
     atomic_energies: dict[int, float]
     card: ModelCard
 
 
 def save_model(
     path: str | os.PathLike[str],
-    network: MDET,
+    network: MDET | ATOM,
     atomic_energies: dict[int, float],
     card: Mapping[str, Any],
 ) -> None:
@@ -64,10 +75,11 @@ def save_model(
     network
         Network to store. Weights are rounded to single precision, in which networks are trained.
     atomic_energies
-        Energy in eV of each element that the predicted energy is relative to.
+        Energy in eV of each element that the predicted energy is relative to; empty for networks
+        that predict none.
     card
         Entries of the :class:`ModelCard`. The elements default to those with an atomic energy;
-        the number of parameters and the checksum are filled in here and on reading.
+        the kind, the number of parameters and the checksum are filled in here and on reading.
 
     Raises
     ------
@@ -77,7 +89,7 @@ def save_model(
     complete = _complete(ModelCard.from_dict(card), network, atomic_energies)
     content = {
         "version": _VERSION,
-        "model": "mdet",
+        "model": complete.kind,
         "config": network.config.to_dict(),
         "atomic_energies": {str(z): e for z, e in sorted(atomic_energies.items())},
         "card": dataclasses.replace(complete, sha256="").to_dict(),
@@ -113,7 +125,10 @@ def read_model(path: Path) -> ModelFile:
     content = _description(path, metadata)
     _verify(path, metadata, content, tensors)
     try:
-        network = build_network(MDETConfig.from_dict(content["config"]), tensors)
+        kind = _KINDS[content["model"]]
+        network: MDET | ATOM = build_network(
+            kind.network, kind.config.from_dict(content["config"]), tensors
+        )
         energies = {int(z): float(e) for z, e in content["atomic_energies"].items()}
         card = _complete(ModelCard.from_dict(content["card"]), network, energies)
     except (KeyError, TypeError, ValueError) as error:
@@ -141,7 +156,9 @@ def read_card(path: Path) -> ModelCard:
     return dataclasses.replace(card, name=card.name or path.stem)
 
 
-def build_network(config: MDETConfig, tensors: Mapping[str, Tensor]) -> MDET:
+def build_network(
+    kind: Callable[[Any], N], config: MDETConfig | ATOMConfig, tensors: Mapping[str, Tensor]
+) -> N:
     """Build a network around tensors, which must be exactly those it needs.
 
     Raises
@@ -151,7 +168,7 @@ def build_network(config: MDETConfig, tensors: Mapping[str, Tensor]) -> MDET:
     """
     # On the meta device no initial weights are drawn: global random numbers stay as they are.
     with torch.device("meta"):
-        network = MDET(config)
+        network = kind(config)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     missing = sorted(set(expected) - set(tensors))
     extra = sorted(set(tensors) - set(expected))
@@ -192,10 +209,10 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         version, model = int(content["version"]), str(content["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"the model description in {path} is damaged: {error!r}") from error
-    if not 1 <= version <= _VERSION or model != "mdet":
+    if not 1 <= version <= _VERSION or model not in _KINDS:
         raise ModelFileError(
             f"{path} holds model {model!r} in format version {version}; this version of mlmd reads "
-            f"'mdet' up to version {_VERSION}"
+            f"{', '.join(map(repr, _KINDS))} up to version {_VERSION}"
         )
     return dict(content)
 
@@ -214,7 +231,7 @@ def _verify(
         )
 
 
-def _complete(card: ModelCard, network: MDET, energies: dict[int, float]) -> ModelCard:
+def _complete(card: ModelCard, network: MDET | ATOM, energies: dict[int, float]) -> ModelCard:
     elements = card.elements
     if elements is None and energies:
         elements = tuple(sorted(energies))
@@ -222,4 +239,5 @@ def _complete(card: ModelCard, network: MDET, energies: dict[int, float]) -> Mod
     if missing:
         raise ConfigError(f"the card names elements {missing} that have no atomic energy")
     parameters = sum(p.numel() for p in network.parameters())
-    return dataclasses.replace(card, elements=elements, parameters=parameters)
+    kind = next(name for name, kind in _KINDS.items() if isinstance(network, kind.network))
+    return dataclasses.replace(card, kind=kind, elements=elements, parameters=parameters)

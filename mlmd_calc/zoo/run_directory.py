@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo.architecture import checkpoint_config
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.model_file import ModelFile, build_network, content_checksum
@@ -57,7 +58,7 @@ def read_run_directory(
     tensors = _read_checkpoint(file, ema)
     try:
         config = checkpoint_config(tensors, options)
-        network = build_network(config, tensors)
+        network = build_network(MDET, config, tensors)
     except ModelFileError as error:
         raise ModelFileError(f"{file}: {error}") from error
     card = ModelCard(

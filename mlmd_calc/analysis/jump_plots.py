@@ -1,0 +1,41 @@
+"""Pictures of how well propagators predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mlmd_calc.analysis.jumps import JumpErrors
+
+_MARKERS: Final = "os^Dvx*"
+
+
+def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -> None:
+    """Draw position and velocity errors, relative to the true change, against time.
+
+    Parameters
+    ----------
+    errors
+        Name of a propagator to its errors.
+    path
+        PNG file to write.
+    title
+        Heading of the picture.
+    """
+    # No pyplot, which would choose a display for the whole process.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    figure.suptitle(title)
+    for axis, quantity in zip(figure.subplots(1, 2), ("position", "velocity"), strict=True):
+        for (name, found), marker in zip(errors.items(), _MARKERS, strict=False):
+            relative = 100.0 * found.relative(quantity)
+            axis.loglog(found.times, relative, marker=marker, markersize=4, label=name)
+        axis.axhline(100.0, color="0.3", linestyle="--", linewidth=1.0)
+        axis.set_xlabel("time (fs)")
+        axis.set_ylabel(f"{quantity} error (% of RMS change)")
+        axis.grid(alpha=0.25, which="both")
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,15 @@
+"""ATOM, a transformer operator from one molecular state to future frames (arXiv 2510.05482)."""
+
+from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom.features import input_features, return_probabilities
+from mlmd_calc.models.atom.merged import merge_weights
+from mlmd_calc.models.atom.network import ATOM
+
+__all__ = [
+    "ATOM",
+    "ATOMConfig",
+    "IntegratorConfig",
+    "input_features",
+    "merge_weights",
+    "return_probabilities",
+]

@@ -1,0 +1,286 @@
+"""Architecture options of ATOM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from mlmd_calc.errors import ConfigError
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "norm": ("rms", "layer"),
+    "activation": ("swiglu", "silu", "gelu", "relu", "relu2", "leaky_relu"),
+    "lifting_type": (
+        "quasi_equivariant_tp",
+        "quasi_equivariant",
+        "non_equivariant",
+        "canonicalization",
+    ),
+    "attention_type": ("ghca", "self"),
+    "value_residual_type": ("learnable", "fixed", "none"),
+    "positional_encoding": ("trope", "rope", "slot_rope", "sinusoidal", "none"),
+    "output_mode": ("pos_only", "pos_vel", "full"),
+}
+_WITH_TENSOR_PRODUCT: Final = ("quasi_equivariant_tp", "canonicalization")
+_COUNTS: Final = ("lifting_dim", "num_layers", "num_heads")
+_POSITIVE: Final = ("rope_base", "rope_tau")
+
+
+@dataclass(frozen=True)
+class IntegratorConfig:
+    """Options of the variant that replaces an integrator step, see :class:`ATOMConfig`.
+
+    Attributes
+    ----------
+    pairs
+        Know geometry by distances and directions of pairs of atoms instead of by positions, see
+        :mod:`.pairs`; predictions then turn and mirror exactly with the molecule.
+    accelerations
+        Take the accelerations at t = 0 as a third vector input.
+    temperature
+        Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
+        inside the network.
+    time_scale
+        Time in fs in which velocities change; the unit of time inside the network and the shortest
+        period of the horizon's Fourier features.
+    max_horizon
+        Longest time in fs the network may be asked for; the longest period of the features.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    pairs: bool = False
+    accelerations: bool = False
+    temperature: float = 300.0
+    time_scale: float = 4.0
+    max_horizon: float = 32.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("temperature", "time_scale", "max_horizon"))
+        if self.max_horizon <= self.time_scale:
+            raise ConfigError(
+                f"max_horizon={self.max_horizon} fs must exceed time_scale={self.time_scale} fs"
+            )
+
+
+@dataclass(frozen=True)
+class ATOMConfig:
+    """Architecture of an ATOM network (arXiv 2510.05482 and its public code, later revision).
+
+    Names and strings are those of the public code where it has them; the defaults are the paper's
+    single-molecule network.
+
+    Attributes
+    ----------
+    lifting_dim
+        Width d of all token features: d // 3 vectors, then d % 3 scalars.
+    num_layers
+        Number of transformer blocks.
+    num_heads
+        Attention heads; ``lifting_dim / num_heads`` must be a whole, even number.
+    norm
+        ``"rms"`` or ``"layer"``.
+    activation
+        ``"swiglu"``, ``"silu"``, ``"gelu"``, ``"relu"``, ``"relu2"`` or ``"leaky_relu"``.
+    lifting_type
+        How inputs become features: ``"quasi_equivariant"`` (equivariant linear maps),
+        ``"quasi_equivariant_tp"`` (with a tensor product of position and velocity features),
+        ``"non_equivariant"`` (dense maps) or ``"canonicalization"`` (with tensor product, in a
+        frame that turns with the molecule). If ``lifting_dim`` is a multiple of 3, features have no
+        scalars: linear maps then lose atomic numbers, and the tensor product is not possible.
+    attention_type
+        ``"ghca"``, heterogeneous attention to positions, velocities and context, or ``"self"``, to
+        the stream alone.
+    value_residual_type
+        Blend of every block's output with the first block's: ``"learnable"``, ``"fixed"`` (half
+        and half) or ``"none"``.
+    positional_encoding
+        ``"trope"`` (rotary, by physical time), ``"slot_rope"`` (rotary, by slot number, as in the
+        first revision), ``"rope"`` (rotary, by token number; results then depend on the padding of
+        the batch), ``"sinusoidal"`` (by slot number) or ``"none"``.
+    rope_base
+        Ratio of the fastest to the slowest rotary frequency, nearly.
+    rope_tau
+        Time, in the unit of the time increments, in which the fastest rotary pair turns by one
+        radian.
+    rrwp_length
+        Number K of return probabilities of random walks per atom, see
+        :func:`~.features.return_probabilities`.
+    tensor_product_rrwp
+        Feed them into the tensor product as well, as the first revision of the public code does.
+    output_mode
+        ``"pos_only"``, ``"pos_vel"`` or ``"full"`` (positions, velocities, energies).
+    delta_update
+        Predict displacements from the input positions instead of positions.
+    attention_dropout, ffn_dropout
+        Dropout probabilities, used in training only.
+    integrator
+        None for the published operator. Otherwise the network is a jump of an integrator in
+        physical units, see :meth:`.network.ATOM.propagate`.
+
+    Raises
+    ------
+    ConfigError
+        If a value or a combination of values is not allowed.
+    """
+
+    lifting_dim: int = 128
+    num_layers: int = 5
+    num_heads: int = 8
+    norm: str = "rms"
+    activation: str = "swiglu"
+    lifting_type: str = "quasi_equivariant_tp"
+    attention_type: str = "ghca"
+    value_residual_type: str = "learnable"
+    positional_encoding: str = "trope"
+    rope_base: float = 1000.0
+    rope_tau: float = 1000.0
+    rrwp_length: int = 0
+    tensor_product_rrwp: bool = False
+    output_mode: str = "pos_only"
+    delta_update: bool = False
+    attention_dropout: float = 0.2
+    ffn_dropout: float = 0.1
+    integrator: IntegratorConfig | None = None
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        if self.lifting_dim % self.num_heads or self.head_dim % 2:
+            raise ConfigError(
+                f"lifting_dim={self.lifting_dim} over num_heads={self.num_heads} must be a whole, "
+                "even number"
+            )
+        if self.num_scalars == 0:
+            self._check_need_of_scalars()
+        if self.delta_update and self.lifting_type == "canonicalization":
+            raise ConfigError(
+                "delta_update=True and lifting_type='canonicalization' both add an origin to the "
+                "predicted positions; choose one"
+            )
+        if self.integrator is not None:
+            self._check_integrator()
+
+    def _check_values(self) -> None:
+        """Check every option by itself."""
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r}; it must be a whole number, at least 1")
+        if type(self.rrwp_length) is not int or self.rrwp_length < 0:
+            raise ConfigError(
+                f"rrwp_length={self.rrwp_length!r}; it must be a whole number, at least 0"
+            )
+        _check_positive(self, _POSITIVE)
+        for name in ("attention_dropout", "ffn_dropout"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ConfigError(f"{name}={value!r}; it must be at least 0 and less than 1")
+
+    def _check_need_of_scalars(self) -> None:
+        needing = [
+            f"{name}={getattr(self, name)!r}"
+            for name, values in (("lifting_type", _WITH_TENSOR_PRODUCT), ("output_mode", ("full",)))
+            if getattr(self, name) in values
+        ]
+        if needing:
+            raise ConfigError(
+                f"lifting_dim={self.lifting_dim} is a multiple of 3 and leaves no scalar features, "
+                f"which {' and '.join(needing)} needs"
+            )
+
+    def _check_integrator(self) -> None:
+        required = {
+            "positional_encoding": "trope",
+            "rrwp_length": 0,
+            "output_mode": "pos_vel",
+            "delta_update": False,
+        }
+        if self.integrator is not None and self.integrator.pairs:
+            required["lifting_type"] = "quasi_equivariant"
+        for name, value in required.items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}; an integrator needs {name}={value!r}"
+                )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.lifting_dim // self.num_heads
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors among the features of a token."""
+        return self.lifting_dim // 3
+
+    @property
+    def num_scalars(self) -> int:
+        """Scalars among the features of a token."""
+        return self.lifting_dim % 3
+
+    @property
+    def context_layout(self) -> str:
+        """Layout of the context features: ``v`` a vector, ``s`` a scalar.
+
+        Position, velocity, and then atomic number and return probabilities, or acceleration; every
+        vector is followed by its length.
+        """
+        if self.integrator is not None:
+            return "vsvsvs" if self.integrator.accelerations else "vsvs"
+        return "vsvss" + "s" * self.rrwp_length
+
+    @classmethod
+    def for_integrator(cls, integrator: IntegratorConfig, **options: Any) -> ATOMConfig:
+        """Build the configuration of an integrator, with defaults that suit femtoseconds."""
+        defaults = {
+            "lifting_type": "quasi_equivariant",
+            "rope_tau": 1.0,
+            "output_mode": "pos_vel",
+            "attention_dropout": 0.0,
+            "ffn_dropout": 0.0,
+        }
+        return cls(**{**defaults, **options}, integrator=integrator)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> ATOMConfig:
+        """Build a configuration from :meth:`to_dict` output.
+
+        Raises
+        ------
+        ConfigError
+            If an option is unknown.
+        """
+        values = dict(options)
+        _refuse_unknown(cls, values)
+        if values.get("integrator") is not None:
+            _refuse_unknown(IntegratorConfig, values["integrator"])
+            values["integrator"] = IntegratorConfig(**values["integrator"])
+        return cls(**values)
+
+
+def _check_positive(config: ATOMConfig | IntegratorConfig, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0.0 < value < float("inf"):
+            raise ConfigError(f"{name}={value!r}; it must be a positive number")
+
+
+def _refuse_unknown(
+    kind: type[ATOMConfig] | type[IntegratorConfig], options: Mapping[str, Any]
+) -> None:
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(f"unknown ATOM options {unknown}; known are {sorted(known)}")

@@ -1,0 +1,208 @@
+"""Pairs of atoms: what an integrator knows of geometry, and what it moves atoms along.
+
+With the option ``pairs`` the features of atoms are invariant: elements, lengths and scalar products
+of velocities and accelerations. Geometry enters through features of pairs, which bias attention,
+and through the directions along which the read-out moves atoms. So the prediction turns, and
+mirrors, exactly with the molecule. Blocks see the state at t = 0 only, and times enter in the
+read-out, so that more of them cost little.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from mlmd_calc.models.atom.blocks import RMS_EPSILON
+from mlmd_calc.models.atom.config import ATOMConfig
+from mlmd_calc.models.atom.integrator import NUM_ELEMENTS
+
+# Gaussians of distances, Å.
+_NEAREST: Final = 0.7
+_FARTHEST: Final = 6.0
+_NUM_DISTANCES: Final = 24
+_DISTANCE_WIDTH: Final = 0.25
+
+_ELEMENT_WIDTH: Final = 16
+_HIDDEN: Final = 64
+_PAIR_WIDTH: Final = 32
+
+
+def num_motions(config: ATOMConfig) -> int:
+    """Vectors of motion per atom: velocity, and acceleration where there is one."""
+    return 2 if config.integrator is not None and config.integrator.accelerations else 1
+
+
+class Geometry(NamedTuple):
+    """Relative positions and motions of atoms j as seen from atoms i.
+
+    Attributes
+    ----------
+    distances
+        ``(b, n, n)`` Å; 1 where the pair is not real.
+    directions
+        ``(b, n, n, 3)`` unit vectors from i to j; 0 where i = j.
+    motions
+        ``(b, n, n, m, 3)`` relative velocities (and accelerations).
+    radial
+        ``(b, n, n, m)`` their components along the directions.
+    real
+        ``(b, n, n)`` bool, pairs of two different real atoms.
+    """
+
+    distances: Tensor
+    directions: Tensor
+    motions: Tensor
+    radial: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, positions: Tensor, motions: Tensor, mask: Tensor) -> Geometry:
+        """Take the geometry of molecules.
+
+        Parameters
+        ----------
+        positions
+            ``(b, n, 3)`` Å; finite for padding as well.
+        motions
+            ``(b, n, m, 3)`` velocities (and accelerations).
+        mask
+            ``(b, n)`` bool, True for real atoms.
+        """
+        same = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        real = mask[:, :, None] & mask[:, None, :] & ~same
+        vectors = positions[:, None] - positions[:, :, None]
+        # The length of a zero vector has no derivative, even where it is not used.
+        squares = vectors.square().sum(dim=-1).masked_fill(~real, 1.0)
+        distances = squares.sqrt()
+        directions = vectors / distances[..., None]
+        relative = motions[:, None] - motions[:, :, None]
+        radial = (relative * directions[..., None, :]).sum(dim=-1)
+        return cls(distances, directions, relative, radial, real)
+
+
+class PairLifting(nn.Module):
+    """Features of pairs and of atoms, and the bias that pairs give to attention."""
+
+    def __init__(self, config: ATOMConfig) -> None:
+        super().__init__()
+        motions = num_motions(config)
+        width = config.lifting_dim
+        self.element_embedding = nn.Embedding(NUM_ELEMENTS, _ELEMENT_WIDTH)
+        self.layers = nn.Sequential(
+            nn.Linear(_NUM_DISTANCES + 2 * _ELEMENT_WIDTH + motions, _HIDDEN),
+            nn.SiLU(),
+            nn.Linear(_HIDDEN, _PAIR_WIDTH),
+        )
+        self.heads = (config.num_layers, config.num_heads)
+        self.bias = nn.Linear(_PAIR_WIDTH, config.num_layers * config.num_heads)
+        self.v_0_linear = nn.Linear(1, width)
+        self.concat_feats_linear = nn.Linear(motions * (motions + 1) // 2, width)
+
+    def forward(
+        self, geometry: Geometry, motions: Tensor, numbers: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Lift a state.
+
+        Parameters
+        ----------
+        geometry
+            Geometry of the molecules.
+        motions
+            ``(b, n, m, 3)`` velocities (and accelerations).
+        numbers, mask
+            ``(b, n)`` atomic numbers, and True for real atoms.
+
+        Returns
+        -------
+        pairs, bias, lifted
+            ``(b, n, n, w)``; ``(layers, b, h, n, n)``, minus infinity for padding; and features of
+            positions (none), velocities and context, ``(b, n, d)`` each.
+        """
+        pairs = self._embed(geometry, numbers)
+        bias = self.bias(pairs).unflatten(-1, self.heads).permute(3, 0, 4, 1, 2)
+        bias = bias.masked_fill(~mask[:, None, None, :], -torch.inf)
+        products = motions @ motions.transpose(-1, -2)
+        lower = torch.tril_indices(*products.shape[-2:], device=products.device)
+        invariants = products[..., lower[0], lower[1]]
+        h_v = self.v_0_linear(invariants[..., :1])
+        return pairs, bias, (torch.zeros_like(h_v), h_v, self.concat_feats_linear(invariants))
+
+    def _embed(self, geometry: Geometry, numbers: Tensor) -> Tensor:
+        d = geometry.distances[..., None]
+        centres = torch.linspace(
+            _NEAREST, _FARTHEST, _NUM_DISTANCES, dtype=d.dtype, device=d.device
+        )
+        near = torch.exp(-(((d - centres) / _DISTANCE_WIDTH) ** 2)) * geometry.real[..., None]
+        z = self.element_embedding(numbers)
+        n = z.shape[1]
+        elements = (z[:, :, None].expand(-1, -1, n, -1), z[:, None].expand(-1, n, -1, -1))
+        features: Tensor = self.layers(torch.cat([near, *elements, geometry.radial], dim=-1))
+        return features
+
+
+class PairReadout(nn.Module):
+    """Displacement and velocity change of every atom along what its pairs offer.
+
+    With directions u_ij, distances r_ij, relative velocities and accelerations w_ij, and the atom's
+    own w_i, both read-outs are of the form
+
+        f_i = sum over j of [c⁰ u_ij + c¹ w_ij + c² (w_ij·u_ij) u_ij] / r_ij + c³ w_i
+
+    where the coefficients are functions of both atoms' features, of the pair's, and of time.
+    """
+
+    def __init__(self, config: ATOMConfig) -> None:
+        super().__init__()
+        width, motions = config.lifting_dim, num_motions(config)
+        self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
+        self.from_receiver = nn.Linear(width, _HIDDEN)
+        self.from_sender = nn.Linear(width, _HIDDEN, bias=False)
+        self.from_pair = nn.Linear(_PAIR_WIDTH, _HIDDEN, bias=False)
+        self.pair_film = nn.Linear(width, 2 * _HIDDEN)
+        self.inner = nn.Linear(_HIDDEN, _HIDDEN)
+        self.pair_coefficients = nn.Linear(_HIDDEN, 2 * (1 + 2 * motions))
+        self.from_atom = nn.Linear(width, width)
+        self.atom_film = nn.Linear(width, 2 * width)
+        self.atom_coefficients = nn.Linear(width, 2 * motions)
+
+    def forward(
+        self, stream: Tensor, pairs: Tensor, motions: Tensor, geometry: Geometry, horizon: Tensor
+    ) -> dict[str, Tensor]:
+        """Read out positions and velocities.
+
+        Parameters
+        ----------
+        stream
+            ``(b, n, d)`` features of atoms.
+        pairs
+            ``(b, n, n, w)`` features of pairs.
+        motions
+            ``(b, n, m, 3)`` velocities (and accelerations).
+        geometry
+            Geometry of the molecules.
+        horizon
+            ``(b, t, d)`` embedding of the times.
+
+        Returns
+        -------
+        dict of Tensor
+            "pos" and "vel", ``(b, t, n, 3)``.
+        """
+        h = self.norm(stream)
+        hidden = self.from_receiver(h)[:, :, None] + self.from_sender(h)[:, None]
+        hidden = hidden + self.from_pair(pairs)
+        scale, shift = self.pair_film(horizon)[:, :, None, None].chunk(2, dim=-1)
+        hidden = silu(self.inner(silu(hidden[:, None] * (1.0 + scale) + shift)))
+        coefficients = self.pair_coefficients(hidden).unflatten(-1, (2, -1))
+        u = geometry.directions[..., None, :]
+        vectors = torch.cat([u, geometry.motions, geometry.radial[..., None] * u], dim=-2)
+        vectors = vectors * (geometry.real / geometry.distances)[..., None, None]
+        out = torch.einsum("btijck,bijkx->btcix", coefficients, vectors)
+        scale, shift = self.atom_film(horizon)[:, :, None].chunk(2, dim=-1)
+        hidden = silu(self.from_atom(h)[:, None] * (1.0 + scale) + shift)
+        coefficients = self.atom_coefficients(hidden).unflatten(-1, (2, -1))
+        out = out + torch.einsum("btick,bikx->btcix", coefficients, motions)
+        return {"pos": out[:, :, 0], "vel": out[:, :, 1]}

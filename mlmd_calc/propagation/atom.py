@@ -1,0 +1,155 @@
+"""ATOM as a propagator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.potential.rotations import random_rotations
+from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.propagator import Propagator, Strides
+from mlmd_calc.propagation.state import FloatArray, Frames, State
+from mlmd_calc.zoo import ATOMModel
+
+ROTATIONS: Final = ("none", "random")
+
+
+class ATOMPropagator(Propagator):
+    """Jumps of an ATOM network.
+
+    Parameters
+    ----------
+    model
+        A loaded model, see :func:`mlmd_calc.zoo.load_atom`.
+    potential
+        Force model whose accelerations at the start of a jump the network takes; it must be given
+        if the network takes them, and only then.
+    rotation
+        "random": every call sees the molecules in fresh random orientations, so that the
+        orientation error averages out in time. "none". None: "none" for networks that turn exactly
+        with the molecule, else "random".
+
+    Raises
+    ------
+    ConfigError
+        If the network is no integrator, an option is unknown, or the potential is missing or
+        superfluous.
+    """
+
+    def __init__(
+        self,
+        model: ATOMModel,
+        *,
+        potential: ForceModel | None = None,
+        rotation: str | None = None,
+    ) -> None:
+        options = model.network.config.integrator
+        name = model.card.name or model.source
+        if options is None:
+            raise ConfigError(
+                f"model {name!r} is the published operator, which predicts mean positions of heavy "
+                "atoms and no velocities; a propagator needs an ATOM trained as an integrator"
+            )
+        if options.accelerations and potential is None:
+            raise ConfigError(
+                f"model {name!r} takes accelerations; give the potential that provides them, for "
+                "instance potential=mlmd_calc.Potential()"
+            )
+        if potential is not None and not options.accelerations:
+            raise ConfigError(f"model {name!r} takes no accelerations; leave out the potential")
+        if rotation is None:
+            rotation = "none" if options.pairs else "random"
+        if rotation not in ROTATIONS:
+            raise ConfigError(f"rotation={rotation!r}; choose one of {', '.join(ROTATIONS)}")
+        self.model = model
+        self.potential = potential
+        self.rotation = rotation
+        self.strides = Strides(longest=options.max_horizon)
+        self.stochastic = rotation == "random"
+
+    @property
+    def identity(self) -> str:
+        """Checksum of the model, and how it is used."""
+        potential = type(self.potential).__qualname__
+        return f"ATOMPropagator({self.model.sha256}, {potential}, {self.rotation})"
+
+    def propagate(
+        self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
+    ) -> list[Frames]:
+        """Predict frames in one call of the network; see :meth:`Propagator.propagate`.
+
+        Raises
+        ------
+        InputError
+            If a state has a charge, unpaired electrons, or an element that the model does not know.
+        """
+        for time in times_fs:
+            self.strides.check(time)
+        for state in states:
+            self._check(state)
+        accelerations = None if self.potential is None else self._accelerations(states)
+        turn = np.broadcast_to(np.eye(3), (len(states), 3, 3))
+        if self.rotation == "random":
+            turn = random_rotations(len(states), generator).numpy()
+        size = max(len(state) for state in states)
+        parameter = next(self.model.network.parameters())
+
+        def padded(arrays: Sequence[FloatArray]) -> torch.Tensor:
+            out = np.zeros((len(states), size, 3))
+            for row, array in enumerate(arrays):
+                out[row, : len(array)] = array @ turn[row]
+            return torch.from_numpy(out).to(parameter.device)
+
+        numbers = torch.zeros(len(states), size, dtype=torch.int64)
+        for row, state in enumerate(states):
+            numbers[row, : len(state)] = torch.from_numpy(np.array(state.numbers))
+        times = torch.tensor([list(times_fs)] * len(states), dtype=torch.float64)
+        with torch.inference_mode():
+            out = self.model.network.propagate(
+                padded([state.positions - state.positions.mean(axis=0) for state in states]),
+                padded([state.velocities for state in states]),
+                numbers.to(parameter.device),
+                times.to(parameter.device),
+                (numbers != 0).to(parameter.device),
+                None if accelerations is None else padded(accelerations),
+            )
+        back = turn.transpose(0, 2, 1)[:, None]
+        positions, velocities = (out[key].cpu().numpy() @ back for key in ("pos", "vel"))
+        return [
+            Frames(
+                times=np.array(times_fs, dtype=np.float64),
+                positions=x[:, : len(state)] + state.positions.mean(axis=0),
+                velocities=v[:, : len(state)],
+            )
+            for state, x, v in zip(states, positions, velocities, strict=True)
+        ]
+
+    def _check(self, state: State) -> None:
+        if state.charge != 0 or state.multiplicity != 1:
+            raise InputError(
+                f"the molecule has charge={state.charge} and multiplicity={state.multiplicity}; "
+                "ATOM knows neutral molecules without unpaired electrons only"
+            )
+        elements = self.model.card.elements
+        if elements is not None and (unknown := set(state.numbers.tolist()) - set(elements)):
+            raise InputError(
+                f"the model does not know {', '.join(chemical_symbols[z] for z in sorted(unknown))}"
+                f"; it was trained on {', '.join(chemical_symbols[z] for z in elements)}"
+            )
+
+    def _accelerations(self, states: Sequence[State]) -> list[FloatArray]:
+        """Accelerations in Å/fs² at the states."""
+        assert self.potential is not None
+        results = self.potential.evaluate([state.structure for state in states], ("forces",))
+        accelerations = []
+        for state, result in zip(states, results, strict=True):
+            if result.forces is None:
+                raise PredictionError("the potential gave no forces")
+            accelerations.append(result.forces / state.masses[:, None] * units.FS**2)
+        return accelerations

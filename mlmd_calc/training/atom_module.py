@@ -1,0 +1,103 @@
+"""Lightning module that trains an ATOM integrator."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlmd_calc.models.atom import ATOM
+from mlmd_calc.training.module import TrainingModule
+from mlmd_calc.training.recipe import ATOMRecipe
+from mlmd_calc.training.trajectory_batches import JumpBatch
+
+
+class ATOMTraining(TrainingModule):
+    """Losses and metrics of one training run.
+
+    Parameters
+    ----------
+    network
+        Network to train, in single precision; one with the option ``integrator``.
+    recipe
+        Hyper-parameters.
+    validation_names
+        Names of the validation sets, in the order of their loaders.
+    identity
+        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
+    """
+
+    network: ATOM
+    recipe: ATOMRecipe
+
+    def __init__(
+        self,
+        network: ATOM,
+        recipe: ATOMRecipe,
+        validation_names: tuple[str, ...] = (),
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(network, recipe, validation_names, identity)
+        self._squares: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
+
+    def layers(self) -> Iterable[nn.Module]:
+        """Blocks, lifting and read-outs of the network."""
+        network = self.network
+        return [*network.transformer_blocks, network.lifting_layer, network.projection_layer]
+
+    def unit(self, metric: str) -> str:
+        """Return the unit of an error, percent of the root mean square change."""
+        return "%"
+
+    def _propagate(self, batch: JumpBatch) -> dict[str, Tensor]:
+        return self.network.propagate(
+            batch.positions,
+            batch.velocities,
+            batch.numbers,
+            batch.times,
+            batch.mask,
+            batch.accelerations,
+        )
+
+    def loss_terms(self, batch: JumpBatch) -> dict[str, Tensor]:
+        """Mean square errors, dimensionless (:class:`~.recipe.ATOMLossWeights`)."""
+        out = self._propagate(batch)
+        positions = (out["pos"] - batch.later_positions) / batch.position_scale[..., None]
+        velocities = (out["vel"] - batch.later_velocities) / batch.velocity_scale[..., None]
+        # Padding has no error.
+        count = 3 * batch.times.shape[1] * (batch.numbers != 0).sum()
+        return {
+            "positions": (positions.square().sum() / count).float(),
+            "velocities": (velocities.square().sum() / count).float(),
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier errors."""
+        self._squares.clear()
+
+    def validation_step(self, batch: JumpBatch, _index: int, dataloader_idx: int = 0) -> None:
+        """Add up squares of errors and changes by time."""
+        with (
+            torch.autocast(self.device.type, enabled=False),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            out = self._propagate(batch)
+        name = self.validation_names[dataloader_idx]
+        for key, found, later, before in (
+            ("position", out["pos"], batch.later_positions, batch.positions),
+            ("velocity", out["vel"], batch.later_velocities, batch.velocities),
+        ):
+            squares = torch.stack([(found - later).square(), (before[:, None] - later).square()])
+            for column, time in enumerate(batch.times[0].tolist()):
+                label = f"{name}/{key}_error_{time:g}fs"
+                self._squares[label] = (
+                    self._squares[label] + squares[:, :, column].sum((1, 2, 3)).cpu()
+                )
+
+    def on_validation_epoch_end(self) -> None:
+        """Root mean square errors by time, in percent of the root mean square change."""
+        for label, (error, change) in self._squares.items():
+            self.log(label, 100.0 * (error / change).sqrt().float(), sync_dist=True)

@@ -1,0 +1,123 @@
+"""What the trainings of all networks have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from mlmd_calc.errors import PredictionError
+from mlmd_calc.models.atom import ATOM
+from mlmd_calc.models.mdet import MDET
+from mlmd_calc.training.optimizers import MuonAdamW
+from mlmd_calc.training.recipe import Recipe
+from mlmd_calc.training.resume import RUN_KEY
+
+
+class TrainingModule(pl.LightningModule):
+    """Optimiser, schedule and logging of a training run; a base class.
+
+    Parameters
+    ----------
+    network
+        Network to train, in single precision.
+    recipe
+        Hyper-parameters.
+    validation_names
+        Names of the validation sets, in the order of their loaders.
+    identity
+        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
+    """
+
+    network: MDET | ATOM
+
+    def __init__(
+        self,
+        network: MDET | ATOM,
+        recipe: Recipe,
+        validation_names: tuple[str, ...] = (),
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.validation_names = validation_names
+        self.identity = identity
+
+    def layers(self) -> Iterable[nn.Module]:
+        """Parts of the network to compile."""
+        raise NotImplementedError
+
+    def loss_terms(self, batch: Any) -> dict[str, Tensor]:
+        """Terms of the loss of one batch by their names in the recipe, not yet weighted."""
+        raise NotImplementedError
+
+    def unit(self, metric: str) -> str:
+        """Return the unit of a validation metric."""
+        raise NotImplementedError
+
+    def on_fit_start(self) -> None:
+        """Compile the layers where the recipe asks for it."""
+        if self.recipe.compile:
+            for layer in self.layers():
+                layer.compile(dynamic=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint which run it belongs to."""
+        checkpoint[RUN_KEY] = self.identity
+
+    def training_step(self, batch: Any, _index: int) -> Tensor:
+        """Weighted sum of the loss terms of one batch."""
+        terms = self.loss_terms(batch)
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.detach(), batch_size=1)
+        weights = [getattr(self.recipe.loss, name) for name in terms]
+        # Terms of weight zero stay in the sum: distributed training wants every parameter used.
+        total = torch.stack([w * term for w, term in zip(weights, terms.values(), strict=True)])
+        loss = total.sum()
+        if not bool(torch.isfinite(loss)):
+            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+            raise PredictionError(
+                f"the loss is not finite at step {self.trainer.global_step} ({values}); use a "
+                "smaller learning_rate or a longer warm-up, and look for wrong labels"
+            )
+        return loss
+
+    def log_mean(self, name: str, value: Tensor, weight: int) -> None:
+        """Log a validation metric, averaged over batches by weight."""
+        self.log(
+            name, value, batch_size=weight, on_epoch=True, sync_dist=True, add_dataloader_idx=False
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Set up the optimiser with linear warm-up and cosine decay."""
+        recipe = self.recipe
+        rate, decay = recipe.learning_rate, recipe.weight_decay
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "muon":
+            optimizer = MuonAdamW(self.network, lr=rate, weight_decay=decay)
+        else:
+            parameters = self.network.parameters()
+            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(recipe, step) / rate
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Learning rate after a number of steps: linear warm-up, then cosine decay."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    floor = recipe.final_learning_rate
+    return floor + (recipe.learning_rate - floor) * cosine

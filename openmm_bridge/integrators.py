@@ -1,0 +1,505 @@
+"""OpenMM integrators whose steps are long jumps made by a propagator."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import openmm
+from numpy.typing import NDArray
+from openmm import unit
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.potential import Evaluation, Structure
+from mlmd_calc.propagation import (
+    Bussi,
+    Corrections,
+    EventLog,
+    ForceModel,
+    Guard,
+    JumpLoop,
+    Langevin,
+    Propagator,
+    State,
+    Thermostat,
+)
+from openmm_bridge.computation import FORCE_UNIT
+from openmm_bridge.region import region_from_topology
+
+_VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
+"""Å/fs per nm/ps."""
+
+_JUMPED: Final = "jumped"
+"""Global variable that is 1 while OpenMM's part of a step belongs to a jump."""
+
+_ALL_GROUPS: Final = 0xFFFFFFFF
+
+_Shown: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], float]
+"""Positions nm, velocities nm/ps and time ps of a Context."""
+
+
+class ContextForces:
+    """The forces of a Context as force model of the jump loop.
+
+    Evaluating moves the particles of the Context; velocities stay.
+
+    Parameters
+    ----------
+    context
+        Context or a weak proxy of it.
+    groups
+        Force groups as a bit mask.
+    """
+
+    def __init__(self, context: Any, groups: int) -> None:
+        self._context = context
+        self._groups = groups
+
+    def evaluate(
+        self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
+    ) -> list[Evaluation]:
+        """Evaluate the System at other positions.
+
+        Raises
+        ------
+        PredictionError
+            If OpenMM cannot.
+        """
+        return [self._evaluate(structure, properties) for structure in structures]
+
+    def _evaluate(self, structure: Structure, properties: Sequence[str]) -> Evaluation:
+        energy, forces = (name in properties for name in ("energy", "forces"))
+        try:
+            self._context.setPositions(structure.positions / units.NM)
+            state = self._context.getState(getEnergy=energy, getForces=forces, groups=self._groups)
+        except openmm.OpenMMException as error:
+            raise PredictionError(
+                f"the forces of the System cannot be evaluated: {error}"
+            ) from error
+        return Evaluation(
+            state.getPotentialEnergy()._value * units.KJ_PER_MOL if energy else None,
+            state.getForces(asNumpy=True)._value / FORCE_UNIT if forces else None,
+        )
+
+
+class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
+    """What :class:`JumpNVEIntegrator` and :class:`JumpNVTIntegrator` have in common.
+
+    ``Simulation.step``, reporters, time, step count and temperature work as with OpenMM's own
+    integrators; velocities are those at the time of the positions. Energies and forces that
+    ``getState`` shows are those of the System's forces, and nothing else.
+
+    The forces of the System, as far as they are in the integration force groups, are evaluated only
+    for what the options ask for: energies, force-based steps, and fallbacks from rejected jumps. A
+    System without forces will do where none of these is wanted.
+
+    Jumps that the guard rejects are drawn again, shortened, replaced by force-based steps if the
+    System has forces, or end the run with :class:`mlmd_calc.errors.PredictionError`; `events` lists
+    all of them. The Context is then as it was before the jump. A ``Simulation`` knows no other end
+    than an error, so a guard that is told to stop raises one as well.
+
+    `step` is overridden in Python and hands positions and velocities over in the precision of the
+    platform, on every platform. The alternative, a native program whose forces carry the jumps,
+    would round them to the precision of forces on GPUs and show them as forces and energies. The
+    price: the class is lost where OpenMM makes a copy in C++, in XML and inside
+    ``CompoundIntegrator``. Such a copy makes all positions NaN in its first step rather than stand
+    still. For force-based steps in between, use `md_steps_per_jump`.
+
+    Parameters
+    ----------
+    propagator
+        Makes the jumps.
+    topology
+        ``openmm.app.Topology`` of the System, which must be one isolated molecule.
+    stepSize
+        Length of a jump, a Quantity or ps.
+    thermostat
+        None for constant energy.
+    charge, multiplicity
+        Total charge in e and spin multiplicity 2S + 1.
+    corrections
+        Corrections of a jump; None for the usual ones.
+    guard
+        Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
+    md_steps_per_jump
+        Force-based steps after each jump, part of the same step; the time advances by them too.
+    md_timestep
+        Time step of force-based steps, a Quantity or ps; None for 0.5 fs.
+    rng
+        ``numpy.random.Generator``, the source of all randomness; None draws a seed.
+
+    Raises
+    ------
+    ConfigError
+        If the propagator cannot do this stride. At the first step: if the options do not fit
+        together, or there is no Context or more than one.
+    InputError
+        If the topology has atoms without element. At the first step: if the System is periodic, has
+        constraints, virtual sites, particles without mass or a thermostat, or does not fit the
+        topology.
+    """
+
+    def __init__(
+        self,
+        propagator: Propagator,
+        topology: Any,
+        stepSize: Any,
+        thermostat: Thermostat | None,
+        *,
+        charge: int = 0,
+        multiplicity: int = 1,
+        corrections: Corrections | None = None,
+        guard: Guard | None = None,
+        md_steps_per_jump: int = 0,
+        md_timestep: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        stride_fs = _femtoseconds(stepSize)
+        propagator.strides.check(stride_fs)
+        region = region_from_topology(
+            topology, charge=charge, multiplicity=multiplicity, periodic=False
+        )
+        super().__init__(stride_fs / units.FS_PER_PS)
+        self.addGlobalVariable(_JUMPED, 0.0)
+        self.addUpdateContextState()
+        # What is left of this class in copies made in C++ must not seem to work.
+        self.beginIfBlock(f"{_JUMPED} = 0")
+        self.addComputePerDof("x", f"x + sqrt({_JUMPED} - 1)")
+        self.endBlock()
+        self._structure = region.structure(np.zeros((len(region), 3)))
+        self._stride_fs = stride_fs
+        self._rng = rng
+        self._loop: JumpLoop | None = None
+        self._context: Any = None
+        self._shown: _Shown
+
+        def make_loop(state: State, forces: ForceModel | None) -> JumpLoop:
+            return JumpLoop(
+                [state],
+                propagator,
+                stride_fs,
+                thermostat=thermostat,
+                corrections=corrections,
+                guard=guard,
+                forces=forces,
+                md_steps_per_jump=md_steps_per_jump,
+                md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
+                rng=self._rng,
+            )
+
+        self._make_loop: Callable[[State, ForceModel | None], JumpLoop] = make_loop
+
+    @property
+    def loop(self) -> JumpLoop:
+        """The engine-neutral loop; it is made when it is first needed, from the Context."""
+        if self._loop is None:
+            context = _context_of(self)
+            system = context.getSystem()
+            _check_system(system, len(self._structure))
+            masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
+            # The Context holds the integrator, which must not keep it alive in turn.
+            self._context = weakref.proxy(context)
+            positions, velocities, time = self._shown = self._read()
+            start = State(
+                positions=positions * units.NM,
+                velocities=velocities * _VELOCITY_UNIT,
+                numbers=self._structure.numbers,
+                masses=np.array(masses),
+                time=time * units.FS_PER_PS,
+                charge=self._structure.charge,
+                multiplicity=self._structure.multiplicity,
+            )
+            self._loop = self._make_loop(start, self._forces(system))
+        return self._loop
+
+    @property
+    def events(self) -> EventLog:
+        """What the guard found and did."""
+        return self.loop.events
+
+    def step(self, steps: int) -> None:
+        """Do a number of jumps, each with the force-based steps after it.
+
+        Raises
+        ------
+        ConfigError
+            If the step size is no longer that of the start.
+        PredictionError
+            If a jump fails and the guard says so; positions, velocities, time and step count are
+            those before the jump.
+        """
+        loop = self.loop
+        if _femtoseconds(self.getStepSize()) != self._stride_fs:
+            raise ConfigError(
+                f"stepSize was changed from {self._stride_fs:g} fs to "
+                f"{_femtoseconds(self.getStepSize()):g} fs; make a new integrator for another "
+                "length of jump"
+            )
+        for _ in range(steps):
+            self._look()
+            try:
+                if not loop.advance():
+                    raise PredictionError(f"the run has stopped: {loop.stopped}")
+            except BaseException:
+                # Force-based steps and energies have moved the particles.
+                self._context.setPositions(self._shown[0])
+                raise
+            self._show()
+            self._count_step()
+
+    def setRandomNumberSeed(self, seed: int) -> None:  # noqa: N802
+        """Set the seed in place of `rng`; 0 draws one.
+
+        Raises
+        ------
+        ConfigError
+            If the run has begun.
+        """
+        if self._loop is not None:
+            raise ConfigError("the run has begun; set the seed before the first step")
+        super().setRandomNumberSeed(seed)
+        self._rng = np.random.default_rng(seed or None)
+
+    def saveRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
+        """Write a restart file, replacing an older one in one go.
+
+        It holds everything that decides how the run goes on, which OpenMM's checkpoints do not, in
+        the format of :meth:`mlmd_calc.md.JumpNVE.save_restart`.
+        """
+        self._look()
+        self.loop.save(path)
+
+    def loadRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
+        """Go on from a restart file, to the last bit on platforms of double precision.
+
+        Everything must be set up as in the interrupted run, with positions in the Context, for
+        which any will do. Time and step count of the Context are set too.
+
+        Raises
+        ------
+        ModelFileError
+            If it is missing or damaged, or belongs to a run with other settings.
+        """
+        self.loop.load(path)
+        self._show()
+        self._context.setStepCount(self.loop.step)
+
+    def _forces(self, system: openmm.System) -> ForceModel | None:
+        """Find the forces of the integration force groups; None if there are none."""
+        groups = self.getIntegrationForceGroups() & _ALL_GROUPS
+        acting = [
+            force
+            for force in system.getForces()
+            if groups >> force.getForceGroup() & 1 and not isinstance(force, openmm.CMMotionRemover)
+        ]
+        return ContextForces(self._context, groups) if acting else None
+
+    def _read(self) -> _Shown:
+        state = self._context.getState(getPositions=True, getVelocities=True)
+        return (
+            state.getPositions(asNumpy=True)._value,
+            state.getVelocities(asNumpy=True)._value,
+            state.getTime()._value,
+        )
+
+    def _look(self) -> None:
+        """Take over what has been done to the Context since the last step."""
+        old, shown = self.loop.states[0], self._shown
+        positions, velocities, time = now = self._read()
+        if (
+            np.array_equal(positions, shown[0])
+            and np.array_equal(velocities, shown[1])
+            and time == shown[2]
+        ):
+            return
+        new = replace(
+            old,
+            positions=positions * units.NM,
+            velocities=velocities * _VELOCITY_UNIT,
+            time=time * units.FS_PER_PS,
+            energy=None,
+        )
+        self.loop.states = (new,)
+        self._shown = now
+
+    def _show(self) -> None:
+        """Give the Context the positions, velocities and time of the loop."""
+        state = self.loop.states[0]
+        self._context.setPositions(state.positions / units.NM)
+        self._context.setVelocities(state.velocities / _VELOCITY_UNIT)
+        self._context.setTime(state.time / units.FS_PER_PS)
+        # The platform may have rounded them.
+        self._shown = self._read()
+
+    def _count_step(self) -> None:
+        """Let OpenMM count a step and do what it does in each, removing momentum for instance."""
+        self.setGlobalVariableByName(_JUMPED, 1.0)
+        try:
+            super().step(1)
+        finally:
+            self.setGlobalVariableByName(_JUMPED, 0.0)
+        # Force-based steps take time as well.
+        self._context.setTime(self._shown[2])
+
+
+class JumpNVEIntegrator(JumpIntegrator):
+    """Constant energy: a propagator makes each step.
+
+    Parameters
+    ----------
+    propagator, topology, stepSize
+        See :class:`JumpIntegrator`.
+    rescale_energy
+        Keep the total energy by scaling velocities, and reject jumps for which that is impossible;
+        costs an energy per jump.
+    corrections, **kwargs
+        See :class:`JumpIntegrator`.
+
+    Examples
+    --------
+    >>> import openmm
+    >>> from openmm import app, unit
+    >>> from mlmd_calc.propagation import VerletPropagator
+    >>> from mlmd_calc import Potential
+    >>> from openmm_bridge import JumpNVEIntegrator
+    >>> pdb = app.PDBFile("ethanol.pdb")  # doctest: +SKIP
+    >>> propagator = VerletPropagator(Potential(), 0.5)
+    >>> stepSize = 8 * unit.femtosecond
+    >>> integrator = JumpNVEIntegrator(propagator, pdb.topology, stepSize)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        propagator: Propagator,
+        topology: Any,
+        stepSize: Any,
+        *,
+        rescale_energy: bool = False,
+        corrections: Corrections | None = None,
+        **kwargs: Any,
+    ) -> None:
+        corrections = Corrections() if corrections is None else corrections
+        if rescale_energy:
+            corrections = replace(corrections, rescale_energy=True)
+        super().__init__(propagator, topology, stepSize, None, corrections=corrections, **kwargs)
+
+
+class JumpNVTIntegrator(JumpIntegrator):
+    """Constant temperature: a propagator makes each step.
+
+    The thermostat acts for half a step before and for half a step after the jump.
+
+    Parameters
+    ----------
+    propagator, topology
+        See :class:`JumpIntegrator`.
+    temperature
+        A Quantity or K.
+    frictionCoeff
+        Friction of "langevin", inverse relaxation time of "bussi"; a Quantity or 1/ps.
+    stepSize
+        See :class:`JumpIntegrator`.
+    thermostat
+        "langevin": all degrees of freedom, translation and rotation too. "bussi": stochastic
+        velocity rescaling of internal motion.
+    **kwargs
+        See :class:`JumpIntegrator`.
+
+    Raises
+    ------
+    ConfigError
+        If the thermostat is unknown, or temperature or friction are not positive.
+    """
+
+    def __init__(
+        self,
+        propagator: Propagator,
+        topology: Any,
+        temperature: Any,
+        frictionCoeff: Any,
+        stepSize: Any,
+        *,
+        thermostat: str = "langevin",
+        **kwargs: Any,
+    ) -> None:
+        chosen = _make_thermostat(
+            thermostat,
+            _value(temperature, unit.kelvin),
+            _value(frictionCoeff, unit.picosecond**-1) / units.FS_PER_PS,
+        )
+        super().__init__(propagator, topology, stepSize, chosen, **kwargs)
+
+
+def _make_thermostat(name: str, temperature_K: float, friction_per_fs: float) -> Thermostat:
+    langevin = Langevin(temperature_K, friction_per_fs)
+    if name == "langevin":
+        return langevin
+    if name == "bussi":
+        return Bussi(temperature_K, langevin.relaxation_fs)
+    raise ConfigError(f"thermostat={name!r}; choose 'langevin' or 'bussi'")
+
+
+def _context_of(integrator: JumpIntegrator) -> Any:
+    """Find the Context of an integrator, which OpenMM does not tell it."""
+    # `type`, because `isinstance` would run code of objects that have nothing to do with this.
+    contexts = [
+        found
+        for found in gc.get_objects()
+        if issubclass(type(found), openmm.Context) and found.getIntegrator() is integrator
+    ]
+    if len(contexts) != 1:
+        raise ConfigError(
+            f"the integrator belongs to {len(contexts)} Contexts; make one openmm.app.Simulation "
+            "or openmm.Context with it, not inside a CompoundIntegrator, and keep that"
+        )
+    return contexts[0]
+
+
+def _check_system(system: openmm.System, n_atoms: int) -> None:
+    """Refuse a System that jumps of one whole isolated molecule would not do justice to."""
+    n_particles = system.getNumParticles()
+    if n_particles != n_atoms:
+        raise InputError(
+            f"the System has {n_particles} particles, but the topology has {n_atoms} atoms; jumps "
+            "move all of a System, so make both from the same topology. A solute cannot jump while "
+            "the solvent stands still"
+        )
+    if system.usesPeriodicBoundaryConditions():
+        raise InputError(
+            "the System is periodic, but propagators know isolated molecules only; take away the "
+            "box, periodic forces and barostats"
+        )
+    if system.getNumConstraints():
+        raise InputError(
+            f"the System has {system.getNumConstraints()} constraints, which a jump would break; "
+            "create it with constraints=None and rigidWater=False"
+        )
+    for i in range(n_particles):
+        if system.isVirtualSite(i):
+            raise InputError(f"particle {i} is a virtual site; propagators know atoms only")
+        if system.getParticleMass(i)._value <= 0.0:
+            raise InputError(
+                f"particle {i} has no mass and could not move, but a jump moves all atoms; give it "
+                "its mass"
+            )
+    if any(isinstance(force, openmm.AndersenThermostat) for force in system.getForces()):
+        raise InputError(
+            "the System has an AndersenThermostat, which would act besides the integrator; remove "
+            "it and use JumpNVTIntegrator"
+        )
+
+
+def _value(quantity: Any, in_unit: Any) -> float:
+    """Convert a Quantity to a number; a number is in the unit already."""
+    return float(quantity.value_in_unit(in_unit) if unit.is_quantity(quantity) else quantity)
+
+
+def _femtoseconds(time: Any) -> float:
+    """Convert from ps, such that 0.008 becomes 8."""
+    return round(_value(time, unit.picosecond) * units.FS_PER_PS, 9)

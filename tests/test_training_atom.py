@@ -1,0 +1,255 @@
+"""Training of ATOM integrators: what they learn, write, resume and refuse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from harmonic_trajectories import harmonic_trajectory, springs
+from toy_models import toy_model
+
+from mlmd_calc.analysis.jump_baselines import Ballistic
+from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
+from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.models.atom import ATOM, ATOMConfig
+from mlmd_calc.potential import Evaluation
+from mlmd_calc.propagation.atom import ATOMPropagator
+from mlmd_calc.training.atom_module import ATOMTraining
+from mlmd_calc.training.held_out import split
+from mlmd_calc.training.recipe import ATOMLossWeights, ATOMRecipe, MDETRecipe, Recipe
+from mlmd_calc.training.train import train
+from mlmd_calc.training.trajectory_batches import TrajectoryTable
+from mlmd_calc.zoo import load_any_model, load_atom, load_model, save_model
+
+TINY = {
+    "lifting_dim": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "integrator": {"pairs": True, "accelerations": True, "max_horizon": 8.0},
+}
+TOKENS = {**TINY, "integrator": {"max_horizon": 8.0}}
+FRAMES = [
+    harmonic_trajectory("water", [8, 1, 1], frames=30),
+    harmonic_trajectory("methyl", [6, 1, 1, 1], frames=30, seed=1),
+    harmonic_trajectory("peroxide", [8, 8, 1, 1], frames=30, seed=2),
+]
+RECIPE = ATOMRecipe(
+    model=TINY,
+    steps=8,
+    learning_rate=1e-3,
+    warmup_steps=3,
+    atoms_per_batch=60,
+    times=2,
+    ema_decay=0.8,
+    validate_every=4,
+    validation_structures=10_000,
+    held_out_molecules=("peroxide",),
+    held_out_fraction=0.4,
+)
+
+
+def run(folder, recipe=RECIPE, frames=FRAMES, **options):
+    return train(frames, recipe, folder, accelerator="cpu", progress=False, **options)
+
+
+def weights(path):
+    return load_atom(path, device="cpu").network.state_dict()
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a finished run of `RECIPE`."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder, card={"name": "springs"})
+    return folder
+
+
+class SpringForces:
+    """The forces that made the trajectories, for molecules of any size."""
+
+    def evaluate(self, structures, properties=("energy", "forces")):
+        return [
+            Evaluation(*springs(len(s.numbers)).energy_and_forces(s.positions)) for s in structures
+        ]
+
+
+def test_training_learns(tmp_path):
+    frames = [harmonic_trajectory("methyl", [6, 1, 1, 1], frames=150)]
+    recipe = replace(
+        RECIPE,
+        optimizer="muon",
+        steps=80,
+        learning_rate=1e-2,
+        warmup_steps=10,
+        atoms_per_batch=400,
+        validate_every=80,
+        held_out_molecules=(),
+        held_out_fraction=0.2,
+    )
+    held_out = split(frames, recipe)[1]["frames"][0]
+    model = load_atom(run(tmp_path, recipe, frames))
+    jumps = jumps_of(held_out, [4.0, 8.0])
+    propagator = ATOMPropagator(model, potential=SpringForces())
+    learned, ballistic = (measure_jumps(p, jumps, [4.0, 8.0]) for p in (propagator, Ballistic()))
+    for quantity in ("position", "velocity"):
+        assert (learned.relative(quantity) < ballistic.relative(quantity) / 3.0).all()
+
+
+def test_card_says_what_the_written_weights_do(finished):
+    model = load_atom(finished / "model.safetensors")
+    card = model.card
+    assert card.name == "springs"
+    assert card.elements == (1, 6, 8)
+    assert Recipe.from_dict(card.recipe) == RECIPE
+    times = [2.0, 4.0, 8.0]
+    # The network sees in use what it saw in validation, up to the finite difference.
+    propagator = ATOMPropagator(model, potential=SpringForces())
+    assert len(card.validation) == 2 * 2 * len(times)
+    for name, frames in split(FRAMES, RECIPE)[1].items():
+        errors = None
+        for molecule in frames:
+            found = measure_jumps(propagator, jumps_of(molecule, times), times)
+            errors = found if errors is None else errors + found
+        for quantity in ("position", "velocity"):
+            expected = 100.0 * errors.relative(quantity)
+            logged = [card.validation[f"{name}/{quantity}_error_{t:g}fs"] for t in times]
+            np.testing.assert_allclose(logged, expected, rtol=5e-3)
+
+
+def test_untrained_network_has_a_loss_of_one():
+    """It moves atoms ballistically, and that is the unit of both terms."""
+    table = TrajectoryTable(FRAMES, (8.0, 8.0))
+    recipe = replace(RECIPE, model=TOKENS)
+    module = ATOMTraining(ATOM(recipe.network_config()), recipe)
+    squares, atoms = np.zeros(2), 0
+    for size, count in table.counts.items():
+        batch = table.batch(size, np.arange(count), torch.zeros(count, 1, dtype=torch.long))
+        terms = module.loss_terms(batch)
+        squares += batch.numbers.numel() * np.array([term.item() for term in terms.values()])
+        atoms += batch.numbers.numel()
+    assert list(terms) == ["positions", "velocities"]
+    np.testing.assert_allclose(squares / atoms, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", [TINY, TOKENS])
+def test_padding_changes_no_loss(model):
+    recipe = replace(RECIPE, model=model)
+    module = ATOMTraining(ATOM(recipe.network_config()), recipe)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            generator = torch.Generator().manual_seed(len(name))
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    values = []
+    for size_step in (1, 5):
+        options = {"accelerations": model is TINY, "size_step": size_step}
+        table = TrajectoryTable(FRAMES[:1], (2.0, 8.0), **options)
+        values.append(module.loss_terms(next(table.spread(5, 10**6))))
+    for name, value in values[0].items():
+        assert value.item() == pytest.approx(values[1][name].item(), rel=1e-4)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+    recipe = replace(RECIPE, optimizer="muon")
+    straight = weights(run(tmp_path / "straight", recipe))
+    original = ATOMTraining.training_step
+
+    def dying(module, batch, index):
+        if module.trainer.global_step == 6:
+            raise KilledError
+        return original(module, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ATOMTraining, "training_step", dying)
+        with pytest.raises(KilledError):
+            run(tmp_path / "resumed", recipe)
+    assert equal(weights(run(tmp_path / "resumed", recipe)), straight)
+
+
+def test_other_velocities_are_another_run(finished):
+    other = [replace(FRAMES[0], velocities=2.0 * FRAMES[0].velocities), *FRAMES[1:]]
+    with pytest.raises(ConfigError, match="holds another run: data was"):
+        run(finished, frames=other)
+
+
+@pytest.mark.parametrize("model", [TINY, TOKENS])
+def test_every_parameter_is_trained(tmp_path, monkeypatch, model):
+    """Distributed training wants every parameter used."""
+    missing = []
+
+    def remember(module, _optimizer):
+        if module.trainer.global_step:
+            missing.extend(n for n, p in module.named_parameters() if p.grad is None)
+
+    monkeypatch.setattr(ATOMTraining, "on_before_zero_grad", remember)
+    run(tmp_path, replace(RECIPE, steps=2, model=model))
+    assert missing == []
+
+
+def test_fine_tuning_starts_from_the_given_weights(finished, tmp_path):
+    start = load_atom(finished / "model.safetensors")
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-9, final_learning_rate=0.0, model={})
+    model = load_atom(run(tmp_path, recipe, start=start))
+    assert model.network.config == start.network.config
+    for name, value in model.network.state_dict().items():
+        torch.testing.assert_close(value, start.network.state_dict()[name], atol=1e-6, rtol=0.0)
+
+
+def test_kinds_of_models_are_not_mixed_up(finished, tmp_path, model_file):
+    path = finished / "model.safetensors"
+    start = load_atom(path)
+    with pytest.raises(ConfigError, match=r"'springs' is an ATOM propagator, but .*kind='mdet'"):
+        run(tmp_path, MDETRecipe(), start=start)
+    with pytest.raises(ConfigError, match=r"'toy' is an MD-ET force field, but .*kind='atom'"):
+        run(tmp_path, RECIPE, start=toy_model())
+    with pytest.raises(ConfigError, match=r"propagates trajectories.*load_propagator"):
+        load_model(path)
+    with pytest.raises(ConfigError, match=r"is a force field.*load_model"):
+        load_atom(model_file)
+    assert load_any_model(path).card.name == "springs"
+
+
+def test_published_operator_cannot_be_trained(tmp_path):
+    path = tmp_path / "operator.safetensors"
+    config = ATOMConfig(lifting_dim=16, num_layers=1, num_heads=2)
+    save_model(path, ATOM(config), {}, {"name": "operator"})
+    with pytest.raises(ConfigError, match="published operator, not an integrator"):
+        run(tmp_path, RECIPE, start=load_atom(path))
+
+
+def test_labels_are_no_trajectories(tmp_path):
+    with pytest.raises(InputError, match=r"'water' has no velocities.*--mode nve"):
+        run(tmp_path, frames=[replace(m, velocities=None) for m in FRAMES])
+    with pytest.raises(ConfigError, match="held-out molecules contain C,"):
+        run(tmp_path, replace(RECIPE, held_out_molecules=("methyl",)))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"kind": "atmos"}, "kind='atmos'; choose one of mdet, atom"),
+        ({"pairs_per_batch": 5}, r"unknown recipe entries \['pairs_per_batch'\]"),
+        ({"loss": {"forces": 1.0}}, r"unknown loss terms \['forces'\]; known are"),
+        ({"loss": {"positions": 0.0, "velocities": 0.0}}, "at least one must be positive"),
+        ({"times": 0}, "times=0; it must be at least 1"),
+        ({"shortest_horizon": 40.0}, "shortest_horizon=40.0 fs; .* max_horizon=32.0 fs"),
+        ({"model": {"layers": 3}}, r"is not an architecture: .*'layers'"),
+        ({"model": {"integrator": {"time": 3}}}, r"is not an architecture: .*'time'"),
+    ],
+)
+def test_wrong_recipes_are_refused(entries, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe.from_dict({"kind": "atom", **entries})
+
+
+def test_recipe_survives_a_dictionary():
+    recipe = replace(RECIPE, loss=ATOMLossWeights(velocities=0.5))
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert isinstance(Recipe.from_dict({}), MDETRecipe)
