@@ -169,9 +169,9 @@ def _models() -> dict[str, Check]:
 
 
 def _load(model: str) -> str:
-    from mlmd_calc.zoo import load_model
+    from mlmd_calc.zoo import load_any_model
 
-    return f"{load_model(model, device='cpu').card.parameters:,} parameters"
+    return f"{load_any_model(model, device='cpu').card.parameters:,} parameters"
 
 
 def _run_engine(engine: str, **options: str) -> str:
