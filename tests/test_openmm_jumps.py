@@ -493,7 +493,7 @@ def test_what_ase_has_begun_goes_on_in_openmm():
     atoms = start.to_atoms()
     options = {**FREE, "friction": 0.01 / units.FS}
     dyn = JumpNVT(
-        atoms, 8 * units.FS, Noisy(harmonic), 300.0, rng=np.random.default_rng(1), **options
+        atoms, 8 * units.FS, Noisy(harmonic), 300, rng=np.random.default_rng(1), **options
     )
     dyn.run(5)
     dyn.save_restart("run.npz")

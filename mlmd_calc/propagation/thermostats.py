@@ -6,7 +6,7 @@ Both are exact for any length of step, so that the stride does not shift the tem
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -64,7 +64,7 @@ class Langevin:
     friction_per_fs: float
 
     def __post_init__(self) -> None:
-        _check_positive(temperature_K=self.temperature_K, friction_per_fs=self.friction_per_fs)
+        _check_settings(self)
 
     @property
     def relaxation_fs(self) -> float:
@@ -105,7 +105,7 @@ class Bussi:
     relaxation_fs: float
 
     def __post_init__(self) -> None:
-        _check_positive(temperature_K=self.temperature_K, relaxation_fs=self.relaxation_fs)
+        _check_settings(self)
 
     def apply(
         self, state: State, time_fs: float, corrections: Corrections, rng: np.random.Generator
@@ -136,7 +136,13 @@ class Bussi:
         return replace(state, velocities=rigid + factor * (state.velocities - rigid))
 
 
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
+def _check_settings(thermostat: Langevin | Bussi) -> None:
+    """Refuse what is not a positive number, and make all of them floats.
+
+    A restart compares the settings with those it was written with, and 300 is no other than 300.0.
+    """
+    for field in fields(thermostat):
+        value = float(getattr(thermostat, field.name))
         if not 0.0 < value < math.inf:
-            raise ConfigError(f"{name}={value}; it must be a positive number")
+            raise ConfigError(f"{field.name}={value}; it must be a positive number")
+        object.__setattr__(thermostat, field.name, value)
