@@ -25,7 +25,11 @@ def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -
     """
     # No pyplot, which would choose a display for the whole process.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+    # Ten to some power is not how anyone says 8 fs or 20 %.
+    plain = StrMethodFormatter("{x:g}")
+    times = sorted({float(time) for found in errors.values() for time in found.times})
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     figure.suptitle(title)
     for axis, quantity in zip(figure.subplots(1, 2), ("position", "velocity"), strict=True):
@@ -33,6 +37,10 @@ def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -
             relative = 100.0 * found.relative(quantity)
             axis.loglog(found.times, relative, marker=marker, markersize=4, label=name)
         axis.axhline(100.0, color="0.3", linestyle="--", linewidth=1.0)
+        axis.xaxis.set_major_locator(FixedLocator(times))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(plain)
+        axis.yaxis.set_major_formatter(plain)
         axis.set_xlabel("time (fs)")
         axis.set_ylabel(f"{quantity} error (% of RMS change)")
         axis.grid(alpha=0.25, which="both")
