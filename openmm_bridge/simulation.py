@@ -142,7 +142,13 @@ class OpenMMSimulation(RecordedRun):
                 "an MDETCalculator only. Use engine 'ase' for others"
             )
         _platform(platform)
-        options = {"platform": platform, "backend": choose_backend(backend)}
+        chosen = choose_backend(backend)
+        if (platform, chosen) == ("OpenCL", "torchscript"):
+            raise ConfigError(
+                "openmmtorch's code for OpenCL does not fit this OpenMM and would end the process; "
+                "use backend 'python' or another platform"
+            )
+        options = {"platform": platform, "backend": chosen}
         return cls._start(atoms, folder, settings, bonds, keep_velocities, options)
 
     def _begin(self, results: dict[str, NDArray[Any]]) -> None:

@@ -370,3 +370,17 @@ def test_options_of_openmm_need_openmm(tmp_path, model, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"pip install 'mlmd\[openmm\]'"):
         invoke("run", "CH4", "-m", model, "--engine", "openmm")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_torchscript_on_opencl_is_refused_before_it_ends_the_process(tmp_path, monkeypatch):
+    from openmm_bridge import simulation
+
+    monkeypatch.setattr(simulation, "_platform", lambda name: None)
+    monkeypatch.setattr(simulation, "choose_backend", lambda name: name)
+    atoms = molecule("CH4")
+    atoms.calc = MDETCalculator(device="cpu")
+    with pytest.raises(ConfigError, match="would end the process; use backend 'python'"):
+        OpenMMSimulation.start(
+            atoms, tmp_path / "run", MDSettings(), platform="OpenCL", backend="torchscript"
+        )
+    assert not (tmp_path / "run").exists()
