@@ -41,7 +41,8 @@ integrator = openmm.LangevinMiddleIntegrator(
     300 * unit.kelvin, 1 / unit.picosecond, 0.5 * unit.femtosecond
 )
 integrator.setRandomNumberSeed(1)
-simulation = app.Simulation(model.topology, system, integrator)
+platform = openmm.Platform.getPlatformByName("CPU")  # or "CUDA"
+simulation = app.Simulation(model.topology, system, integrator, platform)
 simulation.context.setPositions(model.positions)
 simulation.minimizeEnergy(maxIterations=100)
 simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
