@@ -213,12 +213,7 @@ class MDETCalculator(Calculator):
         return {
             "model": potential.model.source,
             "device": self._device,
-            "dtype": potential.dtype,
-            "forces": potential.forces,
-            "rotation": potential.rotation,
-            "n_rotations": potential.n_rotations,
-            "remove_net_force": potential.remove_net_force,
-            "remove_net_torque": potential.remove_net_torque,
+            **potential.options,
             "charge": self.charge,
             "multiplicity": self.multiplicity,
         }

@@ -132,12 +132,7 @@ class MDETComputation:
         return {
             "model": potential.model.source,
             "device": self.device,
-            "dtype": potential.dtype,
-            "forces": potential.forces,
-            "rotation": potential.rotation,
-            "n_rotations": potential.n_rotations,
-            "remove_net_force": potential.remove_net_force,
-            "remove_net_torque": potential.remove_net_torque,
+            **potential.options,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import ase
 import numpy as np
@@ -166,6 +166,18 @@ class Potential:
             torch.autocast(self.device.type, enabled=False),
         ):
             yield
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the constructor as resolved, JSON-able, without model and device."""
+        return {
+            "dtype": self.dtype,
+            "forces": self.forces,
+            "rotation": self.rotation,
+            "n_rotations": self.n_rotations,
+            "remove_net_force": self.remove_net_force,
+            "remove_net_torque": self.remove_net_torque,
+        }
 
     @property
     def conservative(self) -> bool:
