@@ -480,7 +480,7 @@ def _pair_changes(
     pairs = [
         [_pair(weights, positions, motions, numbers, i, j) for j in range(n)] for i in range(n)
     ]
-    pair_features = torch.stack([torch.stack([pair for pair, _ in row]) for row in pairs])
+    pair_features = torch.stack([torch.stack(row) for row in pairs])
     bias = _linear(weights, "lifting_layer.bias", pair_features)
     bias = bias.view(n, n, config.num_layers, config.num_heads)
     invariants = [(a * b).sum(dim=-1) for k, a in enumerate(motions) for b in motions[: k + 1]]
@@ -504,8 +504,14 @@ def _pair_changes(
         z = y + _feed_forward(weights, f"{name}.ffn", config, y)
         stream = z if layer == 0 else _blend(weights, name, config, z, first)
         first = z if layer == 0 else first
+    vectors = motions
+    for layer in range(options.vector_layers):
+        name = f"projection_layer.vector_layers.{layer}"
+        stream, vectors = _exchange(weights, name, stream, pair_features, vectors, positions)
+    if options.vector_layers:
+        vectors = [*motions, *vectors]
     horizon = _horizon(weights, config, time, positions.dtype)
-    return _pair_read_out(weights, stream, pairs, motions, horizon)
+    return _pair_read_out(weights, stream, pair_features, vectors, positions, horizon)
 
 
 def _pair(
@@ -515,22 +521,84 @@ def _pair(
     numbers: Tensor,
     i: int,
     j: int,
-) -> tuple[Tensor, Tensor]:
-    """Features of a pair, and the vectors that it offers."""
+) -> Tensor:
+    """Features of a pair."""
     centres = torch.linspace(0.7, 6.0, 24, dtype=positions.dtype)
-    if i == j:
-        near, direction, distance = torch.zeros_like(centres), torch.zeros_like(positions[i]), 1.0
-    else:
-        distance = torch.linalg.vector_norm(positions[j] - positions[i])
-        direction = (positions[j] - positions[i]) / distance
-        near = torch.exp(-(((distance - centres) / 0.25) ** 2))
-    relative = [w[j] - w[i] for w in motions]
-    radial = torch.stack([w @ direction for w in relative])
+    direction, distance = _direction(positions, i, j)
+    near = torch.exp(-(((distance - centres) / 0.25) ** 2)) * float(i != j)
+    radial = torch.stack([(w[j] - w[i]) @ direction for w in motions])
     table = weights["lifting_layer.element_embedding.weight"]
     features = torch.cat([near, table[numbers[i]], table[numbers[j]], radial])
     hidden = functional.silu(_linear(weights, "lifting_layer.layers.0", features))
-    offered = torch.stack([direction, *relative, *(w * direction for w in radial)]) / distance
-    return _linear(weights, "lifting_layer.layers.2", hidden), offered
+    return _linear(weights, "lifting_layer.layers.2", hidden)
+
+
+def _direction(positions: Tensor, i: int, j: int) -> tuple[Tensor, Tensor]:
+    """Return the unit vector from i to j and the distance; 0 and 1 if they are the same."""
+    if i == j:
+        return torch.zeros_like(positions[i]), torch.ones_like(positions[i, 0])
+    distance = torch.linalg.vector_norm(positions[j] - positions[i])
+    return (positions[j] - positions[i]) / distance, distance
+
+
+def _offered(positions: Tensor, vectors: list[Tensor], i: int, j: int) -> Tensor:
+    """Stack what a pair offers its first atom: direction, differences, and those along it."""
+    direction, distance = _direction(positions, i, j)
+    relative = [w[j] - w[i] for w in vectors]
+    parallel = [(w @ direction) * direction for w in relative]
+    return torch.stack([direction, *relative, *parallel]) / distance
+
+
+def _hidden_of_pair(
+    weights: Weights, name: str, h: Tensor, pairs: Tensor, i: int, j: int
+) -> Tensor:
+    u = _linear(weights, f"{name}.from_receiver", h[i])
+    u = u + weights[f"{name}.from_sender.weight"] @ h[j]
+    return u + weights[f"{name}.from_pair.weight"] @ pairs[i, j]
+
+
+def _exchange(
+    weights: Weights,
+    name: str,
+    stream: Tensor,
+    pairs: Tensor,
+    vectors: list[Tensor],
+    positions: Tensor,
+) -> tuple[Tensor, list[Tensor]]:
+    """One exchange of vectors between atoms."""
+    h = _rms_norm(weights, name, stream)
+    n = len(h)
+    mixed = list(torch.einsum("kc,cix->kix", weights[f"{name}.mix.weight"], torch.stack(vectors)))
+    new, around = torch.stack(mixed).transpose(0, 1).clone(), []
+    for i in range(n):
+        total = torch.zeros_like(weights[f"{name}.inner.bias"])
+        for j in range(n):
+            if i == j:
+                continue
+            direction, distance = _direction(positions, i, j)
+            radial = torch.stack([(w[j] - w[i]) @ direction for w in mixed])
+            u = _hidden_of_pair(weights, name, h, pairs, i, j)
+            u = u + weights[f"{name}.from_radial.weight"] @ torch.asinh(radial)
+            u = functional.silu(_linear(weights, f"{name}.inner", functional.silu(u)))
+            total = total + u / distance
+            c = _linear(weights, f"{name}.vector_coefficients", u).view(3, -1)
+            offered = _offered(positions, mixed, i, j)
+            relative, parallel = offered[1:].chunk(2)
+            message = c[0, :, None] * offered[0] + c[1, :, None] * relative
+            new[i] += 0.1 * (message + c[2, :, None] * parallel)
+        around.append(_linear(weights, f"{name}.from_neighbours", 0.3 * total))
+    left = torch.einsum("kc,icx->ikx", weights[f"{name}.left.weight"], new)
+    right = torch.einsum("kc,icx->ikx", weights[f"{name}.right.weight"], new)
+    products = [(left * right).sum(dim=-1), (new * new).sum(dim=-1)]
+    features = torch.cat([h, torch.asinh(torch.cat(products, dim=-1)), torch.stack(around)], dim=-1)
+    change = functional.silu(_linear(weights, f"{name}.update", features))
+    stream = stream + _linear(weights, f"{name}.update_coefficients", change)
+    return stream, list(new.transpose(0, 1))
+
+
+def _rms_norm(weights: Weights, name: str, x: Tensor) -> Tensor:
+    rms = torch.sqrt(x.square().mean(dim=-1, keepdim=True) + RMS_EPSILON)
+    return x * weights[f"{name}.norm.weight"] / rms
 
 
 def _biased_attention(
@@ -556,29 +624,28 @@ def _biased_attention(
 def _pair_read_out(
     weights: Weights,
     stream: Tensor,
-    pairs: list[list[tuple[Tensor, Tensor]]],
-    motions: list[Tensor],
+    pairs: Tensor,
+    vectors: list[Tensor],
+    positions: Tensor,
     horizon: Tensor,
 ) -> tuple[Tensor, Tensor]:
     name = "projection_layer"
-    rms = torch.sqrt(stream.square().mean(dim=-1, keepdim=True) + RMS_EPSILON)
-    h = stream * weights[f"{name}.norm.weight"] / rms
+    h = _rms_norm(weights, name, stream)
     pair_scale, pair_shift = _linear(weights, f"{name}.pair_film", horizon).chunk(2)
     atom_scale, atom_shift = _linear(weights, f"{name}.atom_film", horizon).chunk(2)
     changes = []
-    for i, row in enumerate(pairs):
+    for i in range(len(h)):
         u = _linear(weights, f"{name}.from_atom", h[i]) * (1.0 + atom_scale) + atom_shift
         c = _linear(weights, f"{name}.atom_coefficients", functional.silu(u)).view(2, -1)
-        change = c @ torch.stack([w[i] for w in motions])
-        for j, (features, offered) in enumerate(row):
+        change = c @ torch.stack([w[i] for w in vectors])
+        for j in range(len(h)):
             if i == j:
                 continue
-            u = _linear(weights, f"{name}.from_receiver", h[i])
-            u = u + weights[f"{name}.from_sender.weight"] @ h[j]
-            u = u + weights[f"{name}.from_pair.weight"] @ features
+            u = _hidden_of_pair(weights, name, h, pairs, i, j)
             u = functional.silu(u * (1.0 + pair_scale) + pair_shift)
             u = functional.silu(_linear(weights, f"{name}.inner", u))
-            change = change + _linear(weights, f"{name}.pair_coefficients", u).view(2, -1) @ offered
+            c = _linear(weights, f"{name}.pair_coefficients", u).view(2, -1)
+            change = change + c @ _offered(positions, vectors, i, j)
         changes.append(change)
     both = torch.stack(changes)
     return both[:, 0], both[:, 1]

@@ -70,6 +70,12 @@ JUMPS = {
     "pairs-self-attention": dataclasses.replace(
         JUMP, attention_type="self", integrator=IntegratorConfig(pairs=True)
     ),
+    "vectors": dataclasses.replace(
+        JUMP,
+        integrator=IntegratorConfig(
+            pairs=True, accelerations=True, vector_layers=2, vector_channels=5
+        ),
+    ),
 }
 
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -515,6 +521,8 @@ def test_pairs_replace_the_lifting() -> None:
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"time_scale": float("inf")}, "time_scale=inf"),
         ({"max_horizon": 3.0}, "max_horizon=3.0 fs must exceed time_scale=4.0 fs"),
+        ({"vector_layers": 1}, "vector_layers=1; it must be 0, or positive with pairs=True"),
+        ({"vector_channels": 0}, "vector_channels=0"),
     ],
     ids=str,
 )

@@ -38,6 +38,11 @@ class IntegratorConfig:
         :mod:`.pairs`; predictions then turn and mirror exactly with the molecule.
     accelerations
         Take the accelerations at t = 0 as a third vector input.
+    vector_layers
+        Exchanges of vectors between atoms before the read-out, see :mod:`.vectors`; only with
+        ``pairs``.
+    vector_channels
+        Vectors per atom in these exchanges.
     temperature
         Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
         inside the network.
@@ -55,12 +60,18 @@ class IntegratorConfig:
 
     pairs: bool = False
     accelerations: bool = False
+    vector_layers: int = 0
+    vector_channels: int = 16
     temperature: float = 300.0
     time_scale: float = 4.0
     max_horizon: float = 32.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, ("temperature", "time_scale", "max_horizon"))
+        _check_positive(self, ("temperature", "time_scale", "max_horizon", "vector_channels"))
+        if self.vector_layers < 0 or (self.vector_layers and not self.pairs):
+            raise ConfigError(
+                f"vector_layers={self.vector_layers!r}; it must be 0, or positive with pairs=True"
+            )
         if self.max_horizon <= self.time_scale:
             raise ConfigError(
                 f"max_horizon={self.max_horizon} fs must exceed time_scale={self.time_scale} fs"

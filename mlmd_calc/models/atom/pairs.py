@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
 from mlmd_calc.models.atom.config import ATOMConfig
 from mlmd_calc.models.atom.integrator import NUM_ELEMENTS
+from mlmd_calc.models.atom.vectors import HIDDEN, PAIR_WIDTH, VectorLayer, along
 
 # Gaussians of distances, Å.
 _NEAREST: Final = 0.7
@@ -26,8 +27,6 @@ _NUM_DISTANCES: Final = 24
 _DISTANCE_WIDTH: Final = 0.25
 
 _ELEMENT_WIDTH: Final = 16
-_HIDDEN: Final = 64
-_PAIR_WIDTH: Final = 32
 
 
 def num_motions(config: ATOMConfig) -> int:
@@ -44,17 +43,14 @@ class Geometry(NamedTuple):
         ``(b, n, n)`` Å; 1 where the pair is not real.
     directions
         ``(b, n, n, 3)`` unit vectors from i to j; 0 where i = j.
-    motions
-        ``(b, n, n, m, 3)`` relative velocities (and accelerations).
     radial
-        ``(b, n, n, m)`` their components along the directions.
+        ``(b, n, n, m)`` components of relative velocities (and accelerations) along the directions.
     real
         ``(b, n, n)`` bool, pairs of two different real atoms.
     """
 
     distances: Tensor
     directions: Tensor
-    motions: Tensor
     radial: Tensor
     real: Tensor
 
@@ -78,9 +74,7 @@ class Geometry(NamedTuple):
         squares = vectors.square().sum(dim=-1).masked_fill(~real, 1.0)
         distances = squares.sqrt()
         directions = vectors / distances[..., None]
-        relative = motions[:, None] - motions[:, :, None]
-        radial = (relative * directions[..., None, :]).sum(dim=-1)
-        return cls(distances, directions, relative, radial, real)
+        return cls(distances, directions, along(directions, motions), real)
 
 
 class PairLifting(nn.Module):
@@ -92,12 +86,12 @@ class PairLifting(nn.Module):
         width = config.lifting_dim
         self.element_embedding = nn.Embedding(NUM_ELEMENTS, _ELEMENT_WIDTH)
         self.layers = nn.Sequential(
-            nn.Linear(_NUM_DISTANCES + 2 * _ELEMENT_WIDTH + motions, _HIDDEN),
+            nn.Linear(_NUM_DISTANCES + 2 * _ELEMENT_WIDTH + motions, HIDDEN),
             nn.SiLU(),
-            nn.Linear(_HIDDEN, _PAIR_WIDTH),
+            nn.Linear(HIDDEN, PAIR_WIDTH),
         )
         self.heads = (config.num_layers, config.num_heads)
-        self.bias = nn.Linear(_PAIR_WIDTH, config.num_layers * config.num_heads)
+        self.bias = nn.Linear(PAIR_WIDTH, config.num_layers * config.num_heads)
         self.v_0_linear = nn.Linear(1, width)
         self.concat_feats_linear = nn.Linear(motions * (motions + 1) // 2, width)
 
@@ -146,8 +140,8 @@ class PairLifting(nn.Module):
 class PairReadout(nn.Module):
     """Displacement and velocity change of every atom along what its pairs offer.
 
-    With directions u_ij, distances r_ij, relative velocities and accelerations w_ij, and the atom's
-    own w_i, both read-outs are of the form
+    With directions u_ij, distances r_ij, the atoms' velocities, accelerations and vector features
+    w_i, and w_ij = w_j - w_i, both read-outs are of the form
 
         f_i = sum over j of [c⁰ u_ij + c¹ w_ij + c² (w_ij·u_ij) u_ij] / r_ij + c³ w_i
 
@@ -156,17 +150,23 @@ class PairReadout(nn.Module):
 
     def __init__(self, config: ATOMConfig) -> None:
         super().__init__()
+        assert config.integrator is not None
         width, motions = config.lifting_dim, num_motions(config)
+        layers, channels = config.integrator.vector_layers, config.integrator.vector_channels
+        self.vector_layers = nn.ModuleList(
+            VectorLayer(config, channels if i else motions) for i in range(layers)
+        )
+        vectors = motions + channels if layers else motions
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
-        self.from_receiver = nn.Linear(width, _HIDDEN)
-        self.from_sender = nn.Linear(width, _HIDDEN, bias=False)
-        self.from_pair = nn.Linear(_PAIR_WIDTH, _HIDDEN, bias=False)
-        self.pair_film = nn.Linear(width, 2 * _HIDDEN)
-        self.inner = nn.Linear(_HIDDEN, _HIDDEN)
-        self.pair_coefficients = nn.Linear(_HIDDEN, 2 * (1 + 2 * motions))
+        self.from_receiver = nn.Linear(width, HIDDEN)
+        self.from_sender = nn.Linear(width, HIDDEN, bias=False)
+        self.from_pair = nn.Linear(PAIR_WIDTH, HIDDEN, bias=False)
+        self.pair_film = nn.Linear(width, 2 * HIDDEN)
+        self.inner = nn.Linear(HIDDEN, HIDDEN)
+        self.pair_coefficients = nn.Linear(HIDDEN, 2 * (1 + 2 * vectors))
         self.from_atom = nn.Linear(width, width)
         self.atom_film = nn.Linear(width, 2 * width)
-        self.atom_coefficients = nn.Linear(width, 2 * motions)
+        self.atom_coefficients = nn.Linear(width, 2 * vectors)
 
     def forward(
         self, stream: Tensor, pairs: Tensor, motions: Tensor, geometry: Geometry, horizon: Tensor
@@ -191,18 +191,25 @@ class PairReadout(nn.Module):
         dict of Tensor
             "pos" and "vel", ``(b, t, n, 3)``.
         """
+        u, vectors = geometry.directions, motions
+        weight = (geometry.real / geometry.distances)[..., None]
+        for layer in self.vector_layers:
+            stream, vectors = layer(stream, vectors, pairs, u, weight)
+        if self.vector_layers:
+            vectors = torch.cat([motions, vectors], dim=2)
         h = self.norm(stream)
         hidden = self.from_receiver(h)[:, :, None] + self.from_sender(h)[:, None]
         hidden = hidden + self.from_pair(pairs)
         scale, shift = self.pair_film(horizon)[:, :, None, None].chunk(2, dim=-1)
         hidden = silu(self.inner(silu(hidden[:, None] * (1.0 + scale) + shift)))
-        coefficients = self.pair_coefficients(hidden).unflatten(-1, (2, -1))
-        u = geometry.directions[..., None, :]
-        vectors = torch.cat([u, geometry.motions, geometry.radial[..., None] * u], dim=-2)
-        vectors = vectors * (geometry.real / geometry.distances)[..., None, None]
-        out = torch.einsum("btijck,bijkx->btcix", coefficients, vectors)
+        coefficients = self.pair_coefficients(hidden) * weight[:, None]
+        m = vectors.shape[2]
+        constant, relative, projected = coefficients.unflatten(-1, (2, -1)).split((1, m, m), dim=-1)
+        lengths = torch.einsum("btijck,bijk->btijc", projected, along(u, vectors))
+        out = torch.einsum("btijc,bijx->btcix", constant[..., 0] + lengths, u)
+        out = out + torch.einsum("btijck,bjkx->btcix", relative, vectors)
         scale, shift = self.atom_film(horizon)[:, :, None].chunk(2, dim=-1)
         hidden = silu(self.from_atom(h)[:, None] * (1.0 + scale) + shift)
-        coefficients = self.atom_coefficients(hidden).unflatten(-1, (2, -1))
-        out = out + torch.einsum("btick,bikx->btcix", coefficients, motions)
+        own = self.atom_coefficients(hidden).unflatten(-1, (2, -1)) - relative.sum(dim=3)
+        out = out + torch.einsum("btick,bikx->btcix", own, vectors)
         return {"pos": out[:, :, 0], "vel": out[:, :, 1]}
