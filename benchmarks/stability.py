@@ -47,9 +47,10 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
 
     from mlmd_calc import MDETCalculator
     from mlmd_calc.analysis import summarise
+    from mlmd_calc.bonds import find_bonds
     from mlmd_calc.cli.job import relax
     from mlmd_calc.data.molecules import MOLECULES, start_structures
-    from mlmd_calc.md import Ensemble, MDSettings, Simulation, find_bonds, read_record
+    from mlmd_calc.md import Ensemble, MDSettings, Simulation, read_record
     from mlmd_calc.md.export import frame_atoms
 
     folder = Path(job["folder"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -18,16 +18,16 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation import (
-    Bussi,
     Corrections,
     EventLog,
     ForceModel,
     Guard,
     JumpLoop,
-    Langevin,
     Propagator,
     State,
     Thermostat,
+    make_thermostat,
+    read_restart,
 )
 from openmm_bridge.computation import FORCE_UNIT
 from openmm_bridge.region import region_from_topology
@@ -286,7 +286,11 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         ModelFileError
             If it is missing or damaged, or belongs to a run with other settings.
         """
-        self.loop.load(path)
+        self.loadState(read_restart(path))
+
+    def loadState(self, state: Mapping[str, Any]) -> None:  # noqa: N802
+        """Go on from ``loop.state_dict()`` of an interrupted run, as :meth:`loadRestart` does."""
+        self.loop.load_state_dict(state)
         self._show()
         self._context.setStepCount(self.loop.step)
 
@@ -384,9 +388,7 @@ class JumpNVEIntegrator(JumpIntegrator):
         corrections: Corrections | None = None,
         **kwargs: Any,
     ) -> None:
-        corrections = Corrections() if corrections is None else corrections
-        if rescale_energy:
-            corrections = replace(corrections, rescale_energy=True)
+        corrections = Corrections.of(corrections, rescale_energy=rescale_energy)
         super().__init__(propagator, topology, stepSize, None, corrections=corrections, **kwargs)
 
 
@@ -428,21 +430,12 @@ class JumpNVTIntegrator(JumpIntegrator):
         thermostat: str = "langevin",
         **kwargs: Any,
     ) -> None:
-        chosen = _make_thermostat(
+        chosen = make_thermostat(
             thermostat,
             _value(temperature, unit.kelvin),
             _value(frictionCoeff, unit.picosecond**-1) / units.FS_PER_PS,
         )
         super().__init__(propagator, topology, stepSize, chosen, **kwargs)
-
-
-def _make_thermostat(name: str, temperature_K: float, friction_per_fs: float) -> Thermostat:
-    langevin = Langevin(temperature_K, friction_per_fs)
-    if name == "langevin":
-        return langevin
-    if name == "bussi":
-        return Bussi(temperature_K, langevin.relaxation_fs)
-    raise ConfigError(f"thermostat={name!r}; choose 'langevin' or 'bussi'")
 
 
 def _context_of(integrator: JumpIntegrator) -> Any:

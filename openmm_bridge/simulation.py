@@ -32,8 +32,8 @@ import openmm
 from numpy.typing import NDArray
 
 from mlmd_calc import MDETCalculator, units
+from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
-from mlmd_calc.md.bonds import Bonds
 from mlmd_calc.md.checkpoint import Checkpoint
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorded_run import RecordedRun
@@ -71,20 +71,27 @@ class OpenMMSimulation(RecordedRun):
     """
 
     engine: ClassVar[Engine] = Engine.OPENMM
+    _stored_as: ClassVar[str] = _CHECKPOINT
+    """Entry of ``Checkpoint.results`` that a run goes on from."""
 
     def __init__(
-        self, atoms: ase.Atoms, folder: Path, description: Description, checkpoint: Checkpoint
+        self,
+        molecules: list[ase.Atoms],
+        folder: Path,
+        description: Description,
+        checkpoint: Checkpoint,
     ) -> None:
-        super().__init__(atoms, folder, description, checkpoint)
-        resumed = _CHECKPOINT in checkpoint.results
+        super().__init__(molecules, folder, description, checkpoint)
+        atoms = self.atoms
+        resumed = self._stored_as in checkpoint.results
         backend = description.engine_options["backend"]
         if resumed and backend == "torchscript" and atoms.calc.potential.rotation == "random":
             raise ConfigError(
                 "the random orientations of backend='torchscript' are inside OpenMM and cannot be "
                 "continued; start a new run, with the back end 'python' if it is to be resumed"
             )
-        self._integrator = _integrator(self.settings, int(self._rng.integers(1, 2**31)))
-        self._velocities_lag = self.settings.ensemble is not Ensemble.NVE
+        self._integrator = self._make_integrator()
+        self._velocities_lag = not self.made_of_jumps and self.settings.thermostatted
         force, self._computation = _force(atoms, backend)
         self._context = openmm.Context(
             _system(description.masses, force),
@@ -110,6 +117,7 @@ class OpenMMSimulation(RecordedRun):
         keep_velocities: bool = False,
         platform: str = "Reference",
         backend: str = "auto",
+        **parts: Any,
     ) -> OpenMMSimulation:
         """Begin a run.
 
@@ -125,6 +133,8 @@ class OpenMMSimulation(RecordedRun):
         backend
             As for :func:`openmm_bridge.create_force`. With "torchscript" every recorded frame costs
             one more evaluation, and a run with random orientations cannot be resumed.
+        **parts
+            ``propagator`` for runs made of jumps.
 
         Raises
         ------
@@ -149,9 +159,12 @@ class OpenMMSimulation(RecordedRun):
                 "use backend 'python' or another platform"
             )
         options = {"platform": platform, "backend": chosen}
-        return cls._start(atoms, folder, settings, bonds, keep_velocities, options)
+        return cls._start(atoms, folder, settings, bonds, keep_velocities, options, **parts)
 
-    def _begin(self, results: dict[str, NDArray[Any]]) -> None:
+    def _make_integrator(self) -> Any:
+        return _integrator(self.settings, int(self._rng.integers(1, 2**31)))
+
+    def _begin(self, results: dict[str, Any]) -> None:
         """Set positions and velocities, and what the calculator has answered to them."""
         positions = self.atoms.positions / units.NM
         self._context.setPositions(positions)
@@ -163,11 +176,9 @@ class OpenMMSimulation(RecordedRun):
             velocities -= self._half_kick(self._state(getForces=True))
         self._context.setVelocities(velocities)
 
-    def _load(self, results: dict[str, NDArray[Any]]) -> None:
+    def _load(self, results: dict[str, Any]) -> None:
         """Continue from :meth:`_engine_results`."""
-        if self._computation is not None:
-            positions, energy, forces = (results[name] for name in _FORCE)
-            self._computation.remember(positions, float(energy), forces)
+        self._remember(results)
         try:
             self._context.loadCheckpoint(results[_CHECKPOINT].tobytes())
         except openmm.OpenMMException as error:
@@ -184,21 +195,29 @@ class OpenMMSimulation(RecordedRun):
         self.atoms.positions = state.getPositions(asNumpy=True)._value * units.NM
         self._set_velocities(state.getVelocities(asNumpy=True)._value)
 
-    def _measure(self) -> float:
+    def _measure(self) -> list[float]:
         lag = self._velocities_lag
         state = self._state(getVelocities=True, getForces=lag, getEnergy=self._has_energy)
         velocities = state.getVelocities(asNumpy=True)._value
         self._set_velocities(velocities + self._half_kick(state) if lag else velocities)
         if not self._has_energy:
-            return np.nan
-        return float(state.getPotentialEnergy()._value * units.KJ_PER_MOL)
+            return [np.nan]
+        return [float(state.getPotentialEnergy()._value * units.KJ_PER_MOL)]
 
-    def _engine_results(self) -> dict[str, NDArray[Any]]:
+    def _engine_results(self) -> dict[str, Any]:
         content = np.frombuffer(self._context.createCheckpoint(), dtype=np.uint8)
-        results: dict[str, NDArray[Any]] = {_CHECKPOINT: content}
+        return {_CHECKPOINT: content, **self._remembered()}
+
+    def _remember(self, results: dict[str, Any]) -> None:
+        """Let the force answer again what it has answered last, from :meth:`_remembered`."""
         if self._computation is not None:
-            results |= dict(zip(_FORCE, self._computation.last(), strict=True))
-        return results
+            positions, energy, forces = (results[name] for name in _FORCE)
+            self._computation.remember(positions, float(energy), forces)
+
+    def _remembered(self) -> dict[str, Any]:
+        if self._computation is None:
+            return {}
+        return dict(zip(_FORCE, self._computation.last(), strict=True))
 
     def _set_velocities(self, velocities: NDArray[np.float64]) -> None:
         self.atoms.set_velocities(velocities * _VELOCITY_UNIT)

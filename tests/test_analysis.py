@@ -8,8 +8,9 @@ from matplotlib.image import imread
 from mlmd_calc import units
 from mlmd_calc.analysis import block_average, fit_drift, summarise
 from mlmd_calc.analysis.plots import plot_comparison, plot_run
+from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import InputError
-from mlmd_calc.md import Bonds, Ensemble, MDSettings, RunRecord
+from mlmd_calc.md import Ensemble, MDSettings, RunRecord
 from mlmd_calc.md.record import Description, frame_dtype
 
 

@@ -7,11 +7,11 @@ import signal
 import ase.io
 import numpy as np
 import pytest
-import torch
 import typer
 from analytic_potentials import Morse, Springs
 from ase import Atoms
 from ase.build import molecule
+from toy_models import write_model
 from typer.testing import CliRunner
 
 from mlmd_calc.cli.demo import demo
@@ -20,23 +20,10 @@ from mlmd_calc.cli.run import run
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import MDSettings, read_record
-from mlmd_calc.models import MDET, MDETConfig
-from mlmd_calc.zoo import save_model
 
 APP = typer.Typer()
 APP.command("run")(run)
 APP.command("demo")(demo)
-
-
-def write_model(path, scale, **card):
-    """Write a network with random weights; the smaller their scale the weaker the forces."""
-    network = MDET(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    save_model(path, network, {1: -10.0, 6: -100.0, 8: -200.0}, card)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from ase.constraints import FixAtoms
 
 from mlmd_calc import MDETCalculator, units
 from mlmd_calc.analysis import summarise
+from mlmd_calc.bonds import find_bonds
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.md import Ensemble, MDSettings, Simulation, find_bonds, read_record
+from mlmd_calc.md import Ensemble, MDSettings, Simulation, read_record
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.export import export_frames

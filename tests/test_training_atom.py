@@ -234,7 +234,7 @@ def test_labels_are_no_trajectories(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"kind": "atmos"}, "kind='atmos'; choose one of mdet, atom"),
+        ({"kind": "atoms"}, "kind='atoms'; choose one of mdet, atom, atmos"),
         ({"pairs_per_batch": 5}, r"unknown recipe entries \['pairs_per_batch'\]"),
         ({"loss": {"forces": 1.0}}, r"unknown loss terms \['forces'\]; known are"),
         ({"loss": {"positions": 0.0, "velocities": 0.0}}, "at least one must be positive"),

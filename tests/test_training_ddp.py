@@ -14,9 +14,9 @@ from spring_molecules import spring_frames
 from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.training.atomic_energies import fit_atomic_energies
 from mlmd_calc.training.batches import StructureTable, TrainingBatches
+from mlmd_calc.training.held_out import split
 from mlmd_calc.training.mdet_module import MDETTraining
 from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
-from mlmd_calc.training.train import split
 from mlmd_calc.zoo import load_model
 
 FRAMES = [spring_frames("water", [8, 1, 1], 40), spring_frames("carbon monoxide", [6, 8], 40)]

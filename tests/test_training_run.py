@@ -16,10 +16,11 @@ from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.potential import Potential
+from mlmd_calc.training.held_out import split
 from mlmd_calc.training.mdet_module import MDETTraining
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe, Recipe
-from mlmd_calc.training.train import split, train
+from mlmd_calc.training.train import train
 from mlmd_calc.zoo import load_model
 
 TINY = {

@@ -7,7 +7,7 @@ import torch
 from ase.build import molecule
 
 from mlmd_calc.models import MDET, MDETConfig
-from mlmd_calc.zoo import Model, ModelCard
+from mlmd_calc.zoo import Model, ModelCard, save_model
 
 SMALL = MDETConfig(n_layers=2, embd_dim=16, num_heads=4, num_3d_kernels=8)
 """Direct directions, Gaussian distances, pooling; heads for forces and formation energy."""
@@ -48,6 +48,17 @@ def toy_model(config: MDETConfig = SMALL, seed: int = 0, **card: object) -> Mode
         source="",
         sha256="",
     )
+
+
+def write_model(path, scale, **card):
+    """Write a network with random weights; the smaller their scale the weaker the forces."""
+    network = MDET(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    save_model(path, network, {1: -10.0, 6: -100.0, 8: -200.0}, card)
+    return str(path)
 
 
 def molecules() -> list[ase.Atoms]:

@@ -11,6 +11,7 @@ from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.doctor import doctor
 from mlmd_calc.cli.export import export
 from mlmd_calc.cli.run import run
+from mlmd_calc.cli.sample import sample
 from mlmd_calc.errors import MLMDError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run)
+app.command("sample")(sample)
 app.command("doctor")(doctor)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train_command)

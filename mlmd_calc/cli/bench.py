@@ -47,6 +47,26 @@ def overhead_command(
     _run("bench_overhead.py", [*sizes, *(["--json"] if as_json else [])])
 
 
+@app.command(
+    "jump",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def jump_command(context: typer.Context) -> None:
+    """Speed and ensemble of a jump propagator against force-based steps (--help for options)."""
+    _run("bench_jump.py", context.args)
+
+
+@app.command(
+    "rollout",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def rollout_command(context: typer.Context) -> None:
+    """Time and memory per frame of a long ATMOS roll-out (--help for options)."""
+    _run("bench_rollout.py", context.args)
+
+
 def _run(script: str, arguments: list[str]) -> None:
     for folder in (_FOLDER, Path.cwd() / "benchmarks"):
         if (folder / script).is_file():

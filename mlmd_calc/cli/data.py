@@ -1,22 +1,31 @@
-"""`mlmd data`: generate training data with GFN2-xTB, and look into data files."""
+"""`mlmd data`: generate and convert training data, and look into data files."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
+from mlmd_calc import units
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.optional import require
 
-app = typer.Typer(help="Generate and inspect training data.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+
+app = typer.Typer(help="Generate, convert and inspect training data.", no_args_is_help=True)
 
 
 @app.command("generate")
@@ -70,6 +79,120 @@ def generate_command(
     console = Console(stderr=True)
     paths = generate(select_molecules(molecules), out, settings, workers=workers, console=console)
     console.print(f"{len(paths)} molecules in {out}")
+
+
+@app.command("peptides")
+def peptides_command(
+    sequences: Annotated[
+        list[str],
+        typer.Argument(
+            help="Amino acids between the caps in one-letter codes (A, AGSV), or all20 for each of "
+            "the 20 amino acids by itself."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per run.")],
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="K; may be repeated. Left-handed conformers need hotter runs, such as 300, 400 "
+            "and 500 K. (300)"
+        ),
+    ] = None,
+    nanoseconds: Annotated[float, typer.Option("--ns", help="Length of a run in ns.")] = 2.0,
+    interval: Annotated[float, typer.Option(help="ps between frames.")] = 2.0,
+    equilibrate: Annotated[float, typer.Option(help="ps before the first frame.")] = 50.0,
+    replicas: Annotated[
+        int, typer.Option(help="Runs per peptide and temperature, from different conformers.")
+    ] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Single-threaded processes, one run each.")
+    ] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+) -> None:
+    """Simulate capped peptides with OpenMM; continues where an earlier run was stopped."""
+    require("openmm", extra="openmm", why="simulate peptides")
+    # Imports torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS
+    from openmm_bridge.peptides import PeptideSettings, generate_peptides
+
+    frames = nanoseconds * units.FS_PER_NS / units.FS_PER_PS / interval if interval > 0 else 0.0
+    if not np.isfinite(frames) or abs(frames - round(frames)) > 1e-6:
+        raise ConfigError(
+            f"--ns is {nanoseconds} and --interval {interval} ps; the length must be a multiple of "
+            "the interval"
+        )
+    settings = PeptideSettings(
+        frames=round(frames), interval_ps=interval, equilibration_ps=equilibrate, seed=seed
+    )
+    console = Console(stderr=True)
+    named = {"all20": list(AMINO_ACIDS)}
+    paths = generate_peptides(
+        [sequence for entry in sequences for sequence in named.get(entry, [entry])],
+        out,
+        settings,
+        temperatures_K=temperature or [300.0],
+        replicas=replicas,
+        workers=workers,
+        console=console,
+    )
+    console.print(f"{len(paths)} runs in {out}")
+
+
+@app.command("mdcath")
+def mdcath_command(
+    files: Annotated[list[Path], typer.Argument(help="mdcath_dataset_DOMAIN.h5")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per run.")],
+    temperature: Annotated[int, typer.Option(help="320, 348, 379, 413 or 450 K.")] = 320,
+    frames: Annotated[int, typer.Option(help="Frames to take of a run, 1 ns apart.")] = 400,
+) -> None:
+    """Convert protein domains of mdCATH to trajectories of heavy atoms."""
+    from mlmd_calc.data.biomolecules.mdcath import read_mdcath
+
+    read = partial(read_mdcath, temperature_K=temperature, frames=frames)
+    _convert({str(file): partial(read, file) for file in files}, out)
+
+
+@app.command("misato")
+def misato_command(
+    file: Annotated[Path, typer.Argument(help="MD.hdf5")],
+    names: Annotated[list[str] | None, typer.Argument(help="PDB codes. (all in the file)")] = None,
+    *,
+    topologies: Annotated[
+        Path, typer.Option(help="Directory with PDBID/production.top, in small letters.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per complex.")],
+) -> None:
+    """Convert protein-ligand complexes of MISATO to trajectories of heavy atoms."""
+    from mlmd_calc.data.biomolecules.misato import misato_names, read_misato
+
+    def read(name: str) -> list[BiomolecularTrajectory]:
+        return [read_misato(file, name, topologies / name.lower() / "production.top")]
+
+    _convert({name: partial(read, name) for name in names or misato_names(file)}, out)
+
+
+def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], out: Path) -> None:
+    """Write what can be read, and say why the rest cannot."""
+    from mlmd_calc.data.biomolecules.trajectories import write_trajectory
+
+    console = Console(stderr=True)
+    out.mkdir(parents=True, exist_ok=True)
+    left_out = []
+    for label, read in track(sources.items(), "converting", console=console):
+        try:
+            trajectories = read()
+        except (ConfigError, InputError, ModelFileError) as error:
+            left_out.append(f"{label}: {error}")
+            continue
+        for trajectory in trajectories:
+            temperature = f"{trajectory.temperature_K:g}K"
+            stem = f"{trajectory.name}_{temperature}_r{trajectory.replica}"
+            write_trajectory(out / f"{stem}.npz", trajectory)
+    if len(left_out) == len(sources):
+        raise InputError(f"nothing could be converted; the first: {left_out[0]}")
+    for reason in left_out:
+        console.print(f"left out: {reason}", highlight=False, markup=False)
+    console.print(f"{len(sources) - len(left_out)} of {len(sources)} converted to {out}")
 
 
 @app.command("info")

@@ -25,20 +25,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-import mlmd_calc
 from mlmd_calc import units
-from mlmd_calc.analysis import summarise
-from mlmd_calc.analysis.plots import plot_run
+from mlmd_calc.bonds import find_bonds
 from mlmd_calc.calculator import MDETCalculator
+from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
-from mlmd_calc.md import Engine, MDSettings, Outcome, RecordedRun, find_bonds, read_record
-from mlmd_calc.md.export import export_frames
+from mlmd_calc.md import Engine, MDSettings, Outcome, RecordedRun
 from mlmd_calc.md.record import Description
 from mlmd_calc.optional import require
 
 JOB_FILE: Final = "job.json"
-PLOT_FILE: Final = "run.png"
-SUMMARY_FILE: Final = "summary.json"
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
@@ -114,17 +110,17 @@ class Job:
 
 def steps_of(duration_ps: float, settings: MDSettings) -> int:
     """Count the steps in a duration; raises ConfigError if there is less than one."""
-    steps = duration_ps * units.FS_PER_PS / settings.timestep_fs
+    steps = duration_ps * units.FS_PER_PS / settings.step_fs
     if not steps >= 1:
         raise ConfigError(
             f"a duration of {duration_ps:g} ps is shorter than one step of "
-            f"{settings.timestep_fs:g} fs; give a longer one"
+            f"{settings.step_fs:g} fs; give a longer one"
         )
     return round(steps)
 
 
-def simulation_class(engine: Engine) -> Any:
-    """Class of the simulations with an engine.
+def simulation_class(engine: Engine, *, jumps: bool = False) -> Any:
+    """Class of the simulations with an engine, by force-based steps or by jumps.
 
     Raises
     ------
@@ -133,12 +129,13 @@ def simulation_class(engine: Engine) -> Any:
     """
     if engine is Engine.OPENMM:
         require("openmm", extra="openmm", why="run with engine 'openmm'")
+        from openmm_bridge.jump_simulation import OpenMMJumpSimulation
         from openmm_bridge.simulation import OpenMMSimulation
 
-        return OpenMMSimulation
-    from mlmd_calc.md import Simulation
+        return OpenMMJumpSimulation if jumps else OpenMMSimulation
+    from mlmd_calc.md import JumpSimulation, Simulation
 
-    return Simulation
+    return JumpSimulation if jumps else Simulation
 
 
 def resume(folder: Path, duration_ps: float | None) -> tuple[RecordedRun, Job]:
@@ -159,8 +156,16 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[RecordedRun, Job]:
         If the files of the run are damaged or its model has changed.
     """
     job = Job.read(folder)
-    engine = Description.read(folder).engine
-    simulation: RecordedRun = simulation_class(engine).resume(folder, job.make_calculator())
+    description = Description.read(folder)
+    jumps = description.settings.jumps
+    calculator = job.make_calculator()
+    parts: dict[str, Any] = {}
+    if jumps is not None:
+        parts["propagator"] = choose_propagator(jumps.propagator).make(
+            calculator.potential, description.settings.timestep_fs, job.calculator["device"]
+        )
+    kind = simulation_class(description.engine, jumps=jumps is not None)
+    simulation: RecordedRun = kind.resume(folder, calculator, **parts)
     if duration_ps is not None:
         job = replace(job, steps=steps_of(duration_ps, simulation.settings))
         if job.steps < simulation.step:
@@ -263,19 +268,21 @@ def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Ou
     Returns
     -------
     outcome, ns_per_day
-        How it ended, and its speed.
+        How it ended, and its speed, of all replicas together.
     """
-    timestep = simulation.settings.timestep_fs
+    step_ps = simulation.settings.step_fs / units.FS_PER_PS
     first, begin = simulation.step, time.perf_counter()
 
-    def speed() -> float:
-        seconds = time.perf_counter() - begin
-        nanoseconds = (simulation.step - first) * timestep / units.FS_PER_NS
-        return nanoseconds / seconds * units.SECONDS_PER_DAY
+    def ps_per_second() -> float:
+        done = (simulation.step - first) * step_ps * simulation.settings.replicas
+        return done / (time.perf_counter() - begin)
+
+    def ns_per_day() -> float:
+        return ps_per_second() * units.FS_PER_PS / units.FS_PER_NS * units.SECONDS_PER_DAY
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -285,52 +292,11 @@ def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Ou
         bar = progress.add_task("starting", total=last_step, completed=first)
 
         def on_frame(running: RecordedRun) -> None:
-            picoseconds = running.step * timestep / units.FS_PER_PS
-            text = f"{picoseconds:.2f} ps  {running.temperature:4.0f} K  {speed():.3g} ns/day"
+            state = f"{running.step * step_ps:.2f} ps  {running.temperature:.0f} K"
+            speed = f"{ps_per_second():.3g} ps/s  {ns_per_day():.3g} ns/day"
+            counts = "  ".join(f"{name} {count}" for name, count in running.counts.items())
+            text = f"{state}  {speed}" + (f"\n{counts}" if counts else "")
             progress.update(bar, completed=running.step, description=text)
 
         outcome = simulation.run(last_step, on_frame=on_frame, should_stop=should_stop)
-    return outcome, speed()
-
-
-def finish(folder: Path, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str, Any]:
-    """Export the trajectory of a run, draw it, and summarise it.
-
-    Parameters
-    ----------
-    folder
-        Folder of the run.
-    job
-        What was asked for.
-    outcome
-        How it ended.
-    ns_per_day
-        Speed.
-
-    Returns
-    -------
-    dict
-        The summary, which is also written to ``summary.json``.
-    """
-    record = read_record(folder)
-    description = record.description
-    settings = description.settings
-    trajectory = folder / f"trajectory.{job.trajectory_format}"
-    export_frames(record, trajectory)
-    title = f"{job.molecule}: {settings.ensemble.value}, {settings.temperature_K:g} K"
-    plot_run(record, folder / PLOT_FILE, title)
-    summary = {
-        "version": mlmd_calc.__version__,
-        "molecule": job.molecule,
-        **asdict(outcome),
-        **summarise(record).to_dict(),
-        "degrees_of_freedom": description.degrees_of_freedom,
-        "ns_per_day": ns_per_day,
-        "settings": settings.to_dict(),
-        "engine": {"name": description.engine.value, **description.engine_options},
-        "calculator": job.calculator,
-        "trajectory": str(trajectory),
-        "plot": str(folder / PLOT_FILE),
-    }
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
-    return summary
+    return outcome, ns_per_day()

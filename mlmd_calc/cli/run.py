@@ -81,9 +81,32 @@ _Backend: TypeAlias = Annotated[
         help="How the model gets into OpenMM: auto, python, pytorch or torchscript. Default: auto."
     ),
 ]
+_Propagator: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--propagator",
+        help="Jump instead of taking time steps: atom-small-organics, a file, or verlet, the "
+        "reference made of force-based steps. The force model then serves energies, rejected "
+        "jumps and steps in between.",
+    ),
+]
+_Jump: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--jump", help="Length of a jump in fs. Default: as recommended."),
+]
+_StepsPerJump: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--steps-per-jump", help="Force-based steps after each jump. Default: none."),
+]
+_Replicas: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--replicas", help="Copies that jump together, each with its own trajectory."),
+]
 _Ensemble: TypeAlias = Annotated[
     Ensemble,
-    typer.Option("--ensemble", "-e", help="Equations of motion. OpenMM has no bussi."),
+    typer.Option(
+        "--ensemble", "-e", help="Equations of motion. OpenMM has no bussi, jumps no nose-hoover."
+    ),
 ]
 _Temperature: TypeAlias = Annotated[
     float,
@@ -94,7 +117,9 @@ _Temperature: TypeAlias = Annotated[
         "thermostat half of it becomes potential energy when the start is a minimum.",
     ),
 ]
-_Timestep: TypeAlias = Annotated[float, typer.Option("--timestep", help="fs.")]
+_Timestep: TypeAlias = Annotated[
+    float, typer.Option("--timestep", help="Length of a force-based step in fs.")
+]
 _Duration: TypeAlias = Annotated[
     float,
     typer.Option(
@@ -118,7 +143,7 @@ _Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of th
 _Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj, dcd or xtc.")
 ]
-_Interval: TypeAlias = Annotated[int, typer.Option(help="Steps between recorded frames.")]
+_Interval: TypeAlias = Annotated[int, typer.Option(help="Steps or jumps between recorded frames.")]
 _Restart: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -147,6 +172,10 @@ def run(
     engine: _Engine = Engine.ASE,
     platform: _Platform = None,
     backend: _Backend = None,
+    propagator: _Propagator = None,
+    jump: _Jump = None,
+    steps_per_jump: _StepsPerJump = None,
+    replicas: _Replicas = None,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
@@ -162,15 +191,9 @@ def run(
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.calculator import MDETCalculator
-    from mlmd_calc.cli.job import (
-        Job,
-        drive,
-        finish,
-        relax_start,
-        resume,
-        simulation_class,
-        steps_of,
-    )
+    from mlmd_calc.cli.job import Job, drive, relax_start, resume, simulation_class, steps_of
+    from mlmd_calc.cli.jumps import check_jump_options, choose_propagator, jump_settings
+    from mlmd_calc.cli.run_results import finish
     from mlmd_calc.cli.structure_input import load_structure
     from mlmd_calc.md.export import check_format
 
@@ -181,29 +204,41 @@ def run(
     else:
         if molecule is None:
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        settings = MDSettings(ensemble, temperature, timestep, friction, seed, interval)
         check_format(trajectory_format)
-        steps = steps_of(duration, settings)
-        engine_options = _engine_options(engine, platform, backend)
-        make_simulation = simulation_class(engine).start
-        atoms = load_structure(
-            molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed
-        )
+        check_jump_options(engine, propagator, jump, steps_per_jump, replicas)
+        engine_options: dict[str, Any] = _engine_options(engine, platform, backend)
+        make_simulation = simulation_class(engine, jumps=propagator is not None).start
+        seed = secrets.randbelow(2**31) if seed is None else seed
         choices = {"model": model, "forces": forces, "rotation": rotation, "dtype": dtype}
         given: dict[str, Any] = {
             name: value for name, value in choices.items() if value is not None
         }
-        atoms.calc = MDETCalculator(n_rotations=n_rotations, device=device, seed=seed, **given)
+        choice = None if propagator is None else choose_propagator(propagator)
+        if choice is not None and "potential" in choice.recommended:
+            given.setdefault("model", choice.recommended["potential"])
+        calculator = MDETCalculator(n_rotations=n_rotations, device=device, seed=seed, **given)
+        jumps = None
+        if choice is not None:
+            made = choice.make(calculator.potential, timestep, device)
+            jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
+            engine_options["propagator"] = made
+        settings = MDSettings(
+            ensemble, temperature, timestep, friction, seed, interval, jumps=jumps
+        )
+        steps = steps_of(duration, settings)
+        atoms = load_structure(
+            molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed
+        )
+        atoms.calc = calculator
         relax_start(atoms, relax, keep_velocities, console)
-        job = Job(molecule, atoms.calc.todict(), trajectory_format, steps)
+        job = Job(molecule, calculator.todict(), trajectory_format, steps)
         simulation = make_simulation(
             atoms, out, settings, keep_velocities=keep_velocities, **engine_options
         )
         job.write(out)
     with simulation:
         outcome, ns_per_day = drive(simulation, job.steps, console)
-    _report(finish(out, job, outcome, ns_per_day), as_json)
+    _report(finish(simulation, job, outcome, ns_per_day), as_json)
 
 
 def _is_given(context: typer.Context, option: str) -> bool:
@@ -258,6 +293,8 @@ def _table(summary: dict[str, Any]) -> Table:
         "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
         "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
         "largest bond deviation": _bond(summary),
+        "jumps": _jumps(summary),
+        "interventions": _interventions(summary),
         "engine": ", ".join(summary["engine"].values()),
         "speed": f"{summary['ns_per_day']:.3g} ns/day",
         "seed": str(settings["seed"]),
@@ -303,3 +340,23 @@ def _bond(summary: dict[str, Any]) -> str:
     broken = summary["broken_at_ps"]
     limit = summary["settings"]["bond_limit"]
     return text if broken is None else f"{text}, first beyond {limit:g} Å at {broken:.3f} ps"
+
+
+def _jumps(summary: dict[str, Any]) -> str:
+    jumps = summary["settings"]["jumps"]
+    if jumps is None:
+        return ""
+    steps = f", {jumps['md_steps_per_jump']} steps after each" if jumps["md_steps_per_jump"] else ""
+    copies = f", {jumps['replicas']} replicas" if jumps["replicas"] > 1 else ""
+    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{copies}"
+
+
+def _interventions(summary: dict[str, Any]) -> str:
+    if "jumps" not in summary:
+        return ""
+    counts = [
+        f"{name} {count}" for name, count in summary["jumps"].items() if isinstance(count, int)
+    ]
+    checks = [f"{name} {count}" for name, count in summary["jumps"]["tripped"].items()]
+    tripped = f"; tripped: {', '.join(checks)}, see {summary['jumps']['events']}" if checks else ""
+    return ", ".join(counts) + tripped

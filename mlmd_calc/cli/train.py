@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,26 +78,32 @@ def _run(
     accelerator: str,
 ) -> None:
     # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.data.biomolecules.trajectories import read_trajectories
     from mlmd_calc.training.recipe import load_recipe, read_toml
 
     recipe = load_recipe(recipe_name, overrides)
     require("lightning", extra="train", why="train models")
+    from mlmd_calc.training.task import AnyModel
     from mlmd_calc.training.train import train
-    from mlmd_calc.zoo import load_atom, load_model
+    from mlmd_calc.zoo import load_atmos, load_atom, load_model
 
     # Every process of a distributed training runs this command; one of them speaks.
     console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
-    frames = read_dataset(data)
+    frames = read_trajectories(data) if recipe.kind == "atmos" else read_dataset(data)
     count = sum(len(molecule) for molecule in frames)
     console.print(f"{len(frames)} molecules, {count:,} structures")
     entries = {} if card_file is None else read_toml(card_file)
     entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
-    load = load_atom if recipe.kind == "atom" else load_model
+    loaders: dict[str, Callable[..., AnyModel]] = {
+        "mdet": load_model,
+        "atom": load_atom,
+        "atmos": load_atmos,
+    }
     path = train(
         frames,
         recipe,
         out,
-        start=None if model is None else load(model, device="cpu", dtype="float32"),
+        start=None if model is None else loaders[recipe.kind](model, device="cpu", dtype="float32"),
         card=entries,
         devices=devices,
         accelerator=accelerator,

@@ -9,17 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlmd_calc.data.molecules import Molecule
+from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_labels, write_trajectory
+from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import sample
 from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.teacher import ACCURACY, METHOD, teacher_version
-from mlmd_calc.errors import ConfigError, ModelFileError
 
 
 @dataclass(frozen=True)
 class Task:
-    """One molecule to sample.
+    """One molecule to sample: a task of `mlmd_calc.data.pool`.
 
     Attributes
     ----------
@@ -33,15 +33,30 @@ class Task:
     settings: SamplingSettings
     path: Path
 
-    def run(self, on_frame: Callable[[], None] = lambda: None) -> None:
+    @property
+    def label(self) -> str:
+        """Name of the molecule."""
+        return self.molecule.name
+
+    @property
+    def steps(self) -> int:
+        """Number of frames of dynamics."""
+        return self.settings.frames
+
+    @property
+    def cost(self) -> float:
+        """About the square of the number of atoms."""
+        return float(atom_count(self.molecule) ** 2)
+
+    def run(self, on_step: Callable[[], None] = lambda: None) -> None:
         """Sample the molecule and write its file; errors as `mlmd_calc.data.sampling.sample`.
 
         Parameters
         ----------
-        on_frame
+        on_step
             Called after every frame of dynamics.
         """
-        samples = sample(self.molecule, self.settings, on_frame)
+        samples = sample(self.molecule, self.settings, on_step)
         provenance = {
             "code": f"mlmd {version('mlmd')}",
             "rdkit": version("rdkit"),
@@ -64,27 +79,7 @@ class Task:
         ConfigError
             If it exists but holds something else.
         """
-        if not self.path.exists():
-            return False
-        try:
-            stored = json.loads(read_npz(self.path).metadata["provenance"])
-        except (ModelFileError, KeyError, json.JSONDecodeError) as error:
-            raise ConfigError(
-                f"{self.path} exists but was not written by this generator ({error}); "
-                "choose another directory or remove the file"
-            ) from error
-        wanted = self._identity()
-        different = [
-            f"{key} is {stored.get(key)} instead of {value}"
-            for key, value in wanted.items()
-            if stored.get(key) != value
-        ]
-        if different:
-            raise ConfigError(
-                f"{self.path} exists but was generated differently: {'; '.join(different)}; "
-                "choose another directory, remove the file, or repeat its settings"
-            )
-        return True
+        return is_finished(self.path, lambda path: read_npz(path).metadata, self._identity())
 
     def _identity(self) -> dict[str, Any]:
         """Everything that must agree for a finished file to be the one asked for."""

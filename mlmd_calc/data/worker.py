@@ -1,6 +1,6 @@
 """Process that runs one task: ``python -m mlmd_calc.data.worker``, with the pickled task on stdin.
 
-It writes one line to stdout per frame of dynamics, so that the generator can show progress.
+It writes one line to stdout per step, so that the pool can show progress.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import pickle
 import sys
 
-from mlmd_calc.data.task import Task
+from mlmd_calc.data.pool import PoolTask
 from mlmd_calc.errors import MLMDError
 
 
 def main() -> int:
     """Run the task; return the exit status, with the reason of a failure on stderr."""
-    task: Task = pickle.load(sys.stdin.buffer)
+    task: PoolTask = pickle.load(sys.stdin.buffer)
 
     def tick() -> None:
         sys.stdout.write("\n")

@@ -9,40 +9,40 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from mlmd_calc.md.bonds import Bonds, find_bonds
+    from mlmd_calc.md.jump_simulation import JumpSimulation
     from mlmd_calc.md.jumps import JumpNVE, JumpNVT
     from mlmd_calc.md.record import RunRecord, read_record
     from mlmd_calc.md.recorded_run import Outcome, RecordedRun
-    from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
+    from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
     from mlmd_calc.md.simulation import Simulation
 
 _HOME: Final = {
-    "Bonds": "bonds",
     "Engine": "settings",
     "Ensemble": "settings",
     "JumpNVE": "jumps",
     "JumpNVT": "jumps",
+    "JumpSettings": "settings",
+    "JumpSimulation": "jump_simulation",
     "MDSettings": "settings",
     "Outcome": "recorded_run",
     "RecordedRun": "recorded_run",
     "RunRecord": "record",
     "Simulation": "simulation",
-    "find_bonds": "bonds",
     "read_record": "record",
 }
 
 __all__ = [
-    "Bonds",
     "Engine",
     "Ensemble",
     "JumpNVE",
     "JumpNVT",
+    "JumpSettings",
+    "JumpSimulation",
     "MDSettings",
     "Outcome",
     "RecordedRun",
     "RunRecord",
     "Simulation",
-    "find_bonds",
     "read_record",
 ]
 

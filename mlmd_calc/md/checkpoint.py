@@ -1,13 +1,7 @@
-"""Checkpoints: everything that decides how a run goes on, to the last bit.
-
-A checkpoint is one ``.npz`` file of plain arrays and one JSON text, replaced atomically.
-"""
+"""Checkpoints: everything that decides how a run goes on, to the last bit."""
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.propagation.restart import read_restart, write_restart
 
 CHECKPOINT_FILE: Final = "checkpoint.npz"
-_RESULT: Final = "result_"
 
 
 @dataclass(frozen=True)
@@ -32,8 +26,8 @@ class Progress:
         Steps done.
     frames
         Frames recorded.
-    bond_deviation
-        Largest bond deviation in Å since the last frame.
+    bond_deviations
+        Largest bond deviation in Å of each replica since the last frame.
     random_state
         State of the run's random numbers.
     thermostat
@@ -44,7 +38,7 @@ class Progress:
 
     step: int
     frames: int
-    bond_deviation: float
+    bond_deviations: list[float]
     random_state: dict[str, Any]
     thermostat: dict[str, Any]
     rotations: dict[str, Any] | None
@@ -57,37 +51,31 @@ class Checkpoint:
     Attributes
     ----------
     positions
-        ``(n, 3)`` Å.
+        ``(b, n, 3)`` Å, of all replicas.
     momenta
-        ``(n, 3)`` ASE units.
+        ``(b, n, 3)`` ASE units.
     results
-        What only the engine knows. With ASE, what the calculator answered at these positions: with
-        random orientations asking again would give another answer.
+        What only the engine knows: numbers, texts, arrays, lists and dictionaries. With ASE, what
+        the calculator answered at these positions: with random orientations asking again would give
+        another answer.
     progress
         Everything else.
     """
 
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
-    results: dict[str, NDArray[Any]]
+    results: dict[str, Any]
     progress: Progress
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into the folder of a run, replacing an older one."""
-        path = folder / CHECKPOINT_FILE
-        temporary = path.with_name(path.name + ".part")
-        arrays: dict[str, Any] = {
-            # A text would take four bytes per character.
-            "progress": np.frombuffer(json.dumps(asdict(self.progress)).encode(), dtype=np.uint8),
+        content = {
             "positions": self.positions,
             "momenta": self.momenta,
-            **{_RESULT + name: value for name, value in self.results.items()},
+            "results": self.results,
+            "progress": asdict(self.progress),
         }
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_restart(folder / CHECKPOINT_FILE, content)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -99,25 +87,17 @@ class Checkpoint:
             If there is none, or it is damaged.
         """
         path = folder / CHECKPOINT_FILE
-        try:
-            # NumPy leaves the file open when it is damaged.
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                return cls(
-                    positions=file["positions"],
-                    momenta=file["momenta"],
-                    results={
-                        name.removeprefix(_RESULT): file[name]
-                        for name in file.files
-                        if name.startswith(_RESULT)
-                    },
-                    progress=Progress(**json.loads(file["progress"].tobytes())),
-                )
-        except FileNotFoundError as error:
+        if not path.exists():
             raise ModelFileError(
                 f"{folder} holds no checkpoint ({path.name}) to continue from; start a new run"
+            )
+        content = read_restart(path)
+        try:
+            return cls(**{**content, "progress": Progress(**content["progress"])})
+        except (KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"{path} is no checkpoint of a run ({error!r}); start a new run"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise ModelFileError(f"{path} is damaged: {error!r}; start a new run") from error
 
 
 def calculator_results(calculator: Any) -> dict[str, NDArray[np.float64]]:

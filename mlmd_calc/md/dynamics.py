@@ -22,6 +22,8 @@ from ase.md.verlet import VelocityVerlet
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, MissingDependencyError
 from mlmd_calc.md.settings import Ensemble, MDSettings
+from mlmd_calc.propagation import State
+from mlmd_calc.propagation.corrections import rigid_basis, rigid_velocities
 
 _CHAIN: Final = 3
 """Length of the Nosé-Hoover chain."""
@@ -92,18 +94,10 @@ def remove_rigid_motion(atoms: ase.Atoms, ensemble: Ensemble, torque_free: bool)
     """
     if ensemble is Ensemble.LANGEVIN:
         return
-    masses = atoms.get_masses()[:, None]
-    velocities = atoms.get_velocities()
-    velocities -= (masses * velocities).sum(axis=0) / masses.sum()
-    if torque_free:
-        arms = atoms.positions - atoms.get_center_of_mass()
-        angular_momentum = np.cross(arms, masses * velocities).sum(axis=0)
-        square = (masses * arms).T @ arms
-        inertia = np.trace(square) * np.eye(3) - square
-        # The pseudo-inverse leaves out the axis of linear molecules.
-        spin = np.linalg.pinv(inertia, rcond=1e-10, hermitian=True) @ angular_momentum
-        velocities -= np.cross(spin, arms)
-    atoms.set_velocities(velocities)
+    velocities = atoms.get_velocities() * units.FS
+    state = State(atoms.positions, velocities, atoms.numbers, atoms.get_masses())
+    rigid = rigid_velocities(state, rigid_basis(state, rotation=torque_free))
+    atoms.set_velocities((velocities - rigid) / units.FS)
 
 
 def make_dynamics(

@@ -60,7 +60,7 @@ def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
         Index of the frame.
     """
     frame, description = record.frames[index], record.description
-    time_fs = float(frame["step"]) * description.settings.timestep_fs
+    time_fs = float(frame["step"]) * description.settings.step_fs
     atoms = ase.Atoms(
         description.numbers,
         np.array(frame["positions"]),

@@ -26,14 +26,13 @@ from mlmd_calc.md.checkpoint import (
 )
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation import (
-    Bussi,
     Corrections,
     EventLog,
     Guard,
     JumpLoop,
-    Langevin,
     Propagator,
     Thermostat,
+    make_thermostat,
     state_from_ase,
 )
 
@@ -379,9 +378,7 @@ class JumpNVE(JumpDynamics):
         corrections: Corrections | None = None,
         **kwargs: Any,
     ) -> None:
-        corrections = Corrections() if corrections is None else corrections
-        if rescale_energy:
-            corrections = replace(corrections, rescale_energy=True)
+        corrections = Corrections.of(corrections, rescale_energy=rescale_energy)
         super().__init__(atoms, timestep, propagator, None, corrections=corrections, **kwargs)
 
 
@@ -439,7 +436,8 @@ class JumpNVT(JumpDynamics):
         taut: float | None = None,
         **kwargs: Any,
     ) -> None:
-        chosen = _make_thermostat(thermostat, temperature_K, friction, taut)
+        rate = _friction_per_fs(thermostat, friction, taut)
+        chosen = make_thermostat(thermostat, temperature_K, rate)
         super().__init__(atoms, timestep, propagator, chosen, **kwargs)
 
 
@@ -468,23 +466,19 @@ def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
     temporary.replace(path)
 
 
-def _make_thermostat(
-    name: str, temperature_K: float, friction: float | None, taut: float | None
-) -> Thermostat:
+def _friction_per_fs(thermostat: str, friction: float | None, taut: float | None) -> float:
+    """Friction, or inverse time constant, of which the thermostat takes one and not the other."""
     given = {"friction": friction, "taut": taut}
-    needed = {"langevin": "friction", "bussi": "taut"}
-    if name not in needed:
-        raise ConfigError(f"thermostat={name!r}; choose 'langevin' or 'bussi'")
-    (other,) = set(given) - {needed[name]}
-    if given[needed[name]] is None or given[other] is not None:
+    needed, other = ("taut", "friction") if thermostat == "bussi" else ("friction", "taut")
+    if given[needed] is None or given[other] is not None or taut == 0.0:
         raise ConfigError(
-            f"thermostat={name!r} takes {needed[name]}=..., and not {other}; got "
+            f"thermostat={thermostat!r} takes {needed}=..., positive, and not {other}; got "
             f"friction={friction} and taut={taut}"
         )
     if friction is not None:
-        return Langevin(temperature_K, friction * units.FS)
+        return friction * units.FS
     assert taut is not None
-    return Bussi(temperature_K, taut / units.FS)
+    return units.FS / taut
 
 
 def _femtoseconds(time: float) -> float:

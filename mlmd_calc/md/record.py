@@ -13,14 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import ModelFileError
-from mlmd_calc.md.bonds import Bonds
 from mlmd_calc.md.settings import Engine, MDSettings
 
 DESCRIPTION_FILE: Final = "simulation.json"
 FRAMES_FILE: Final = "frames.npy"
 STOPPED_FILE: Final = "stopped.extxyz"
 """The geometry that stopped a failed run."""
+
+
+def replica_folders(folder: Path, settings: MDSettings) -> list[Path]:
+    """Folders with the frames of each replica of a run; that of the run if there is but one."""
+    if settings.replicas == 1:
+        return [folder]
+    return [folder / f"replica-{index}" for index in range(settings.replicas)]
 
 
 def frame_dtype(n_atoms: int) -> np.dtype[np.void]:
@@ -80,8 +87,10 @@ class FrameWriter:
                 )
             del found
         self._file = path.open("r+b" if keep else "w+b")
-        self._file.truncate(end)
+        # A kill in between must not leave a header that promises more than there is.
         self.flush()
+        self._file.truncate(end)
+        self._file.seek(0, io.SEEK_END)
 
     def _header(self) -> bytes:
         """Header of the file; NumPy pads it so that its size does not depend on the count."""
@@ -226,7 +235,7 @@ class RunRecord:
     @property
     def times_ps(self) -> NDArray[np.float64]:
         """Time of each frame in ps, ``(f,)``."""
-        timestep = self.description.settings.timestep_fs / units.FS_PER_PS
+        timestep = self.description.settings.step_fs / units.FS_PER_PS
         return np.asarray(self.frames["step"] * timestep)
 
     @property

@@ -11,14 +11,12 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, TypeVar
 
 import ase
-import ase.io
 import numpy as np
 from ase.calculators.calculator import CalculatorError
-from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.bonds import Bonds, find_bonds
 from mlmd_calc.errors import ConfigError, InputError, MLMDError
-from mlmd_calc.md.bonds import Bonds, find_bonds
 from mlmd_calc.md.checkpoint import (
     Checkpoint,
     Progress,
@@ -27,13 +25,8 @@ from mlmd_calc.md.checkpoint import (
     rotation_state,
 )
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
-from mlmd_calc.md.record import (
-    DESCRIPTION_FILE,
-    FRAMES_FILE,
-    STOPPED_FILE,
-    Description,
-    FrameWriter,
-)
+from mlmd_calc.md.record import DESCRIPTION_FILE, Description, replica_folders
+from mlmd_calc.md.replica import Replica
 from mlmd_calc.md.settings import Engine, MDSettings
 
 _INFO: Final = ("charge", "multiplicity", "spin")
@@ -68,12 +61,13 @@ class RecordedRun(ABC):
     The folder receives ``simulation.json`` and ``frames.npy`` (see
     :func:`mlmd_calc.md.read_record`), ``checkpoint.npz`` and, if the run fails, ``stopped.extxyz``.
     Every step is watched: a bond far from its reference length, a coordinate that is not finite, or
-    forces that cannot be computed end the run.
+    forces that cannot be computed end the run. Replicas have their frames in folders of their own,
+    ``replica-0`` and so on.
 
     Parameters
     ----------
-    atoms
-        Atoms as they are at the checkpoint, with a calculator.
+    molecules
+        Replicas as they are at the checkpoint, the first with a calculator.
     folder
         Folder of the run.
     description
@@ -84,7 +78,9 @@ class RecordedRun(ABC):
     Attributes
     ----------
     atoms
-        The present state.
+        The present state, of the first replica if there are several.
+    replicas
+        All molecules of the run.
     settings
         Settings of the run.
     step
@@ -92,32 +88,47 @@ class RecordedRun(ABC):
     """
 
     engine: ClassVar[Engine]
-    _writer: FrameWriter
+    made_of_jumps: ClassVar[bool] = False
 
     def __init__(
-        self, atoms: ase.Atoms, folder: Path, description: Description, checkpoint: Checkpoint
+        self,
+        molecules: list[ase.Atoms],
+        folder: Path,
+        description: Description,
+        checkpoint: Checkpoint,
     ) -> None:
-        self.atoms = atoms
+        self.atoms = molecules[0]
+        self.replicas = [
+            Replica(atoms, own_folder, description, deviation)
+            for atoms, own_folder, deviation in zip(
+                molecules,
+                replica_folders(folder, description.settings),
+                checkpoint.progress.bond_deviations,
+                strict=True,
+            )
+        ]
         self.folder = folder
         self.description = description
         self.settings = description.settings
         self.step = checkpoint.progress.step
         self._rng = np.random.default_rng()
         self._rng.bit_generator.state = checkpoint.progress.random_state
-        self._bond_deviation = checkpoint.progress.bond_deviation
         # A model without an energy head simulates as well.
-        self._has_energy = "energy" in atoms.calc.implemented_properties
+        self._has_energy = "energy" in self.atoms.calc.implemented_properties
 
     @abstractmethod
     def _move(self) -> None:
         """Do one step and bring the atoms up to date."""
 
     @abstractmethod
-    def _measure(self) -> float:
-        """Return the potential energy in eV; see to it that the velocities are at its time."""
+    def _measure(self) -> list[float]:
+        """Return the potential energy in eV of each replica, NaN if the model has none.
+
+        See to it that the velocities are at the time of the positions.
+        """
 
     @abstractmethod
-    def _engine_results(self) -> dict[str, NDArray[Any]]:
+    def _engine_results(self) -> dict[str, Any]:
         """Return what goes into ``Checkpoint.results``."""
 
     def _thermostat_state(self) -> dict[str, Any]:
@@ -133,17 +144,22 @@ class RecordedRun(ABC):
         bonds: Bonds | None,
         keep_velocities: bool,
         engine_options: dict[str, str],
+        **parts: Any,
     ) -> _Run:
         """Begin a run; see the `start` of the engines."""
         folder = Path(folder)
-        _check_start(atoms, folder, keep_velocities)
-        moving = atoms.copy()
-        moving.calc = atoms.calc
+        cls._check_kind(settings)
+        _check_start(atoms, folder, settings, keep_velocities)
+        # A jump keeps the angular momentum whatever the forces.
+        torque_free = cls.made_of_jumps or _torque_free(atoms.calc)
         rng = np.random.default_rng(settings.seed)
-        if not keep_velocities:
-            draw_momenta(moving, settings.temperature_K, rng)
-        torque_free = _torque_free(atoms.calc)
-        remove_rigid_motion(moving, settings.ensemble, torque_free)
+        molecules = [atoms.copy() for _ in range(settings.replicas)]
+        for molecule in molecules:
+            if not keep_velocities:
+                draw_momenta(molecule, settings.temperature_K, rng)
+            remove_rigid_motion(molecule, settings.ensemble, torque_free)
+        moving = molecules[0]
+        moving.calc = atoms.calc
         description = Description(
             numbers=moving.numbers.astype(np.int64),
             masses=moving.get_masses(),
@@ -156,30 +172,33 @@ class RecordedRun(ABC):
         )
         moving.get_forces()
         checkpoint = Checkpoint(
-            positions=moving.get_positions(),
-            momenta=moving.get_momenta(),
+            positions=np.stack([molecule.get_positions() for molecule in molecules]),
+            momenta=np.stack([molecule.get_momenta() for molecule in molecules]),
             results=calculator_results(moving.calc),
             progress=Progress(
                 step=0,
                 frames=0,
-                bond_deviation=0.0,
+                bond_deviations=[0.0] * len(molecules),
                 random_state=dict(rng.bit_generator.state),
                 thermostat={},
                 rotations=rotation_state(moving.calc),
             ),
         )
         # What calculator or engine refuse must not leave a folder behind.
-        run = cls(moving, folder, description, checkpoint)
+        run = cls(molecules, folder, description, checkpoint, **parts)
         folder.mkdir(parents=True, exist_ok=True)
-        run._writer = FrameWriter(folder / FRAMES_FILE, len(moving))
         description.write(folder)
+        for replica in run.replicas:
+            replica.create()
         run._watch_bonds()
         run._record()
         run.checkpoint()
         return run
 
     @classmethod
-    def resume(cls: type[_Run], folder: str | os.PathLike[str], calculator: Any) -> _Run:
+    def resume(
+        cls: type[_Run], folder: str | os.PathLike[str], calculator: Any, **parts: Any
+    ) -> _Run:
         """Continue a run from its last checkpoint; frames recorded after it are dropped.
 
         Parameters
@@ -188,11 +207,13 @@ class RecordedRun(ABC):
             Folder of the run.
         calculator
             A calculator like the one the run was started with.
+        **parts
+            What else the engine was given at the start, such as the propagator of jumps.
 
         Raises
         ------
         ConfigError
-            If the run was made with another engine.
+            If the run was made with another engine, or one is made of jumps and the other not.
         ModelFileError
             If the folder holds no run, or its files are damaged.
         """
@@ -203,26 +224,45 @@ class RecordedRun(ABC):
                 f"the run in {folder} was made with engine {description.engine.value!r} and cannot "
                 f"go on with {cls.engine.value!r}; continue it with the engine it was started with"
             )
+        cls._check_kind(description.settings)
         checkpoint = Checkpoint.read(folder)
         load_rotation_state(calculator, checkpoint.progress.rotations)
-        atoms = ase.Atoms(
-            description.numbers,
-            checkpoint.positions,
-            masses=description.masses,
-            momenta=checkpoint.momenta,
-            info=description.info,
-            calculator=calculator,
-        )
-        run = cls(atoms, folder, description, checkpoint)
-        run._writer = FrameWriter(folder / FRAMES_FILE, len(atoms), keep=checkpoint.progress.frames)
-        (folder / STOPPED_FILE).unlink(missing_ok=True)
+        molecules = [
+            ase.Atoms(
+                description.numbers,
+                positions,
+                masses=description.masses,
+                momenta=momenta,
+                info=description.info,
+            )
+            for positions, momenta in zip(checkpoint.positions, checkpoint.momenta, strict=True)
+        ]
+        molecules[0].calc = calculator
+        run = cls(molecules, folder, description, checkpoint, **parts)
+        for replica in run.replicas:
+            replica.reopen(checkpoint.progress.frames)
         return run
+
+    @classmethod
+    def _check_kind(cls, settings: MDSettings) -> None:
+        if (settings.jumps is not None) != cls.made_of_jumps:
+            kinds = ("force-based steps", "jumps")
+            raise ConfigError(
+                f"{cls.__name__} is for runs made of {kinds[cls.made_of_jumps]}, but these "
+                f"settings are of a run made of {kinds[settings.jumps is not None]}; use the class "
+                "of the engine for those"
+            )
 
     @property
     def temperature(self) -> float:
-        """Present kinetic temperature in K."""
-        degrees = self.description.degrees_of_freedom
-        return float(2.0 * self.atoms.get_kinetic_energy() / (degrees * units.KB))
+        """Present kinetic temperature in K, of all replicas together."""
+        kinetic = np.mean([replica.atoms.get_kinetic_energy() for replica in self.replicas])
+        return float(2.0 * kinetic / (self.description.degrees_of_freedom * units.KB))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What else is worth showing of the run so far."""
+        return {}
 
     def run(
         self: _Run,
@@ -251,9 +291,8 @@ class RecordedRun(ABC):
         while self.step < last_step:
             reason = self._advance()
             if reason is not None:
-                # Without the calculator, whose results may belong to another geometry.
-                ase.io.write(self.folder / STOPPED_FILE, self.atoms.copy())
-                self._writer.flush()
+                for replica in self.replicas:
+                    replica.write_stopped()
                 return Outcome("failed", self.step, reason)
             if self.step % self.settings.interval == 0 and on_frame is not None:
                 on_frame(self)
@@ -271,8 +310,7 @@ class RecordedRun(ABC):
         reason = None
         try:
             self._move()
-            finite = np.isfinite(self.atoms.positions).all()
-            if not (finite and np.isfinite(self.atoms.get_momenta()).all()):
+            if not all(replica.finite for replica in self.replicas):
                 return "positions or velocities are not finite any more"
             reason = self._watch_bonds()
             if reason is not None or self.step % self.settings.interval == 0:
@@ -283,48 +321,31 @@ class RecordedRun(ABC):
         return reason
 
     def _watch_bonds(self) -> str | None:
-        """Note the largest deviation of a bond; say so if it is too large."""
-        bonds = self.description.bonds
-        if len(bonds) == 0:
+        """Note the largest deviations of bonds; say so if one is too large."""
+        found = {index: replica.watch_bonds() for index, replica in enumerate(self.replicas)}
+        problems = {index: text for index, text in found.items() if text is not None}
+        if not problems:
             return None
-        deviations = bonds.deviations(self.atoms.positions)
-        worst = int(np.abs(deviations).argmax())
-        largest = float(abs(deviations[worst]))
-        self._bond_deviation = max(self._bond_deviation, largest)
-        if largest <= self.settings.bond_stop:
-            return None
-        length = bonds.lengths[worst]
-        return (
-            f"bond {bonds.label(worst, self.atoms.numbers)} is {length + deviations[worst]:.2f} Å "
-            f"long instead of {length:.2f} Å: the molecule has come apart"
-        )
+        index, text = next(iter(problems.items()))
+        return text if len(self.replicas) == 1 else f"replica {index}: {text}"
 
     def _record(self) -> None:
         """Append the present state to the recorded frames."""
-        potential = self._measure()
-        self._writer.append(
-            (
-                self.step,
-                potential if self._has_energy else np.nan,
-                self.atoms.get_kinetic_energy(),
-                self._bond_deviation,
-                self.atoms.positions,
-                self.atoms.get_velocities() * units.FS,
-            )
-        )
-        self._bond_deviation = 0.0
+        for replica, potential in zip(self.replicas, self._measure(), strict=True):
+            replica.record(self.step, potential)
 
     def checkpoint(self) -> None:
         """Write a checkpoint; the frames recorded so far become readable as well."""
-        self._writer.flush()
+        for replica in self.replicas:
+            replica.flush()
         Checkpoint(
-            positions=self.atoms.get_positions(),
-            momenta=self.atoms.get_momenta(),
+            positions=np.stack([replica.atoms.get_positions() for replica in self.replicas]),
+            momenta=np.stack([replica.atoms.get_momenta() for replica in self.replicas]),
             results=self._engine_results(),
             progress=Progress(
                 step=self.step,
-                frames=self._writer.count,
-                bond_deviation=self._bond_deviation,
+                frames=self.replicas[0].frames,
+                bond_deviations=[replica.bond_deviation for replica in self.replicas],
                 random_state=dict(self._rng.bit_generator.state),
                 thermostat=self._thermostat_state(),
                 rotations=rotation_state(self.atoms.calc),
@@ -332,8 +353,9 @@ class RecordedRun(ABC):
         ).write(self.folder)
 
     def close(self) -> None:
-        """Close the file of frames."""
-        self._writer.close()
+        """Close the files of frames."""
+        for replica in self.replicas:
+            replica.close()
 
     def __enter__(self: _Run) -> _Run:
         return self
@@ -347,7 +369,9 @@ class RecordedRun(ABC):
         self.close()
 
 
-def _check_start(atoms: ase.Atoms, folder: Path, keep_velocities: bool) -> None:
+def _check_start(
+    atoms: ase.Atoms, folder: Path, settings: MDSettings, keep_velocities: bool
+) -> None:
     if (folder / DESCRIPTION_FILE).exists():
         raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
     if atoms.constraints:
@@ -357,6 +381,11 @@ def _check_start(atoms: ase.Atoms, folder: Path, keep_velocities: bool) -> None:
         )
     if keep_velocities and not atoms.has("momenta"):
         raise ConfigError("the atoms have no velocities to keep; let them be drawn")
+    if keep_velocities and settings.replicas > 1 and not settings.thermostatted:
+        raise ConfigError(
+            f"{settings.replicas} replicas with the same velocities would all do the same at "
+            "constant energy; let velocities be drawn, or use a thermostat"
+        )
 
 
 def _torque_free(calculator: Any) -> bool:

@@ -27,6 +27,43 @@ class Ensemble(str, Enum):
 
 
 @dataclass(frozen=True)
+class JumpSettings:
+    """Settings of a run whose steps are jumps of a propagator.
+
+    Attributes
+    ----------
+    propagator
+        What the user calls the propagator.
+    stride_fs
+        Length of a jump in fs.
+    md_steps_per_jump
+        Force-based steps after each jump, part of the same step of the run.
+    replicas
+        Copies of the molecule that advance together, each with velocities of its own.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    propagator: str
+    stride_fs: float
+    md_steps_per_jump: int = 0
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.stride_fs) and self.stride_fs > 0):
+            raise ConfigError(f"stride_fs={self.stride_fs}; it must be a positive number")
+        if self.md_steps_per_jump < 0:
+            raise ConfigError(
+                f"md_steps_per_jump={self.md_steps_per_jump}; it must not be negative"
+            )
+        if self.replicas < 1:
+            raise ConfigError(f"replicas={self.replicas}; there must be at least 1")
+
+
+@dataclass(frozen=True)
 class MDSettings:
     """Settings of one run.
 
@@ -38,7 +75,7 @@ class MDSettings:
     temperature_K
         Of the thermostat and of the initial velocities.
     timestep_fs
-        Time step in fs.
+        Time step in fs; in a run made of jumps, that of force-based steps.
     friction_per_ps
         Langevin friction in 1/ps; its inverse is the relaxation time of the other thermostats.
     seed
@@ -51,6 +88,8 @@ class MDSettings:
         A bond further than this (Å) from its reference length is reported as broken.
     bond_stop
         A bond further than this (Å) from its reference length stops the run.
+    jumps
+        For runs made of jumps.
 
     Raises
     ------
@@ -67,6 +106,7 @@ class MDSettings:
     checkpoint_interval: int = 1000
     bond_limit: float = 0.5
     bond_stop: float = 1.0
+    jumps: JumpSettings | None = None
 
     def __post_init__(self) -> None:
         for name in ("timestep_fs", "friction_per_ps", "bond_limit", "bond_stop"):
@@ -85,6 +125,23 @@ class MDSettings:
                 raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}; it must not be negative")
+        if self.jumps is not None and self.ensemble is Ensemble.NOSE_HOOVER:
+            raise ConfigError(
+                "ensemble 'nose-hoover' has no jumps; use 'langevin', 'bussi' or 'nve' with a "
+                "propagator"
+            )
+
+    @property
+    def step_fs(self) -> float:
+        """Time in fs that passes in one step of the run."""
+        if self.jumps is None:
+            return self.timestep_fs
+        return self.jumps.stride_fs + self.jumps.md_steps_per_jump * self.timestep_fs
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the molecule that the run moves."""
+        return 1 if self.jumps is None else self.jumps.replicas
 
     @property
     def thermostatted(self) -> bool:
@@ -98,4 +155,11 @@ class MDSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MDSettings:
         """Build settings from :meth:`to_dict` output."""
-        return cls(**{**values, "ensemble": Ensemble(values["ensemble"])})
+        jumps = values.get("jumps")
+        return cls(
+            **{
+                **values,
+                "ensemble": Ensemble(values["ensemble"]),
+                "jumps": None if jumps is None else JumpSettings(**jumps),
+            }
+        )

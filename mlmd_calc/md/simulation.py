@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import ase
 import numpy as np
-from numpy.typing import NDArray
 
-from mlmd_calc.md.bonds import Bonds
+from mlmd_calc.bonds import Bonds
 from mlmd_calc.md.checkpoint import Checkpoint, calculator_results, restore_results
 from mlmd_calc.md.dynamics import load_thermostat_state, make_dynamics, thermostat_state
 from mlmd_calc.md.record import Description
@@ -36,12 +35,16 @@ class Simulation(RecordedRun):
     engine: ClassVar[Engine] = Engine.ASE
 
     def __init__(
-        self, atoms: ase.Atoms, folder: Path, description: Description, checkpoint: Checkpoint
+        self,
+        molecules: list[ase.Atoms],
+        folder: Path,
+        description: Description,
+        checkpoint: Checkpoint,
     ) -> None:
-        super().__init__(atoms, folder, description, checkpoint)
-        restore_results(atoms, checkpoint.results)
+        super().__init__(molecules, folder, description, checkpoint)
+        restore_results(self.atoms, checkpoint.results)
         self._dynamics: Any = make_dynamics(
-            atoms, self.settings, description.degrees_of_freedom, self._rng
+            self.atoms, self.settings, description.degrees_of_freedom, self._rng
         )
         load_thermostat_state(self._dynamics, checkpoint.progress.thermostat)
 
@@ -83,10 +86,10 @@ class Simulation(RecordedRun):
     def _move(self) -> None:
         self._dynamics.step()
 
-    def _measure(self) -> float:
-        return float(self.atoms.get_potential_energy()) if self._has_energy else np.nan
+    def _measure(self) -> list[float]:
+        return [float(self.atoms.get_potential_energy()) if self._has_energy else np.nan]
 
-    def _engine_results(self) -> dict[str, NDArray[Any]]:
+    def _engine_results(self) -> dict[str, Any]:
         return calculator_results(self.atoms.calc)
 
     def _thermostat_state(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Finding, Proposal
 from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.state import Frames, State, state_from_ase
-from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat
+from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat, make_thermostat
 
 __all__ = [
     "Bonding",
@@ -72,6 +72,7 @@ __all__ = [
     "Thermostat",
     "VerletPropagator",
     "default_checks",
+    "make_thermostat",
     "read_restart",
     "state_from_ase",
     "write_restart",

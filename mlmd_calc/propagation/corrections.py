@@ -104,6 +104,12 @@ class Corrections:
         """No corrections, as for atoms in an external field."""
         return cls(False, False, False, False)
 
+    @classmethod
+    def of(cls, corrections: Corrections | None, *, rescale_energy: bool) -> Corrections:
+        """Return the corrections that the options of an engine ask for; None: the usual ones."""
+        chosen = cls() if corrections is None else corrections
+        return replace(chosen, rescale_energy=rescale_energy or chosen.rescale_energy)
+
     def conserved_basis(self, state: State) -> FloatArray:
         """Basis of the rigid motion that neither jump nor energy rescaling may change."""
         translation = self.momentum or self.fix_centre

@@ -18,7 +18,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import Event, EventLog
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
-from mlmd_calc.propagation.guards import Guard, default_checks
+from mlmd_calc.propagation.guards import Guard, Temperature, default_checks
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import (
     Action,
@@ -106,8 +106,10 @@ class JumpLoop:
         self.thermostat = thermostat
         self.corrections = Corrections() if corrections is None else corrections
         if not propagator.gives_velocities:
-            # Velocities that are drawn anew have no momentum to keep.
-            self.corrections = replace(self.corrections, momentum=False, angular_momentum=False)
+            # Velocities that are drawn anew have no momentum to keep, nor tell where it leads.
+            self.corrections = replace(
+                self.corrections, centre_of_mass=False, momentum=False, angular_momentum=False
+            )
         self.guard = Guard() if guard is None else guard
         self.forces = forces
         self.md_steps_per_jump = md_steps_per_jump
@@ -120,7 +122,11 @@ class JumpLoop:
         self.stopped: str | None = None
         checks = self.guard.checks
         if checks is None:
-            checks = default_checks(energies=self.corrections.rescale_energy)
+            usual = default_checks(energies=self.corrections.rescale_energy)
+            if not propagator.gives_velocities:
+                # What is drawn has the temperature of the thermostat, but no memory to average.
+                usual = tuple(check for check in usual if not isinstance(check, Temperature))
+            checks = (*usual, *propagator.checks())
         self._needs_twin = any(check.needs_twin for check in checks)
         self._needs_energy = self.corrections.rescale_energy or any(
             check.needs_energy for check in checks
@@ -145,6 +151,12 @@ class JumpLoop:
             raise ConfigError(
                 f"{self.propagator.identity} predicts no velocities, so constant energy has no "
                 "meaning; run it with a thermostat"
+            )
+        made_for = self.propagator.temperature_K
+        if self.thermostat and made_for not in (None, self.thermostat.temperature_K):
+            raise ConfigError(
+                f"{self.propagator.identity} was made for {made_for:g} K, but the thermostat has "
+                f"{self.thermostat.temperature_K:g} K; set that to the former"
             )
         if self.thermostat is not None and self.corrections.rescale_energy:
             raise ConfigError(
@@ -255,6 +267,19 @@ class JumpLoop:
             )
         return states
 
+    def energies(self) -> list[float]:
+        """Potential energies in eV of the present states, evaluated where they are not known.
+
+        Raises
+        ------
+        ConfigError
+            If there is no force model, or it has no energy.
+        """
+        if self.forces is None:
+            raise ConfigError("there is no force model that knows energies; pass one to the loop")
+        self._states = self._with_energies(self._states)
+        return [float(state.energy) for state in self._states if state.energy is not None]
+
     def _jump(self, states: list[State], stride: float) -> list[State]:
         """Jump with all molecules; those that fail are rescued one by one."""
         results = self._reach(list(range(len(states))), states, stride, self.guard.halvings)
@@ -349,9 +374,21 @@ class JumpLoop:
                 rotate=self.corrections.random_rotation,
                 twins=self._needs_twin,
             )
+        proposals = [self._relaxed(proposal) for proposal in proposals]
         if not self.propagator.gives_velocities:
             proposals = [self._with_velocities(proposal) for proposal in proposals]
         return self._judge(molecules, proposals)
+
+    def _relaxed(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
+        if isinstance(proposal, Rejected):
+            return proposal
+        try:
+            after = self.propagator.relax(proposal.after, self.forces, self.thermostat, self.rng)
+        except (InputError, PredictionError) as error:
+            reason = f"the proposed structure cannot be relaxed: {error}"
+            finding = Finding("relaxation", np.nan, 0.0, reason)
+            return Rejected(finding, proposal.after.positions)
+        return replace(proposal, after=after)
 
     @contextmanager
     def _ending(self, molecules: list[int], states: list[State]) -> Iterator[None]:

@@ -6,12 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.propagation.state import FloatArray, Frames, State
+
+if TYPE_CHECKING:
+    from mlmd_calc.propagation.forces import ForceModel
+    from mlmd_calc.propagation.guards import Check
+    from mlmd_calc.propagation.thermostats import Thermostat
 
 _ROUNDING = 1e-9
 
@@ -75,12 +81,15 @@ class Propagator(ABC):
         Whether its answer depends on random numbers; then a rejected jump can be drawn again.
     gives_velocities
         Whether its frames have velocities. If not, they are drawn from the Maxwell-Boltzmann
-        distribution of the thermostat.
+        distribution of the thermostat, and the centre of mass stays where it is put.
+    temperature_K
+        The only temperature it was made for; None: any.
     """
 
     strides: Strides = Strides()
     stochastic: bool = False
     gives_velocities: bool = True
+    temperature_K: float | None = None  # noqa: N815
 
     @abstractmethod
     def propagate(
@@ -121,6 +130,35 @@ class Propagator(ABC):
     def displacement_scale(self, state: State, time_fs: float) -> FloatArray | None:
         """Root mean square displacement ``(n,)`` Å that the model expects; None if unknown."""
         return None
+
+    def checks(self) -> tuple[Check, ...]:
+        """Return checks of its own, which are made after the usual ones."""
+        return ()
+
+    def relax(
+        self,
+        state: State,
+        forces: ForceModel | None,
+        thermostat: Thermostat | None,
+        rng: np.random.Generator,
+    ) -> State:
+        """Mend the end of a jump before it is judged.
+
+        Parameters
+        ----------
+        state
+            Where the jump has led.
+        forces, thermostat
+            Those of the run, if it has them.
+        rng
+            The only source of random numbers.
+
+        Raises
+        ------
+        PredictionError
+            If that is impossible; the jump is then rejected.
+        """
+        return state
 
     def state_dict(self) -> Mapping[str, Any]:
         """State besides the memory, of numbers, texts, arrays, lists and dictionaries."""

@@ -136,6 +136,31 @@ class Bussi:
         return replace(state, velocities=rigid + factor * (state.velocities - rigid))
 
 
+def make_thermostat(name: str, temperature_K: float, friction_per_fs: float) -> Thermostat:
+    """Make a thermostat from what engines call it.
+
+    Parameters
+    ----------
+    name
+        "langevin" or "bussi".
+    temperature_K
+        Temperature in K.
+    friction_per_fs
+        Friction of "langevin" in 1/fs, inverse relaxation time of "bussi".
+
+    Raises
+    ------
+    ConfigError
+        If there is no such thermostat, or temperature or friction are not positive.
+    """
+    langevin = Langevin(temperature_K, friction_per_fs)
+    if name == "langevin":
+        return langevin
+    if name == "bussi":
+        return Bussi(temperature_K, langevin.relaxation_fs)
+    raise ConfigError(f"thermostat={name!r}; choose 'langevin' or 'bussi'")
+
+
 def _check_settings(thermostat: Langevin | Bussi) -> None:
     """Refuse what is not a positive number, and make all of them floats.
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from mlmd_calc.errors import PredictionError
+from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atom import ATOM
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.training.optimizers import MuonAdamW
@@ -34,11 +35,11 @@ class TrainingModule(pl.LightningModule):
         What the checkpoints say they belong to (:func:`~.resume.run_identity`).
     """
 
-    network: MDET | ATOM
+    network: MDET | ATOM | ATMOS
 
     def __init__(
         self,
-        network: MDET | ATOM,
+        network: MDET | ATOM | ATMOS,
         recipe: Recipe,
         validation_names: tuple[str, ...] = (),
         identity: dict[str, Any] | None = None,

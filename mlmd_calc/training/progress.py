@@ -55,7 +55,7 @@ class TrainingProgress(pl.Callback):
         """Show the errors on the validation sets."""
         if trainer.is_global_zero and isinstance(module, TrainingModule):
             errors = (
-                f"{name} {value:.1f} {module.unit(name)}"
+                f"{name} {value:.4g} {module.unit(name)}".rstrip()
                 for name, value in trainer.callback_metrics.items()
                 if name.partition("/")[0] in module.validation_names
             )

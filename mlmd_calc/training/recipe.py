@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.atmos.config import ATMOSConfig, LossConfig, SamplerConfig
 from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
 from mlmd_calc.models.mdet.config import MDETConfig
 
@@ -30,6 +31,12 @@ _SMALLEST: Final[dict[str, int]] = {
     "pairs_per_batch": 1,
     "atoms_per_batch": 1,
     "times": 1,
+    "window": 1,
+    "systems": 1,
+    "subsequences": 1,
+    "noise_samples": 1,
+    "crop_tokens": 1,
+    "frame_noise": 0,
     "validate_every": 1,
     "validation_structures": 1,
     "final_learning_rate": 0,
@@ -47,7 +54,9 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-def _check_types(settings: MDETLossWeights | ATOMLossWeights | Recipe, prefix: str = "") -> None:
+def _check_types(
+    settings: MDETLossWeights | ATOMLossWeights | ATMOSLossWeights | Recipe, prefix: str = ""
+) -> None:
     """Refuse values of another type than annotated, and numbers that are not finite."""
     for item in fields(settings):
         value, kind = getattr(settings, item.name), str(item.type)
@@ -111,6 +120,9 @@ class ATOMLossWeights:
         for the element at that time (:class:`~.trajectory_batches.ChangeScales`).
     velocities
         Mean square error of the velocities, likewise.
+    symplectic
+        Mean square defect of the symplectic form, see :mod:`.symplectic`; only for networks that
+        take accelerations.
 
     Raises
     ------
@@ -120,9 +132,32 @@ class ATOMLossWeights:
 
     positions: float = 1.0
     velocities: float = 1.0
+    symplectic: float = 0.0
 
     def __post_init__(self) -> None:
         _check_weights(self)
+
+
+@dataclass(frozen=True)
+class ATMOSLossWeights(LossConfig):
+    """Weights of the loss terms of ATMOS, see :class:`LossConfig`.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is not a number or is negative, or if that of the diffusion or the distogram is
+        zero: parts of the network would learn nothing.
+    """
+
+    def __post_init__(self) -> None:
+        _check_types(self, "loss.")
+        super().__post_init__()
+        for name in ("diffusion", "distogram"):
+            if not getattr(self, name):
+                raise ConfigError(
+                    f"loss.{name}=0, so that a part of the network would learn nothing; give it a "
+                    "positive weight"
+                )
 
 
 @dataclass(frozen=True)
@@ -153,7 +188,8 @@ class Recipe:
     ema_decay
         Decay of the exponential moving average of the weights; 0 turns it off.
     size_step
-        Molecules are padded to a multiple of this many atoms; 1 means no padding.
+        Molecules are batched by number of atoms, rounded up to a multiple of this; 1 means no
+        padding.
     held_out_molecules
         Names of molecules that are never trained on.
     held_out_fraction
@@ -177,7 +213,7 @@ class Recipe:
 
     kind: ClassVar[str]
 
-    loss: MDETLossWeights | ATOMLossWeights
+    loss: MDETLossWeights | ATOMLossWeights | ATMOSLossWeights
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "adamw"
     steps: int = 1000
@@ -248,6 +284,8 @@ class Recipe:
         if isinstance(held_out, str) or not all(isinstance(name, str) for name in held_out):
             raise ConfigError(f"held_out_molecules={held_out!r}; it must be a list of names")
         values["held_out_molecules"] = tuple(held_out)
+        if isinstance(values.get("strides_ps"), list):
+            values["strides_ps"] = tuple(values["strides_ps"])
         built: Recipe = recipe(**values, loss=weights(**loss))
         return built
 
@@ -324,9 +362,108 @@ class ATOMRecipe(Recipe):
         return IntegratorConfig(**self.model.get("integrator", {}))
 
 
+@dataclass(frozen=True)
+class ATMOSRecipe(Recipe):
+    """Recipe of an ATMOS network, trained on trajectories of biomolecules.
+
+    A batch holds windows of consecutive frames: several of each of several systems, and of every
+    frame to predict several noisy copies.
+
+    Attributes
+    ----------
+    model
+        Options of :class:`mlmd_calc.models.ATMOSConfig`, and ``preset`` for a named size to begin
+        with. Without ``sigma_data`` the root mean square of the training coordinates is taken.
+        ``max_remaining`` makes an interpolator.
+    loss
+        Loss weights.
+    strides_ps
+        Times between the frames of a window in ps; more than one needs ``tau="lag"``.
+    window
+        Frames that are read; after each of them the next one is predicted. An interpolator reads
+        all frames of an interval but the last two, ``max_remaining - 1``.
+    systems
+        About this many trajectories per batch.
+    subsequences
+        Windows of each.
+    noise_samples
+        Noisy copies of each frame to predict.
+    crop_tokens
+        Larger systems are cut to this many tokens.
+    frame_noise
+        Standard deviation in Å of noise on the frames that are read, so that the network can read
+        its own, imperfect frames.
+    """
+
+    kind: ClassVar[str] = "atmos"
+
+    loss: ATMOSLossWeights = field(default_factory=ATMOSLossWeights)
+    strides_ps: tuple[float, ...] = (10.0,)
+    window: int = 4
+    systems: int = 4
+    subsequences: int = 2
+    noise_samples: int = 8
+    crop_tokens: int = 256
+    frame_noise: float = 0.0
+
+    def _check_model(self) -> None:
+        strides = self.strides_ps
+        numbers = isinstance(strides, tuple) and all(type(s) in (int, float) for s in strides)
+        if not (numbers and strides and min(strides) > 0 and math.isfinite(max(strides))):
+            raise ConfigError(
+                f"strides_ps={strides!r}; it must be a list of one or more positive times in ps"
+            )
+        self.check_network(self.network_config(1.0))
+
+    def check_network(self, config: ATMOSConfig) -> None:
+        """Refuse a network that cannot be trained on the windows of the recipe.
+
+        Raises
+        ------
+        ConfigError
+            If strides or window do not suit the network.
+        """
+        if config.tau == "step" and len(self.strides_ps) > 1:
+            raise ConfigError(
+                f"strides_ps={list(self.strides_ps)}, but a network with tau='step' has a single "
+                "stride; give one, or set tau='lag' in the table model"
+            )
+        if config.tau == "step" and config.max_steps != self.window:
+            raise ConfigError(
+                f"max_steps={config.max_steps} of the network differs from window={self.window}, "
+                "so that steps would go untrained or look alike; make them equal"
+            )
+        if config.max_remaining and self.window != config.max_remaining - 1:
+            raise ConfigError(
+                f"window={self.window}, but an interpolator with "
+                f"max_remaining={config.max_remaining} reads max_remaining - 1 frames; set window="
+                f"{config.max_remaining - 1}"
+            )
+
+    def network_config(self, sigma_data: float) -> ATMOSConfig:
+        """Architecture of the network to train.
+
+        The published sizes of random translations and of the smallest level to which noise is added
+        hold for ``sigma_data=16`` and are scaled.
+
+        Parameters
+        ----------
+        sigma_data
+            Root mean square of the centred coordinates in Å, used unless the recipe has one.
+        """
+        options = {"max_steps": self.window, "sigma_data": sigma_data, **self.model}
+        preset = options.pop("preset", "paper")
+        scale = options["sigma_data"] / ATMOSConfig.sigma_data
+        sampler = {"gamma_min": scale * SamplerConfig.gamma_min, **options.get("sampler", {})}
+        translation = scale * ATMOSConfig.pose_translation
+        options = {"pose_translation": translation, **options, "sampler": sampler}
+        return ATMOSConfig.preset(preset, **options)
+
+
 _KINDS: Final[dict[str, tuple[Any, Any]]] = {
     "mdet": (MDETRecipe, MDETLossWeights),
     "atom": (ATOMRecipe, ATOMLossWeights),
+    "atmos": (ATMOSRecipe, ATMOSLossWeights),
 }
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.zoo import ATOMModel, Model
+from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
 
 LAST_CHECKPOINT: Final = "last.ckpt"
 RUN_KEY: Final = "run"
 """Entry of a checkpoint that holds :func:`run_identity`."""
 
+_Content: TypeAlias = tuple[str, tuple[NDArray[np.generic] | None, ...]]
+
 
 def run_identity(
-    frames: Sequence[MoleculeFrames],
+    frames: Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory],
     recipe: Recipe,
-    start: Model | ATOMModel | None,
+    start: Model | ATOMModel | ATMOSModel | None,
     processes: int,
 ) -> dict[str, Any]:
     """Describe all that decides the outcome of a run.
@@ -30,7 +35,7 @@ def run_identity(
     Parameters
     ----------
     frames
-        Labelled frames.
+        Labelled frames, or trajectories.
     recipe
         Hyper-parameters.
     start
@@ -45,10 +50,13 @@ def run_identity(
     """
     digest = hashlib.sha256()
     for molecule in frames:
-        digest.update(f"{molecule.name} {molecule.charge} {molecule.multiplicity}\n".encode())
-        digest.update(f"{molecule.dt_fs}\n".encode())
-        columns = (molecule.numbers, molecule.positions, molecule.forces, molecule.energies)
-        for array in (*columns, molecule.velocities, molecule.segment):
+        header, columns = (
+            _trajectory_content(molecule)
+            if isinstance(molecule, BiomolecularTrajectory)
+            else _frames_content(molecule)
+        )
+        digest.update(header.encode())
+        for array in columns:
             digest.update(b"" if array is None else array.tobytes())
     return {
         "recipe": recipe.to_dict(),
@@ -56,6 +64,19 @@ def run_identity(
         "start": None if start is None else start.sha256,
         "processes": processes,
     }
+
+
+def _frames_content(molecule: MoleculeFrames) -> _Content:
+    header = f"{molecule.name} {molecule.charge} {molecule.multiplicity}\n{molecule.dt_fs}\n"
+    columns = (molecule.numbers, molecule.positions, molecule.forces, molecule.energies)
+    return header, (*columns, molecule.velocities, molecule.segment)
+
+
+def _trajectory_content(trajectory: BiomolecularTrajectory) -> _Content:
+    features = trajectory.system.features
+    columns = (features.restype, features.ref_element, features.ref_charge, features.ref_pos)
+    header = f"{trajectory.name} {trajectory.dt_ps}\n"
+    return header, (trajectory.positions, *(column.numpy() for column in columns))
 
 
 def read_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

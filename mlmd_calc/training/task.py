@@ -5,27 +5,43 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from ase.data import chemical_symbols
 
+from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
+from mlmd_calc.training.atmos_module import ATMOSTraining
 from mlmd_calc.training.atom_module import ATOMTraining
 from mlmd_calc.training.atomic_energies import fit_atomic_energies, refit_atomic_energies
 from mlmd_calc.training.batches import BatchStream, StructureTable, TrainingBatches
+from mlmd_calc.training.held_out import split, split_trajectories
 from mlmd_calc.training.mdet_module import MDETTraining, energy_head
 from mlmd_calc.training.module import TrainingModule
-from mlmd_calc.training.recipe import ATOMRecipe, MDETRecipe, Recipe
+from mlmd_calc.training.recipe import ATMOSRecipe, ATOMRecipe, MDETRecipe, Recipe
 from mlmd_calc.training.trajectory_batches import JumpBatches, TrajectoryTable
-from mlmd_calc.zoo import ATOMModel, Model
+from mlmd_calc.training.window_batches import WindowBatches, WindowTable, coordinate_scale
+from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
 
 N = TypeVar("N", bound=torch.nn.Module)
+M = TypeVar("M", Model, ATOMModel, ATMOSModel)
+D = TypeVar("D", MoleculeFrames, BiomolecularTrajectory)
 
+_KINDS: Final = {
+    "mdet": "an MD-ET force field",
+    "atom": "an ATOM propagator",
+    "atmos": "an ATMOS propagator",
+}
+
+TrainingData: TypeAlias = Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory]
+AnyModel: TypeAlias = Model | ATOMModel | ATMOSModel
 Parts: TypeAlias = dict[str, list[MoleculeFrames]]
+TrajectoryParts: TypeAlias = dict[str, list[BiomolecularTrajectory]]
 
 
 class Task(NamedTuple):
@@ -43,6 +59,8 @@ class Task(NamedTuple):
         Energy of each element that was subtracted from the labels; empty for trajectories.
     elements
         Atomic numbers in the training data.
+    card
+        Other entries of the model card that follow from data and recipe.
     """
 
     module: TrainingModule
@@ -50,21 +68,18 @@ class Task(NamedTuple):
     validation: dict[str, list[Any]]
     atomic_energies: dict[int, float]
     elements: list[int]
+    card: dict[str, Any]
 
 
 def prepare(
-    train: Sequence[MoleculeFrames],
-    validation: Parts,
-    recipe: Recipe,
-    start: Model | ATOMModel | None,
-    identity: dict[str, Any],
+    data: TrainingData, recipe: Recipe, start: AnyModel | None, identity: dict[str, Any]
 ) -> Task:
     """Prepare the training that a recipe describes.
 
     Parameters
     ----------
-    train, validation
-        Frames to train on, and by name those that are never trained on.
+    data
+        Labelled frames, or trajectories; the recipe's held-out part is split off.
     recipe
         Hyper-parameters.
     start
@@ -80,22 +95,38 @@ def prepare(
     InputError
         If labels are missing, or the model to fine-tune does not know an element.
     """
+    if isinstance(recipe, ATMOSRecipe):
+        atmos = _of_kind(start, ATMOSModel, recipe)
+        trajectories = _of_type(data, BiomolecularTrajectory, recipe)
+        return _atmos_task(*split_trajectories(trajectories, recipe), recipe, atmos, identity)
     if isinstance(recipe, ATOMRecipe):
-        if isinstance(start, Model):
-            raise ConfigError(_wrong_start(start.card.name, "an MD-ET force field", recipe))
-        return _atom_task(train, validation, recipe, start, identity)
+        atom = _of_kind(start, ATOMModel, recipe)
+        frames = _of_type(data, MoleculeFrames, recipe)
+        return _atom_task(*split(frames, recipe), recipe, atom, identity)
     if isinstance(recipe, MDETRecipe):
-        if isinstance(start, ATOMModel):
-            raise ConfigError(_wrong_start(start.card.name, "an ATOM propagator", recipe))
-        return _mdet_task(train, validation, recipe, start, identity)
+        mdet = _of_kind(start, Model, recipe)
+        frames = _of_type(data, MoleculeFrames, recipe)
+        return _mdet_task(*split(frames, recipe), recipe, mdet, identity)
     raise ConfigError(f"{type(recipe).__name__} is not the recipe of a model")
 
 
-def _wrong_start(name: str, what: str, recipe: Recipe) -> str:
-    return (
-        f"model {name!r} is {what}, but the recipe has kind={recipe.kind!r}; choose a model and a "
-        "recipe of the same kind"
+def _of_kind(start: AnyModel | None, kind: type[M], recipe: Recipe) -> M | None:
+    if start is None or isinstance(start, kind):
+        return start
+    raise ConfigError(
+        f"model {start.card.name!r} is {_KINDS[start.card.kind]}, but the recipe has "
+        f"kind={recipe.kind!r}; choose a model and a recipe of the same kind"
     )
+
+
+def _of_type(data: TrainingData, kind: type[D], recipe: Recipe) -> list[D]:
+    chosen = [item for item in data if isinstance(item, kind)]
+    if len(chosen) != len(data):
+        raise ConfigError(
+            f"a recipe with kind={recipe.kind!r} trains on {kind.__name__}, but the data have "
+            f"{', '.join(sorted({type(item).__name__ for item in data}))}"
+        )
+    return chosen
 
 
 def _mdet_task(
@@ -126,7 +157,7 @@ def _mdet_task(
         copies=recipe.copies,
     )
     module = MDETTraining(network.train(), recipe, tuple(batches), identity)
-    return Task(module, stream, batches, references, sorted(references))
+    return Task(module, stream, batches, references, sorted(references), {})
 
 
 def _atom_task(
@@ -157,7 +188,55 @@ def _atom_task(
         JumpBatches, table, atoms_per_batch=recipe.atoms_per_batch, times=recipe.times
     )
     module = ATOMTraining(network.train(), recipe, tuple(batches), identity)
-    return Task(module, stream, batches, {}, sorted(elements))
+    return Task(module, stream, batches, {}, sorted(elements), {})
+
+
+def _atmos_task(
+    train: Sequence[BiomolecularTrajectory],
+    validation: TrajectoryParts,
+    recipe: ATMOSRecipe,
+    start: ATMOSModel | None,
+    identity: dict[str, Any],
+) -> Task:
+    if start is None:
+        config = recipe.network_config(round(coordinate_scale(train), 2))
+        network = _seeded(lambda: ATMOS(config), recipe.seed)
+    else:
+        network = copy.deepcopy(start.network).float().cpu()
+        recipe.check_network(network.config)
+    elements = _elements_of_systems(train)
+    for part in validation.values():
+        _refuse_missing(_elements_of_systems(part), elements)
+    table, *held_out = (
+        WindowTable(
+            part,
+            network.config,
+            strides_ps=recipe.strides_ps,
+            window=recipe.window,
+            noise_samples=recipe.noise_samples,
+            crop_tokens=recipe.crop_tokens,
+            frame_noise=noise,
+        )
+        for part, noise in [(train, recipe.frame_noise), *((v, 0.0) for v in validation.values())]
+    )
+    per_batch = recipe.systems * recipe.subsequences
+    batches = {
+        name: list(part.spread(recipe.validation_structures, per_batch))
+        for name, part in zip(validation, held_out, strict=True)
+    }
+    stream = functools.partial(
+        WindowBatches,
+        table,
+        systems=recipe.systems,
+        subsequences=recipe.subsequences,
+        size_step=recipe.size_step,
+    )
+    module = ATMOSTraining(network.train(), recipe, tuple(batches), identity)
+    card: dict[str, Any] = {"strides_ps": list(recipe.strides_ps)}
+    temperatures = {trajectory.temperature_K for trajectory in train}
+    if len(temperatures) == 1:
+        card["temperature_K"] = temperatures.pop()
+    return Task(module, stream, batches, {}, sorted(elements), card)
 
 
 def integrator_options(config: ATOMConfig) -> IntegratorConfig:
@@ -187,8 +266,15 @@ def _elements(frames: Sequence[MoleculeFrames]) -> set[int]:
     return {int(z) for molecule in frames for z in molecule.numbers}
 
 
+def _elements_of_systems(trajectories: Sequence[BiomolecularTrajectory]) -> set[int]:
+    return {1 + z for t in trajectories for z in t.system.features.ref_element.tolist()}
+
+
 def _refuse_new_elements(validation: Parts, known: set[int]) -> None:
-    found = set[int]().union(*(_elements(part) for part in validation.values()))
+    _refuse_missing(set[int]().union(*(_elements(part) for part in validation.values())), known)
+
+
+def _refuse_missing(found: set[int], known: set[int]) -> None:
     if missing := found - known:
         symbols = ", ".join(chemical_symbols[z] for z in sorted(missing))
         raise ConfigError(

@@ -6,8 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -16,21 +15,19 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.training.held_out import split
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.resume import LAST_CHECKPOINT, read_checkpoint, run_identity
-from mlmd_calc.training.task import Task, prepare
-from mlmd_calc.zoo import ATOMModel, Model, ModelCard, save_model
+from mlmd_calc.training.task import AnyModel, Task, TrainingData, prepare
+from mlmd_calc.zoo import ModelCard, save_model
 
 MODEL_NAME: Final = "model.safetensors"
 _LOGS: Final = "logs"
 
 
-class TrainingData(pl.LightningDataModule):
+class Batches(pl.LightningDataModule):
     """Training stream and validation sets of one run.
 
     Parameters
@@ -65,11 +62,11 @@ def _loader(batches: Any) -> torch.utils.data.DataLoader[Any]:
 
 
 def train(
-    frames: Sequence[MoleculeFrames],
+    frames: TrainingData,
     recipe: Recipe,
     folder: Path,
     *,
-    start: Model | ATOMModel | None = None,
+    start: AnyModel | None = None,
     card: dict[str, Any] | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -116,12 +113,13 @@ def train(
     """
     if devices < 1:
         raise ConfigError(f"devices={devices}; it must be at least 1")
-    written = ModelCard.from_dict(card or {})
+    # Refuse a wrong card before the training rather than after it.
+    ModelCard.from_dict(card or {})
     identity = run_identity(frames, recipe, start, devices)
     checkpoint = read_checkpoint(folder, identity)
     done = 0 if checkpoint is None else int(checkpoint["global_step"])
-    task = prepare(*split(frames, recipe), recipe, start, identity)
-    module, data = task.module, TrainingData(task)
+    task = prepare(frames, recipe, start, identity)
+    module, data = task.module, Batches(task)
     with _quiet(), _compiler(recipe):
         trainer = _trainer(recipe, folder, done, devices, accelerator, progress)
         if not task.validation:
@@ -138,13 +136,14 @@ def train(
     path = folder / MODEL_NAME
     if trainer.is_global_zero:
         errors = {name: round(value, 4) for result in results for name, value in result.items()}
-        full = replace(
-            written,
-            elements=written.elements or tuple(task.elements),
-            recipe=recipe.to_dict(),
-            validation=errors,
-        )
-        save_model(path, module.network.eval(), task.atomic_energies, full.to_dict())
+        full = {
+            "elements": task.elements,
+            **task.card,
+            **(card or {}),
+            "recipe": recipe.to_dict(),
+            "validation": errors,
+        }
+        save_model(path, module.network.eval(), task.atomic_energies, full)
     return path
 
 

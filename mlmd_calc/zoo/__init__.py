@@ -2,10 +2,12 @@
 
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.load import (
+    ATMOSModel,
     ATOMModel,
     Model,
     list_models,
     load_any_model,
+    load_atmos,
     load_atom,
     load_model,
 )
@@ -13,11 +15,13 @@ from mlmd_calc.zoo.model_file import save_model
 from mlmd_calc.zoo.run_directory import read_run_directory
 
 __all__ = [
+    "ATMOSModel",
     "ATOMModel",
     "Model",
     "ModelCard",
     "list_models",
     "load_any_model",
+    "load_atmos",
     "load_atom",
     "load_model",
     "read_run_directory",

@@ -29,7 +29,7 @@ class ModelCard:
     name
         Name of the model.
     kind
-        "mdet", a force field, or "atom", a propagator.
+        "mdet", a force field, or "atom" or "atmos", a propagator.
     description
         One or two sentences.
     elements
@@ -38,6 +38,10 @@ class ModelCard:
         Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype", and
         for propagators the force field "potential" and the time step "stride_fs"; empty if nothing
         is recommended.
+    strides_ps
+        Times in ps between the frames the model was trained on, for models that know no others.
+    temperature_K
+        Temperature of the training data, for models that know no other.
     level_of_theory
         Method that made the labels.
     training_data
@@ -71,6 +75,8 @@ class ModelCard:
     description: str = ""
     elements: tuple[int, ...] | None = None
     recommended: dict[str, Any] = field(default_factory=dict)
+    strides_ps: tuple[float, ...] = ()
+    temperature_K: float | None = None  # noqa: N815
     level_of_theory: str = ""
     training_data: str = ""
     units: str = "energy eV, forces eV/Å"
@@ -98,6 +104,7 @@ class ModelCard:
         """Return the card as JSON-able values."""
         values = asdict(self)
         values["elements"] = None if self.elements is None else list(self.elements)
+        values["strides_ps"] = list(self.strides_ps)
         return values
 
     @classmethod
@@ -114,14 +121,23 @@ class ModelCard:
         if unknown:
             raise ConfigError(f"unknown model card entries {unknown}; known are {known}")
         elements = values.get("elements")
-        return cls(**{**values, "elements": None if elements is None else tuple(elements)})
+        elements = None if elements is None else tuple(elements)
+        strides = tuple(values.get("strides_ps", ()))
+        return cls(**{**values, "elements": elements, "strides_ps": strides})
 
     def _rows(self) -> list[tuple[str, str]]:
         """Label and text of every entry that says something."""
         texts = {item.name: _text(getattr(self, item.name)) for item in fields(self)}
         texts["elements"] = "unknown" if self.elements is None else _symbols(self.elements)
         texts["parameters"] = f"{self.parameters:,}" if self.parameters else ""
-        labels = {"level_of_theory": "level of theory", "training_data": "training data"}
+        texts["strides_ps"] = ", ".join(f"{stride:g} ps" for stride in self.strides_ps)
+        texts["temperature_K"] = "" if self.temperature_K is None else f"{self.temperature_K:g} K"
+        labels = {
+            "level_of_theory": "level of theory",
+            "training_data": "training data",
+            "strides_ps": "strides",
+            "temperature_K": "temperature",
+        }
         return [(labels.get(name, name), text) for name, text in texts.items() if text]
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atom import ATOM
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
@@ -77,6 +78,19 @@ class ATOMModel(LoadedModel):
     network: ATOM
 
 
+@dataclass(frozen=True)
+class ATMOSModel(LoadedModel):
+    """A loaded ATMOS network, see also :class:`LoadedModel`.
+
+    Attributes
+    ----------
+    network
+        The network, in evaluation mode.
+    """
+
+    network: ATMOS
+
+
 def list_models() -> list[ModelCard]:
     """Cards of the shipped models, the default first."""
     entries = manifest.read_manifest(manifest.SHIPPED_WEIGHTS).values()
@@ -139,11 +153,29 @@ def load_atom(
     """Load an ATOM network; see :func:`load_model` for arguments and errors."""
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     if not isinstance(model, ATOMModel):
-        raise ConfigError(
+        raise _wrong_kind(model, "ATOM")
+    return model
+
+
+def load_atmos(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
+) -> ATMOSModel:
+    """Load an ATMOS network; see :func:`load_model` for arguments and errors."""
+    model = load_any_model(name_or_path, device=device, dtype=dtype)
+    if not isinstance(model, ATMOSModel):
+        raise _wrong_kind(model, "ATMOS")
+    return model
+
+
+def _wrong_kind(model: Model | ATOMModel | ATMOSModel, wanted: str) -> ConfigError:
+    if isinstance(model, Model):
+        return ConfigError(
             f"model {model.source!r} is a force field and propagates nothing; load it with "
             "mlmd_calc.load_model, or name a propagator"
         )
-    return model
+    return ConfigError(
+        f"model {model.source!r} is of kind {model.card.kind!r}; an {wanted} model is needed here"
+    )
 
 
 def load_any_model(
@@ -151,7 +183,7 @@ def load_any_model(
     *,
     device: str = "auto",
     dtype: str = "float64",
-) -> Model | ATOMModel:
+) -> Model | ATOMModel | ATMOSModel:
     """Load a model of any kind; see :func:`load_model` for arguments and errors."""
     if dtype not in WEIGHTS_DTYPE:
         raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
@@ -161,6 +193,8 @@ def load_any_model(
     card = content.card
     if isinstance(network, ATOM):
         return ATOMModel(card=card, source=source, sha256=card.sha256, network=network)
+    if isinstance(network, ATMOS):
+        return ATMOSModel(card=card, source=source, sha256=card.sha256, network=network)
     return Model(
         card=card,
         source=source,

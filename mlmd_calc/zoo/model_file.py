@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
 from mlmd_calc.models.atom import ATOM, ATOMConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.zoo.card import ModelCard
@@ -38,7 +39,11 @@ class _Kind(NamedTuple):
     config: type[Any]
 
 
-_KINDS: Final = {"mdet": _Kind(MDET, MDETConfig), "atom": _Kind(ATOM, ATOMConfig)}
+_KINDS: Final = {
+    "mdet": _Kind(MDET, MDETConfig),
+    "atom": _Kind(ATOM, ATOMConfig),
+    "atmos": _Kind(ATMOS, ATMOSConfig),
+}
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,14 @@ class ModelFile:
         The model card.
     """
 
-    network: MDET | ATOM
+    network: MDET | ATOM | ATMOS
     atomic_energies: dict[int, float]
     card: ModelCard
 
 
 def save_model(
     path: str | os.PathLike[str],
-    network: MDET | ATOM,
+    network: MDET | ATOM | ATMOS,
     atomic_energies: dict[int, float],
     card: Mapping[str, Any],
 ) -> None:
@@ -126,7 +131,7 @@ def read_model(path: Path) -> ModelFile:
     _verify(path, metadata, content, tensors)
     try:
         kind = _KINDS[content["model"]]
-        network: MDET | ATOM = build_network(
+        network: MDET | ATOM | ATMOS = build_network(
             kind.network, kind.config.from_dict(content["config"]), tensors
         )
         energies = {int(z): float(e) for z, e in content["atomic_energies"].items()}
@@ -157,7 +162,9 @@ def read_card(path: Path) -> ModelCard:
 
 
 def build_network(
-    kind: Callable[[Any], N], config: MDETConfig | ATOMConfig, tensors: Mapping[str, Tensor]
+    kind: Callable[[Any], N],
+    config: MDETConfig | ATOMConfig | ATMOSConfig,
+    tensors: Mapping[str, Tensor],
 ) -> N:
     """Build a network around tensors, which must be exactly those it needs.
 
@@ -231,7 +238,9 @@ def _verify(
         )
 
 
-def _complete(card: ModelCard, network: MDET | ATOM, energies: dict[int, float]) -> ModelCard:
+def _complete(
+    card: ModelCard, network: MDET | ATOM | ATMOS, energies: dict[int, float]
+) -> ModelCard:
     elements = card.elements
     if elements is None and energies:
         elements = tuple(sorted(energies))

@@ -8,10 +8,10 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.bonds import find_bonds
 from mlmd_calc.data.biomolecules.hydrogens import HydrogenFrames
 from mlmd_calc.data.biomolecules.structure import BondedStructure, connected
 from mlmd_calc.errors import InputError
-from mlmd_calc.md.bonds import find_bonds
 
 
 class BondGraph:

@@ -15,10 +15,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mlmd_calc import units
+from mlmd_calc.bonds import find_bonds
 from mlmd_calc.data.biomolecules.residues import PARENTS, RESIDUES, WATERS
 from mlmd_calc.data.molecules import molecule_from_smiles, start_structures
 from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.md.bonds import find_bonds
 from mlmd_calc.optional import require
 
 _SUFFIXES: Final = (".pdb", ".ent", ".cif", ".mmcif")

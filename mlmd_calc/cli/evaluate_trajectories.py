@@ -1,0 +1,395 @@
+"""`mlmd evaluate` for ATMOS models."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mlmd_calc.analysis.ensembles import Frames
+from mlmd_calc.analysis.rollouts import (
+    BondLengths,
+    Generated,
+    Reference,
+    compare_rollouts,
+    group_runs,
+    plot_rollouts,
+    roll_out,
+)
+from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.models.atmos import SamplerConfig
+from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
+from mlmd_calc.sampling import SamplingJob
+from mlmd_calc.zoo import ATMOSModel
+
+_SAMPLERS: Final = ("sde", "ode")
+_HELD_OUT: Final = ("molecules", "frames")
+_SAME_K: Final = 1.0
+"""Difference of temperatures in K that means nothing."""
+
+
+@dataclass(frozen=True)
+class RolloutOptions:
+    """How trajectories are drawn for a comparison.
+
+    Attributes
+    ----------
+    frames
+        Frames after the start at most; as many as the reference has if these are fewer.
+    replicas
+        Trajectories from each start.
+    stride_ps
+        Time between frames, for models that know several.
+    sampler
+        "sde" or "ode"; None for that of the model.
+    ablation
+        Draw with both samplers.
+    steps
+        Denoiser calls per frame; None for those of the model.
+    seed
+        Seed of all random numbers.
+    """
+
+    frames: int = 100
+    replicas: int = 1
+    stride_ps: float | None = None
+    sampler: str | None = None
+    ablation: bool = False
+    steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ablation and self.sampler is not None:
+            raise ConfigError(
+                f"--ablation draws with both samplers and --sampler {self.sampler} with one; leave "
+                "out one of the options"
+            )
+
+    def sampler_config(self, model: ATMOSModel, sampler: str | None) -> SamplerConfig:
+        """Return the sampler of a model with the changes that were asked for."""
+        job = SamplingJob("", model.source, sampler=sampler, steps=self.steps)
+        return job.sampler_config(model)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One way of drawing trajectories."""
+
+    name: str
+    sampler: str | None
+    interpolator: ATMOSModel | None
+    interval_ps: float
+
+
+def held_out_trajectories(
+    trajectories: Sequence[BiomolecularTrajectory], recipe: Mapping[str, Any], part: str
+) -> list[BiomolecularTrajectory]:
+    """Pick what the recipe of a model kept from training.
+
+    Parameters
+    ----------
+    trajectories
+        Trajectories; of those of training molecules, all frames.
+    recipe
+        As on the card of the model.
+    part
+        "molecules" never trained on, or the last "frames" of the others.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe or the data do not have it.
+    """
+    names = list(recipe.get("held_out_molecules", []))
+    fraction = float(recipe.get("held_out_fraction", 0.0))
+    known = [key for key, value in zip(_HELD_OUT, (names, fraction), strict=True) if value]
+    if part not in known:
+        raise ConfigError(f"held_out={part!r}; this model's recipe held out {known}")
+    if part == "molecules":
+        found = [t for t in trajectories if t.name in names]
+    else:
+        found = [
+            replace(t, positions=t.positions[-count:])
+            for t in trajectories
+            if t.name not in names and (count := math.floor(fraction * len(t)))
+        ]
+    if not found:
+        there = sorted({t.name for t in trajectories})
+        raise ConfigError(
+            f"the data have no held-out {part}: the model's recipe held out the molecules {names} "
+            f"and the last {fraction:g} of the frames of others, and the data are of {there}"
+        )
+    return found
+
+
+def evaluate_trajectories(
+    model: ATMOSModel,
+    trajectories: Sequence[BiomolecularTrajectory],
+    options: RolloutOptions,
+    *,
+    interpolator: ATMOSModel | None = None,
+    plots: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Roll out a model from the starts of trajectories, and print how the two compare.
+
+    Parameters
+    ----------
+    model
+        What to measure.
+    trajectories
+        Molecular dynamics; runs of one molecule and temperature are taken together.
+    options
+        How to draw trajectories.
+    interpolator
+        Draws frames between those of the model, as another variant.
+    plots
+        Folder for pictures, or None.
+    as_json
+        Print JSON.
+
+    Raises
+    ------
+    ConfigError
+        If models or options do not fit together.
+    InputError
+        If the model does not know elements or the temperature of the data, or their frames are not
+        at its strides.
+    """
+    stride_ps = trained_stride_ps(model, options.stride_ps)
+    variants = _variants(model, interpolator, options, stride_ps)
+    for trajectory in trajectories:
+        _check_temperature(model, trajectory)
+    references = group_runs(trajectories)
+    for reference in references:
+        check_elements(model, reference.system)
+        for variant in variants:
+            reference.frames(variant.interval_ps)
+    drawn = _draw(model, references, variants, options, stride_ps)
+    tables = [
+        {"interval_ps": interval, **vars(_compare(references, variants, drawn, interval, options))}
+        for interval in dict.fromkeys(variant.interval_ps for variant in variants)
+    ]
+    made = [
+        entry
+        for variant in variants
+        for reference in references
+        for entry in _trajectory_entries(variant, reference, drawn[variant.name][reference.name])
+    ]
+    if plots is not None:
+        for reference in references:
+            frames = {v.name: _split(drawn[v.name][reference.name]) for v in variants}
+            plot_rollouts(reference, frames, stride_ps, plots)
+    report = {
+        "settings": {
+            "model": model.source,
+            "interpolator": None if interpolator is None else interpolator.source,
+            **vars(options),
+            "stride_ps": stride_ps,
+            "samplers": {
+                variant.name: vars(options.sampler_config(model, variant.sampler))
+                for variant in variants
+            },
+        },
+        "tables": tables,
+        "trajectories": made,
+        "seconds_per_frame": {v.name: _seconds_per_frame(drawn[v.name]) for v in variants},
+    }
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, allow_nan=False))
+    else:
+        _print(report)
+
+
+def _check_temperature(model: ATMOSModel, trajectory: BiomolecularTrajectory) -> None:
+    ours, theirs = model.card.temperature_K, trajectory.temperature_K
+    if ours is not None and theirs is not None and abs(ours - theirs) > _SAME_K:
+        raise InputError(
+            f"trajectory {trajectory.name!r} is of {theirs:g} K, but the model knows {ours:g} K "
+            "and nothing else; leave it out"
+        )
+
+
+def _variants(
+    model: ATMOSModel,
+    interpolator: ATMOSModel | None,
+    options: RolloutOptions,
+    stride_ps: float,
+) -> list[_Variant]:
+    found = []
+    for sampler in _SAMPLERS if options.ablation else (options.sampler,):
+        config = options.sampler_config(model, sampler)
+        name = "sde" if config.gamma_0 else "ode"
+        found.append(_Variant(name, sampler, None, stride_ps))
+        if interpolator is not None:
+            options.sampler_config(interpolator, sampler)
+            steps = max(1, interpolator.network.config.max_remaining)
+            fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
+            found.append(_Variant(f"{name}, bi-level", sampler, interpolator, fine_ps))
+    return found
+
+
+_Drawn = dict[str, dict[str, list[Generated]]]
+"""By variant and reference: of each run of the reference."""
+
+
+def _draw(
+    model: ATMOSModel,
+    references: Sequence[Reference],
+    variants: Sequence[_Variant],
+    options: RolloutOptions,
+    stride_ps: float,
+) -> _Drawn:
+    lengths = {
+        reference.name: [
+            min(options.frames, len(frames) - 1) for frames in reference.frames(stride_ps)
+        ]
+        for reference in references
+    }
+    drawn: _Drawn = {variant.name: {} for variant in variants}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        total = len(variants) * sum(sum(counts) for counts in lengths.values())
+        bar = progress.add_task("rolling out", total=total)
+        for variant in variants:
+            for index, reference in enumerate(references):
+                rollout, fine = _rollouts(model, variant, reference, options, stride_ps)
+                drawn[variant.name][reference.name] = [
+                    roll_out(
+                        rollout,
+                        run.positions[0],
+                        count,
+                        replicas=options.replicas,
+                        # The same random numbers for all variants.
+                        seed=_seed(options.seed, index, which),
+                        interpolator=fine,
+                        on_frames=lambda frames: progress.advance(bar, frames),
+                    )
+                    for which, (run, count) in enumerate(
+                        zip(reference.runs, lengths[reference.name], strict=True)
+                    )
+                ]
+    return drawn
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _rollouts(
+    model: ATMOSModel,
+    variant: _Variant,
+    reference: Reference,
+    options: RolloutOptions,
+    stride_ps: float,
+) -> tuple[Rollout, Rollout | None]:
+    def make(network: ATMOSModel, lag_ps: float) -> Rollout:
+        check_elements(network, reference.system)
+        return Rollout(
+            network.network,
+            reference.system.features,
+            sampler=options.sampler_config(network, variant.sampler),
+            lag_ps=lag_ps,
+        )
+
+    fine = None
+    if variant.interpolator is not None:
+        fine = make(variant.interpolator, variant.interval_ps)
+    return make(model, stride_ps), fine
+
+
+def _split(drawn: Sequence[Generated]) -> list[Frames]:
+    """Trajectories ``(f, a, 3)`` one by one."""
+    return [frames for own in drawn for frames in own.frames]
+
+
+def _compare(
+    references: Sequence[Reference],
+    variants: Sequence[_Variant],
+    drawn: _Drawn,
+    interval_ps: float,
+    options: RolloutOptions,
+) -> Any:
+    generated = {
+        variant.name: {name: _split(own) for name, own in drawn[variant.name].items()}
+        for variant in variants
+        if variant.interval_ps == interval_ps
+    }
+    return compare_rollouts(references, generated, interval_ps, seed=options.seed)
+
+
+def _trajectory_entries(
+    variant: _Variant, reference: Reference, drawn: Sequence[Generated]
+) -> list[dict[str, Any]]:
+    """Say of every trajectory how far it came and whether it held together."""
+    bonds = BondLengths(reference.system, reference.frames(variant.interval_ps))
+    entries = []
+    for run, own in zip(reference.runs, drawn, strict=True):
+        for copy, frames in enumerate(own.frames):
+            broken = bonds.broken_at(frames)
+            entries.append(
+                {
+                    "row": variant.name,
+                    "target": reference.name,
+                    "run": run.replica,
+                    "copy": copy,
+                    "frames": len(frames) - 1,
+                    "whole_frames_percent": bonds.whole_percent(frames),
+                    "broken_at_ps": None if broken is None else broken * variant.interval_ps,
+                    "stopped": own.stopped,
+                }
+            )
+    return entries
+
+
+def _seconds_per_frame(drawn: Mapping[str, Sequence[Generated]]) -> float | None:
+    made = [own for runs in drawn.values() for own in runs]
+    count = sum(own.frames.shape[0] * (own.frames.shape[1] - 1) for own in made)
+    return sum(own.seconds for own in made) / count if count else None
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    console = Console()
+    for table in report["tables"]:
+        rows = table["rows"]
+        shown = Table(
+            "",
+            *(row["row"] for row in rows),
+            title=f"frames {table['interval_ps']:g} ps apart",
+            caption="reference: molecular dynamics against molecular dynamics, what a perfect "
+            "model would get. shuffled: its frames in random order. static: the start.",
+        )
+        for column in rows[0]:
+            if column != "row" and any(row[column] is not None for row in rows):
+                shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
+        console.print(shown)
+    for name, seconds in report["seconds_per_frame"].items():
+        if seconds is not None:
+            console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)
+    for entry in report["trajectories"]:
+        for reason in _complaints(entry):
+            text = f"{entry['row']}, {entry['target']}, run {entry['run']}, copy {entry['copy']}"
+            console.print(f"{text}: {reason}", highlight=False, markup=False)
+
+
+def _complaints(entry: Mapping[str, Any]) -> list[str]:
+    found = []
+    if entry["broken_at_ps"] is not None:
+        found.append(f"broke apart at {entry['broken_at_ps']:g} ps")
+    if entry["stopped"] is not None:
+        found.append(f"stopped after {entry['frames']} frames: {entry['stopped']}")
+    return found
+
+
+def _cell(value: float | int | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

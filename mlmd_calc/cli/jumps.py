@@ -1,0 +1,136 @@
+"""Jumps in `mlmd run`: which propagator, over which stride."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.md.settings import Engine, JumpSettings
+from mlmd_calc.potential import Potential
+from mlmd_calc.propagation import Propagator, VerletPropagator
+from mlmd_calc.propagation.load import load_propagator
+from mlmd_calc.zoo import load_any_model
+
+VERLET: Final = "verlet"
+"""Name of the reference: jumps made of force-based steps."""
+
+
+@dataclass(frozen=True)
+class PropagatorChoice:
+    """A propagator that was named, before it is made.
+
+    Attributes
+    ----------
+    source
+        What must be given to load it again.
+    recommended
+        What its card recommends.
+    takes_forces
+        Whether it needs a force model.
+    """
+
+    source: str
+    recommended: Mapping[str, Any]
+    takes_forces: bool
+
+    def make(self, potential: Potential, timestep_fs: float, device: str) -> Propagator:
+        """Make the propagator; force-based steps of "verlet" have the given length.
+
+        Raises
+        ------
+        ConfigError
+            If the name stands for something else than a propagator.
+        """
+        if self.source == VERLET:
+            return VerletPropagator(potential, timestep_fs)
+        return load_propagator(
+            self.source, device=device, potential=potential if self.takes_forces else None
+        )
+
+    def usual_stride(self, propagator: Propagator) -> float:
+        """Return the recommended stride in fs, or else the shortest.
+
+        Raises
+        ------
+        ConfigError
+            If there is neither.
+        """
+        stride = float(self.recommended.get("stride_fs", propagator.strides.shortest))
+        if stride == 0.0:
+            raise ConfigError(
+                f"the card of {self.source!r} recommends no stride; give one with --jump, "
+                f"{propagator.strides}"
+            )
+        return stride
+
+
+def choose_propagator(name: str) -> PropagatorChoice:
+    """Find a propagator by name.
+
+    Parameters
+    ----------
+    name
+        "verlet", the name of a shipped propagator, or a ``.safetensors`` file.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name.
+    """
+    if name == VERLET:
+        return PropagatorChoice(VERLET, {}, takes_forces=True)
+    model = load_any_model(name, device="cpu")
+    integrator = getattr(model.network.config, "integrator", None)
+    takes_forces = integrator is not None and integrator.accelerations
+    return PropagatorChoice(model.source, model.card.recommended, takes_forces)
+
+
+def check_jump_options(
+    engine: Engine,
+    propagator: str | None,
+    jump: float | None,
+    steps_per_jump: int | None,
+    replicas: int | None,
+) -> None:
+    """Refuse options that make no sense together.
+
+    Raises
+    ------
+    ConfigError
+        If options of jumps are given without a propagator, or replicas with OpenMM.
+    """
+    choices = {"jump": jump, "steps-per-jump": steps_per_jump, "replicas": replicas}
+    given = [name for name, value in choices.items() if value is not None]
+    if given and propagator is None:
+        raise ConfigError(
+            f"--{given[0]} is an option of runs made of jumps; give --propagator with it"
+        )
+    if replicas is not None and engine is not Engine.ASE:
+        raise ConfigError(
+            f"--replicas {replicas} with --engine {engine.value}, which moves one molecule; "
+            "replicas advance together with --engine ase"
+        )
+
+
+def jump_settings(
+    choice: PropagatorChoice,
+    propagator: Propagator,
+    jump: float | None,
+    steps_per_jump: int | None,
+    replicas: int | None,
+) -> JumpSettings:
+    """Fill in the defaults of options that were not given.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed, or no stride is given and none recommended.
+    """
+    return JumpSettings(
+        choice.source,
+        choice.usual_stride(propagator) if jump is None else jump,
+        steps_per_jump or 0,
+        1 if replicas is None else replicas,
+    )

@@ -1,0 +1,114 @@
+"""What a finished `mlmd run` leaves behind: trajectories, pictures and a summary."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+import mlmd_calc
+from mlmd_calc.analysis import summarise
+from mlmd_calc.analysis.plots import plot_run
+from mlmd_calc.cli.job import Job
+from mlmd_calc.md import Outcome, RecordedRun, read_record
+from mlmd_calc.md.export import export_frames
+from mlmd_calc.md.jump_simulation import EVENTS_FILE, JumpRun
+from mlmd_calc.md.record import replica_folders
+
+PLOT_FILE: Final = "run.png"
+SUMMARY_FILE: Final = "summary.json"
+
+
+def finish(run: RecordedRun, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str, Any]:
+    """Export the trajectories of a run, draw them, and summarise it.
+
+    Parameters
+    ----------
+    run
+        The run, closed.
+    job
+        What was asked for.
+    outcome
+        How it ended.
+    ns_per_day
+        Speed, of all replicas together.
+
+    Returns
+    -------
+    dict
+        The summary, which is also written to ``summary.json``. What it says of several replicas is
+        said of each under "replicas".
+    """
+    description = run.description
+    settings = description.settings
+    title = f"{job.molecule}: {settings.ensemble.value}, {settings.temperature_K:g} K"
+    parts = [
+        _finish_replica(folder, job.trajectory_format, title)
+        for folder in replica_folders(run.folder, settings)
+    ]
+    summary = {
+        "version": mlmd_calc.__version__,
+        "molecule": job.molecule,
+        **asdict(outcome),
+        **(parts[0] if len(parts) == 1 else {**_pooled(parts), "replicas": parts}),
+        "degrees_of_freedom": description.degrees_of_freedom,
+        "ns_per_day": ns_per_day,
+        "settings": settings.to_dict(),
+        "engine": {"name": description.engine.value, **description.engine_options},
+        "calculator": job.calculator,
+    }
+    if isinstance(run, JumpRun):
+        events = {"tripped": dict(run.tripped()), "events": str(run.folder / EVENTS_FILE)}
+        summary["jumps"] = {**run.counts, **events}
+    (run.folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _finish_replica(folder: Path, trajectory_format: str, title: str) -> dict[str, Any]:
+    record = read_record(folder)
+    trajectory, plot = folder / f"trajectory.{trajectory_format}", folder / PLOT_FILE
+    export_frames(record, trajectory)
+    plot_run(record, plot, title)
+    return {**summarise(record).to_dict(), "trajectory": str(trajectory), "plot": str(plot)}
+
+
+def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the replicas, and the worst of their bonds."""
+
+    def known(name: str) -> list[Any]:
+        return [part[name] for part in parts if part[name] is not None]
+
+    def mean(name: str) -> float | None:
+        values = known(name)
+        return float(np.mean(values)) if len(values) == len(parts) else None
+
+    temperatures = [found["value"] for found in known("temperature_K")]
+    temperature = None
+    if len(temperatures) == len(parts):
+        # Replicas are independent, so that their scatter is the error.
+        temperature = {
+            "value": float(np.mean(temperatures)),
+            "standard_error": float(np.std(temperatures, ddof=1) / np.sqrt(len(parts))),
+            "resolved": True,
+        }
+    deviations = known("largest_bond_deviation_A")
+    worst = parts[int(np.argmax(deviations))] if deviations else parts[0]
+    return {
+        "time_ps": parts[0]["time_ps"],
+        "temperature_K": temperature,
+        "energy_drift_meV_per_atom_per_ps": mean("energy_drift_meV_per_atom_per_ps"),
+        "energy_fluctuation_meV_per_atom": mean("energy_fluctuation_meV_per_atom"),
+        "largest_bond_deviation_A": worst["largest_bond_deviation_A"],
+        "bond": worst["bond"],
+        "broken_at_ps": min(known("broken_at_ps"), default=None),
+        "trajectory": _pattern(parts, "trajectory"),
+        "plot": _pattern(parts, "plot"),
+    }
+
+
+def _pattern(parts: list[dict[str, Any]], name: str) -> str:
+    first = Path(parts[0][name])
+    return str(first.parent.with_name("replica-*") / first.name)

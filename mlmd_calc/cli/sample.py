@@ -1,0 +1,265 @@
+"""`mlmd sample`: trajectories from a trained ATMOS model."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from mlmd_calc.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from mlmd_calc.data.biomolecules import BondedStructure
+    from mlmd_calc.sampling import SamplingRun
+
+SUMMARY_FILE: Final = "summary.json"
+SMILES_PREFIX: Final = "smiles:"
+SEQUENCE_PREFIX: Final = "sequence:"
+
+_WITH_RESTART: Final = ("out", "frames", "restart", "as_json")
+"""Options that make sense when a run is continued."""
+
+_Input: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="The start: a PDB or mmCIF file, a SMILES as smiles:CCO, or a peptide with caps as "
+        "sequence:AAG for Ace-AAG-Nme.",
+    ),
+]
+_Model: TypeAlias = Annotated[
+    str | None, typer.Option("--model", "-m", help="ATMOS model: shipped name or file.")
+]
+_Interpolator: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="ATMOS model that fills the intervals between the frames of --model, many at once."
+    ),
+]
+_Frames: TypeAlias = Annotated[
+    int, typer.Option("--frames", "-n", help="Frames of each trajectory after the start.")
+]
+_Replicas: TypeAlias = Annotated[
+    int, typer.Option("--replicas", "-b", help="Trajectories, all from the same start.")
+]
+_Stride: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--stride", help="ps between the frames of --model, if it knows several."),
+]
+_Sampler: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="sde: with noise in every step. ode: without, and worse in published tests. Default: "
+        "what the model was made with."
+    ),
+]
+_Steps: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--steps", help="Denoiser calls per frame. Default: that of the model."),
+]
+_Ligand: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--ligand", help="SMILES of a ligand in a file, as NAME=SMILES; may be repeated."),
+]
+_Seed: TypeAlias = Annotated[
+    int | None, typer.Option(help="Seed of all random numbers. Default: drawn and recorded.")
+]
+_Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
+_Format: TypeAlias = Annotated[
+    str, typer.Option("--format", "-f", help="Trajectory files: xtc, dcd, extxyz or pdb.")
+]
+_Hydrogens: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--hydrogens/--no-hydrogens",
+        help="Write hydrogens where they follow from those of the start, or heavy atoms only.",
+    ),
+]
+_Checkpoint: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--keyframes-per-checkpoint",
+        help="Frames of --model after which everything is written. With --interpolator that many "
+        "intervals are filled at once, which costs memory.",
+    ),
+]
+_Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+_Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.")]
+_Restart: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--restart", help="Continue the run in --out bit for bit; only --frames may be changed."
+    ),
+]
+_Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
+]
+
+
+def sample(
+    context: typer.Context,
+    start: _Input = None,
+    model: _Model = None,
+    interpolator: _Interpolator = None,
+    frames: _Frames = 100,
+    replicas: _Replicas = 1,
+    stride: _Stride = None,
+    sampler: _Sampler = None,
+    steps: _Steps = None,
+    ligand: _Ligand = None,
+    seed: _Seed = None,
+    out: _Out = Path("mlmd-sample"),
+    trajectory_format: _Format = "xtc",
+    hydrogens: _Hydrogens = True,
+    keyframes_per_checkpoint: _Checkpoint = 10,
+    device: _Device = "auto",
+    dtype: _Dtype = "float32",
+    restart: _Restart = False,
+    as_json: _Json = False,
+) -> None:
+    """Sample trajectories of a molecule with a trained ATMOS model, without forces."""
+    # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.sampling import SamplingJob, SamplingRun
+
+    console = Console(stderr=True)
+    if restart:
+        _refuse_other_options(context)
+        run = SamplingRun.resume(out, frames if _is_given(context, "frames") else None)
+    else:
+        if start is None or model is None:
+            raise ConfigError(
+                "a start and a --model are needed, unless a run is continued with --restart"
+            )
+        seed = secrets.randbelow(2**31) if seed is None else seed
+        job = SamplingJob(
+            input=start,
+            model=model,
+            interpolator=interpolator,
+            frames=frames,
+            replicas=replicas,
+            stride_ps=stride,
+            sampler=sampler,
+            steps=steps,
+            seed=seed,
+            format=trajectory_format,
+            hydrogens=hydrogens,
+            keyframes_per_checkpoint=keyframes_per_checkpoint,
+            device=device,
+            dtype=dtype,
+            ligands=_ligands(ligand),
+        )
+        run = SamplingRun.start(out, job, read_start(start, seed))
+    for note in run.notes:
+        console.print(note, markup=False, highlight=False)
+    done, seconds_per_frame = _drive(run, console)
+    summary = {
+        "verdict": "completed" if done else "interrupted",
+        **run.summary(),
+        "seconds_per_frame": seconds_per_frame,
+    }
+    (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        Console().print(_table(summary))
+    if not done:
+        raise typer.Exit(130)
+
+
+def read_start(text: str, seed: int) -> BondedStructure:
+    """Read or build the structure that a command line names.
+
+    Parameters
+    ----------
+    text
+        A PDB or mmCIF file, ``smiles:`` and a SMILES, or ``sequence:`` and the
+        one-letter codes of a peptide, which gets the caps Ace and Nme.
+    seed
+        Seed of structures that are built.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    from mlmd_calc.data.biomolecules import read_structure, structure_from_smiles
+    from mlmd_calc.data.biomolecules.peptides import capped_peptide
+
+    if text.startswith(SEQUENCE_PREFIX):
+        return capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed)
+    if text.startswith(SMILES_PREFIX):
+        return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
+    if not Path(text).is_file():
+        raise InputError(
+            f"there is no file {text!r}; give a PDB or mmCIF file, a SMILES as {SMILES_PREFIX}CCO, "
+            f"or a peptide as {SEQUENCE_PREFIX}AAG"
+        )
+    return read_structure(text)
+
+
+def _ligands(texts: list[str] | None) -> dict[str, str]:
+    ligands = {}
+    for text in texts or []:
+        name, equals, smiles = text.partition("=")
+        if not (name and equals and smiles):
+            raise ConfigError(f"--ligand {text!r}; write it as NAME=SMILES, for example LIG=CCO")
+        ligands[name] = smiles
+    return ligands
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    given = [name for name in context.params if _is_given(context, name)]
+    wrong = sorted(set(given) - set(_WITH_RESTART))
+    if wrong:
+        names = {"start": "INPUT", "trajectory_format": "--format"}
+        options = ", ".join(names.get(name, "--" + name.replace("_", "-")) for name in wrong)
+        raise ConfigError(
+            f"{options} cannot be given with --restart: the run goes on with what it was started "
+            "with; only --frames may be changed"
+        )
+
+
+def _drive(run: SamplingRun, console: Console) -> tuple[bool, float | None]:
+    """Sample under a progress bar; return whether all was done, and seconds per frame."""
+    from mlmd_calc.cli.job import stop_on_signal
+
+    first, begin = run.frame, time.perf_counter()
+    with Progress(console=console) as progress, stop_on_signal() as should_stop:
+        bar = progress.add_task("sampling", total=run.job.frames, completed=first)
+        done = run.run(lambda frame: progress.update(bar, completed=frame), should_stop)
+    count = (run.frame - first) * run.job.replicas
+    return done, (time.perf_counter() - begin) / count if count else None
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    quality, job = summary["quality"], summary["job"]
+    seconds, paths = summary["seconds_per_frame"], summary["trajectories"]
+    rows = {
+        "verdict": summary["verdict"],
+        "sampled": f"{job['replicas']} × {summary['frame']} frames, "
+        f"{summary['interval_ps']:g} ps apart",
+        "with mirror images": f"{quality['flipped']} of {quality['frames']} frames",
+        "with clashes": f"{quality['clashing']} of {quality['frames']} frames",
+        "largest bond deviation": f"{quality['bond_deviation']:.3f} Å",
+        "speed": "" if seconds is None else f"{seconds:.3g} s per frame",
+        "seed": str(job["seed"]),
+        "trajectories": " … ".join(dict.fromkeys([paths[0], paths[-1]])),
+    }
+    table = Table(title=f"{job['input']}, {job['model']}", show_header=False)
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, Text(text))
+    return table

@@ -1,0 +1,114 @@
+"""What the readers of published HDF5 files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.optional import require
+
+_SHORTEST, _LONGEST = 0.9, 2.8
+"""Å. Bonds between heavy atoms are 1.1 Å (C≡N) to 2.2 Å (C-I), in a simulation 0.2 Å more."""
+
+_CHUNK: Final = 32
+"""Frames whose bonds are measured at a time."""
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open a file as ``h5py.File``.
+
+    Raises
+    ------
+    ModelFileError
+        If it does not exist, is no HDF5 file, or is damaged where it is read.
+    MissingDependencyError
+        If h5py is not installed.
+    """
+    h5py = require("h5py", extra="hdf5", why="read HDF5 files")
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise ModelFileError(
+            f"{path} cannot be read as HDF5 ({error}); download it again"
+        ) from error
+
+
+def read_array(
+    group: Any,
+    key: str,
+    dtype: Any,
+    shape: tuple[int | None, ...],
+    rows: int | None = None,
+) -> NDArray[Any]:
+    """Read an array.
+
+    Parameters
+    ----------
+    group
+        ``h5py.Group``.
+    key
+        Name in the group.
+    dtype
+        Numpy type to return; str for text of fixed or variable length.
+    shape
+        Expected shape, with None for any length.
+    rows
+        Read no more than this many entries along the first axis.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not there or has another shape or type.
+    """
+    where = f"{group.file.filename}: {group.name}"
+    if key not in group:
+        raise ModelFileError(
+            f"{where} has no {key!r}, only {sorted(group)}; the file is incomplete or of another "
+            "kind"
+        )
+    found = group[key].shape
+    if len(found) != len(shape) or any(
+        wanted not in (None, length) for wanted, length in zip(shape, found, strict=True)
+    ):
+        wanted = tuple("any" if length is None else length for length in shape)
+        raise ModelFileError(f"{where}/{key} has shape {found}, expected {wanted}")
+    try:
+        data = group[key].asstr("utf-8") if dtype is str else group[key]
+        return np.asarray(data[() if rows is None else slice(rows)], dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{where}/{key} cannot be read as {dtype.__name__}: {error}"
+        ) from error
+
+
+def check_bonds(trajectory: BiomolecularTrajectory) -> None:
+    """Refuse frames in which molecules are not whole, or lengths are in another unit than Å.
+
+    Raises
+    ------
+    InputError
+        If a bond between heavy atoms is shorter than 0.9 Å or longer than 2.8 Å.
+    """
+    first, second = trajectory.system.bonds.T
+    for start in range(0, len(trajectory), _CHUNK):
+        frames = trajectory.positions[start : start + _CHUNK]
+        lengths = np.linalg.norm(frames[:, first] - frames[:, second], axis=-1)
+        wrong = (lengths < _SHORTEST) | (lengths > _LONGEST)
+        if wrong.any():
+            frame, bond = np.argwhere(wrong)[0]
+            raise InputError(
+                f"trajectory {trajectory.name!r}: in frame {start + frame} a bond is "
+                f"{lengths[frame, bond]:.2f} Å long, allowed are {_SHORTEST} to {_LONGEST} Å; "
+                "molecules must be whole and lengths in Å"
+            )

@@ -1,0 +1,331 @@
+"""Trajectories of peptides, proteins and complexes at equal frame spacing, and their npz files.
+
+==========  ================================================================================
+layout      keys
+==========  ================================================================================
+heavy       x ``(f, a, 3)`` Å, heavy atoms in the order of the network; dt_ps; name; replica;
+            temperature_K (NaN if unknown); ligands and metadata (JSON objects of strings); and
+            the structure with its hydrogens: the fields of `BondedStructure`
+all atoms   x ``(f, n, 3)`` Å, all atoms in the order of pdb; dt_ps; pdb (text, as of a PDB
+            file); optional temperature_K
+==========  ================================================================================
+
+`write_trajectory` writes the first. A file of the second is named by its stem, whose ending
+``_rK`` is the number of the replica.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc.data.biomolecules.residues import UNKNOWN
+from mlmd_calc.data.biomolecules.structure import BondedStructure, read_structure
+from mlmd_calc.data.biomolecules.system import MolecularSystem, build_system
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+PathLike: TypeAlias = str | os.PathLike[str]
+
+_LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
+"""One-letter codes in the order of the residue classes."""
+
+_NAMES: Final = ("names", "residue_names", "chain_names")
+_STRUCTURE: Final = tuple(entry.name for entry in fields(BondedStructure))
+
+
+@dataclass(frozen=True)
+class BiomolecularTrajectory:
+    """Frames of one system at equal spacing: one uninterrupted run of molecular dynamics.
+
+    Attributes
+    ----------
+    name
+        Name of the molecule or complex, the same for all its replicas; the unit by which data are
+        split.
+    structure
+        The structure as the engine had it, with hydrogens if it had any.
+    system
+        What the network knows of it: `build_system` of ``structure`` and ``ligands``.
+    positions
+        ``(f, a, 3)`` Å, single precision: the atoms of ``system`` in their order. Molecules are
+        whole; the pose is arbitrary.
+    dt_ps
+        Time between frames in ps.
+    temperature_K
+        Temperature of the run, or None if unknown.
+    replica
+        Number of the run among those of the same molecule and temperature.
+    ligands
+        SMILES by residue name, as given to `build_system`.
+    metadata
+        Provenance.
+
+    Raises
+    ------
+    InputError
+        If positions do not fit the system or are not finite, there is no frame, or ``dt_ps`` is not
+        positive.
+    """
+
+    name: str
+    structure: BondedStructure
+    system: MolecularSystem
+    positions: NDArray[np.float32]
+    dt_ps: float
+    temperature_K: float | None = None  # noqa: N815
+    replica: int = 0
+    ligands: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.system.atoms), 3)
+        if self.positions.shape[1:] != expected or len(self.positions) == 0:
+            raise InputError(
+                f"trajectory {self.name!r}: positions have shape {self.positions.shape}, expected "
+                f"(frames, {expected[0]}, 3) with at least one frame"
+            )
+        finite = np.isfinite(self.positions).all(axis=(1, 2))
+        if not finite.all():
+            raise InputError(
+                f"trajectory {self.name!r}: positions of frame {int(np.argmin(finite))} are not "
+                "finite; remove the frames from there on"
+            )
+        if not 0.0 < self.dt_ps < np.inf:
+            raise InputError(
+                f"trajectory {self.name!r}: dt_ps is {self.dt_ps}; the time between frames must be "
+                "positive"
+            )
+
+    @classmethod
+    def from_frames(
+        cls,
+        name: str,
+        structure: BondedStructure,
+        frames: NDArray[np.floating],
+        dt_ps: float,
+        *,
+        temperature_K: float | None = None,
+        replica: int = 0,
+        ligands: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> BiomolecularTrajectory:
+        """Take the network's atoms out of frames with all atoms of a structure.
+
+        Parameters
+        ----------
+        name, dt_ps, temperature_K, replica, ligands, metadata
+            As the attributes.
+        structure
+            Names, bonds, and the positions that become the reference of the system.
+        frames
+            ``(f, n, 3)`` Å, in the order of the structure.
+
+        Raises
+        ------
+        InputError
+            If frames do not fit the structure, or `build_system` refuses it.
+        """
+        if frames.ndim != 3 or frames.shape[1:] != (len(structure), 3) or len(frames) == 0:
+            raise InputError(
+                f"trajectory {name!r}: frames have shape {frames.shape}, expected (frames, "
+                f"{len(structure)}, 3) with at least one frame"
+            )
+        system = build_system(structure, ligands)
+        return cls(
+            name=name,
+            structure=structure,
+            system=system,
+            positions=frames[:, system.atoms].astype(np.float32),
+            dt_ps=dt_ps,
+            temperature_K=temperature_K,
+            replica=replica,
+            ligands=dict(ligands or {}),
+            metadata=dict(metadata or {}),
+        )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def sequence(self) -> str:
+        """One-letter codes of the amino acids in the order of the tokens."""
+        restypes = self.system.features.restype.tolist()
+        return "".join(_LETTERS[index] for index in restypes if index < UNKNOWN)
+
+    def every(self, stride: int) -> BiomolecularTrajectory:
+        """Return every ``stride``-th frame, beginning with the first.
+
+        Raises
+        ------
+        ConfigError
+            If the stride is not positive.
+        """
+        if stride < 1:
+            raise ConfigError(f"stride is {stride}; at least 1 is needed")
+        return replace(self, positions=self.positions[::stride], dt_ps=self.dt_ps * stride)
+
+
+def read_trajectories(paths: PathLike | Iterable[PathLike]) -> list[BiomolecularTrajectory]:
+    """Read trajectories from npz files.
+
+    Parameters
+    ----------
+    paths
+        Files or directories of files; of a directory all files ending in .npz.
+
+    Returns
+    -------
+    list of BiomolecularTrajectory
+        In the order of the paths, directories sorted by file name.
+
+    Raises
+    ------
+    ModelFileError
+        If a file does not exist, is damaged, or has an unknown layout.
+    InputError
+        If the content of a file contradicts itself, or there is no file.
+
+    Examples
+    --------
+    >>> trajectories = read_trajectories("peptides")  # doctest: +SKIP
+    >>> trajectories[0].positions.shape  # doctest: +SKIP
+    (12500, 10, 3)
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files = [file for path in listed for file in _files(Path(path))]
+    if not files:
+        raise InputError("the list of trajectory files is empty; name at least one")
+    return [_read(file) for file in files]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist")
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.glob("*.npz") if not file.name.startswith("."))
+    if not files:
+        raise InputError(f"the directory {path} holds no file ending in .npz")
+    return files
+
+
+def _read(path: Path) -> BiomolecularTrajectory:
+    try:
+        # Not np.load(path): it leaves the file open when it is no zip file.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = set(archive.files)
+            for required, parse in _LAYOUTS:
+                if required <= found:
+                    return parse(
+                        path, {key: archive[key] for key in found & (required | _OPTIONAL)}
+                    )
+    except MLMDError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (OSError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as npz ({error}); copy or generate it again"
+        ) from error
+    known = "; ".join(", ".join(sorted(required)) for required, _ in _LAYOUTS)
+    raise ModelFileError(
+        f"{path} has the keys {sorted(found)}, which is no layout of biomolecular trajectories; "
+        f"one of these sets of keys is needed: {known}"
+    )
+
+
+def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
+    known: dict[str, Any] = {key: arrays[key] for key in _STRUCTURE}
+    structure = BondedStructure(**known | {key: tuple(known[key].tolist()) for key in _NAMES})
+    ligands = json.loads(str(arrays["ligands"]))
+    return BiomolecularTrajectory(
+        name=str(arrays["name"]),
+        structure=structure,
+        system=build_system(structure, ligands),
+        positions=arrays["x"].astype(np.float32),
+        dt_ps=float(arrays["dt_ps"]),
+        temperature_K=_temperature(arrays),
+        replica=int(arrays["replica"]),
+        ligands=ligands,
+        metadata={"source": path.name, **json.loads(str(arrays["metadata"]))},
+    )
+
+
+def _all_atoms(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
+    with tempfile.TemporaryDirectory() as folder:
+        pdb = Path(folder) / "start.pdb"
+        pdb.write_text(str(arrays["pdb"]))
+        structure = read_structure(pdb)
+    # The text may hold a structure with overlapping atoms, from which no bond can be told.
+    structure = replace(structure, positions=arrays["x"][0].astype(np.float64))
+    numbered = re.fullmatch(r"(.+)_r(\d+)", path.stem)
+    return BiomolecularTrajectory.from_frames(
+        numbered[1] if numbered else path.stem,
+        structure,
+        arrays["x"],
+        float(arrays["dt_ps"]),
+        temperature_K=_temperature(arrays),
+        replica=int(numbered[2]) if numbered else 0,
+        metadata={"source": path.name},
+    )
+
+
+def _temperature(arrays: Arrays) -> float | None:
+    value = float(arrays.get("temperature_K", np.nan))
+    return None if np.isnan(value) else value
+
+
+_LAYOUTS: Final[tuple[tuple[frozenset[str], Callable[..., BiomolecularTrajectory]], ...]] = (
+    (frozenset({"x", "dt_ps", "name", "replica", "ligands", "metadata", *_STRUCTURE}), _heavy),
+    (frozenset({"x", "dt_ps", "pdb"}), _all_atoms),
+)
+_OPTIONAL: Final = frozenset({"temperature_K"})
+
+
+def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None:
+    """Write a trajectory as npz; the file appears complete or not at all.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.npz``.
+    trajectory
+        What to write.
+
+    Raises
+    ------
+    InputError
+        If the path does not end in ``.npz``.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"{path} must end in .npz")
+    temperature = trajectory.temperature_K
+    arrays = {
+        **{key: np.asarray(getattr(trajectory.structure, key)) for key in _STRUCTURE},
+        "x": trajectory.positions,
+        "dt_ps": np.float64(trajectory.dt_ps),
+        "name": np.str_(trajectory.name),
+        "replica": np.int64(trajectory.replica),
+        "temperature_K": np.float64(np.nan if temperature is None else temperature),
+        "ligands": np.str_(json.dumps(dict(trajectory.ligands), sort_keys=True)),
+        "metadata": np.str_(json.dumps(dict(trajectory.metadata), sort_keys=True)),
+    }
+    # Written beside the target and renamed, so that a kill leaves no half-written file under its
+    # name.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

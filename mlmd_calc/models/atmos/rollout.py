@@ -1,0 +1,216 @@
+"""One frame after another from an ATMOS network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.models.atmos.config import SamplerConfig
+from mlmd_calc.models.atmos.features import Features, Memory
+from mlmd_calc.models.atmos.losses import align
+from mlmd_calc.models.atmos.network import ATMOS
+from mlmd_calc.models.atmos.sampler import Pose, StepNoise, random_steps, run_sampler
+
+
+class Rollout:
+    """A network and a system, ready to draw frames of any number of trajectories at a time.
+
+    The chemistry is embedded once. Memory and positions go in and come out, nothing is kept, so a
+    frame that is not wanted costs nothing but time. After ``max_steps`` frames the memory starts
+    anew from the chemistry, because training never saw longer windows.
+
+    Parameters
+    ----------
+    network
+        Network, in evaluation mode.
+    features
+        Of one system, without a batch axis.
+    sampler
+        Noise levels and step rule; None for those of the network.
+    lag_ps
+        Time between frames, for networks that are told the lag.
+
+    Raises
+    ------
+    InputError
+        If the network is told the lag and none is given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mlmd_calc.data.biomolecules import build_system, structure_from_smiles
+    >>> from mlmd_calc.models import ATMOS, ATMOSConfig
+    >>> system = build_system(structure_from_smiles("CCO"))
+    >>> rollout = Rollout(ATMOS(ATMOSConfig.preset("xs")).eval(), system.features)
+    >>> positions = torch.from_numpy(system.reference)[None]
+    >>> memory, positions = rollout.step(rollout.start(1), positions, [torch.Generator()])
+    >>> positions.shape
+    torch.Size([1, 3, 3])
+    """
+
+    def __init__(
+        self,
+        network: ATMOS,
+        features: Features,
+        *,
+        sampler: SamplerConfig | None = None,
+        lag_ps: float | None = None,
+    ) -> None:
+        if network.config.tau == "lag" and lag_ps is None:
+            raise InputError("this network is told the time between frames; give lag_ps")
+        self.network = network
+        self.sampler = network.config.sampler if sampler is None else sampler
+        self._lag_ps = lag_ps if network.config.tau == "lag" else None
+        self._device = next(network.parameters()).device
+        self._features = Features.stack([features]).to(self._device)
+        with torch.no_grad():
+            self._context = network.context(self._features)
+
+    def start(self, count: int) -> Memory:
+        """Return the memory with which ``count`` trajectories start."""
+        return self.network.initial_memory(self._context.expand(count))
+
+    def step(
+        self, memory: Memory, positions: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Memory, Tensor]:
+        """Draw the next frame of every trajectory.
+
+        Parameters
+        ----------
+        memory
+            From :meth:`start` or the step before.
+        positions
+            ``(b, a, 3)`` Å, the present frames.
+        generators
+            Source of random numbers of each trajectory. Those of one trajectory do not depend on
+            how many others there are.
+
+        Returns
+        -------
+        Memory
+            For the next step.
+        Tensor
+            ``(b, a, 3)`` float64 Å on the CPU, superposed on the present frames.
+
+        Raises
+        ------
+        PredictionError
+            If a frame is not finite.
+        """
+        return self._advance(self._renewed(memory), positions, generators)
+
+    def fill(
+        self, starts: Tensor, ends: Tensor, generators: Sequence[torch.Generator]
+    ) -> Iterator[Tensor]:
+        """Draw the frames between pairs of frames, with an interpolator.
+
+        Parameters
+        ----------
+        starts, ends
+            ``(b, a, 3)`` Å, frames at both ends of the intervals.
+        generators
+            Source of random numbers of each interval.
+
+        Yields
+        ------
+        Tensor
+            ``(b, a, 3)`` float64 Å on the CPU, each superposed on the one before; ``max_remaining``
+            − 1 of them.
+
+        Raises
+        ------
+        InputError
+            If the network is no interpolator.
+        PredictionError
+            If a frame is not finite.
+        """
+        steps = self.network.config.max_remaining
+        if not steps:
+            raise InputError(
+                "this network is no interpolator (max_remaining=0) and cannot fill intervals"
+            )
+        memory, positions = self.start(len(starts)), starts
+        for index in range(steps - 1):
+            memory, positions = self._advance(
+                memory, positions, generators, end=ends, remaining=steps - index
+            )
+            yield positions
+
+    def _renewed(self, memory: Memory) -> Memory:
+        """Start memories anew that have come to the end of their window."""
+        over = memory.step >= self.network.config.max_steps
+        if not over.any():
+            return memory
+        fresh = self.start(len(memory.step))
+        return Memory(
+            *(
+                torch.where(over.view(-1, *[1] * (old.ndim - 1)), new, old)
+                for new, old in zip(fresh, memory, strict=True)
+            )
+        )
+
+    @torch.no_grad()
+    def _advance(
+        self,
+        memory: Memory,
+        positions: Tensor,
+        generators: Sequence[torch.Generator],
+        *,
+        end: Tensor | None = None,
+        remaining: int | None = None,
+    ) -> tuple[Memory, Tensor]:
+        count = len(positions)
+        features, context = self._features.expand(count), self._context.expand(count)
+
+        def filled(value: float | None, dtype: torch.dtype) -> Tensor | None:
+            if value is None:
+                return None
+            return torch.full((count,), value, dtype=dtype, device=self._device)
+
+        memory = self.network.step(
+            memory,
+            positions.to(self._device),
+            features,
+            context,
+            lag=filled(self._lag_ps, memory.s.dtype),
+            end=None if end is None else end.to(self._device),
+            remaining=filled(remaining, torch.long),
+        )
+        conditioning = self.network.conditioning(memory, features, context)
+        like = memory.s
+        shape = (1, 1, features.n_atoms, 3)
+        start = torch.cat(
+            [torch.randn(shape, generator=own, dtype=torch.float64) for own in generators]
+        )
+        drawn = run_sampler(
+            lambda noisy, sigma: self.network.diffusion_module(noisy, sigma, conditioning),
+            start.to(like),
+            self._noise(shape, generators, like),
+            features.atom_mask,
+            self.sampler,
+            self.network.config.sigma_data,
+        )
+        frames = drawn[:, 0].double().cpu()
+        if not bool(frames.isfinite().all()):
+            raise PredictionError("the network has drawn a frame that is not finite")
+        weights = torch.ones(frames.shape[:2], dtype=frames.dtype)
+        return memory, align(frames, positions.double().cpu(), weights)
+
+    def _noise(
+        self, shape: tuple[int, ...], generators: Sequence[torch.Generator], like: Tensor
+    ) -> Iterator[StepNoise]:
+        """Join the random numbers of all trajectories for one step of the sampler after another."""
+        here = torch.empty(0, dtype=like.dtype)
+        spread = self.network.config.pose_translation
+        sources = [random_steps(shape, spread, own, here) for own in generators]
+        for draws in zip(*sources, strict=True):
+            yield StepNoise(
+                Pose(
+                    torch.cat([draw.pose.rotation for draw in draws]).to(like),
+                    torch.cat([draw.pose.translation for draw in draws]).to(like),
+                ),
+                torch.cat([draw.noise for draw in draws]).to(like),
+            )

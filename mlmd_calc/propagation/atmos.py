@@ -1,0 +1,400 @@
+"""ATMOS as a propagator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mlmd_calc import units
+from mlmd_calc.analysis.stereochemistry import handedness
+from mlmd_calc.data.biomolecules import MolecularSystem
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.models.atmos import Memory, SamplerConfig
+from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.guards import Check
+from mlmd_calc.propagation.propagator import Propagator, Strides
+from mlmd_calc.propagation.proposals import Action, Finding, Proposal
+from mlmd_calc.propagation.state import FloatArray, Frames, State
+from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
+from mlmd_calc.zoo import ATMOSModel
+
+_STALE: Final = 0.1
+"""Part of a stride; when other dynamics has lasted longer since a jump, its memory is given up."""
+
+_RELAXED: Final = 0.5
+"""eV/Å; a structure whose forces are all smaller is fit to start dynamics from."""
+
+_TIMESTEP_FS: Final = 0.5
+_FRICTION_PER_FS: Final = 0.005
+"""Of the Langevin dynamics that relaxes a structure."""
+
+
+class ATMOSPropagator(Propagator):
+    """Jumps of an ATMOS network, over picoseconds to nanoseconds.
+
+    The network moves the heavy atoms; hydrogens keep their places relative to these. Then the
+    structure is superposed on the one before, so overall translation and rotation are not part of
+    the motion. The forces of the engine relax it: minimisation takes away what is left of strain,
+    and a little Langevin dynamics, which the clock does not count, gives it back the vibrations of
+    its temperature. Velocities are drawn by the thermostat.
+
+    The latent memory goes with the state of the run and into its restart file; it is given up at
+    the end of a window as long as those of the training, and when force-based steps since the last
+    jump have lasted more than a tenth of the stride.
+
+    Parameters
+    ----------
+    model
+        A loaded model, see :func:`mlmd_calc.zoo.load_atmos`.
+    system
+        The molecule, built from the engine's topology in the engine's order of atoms: with
+        :func:`mlmd_calc.data.biomolecules.build_system`, for OpenMM after
+        :func:`openmm_bridge.topology_features.structure_from_topology`.
+    stride_ps
+        Length of a jump, for models that were trained on several.
+    sampler
+        Noise levels and step rule of the diffusion sampler; None for those of the model.
+    minimise_steps
+        At most this many steps of minimisation after a jump; 0 for none.
+    langevin_steps
+        Steps of 0.5 fs of Langevin dynamics after that, at the temperature of the thermostat and
+        with a friction of 5/ps; 0 for none.
+
+    Raises
+    ------
+    ConfigError
+        If the model is an interpolator, or does not know the stride.
+    InputError
+        If the system has water or ions, or elements that the model does not know.
+    """
+
+    stochastic = True
+    gives_velocities = False
+
+    def __init__(
+        self,
+        model: ATMOSModel,
+        system: MolecularSystem,
+        *,
+        stride_ps: float | None = None,
+        sampler: SamplerConfig | None = None,
+        minimise_steps: int = 100,
+        langevin_steps: int = 1000,
+    ) -> None:
+        if model.network.config.max_remaining:
+            raise ConfigError(
+                f"model {model.card.name or model.source!r} is an interpolator, which needs to "
+                "know where it goes; a propagator needs a model without max_remaining"
+            )
+        if len(system.left_out):
+            raise InputError(
+                f"{len(system.left_out)} atoms of the system are water or ions, which would stand "
+                "still while the molecule jumps; use implicit solvent, or take them away"
+            )
+        if minimise_steps < 0 or langevin_steps < 0:
+            raise ConfigError(
+                f"minimise_steps={minimise_steps} and langevin_steps={langevin_steps}; neither may "
+                "be negative"
+            )
+        check_elements(model, system)
+        self.model = model
+        self.system = system
+        self.minimise_steps = minimise_steps
+        self.langevin_steps = langevin_steps
+        stride_ps = trained_stride_ps(model, stride_ps)
+        self.strides = Strides(
+            shortest=stride_ps * units.FS_PER_PS, longest=stride_ps * units.FS_PER_PS
+        )
+        self.temperature_K = model.card.temperature_K
+        self._rollout = Rollout(model.network, system.features, sampler=sampler, lag_ps=stride_ps)
+
+    @property
+    def identity(self) -> str:
+        """Checksum of the model, and how it is used."""
+        return (
+            f"ATMOSPropagator({self.model.sha256}, {self._rollout.sampler}, "
+            f"{self.minimise_steps} steps of minimisation, {self.langevin_steps} of dynamics)"
+        )
+
+    def checks(self) -> tuple[Check, ...]:
+        """Return the check of the handedness."""
+        return (Chirality(self.system),)
+
+    def propagate(
+        self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
+    ) -> list[Frames]:
+        """Draw the next frame of all states at once; see :meth:`Propagator.propagate`.
+
+        Raises
+        ------
+        InputError
+            If a state does not have the atoms of the system.
+        """
+        for time in times_fs:
+            self.strides.check(time)
+        for state in states:
+            self._check(state)
+        heavy = [torch.from_numpy(self.system.select(state.positions)) for state in states]
+        memories = [self._memory(state) for state in states]
+        memory, moved = self._rollout.step(
+            Memory(*(torch.cat(parts) for parts in zip(*memories, strict=True))),
+            torch.stack(heavy),
+            [generator] * len(states),
+        )
+        return [
+            Frames(
+                times=np.array(times_fs, dtype=np.float64),
+                positions=self.system.restore(positions, state.positions)[None],
+                velocities=None,
+                memory=_stored(memory, row, state.time + times_fs[0]),
+            )
+            for row, (state, positions) in enumerate(zip(states, moved.numpy(), strict=True))
+        ]
+
+    def _check(self, state: State) -> None:
+        expected = self.system.size
+        heavy = self.system.features.ref_element.numpy() + 1
+        if len(state) != expected or (state.numbers[self.system.atoms] != heavy).any():
+            raise InputError(
+                f"a molecule of {len(state)} atoms is to move, but the propagator was made for a "
+                f"system of {expected} atoms, or for other elements in another order; build the "
+                "system from the structure that is to move"
+            )
+
+    def _memory(self, state: State) -> Memory:
+        """Memory of a state, new if it has none or too much has happened since."""
+        stored = state.memory
+        fresh = self._rollout.start(1)
+        if not stored or abs(state.time - stored["time"]) > _STALE * self.strides.longest:
+            return fresh
+        return Memory(
+            *(
+                torch.from_numpy(np.array(stored[name]))[None].to(part)
+                for name, part in zip(Memory._fields, fresh, strict=True)
+            )
+        )
+
+    def relax(
+        self,
+        state: State,
+        forces: ForceModel | None,
+        thermostat: Thermostat | None,
+        rng: np.random.Generator,
+    ) -> State:
+        """Minimise, and run Langevin dynamics; see :meth:`Propagator.relax`.
+
+        Raises
+        ------
+        ConfigError
+            If there are no forces.
+        """
+        if self.minimise_steps == self.langevin_steps == 0:
+            return state
+        if forces is None:
+            raise ConfigError(
+                f"minimise_steps={self.minimise_steps} and langevin_steps={self.langevin_steps} "
+                "need forces; attach a calculator (ASE), use a System with forces (OpenMM), or set "
+                "both to 0"
+            )
+        state = minimised(forces, state, self.minimise_steps)
+        if thermostat is None or self.langevin_steps == 0:
+            return state
+        return shaken(forces, state, self.langevin_steps, thermostat.temperature_K, rng)
+
+
+def _stored(memory: Memory, row: int, time: float) -> dict[str, Any]:
+    arrays = {name: part[row].cpu().numpy() for name, part in memory._asdict().items()}
+    return {**arrays, "time": np.array(time)}
+
+
+def trained_stride_ps(model: ATMOSModel, stride_ps: float | None) -> float:
+    """Time in ps between frames of a model.
+
+    Parameters
+    ----------
+    model
+        The model.
+    stride_ps
+        Which, of a model with several; None for the only one.
+
+    Raises
+    ------
+    ConfigError
+        If the model does not know it, or None leaves it open.
+    """
+    name, known = model.card.name or model.source, model.card.strides_ps
+    if stride_ps is None:
+        if len(known) == 1:
+            return known[0]
+        listed = ", ".join(f"{stride:g}" for stride in known)
+        raise ConfigError(
+            f"model {name!r} was trained on strides of {listed} ps; choose one of them"
+            if known
+            else f"the card of model {name!r} does not tell its stride; give it"
+        )
+    if known and stride_ps not in known:
+        listed = ", ".join(f"{stride:g}" for stride in known)
+        raise ConfigError(
+            f"a stride of {stride_ps:g} ps; model {name!r} was trained on {listed} ps and knows no "
+            "other"
+        )
+    return stride_ps
+
+
+def check_elements(model: ATMOSModel, system: MolecularSystem) -> None:
+    """Refuse a system with heavy atoms that a model does not know.
+
+    Raises
+    ------
+    InputError
+        With the elements.
+    """
+    known = model.card.elements
+    found = set((system.features.ref_element + 1).tolist())
+    if known is not None and (unknown := sorted(found - set(known))):
+        raise InputError(
+            f"the model does not know {', '.join(chemical_symbols[z] for z in unknown)}; it was "
+            f"trained on {', '.join(chemical_symbols[z] for z in known)}"
+        )
+
+
+class Chirality(Check):
+    """No tetrahedral carbon atom turns into its mirror image.
+
+    Parameters
+    ----------
+    system
+        The molecule.
+    action
+        See :class:`Check`.
+    """
+
+    name = "chirality"
+
+    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
+        super().__init__(action)
+        self._centres = system.atoms[system.chirality_centres]
+        self._signs: FloatArray = np.zeros(len(self._centres))
+
+    def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
+        """Note the handedness at the start of the run."""
+        self._signs = self._handedness(state)
+
+    def judge(self, proposal: Proposal) -> Finding | None:
+        """Find the centres whose handedness is not that of the start."""
+        flipped = np.flatnonzero(self._handedness(proposal.after) != self._signs)
+        if len(flipped) == 0:
+            return None
+        atoms = ", ".join(
+            f"{chemical_symbols[proposal.after.numbers[atom]]}{atom}"
+            for atom in self._centres[flipped, 0]
+        )
+        return self._finding(len(flipped), 0, f"{atoms} turned into the mirror image")
+
+    def _handedness(self, state: State) -> FloatArray:
+        signs: FloatArray = handedness(state.positions[None], self._centres)[0]
+        return signs
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Handedness at the start of the run."""
+        return {"signs": self._signs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the handedness."""
+        self._signs = np.array(state["signs"])
+
+
+def minimised(forces: ForceModel, state: State, steps: int) -> State:
+    """Go downhill until all forces are below 0.5 eV/Å, or for a number of steps.
+
+    FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with its usual constants; it needs no
+    energies, so that forces which are not the slope of one will do.
+
+    Parameters
+    ----------
+    forces
+        Force model.
+    state
+        Where to start.
+    steps
+        At most this many.
+
+    Raises
+    ------
+    PredictionError
+        If forces are not finite.
+    """
+    x, v = np.array(state.positions), np.zeros_like(state.positions)
+    dt, mixing, downhill = 0.1, 0.1, 0
+    for _ in range(steps):
+        f = _forces(forces, state, x)
+        if np.linalg.norm(f, axis=1).max() < _RELAXED:
+            break
+        if np.vdot(f, v) > 0.0:
+            v = (1.0 - mixing) * v + mixing * f * (np.linalg.norm(v) / np.linalg.norm(f))
+            downhill += 1
+            if downhill > 5:
+                dt, mixing = min(1.1 * dt, 1.0), 0.99 * mixing
+        else:
+            v[:] = 0.0
+            dt, mixing, downhill = 0.5 * dt, 0.1, 0
+        v = v + dt * f
+        way = dt * v
+        # No atom moves further than 0.2 Å at once.
+        x = x + way * min(1.0, 0.2 / np.linalg.norm(way, axis=1).max())
+    return replace(state, positions=x, energy=None)
+
+
+def shaken(
+    forces: ForceModel, state: State, steps: int, temperature_K: float, rng: np.random.Generator
+) -> State:
+    """Give a structure the vibrations of a temperature, and velocities.
+
+    Langevin dynamics from velocities of the Maxwell-Boltzmann distribution in steps of 0.5 fs with
+    a friction of 5/ps (BAOAB: Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34). The time
+    of the state stays.
+
+    Parameters
+    ----------
+    forces
+        Force model.
+    state
+        Where to start.
+    steps
+        How many.
+    temperature_K
+        Temperature in K.
+    rng
+        Source of random numbers.
+
+    Raises
+    ------
+    PredictionError
+        If forces are not finite.
+    """
+    kept = np.exp(-_FRICTION_PER_FS * _TIMESTEP_FS)
+    half = 0.5 * _TIMESTEP_FS * units.FS**2 / state.masses[:, None]
+    x, v = np.array(state.positions), draw_velocities(state, temperature_K, rng)
+    f = _forces(forces, state, x)
+    for _ in range(steps):
+        v = v + half * f
+        x = x + 0.5 * _TIMESTEP_FS * v
+        v = kept * v + np.sqrt(1.0 - kept**2) * draw_velocities(state, temperature_K, rng)
+        x = x + 0.5 * _TIMESTEP_FS * v
+        f = _forces(forces, state, x)
+        v = v + half * f
+    return replace(state, positions=x, velocities=v, energy=None)
+
+
+def _forces(forces: ForceModel, state: State, positions: FloatArray) -> FloatArray:
+    structure = replace(state.structure, positions=positions)
+    found = forces.evaluate([structure], ("forces",))[0].forces
+    if found is None or not np.isfinite(found).all():
+        raise PredictionError("the forces on the proposed structure are not finite")
+    return found

@@ -1,0 +1,359 @@
+"""One `mlmd sample`: trajectories in a folder, from which a run that was killed goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mlmd_calc
+from mlmd_calc.data.biomolecules import BondedStructure, MolecularSystem, build_system
+from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.atmos import SamplerConfig
+from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
+from mlmd_calc.propagation.restart import read_restart, write_restart
+from mlmd_calc.sampling.quality import FrameQuality
+from mlmd_calc.sampling.trajectories import Trajectories
+from mlmd_calc.sampling.trajectory_file import (
+    TrajectoryFile,
+    checked_format,
+    topology_of,
+    write_start,
+)
+from mlmd_calc.zoo import ATMOSModel, load_atmos
+
+RESTART_FILE: Final = "restart.npz"
+START_FILE: Final = "start.pdb"
+_SAMPLERS: Final = ("sde", "ode")
+
+
+@dataclass(frozen=True)
+class SamplingJob:
+    """What to sample.
+
+    Attributes
+    ----------
+    input
+        What the user called the molecule.
+    model, interpolator
+        Names or files of ATMOS models; without interpolator no frames between keyframes.
+    frames
+        Frames of each trajectory after the start; with an interpolator a multiple of its steps.
+    replicas
+        Number of trajectories.
+    stride_ps
+        Time between frames of ``model``, if it was trained on several.
+    sampler
+        "sde" or "ode"; None for that of the models.
+    steps
+        Denoiser calls per frame; None for those of the models.
+    seed
+        Seed of all random numbers.
+    format
+        Suffix of the trajectory files.
+    hydrogens
+        Write hydrogens, as far as the start has them, and not only heavy atoms.
+    keyframes_per_checkpoint
+        Keyframes after which everything is written; the intervals between them are filled at once.
+    device, dtype
+        Of the networks.
+    ligands
+        SMILES by residue name.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    input: str
+    model: str
+    interpolator: str | None = None
+    frames: int = 100
+    replicas: int = 1
+    stride_ps: float | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    seed: int = 0
+    format: str = "xtc"
+    hydrogens: bool = True
+    keyframes_per_checkpoint: int = 10
+    device: str = "auto"
+    dtype: str = "float32"
+    ligands: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        checked_format(self.format)
+        for name in ("frames", "replicas", "keyframes_per_checkpoint"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
+        if self.sampler not in (None, *_SAMPLERS):
+            raise ConfigError(
+                f"sampler {self.sampler!r}; choose one of {', '.join(_SAMPLERS)}, or leave it out"
+            )
+
+    def sampler_config(self, model: ATMOSModel) -> SamplerConfig:
+        """Sampler of a model with the changes that were asked for.
+
+        Raises
+        ------
+        ConfigError
+            If noise is wanted from a sampler that adds none.
+        """
+        config = model.network.config.sampler
+        if self.steps is not None:
+            config = replace(config, steps=self.steps)
+        if self.sampler == "sde" and config.gamma_0 == 0.0:
+            raise ConfigError(
+                f"the sampler of model {model.card.name or model.source!r} adds no noise "
+                "(gamma_0=0); use sampler 'ode'"
+            )
+        return config.ode() if self.sampler == "ode" else config
+
+
+class SamplingRun:
+    """Trajectories that grow in a folder; made by :meth:`start` or :meth:`resume`.
+
+    The folder holds the start as ``start.pdb``, a trajectory file for each replica, whose first
+    frame is the start, and a restart file.
+    """
+
+    def __init__(self, folder: Path, job: SamplingJob, structure: BondedStructure) -> None:
+        model = load_atmos(job.model, device=job.device, dtype=job.dtype)
+        fine = None
+        if job.interpolator is not None:
+            fine = load_atmos(job.interpolator, device=job.device, dtype=job.dtype)
+        # Where the run goes on, paths may begin elsewhere.
+        job = replace(job, model=model.source, interpolator=None if fine is None else fine.source)
+        self.folder, self.job, self._structure = folder, job, structure
+        self.system = build_system(structure, job.ligands)
+        self.checksums = [each.sha256 for each in (model, fine) if each is not None]
+        stride_ps = trained_stride_ps(model, job.stride_ps)
+        self._trajectories = Trajectories(
+            self._rollout(model, stride_ps),
+            self.system.reference,
+            job.replicas,
+            job.seed,
+            interpolator=None if fine is None else self._interpolator(fine, stride_ps),
+        )
+        count = self._trajectories.frames_per_keyframe
+        if job.frames % count:
+            below = job.frames // count * count
+            raise ConfigError(
+                f"frames={job.frames} is no multiple of {count}, the frames of an interval between "
+                f"keyframes; choose {f'{below} or ' if below else ''}{below + count}"
+            )
+        self.interval_ps = stride_ps / count
+        self._written = _written_atoms(self.system, structure, job.hydrogens)
+        topology = topology_of(structure, self._written)
+        self._files = [
+            TrajectoryFile(folder / f"trajectory-{k}.{job.format}", topology, self.interval_ps)
+            for k in range(job.replicas)
+        ]
+        self.frame = 0
+        self.quality = FrameQuality(self.system)
+
+    def _rollout(self, model: ATMOSModel, stride_ps: float) -> Rollout:
+        check_elements(model, self.system)
+        return Rollout(
+            model.network,
+            self.system.features,
+            sampler=self.job.sampler_config(model),
+            lag_ps=stride_ps,
+        )
+
+    def _interpolator(self, model: ATMOSModel, keyframe_stride_ps: float) -> Rollout:
+        stride_ps = keyframe_stride_ps / max(model.network.config.max_remaining, 1)
+        known = model.card.strides_ps
+        if known and not np.isclose(stride_ps, known).any():
+            raise ConfigError(
+                f"the interpolator {model.card.name or model.source!r} was trained on a stride of "
+                f"{', '.join(f'{each:g}' for each in known)} ps, but between keyframes "
+                f"{keyframe_stride_ps:g} ps apart its steps would be {stride_ps:g} ps; use models "
+                "that belong together"
+            )
+        return self._rollout(model, stride_ps)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Trajectory files."""
+        return [file.path for file in self._files]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what was left out or assumed."""
+        notes = list(self.system.notes)
+        if self.job.hydrogens and not len(self.system.hydrogens.hydrogens):
+            notes.append("The start has no hydrogens; heavy atoms are written.")
+        return notes
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was done so far as JSON-able values."""
+        return {
+            "version": mlmd_calc.__version__,
+            "job": asdict(self.job),
+            "sha256": self.checksums,
+            "frame": self.frame,
+            "interval_ps": self.interval_ps,
+            "quality": self.quality.state_dict(),
+            "trajectories": [str(path) for path in self.paths],
+            "notes": self.notes,
+        }
+
+    @classmethod
+    def start(cls, folder: Path, job: SamplingJob, structure: BondedStructure) -> SamplingRun:
+        """Begin a run.
+
+        Parameters
+        ----------
+        folder
+            Folder of the run; it is made if it does not exist.
+        job
+            What to sample.
+        structure
+            First frame.
+
+        Raises
+        ------
+        ConfigError
+            If the folder holds a run, or options and models do not fit together.
+        InputError
+            If the models cannot be given the structure.
+        """
+        if (folder / RESTART_FILE).exists():
+            raise ConfigError(
+                f"{folder} holds a run already; continue it with --restart, or give another folder"
+            )
+        run = cls(folder, job, structure)
+        folder.mkdir(parents=True, exist_ok=True)
+        first = structure.positions[None, run._written]
+        write_start(folder / START_FILE, run._files[0].topology, first[0])
+        for file in run._files:
+            file.cut(0)
+            file.append(first, 0)
+        run._save()
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path, frames: int | None = None) -> SamplingRun:
+        """Go on with the run in a folder, to the last bit on the same device.
+
+        Parameters
+        ----------
+        folder
+            Folder of the run.
+        frames
+            New number of frames; None keeps the old one.
+
+        Raises
+        ------
+        ConfigError
+            If there is no run, or it has more frames already.
+        ModelFileError
+            If a file of the run is damaged, or a model has changed.
+        """
+        path = folder / RESTART_FILE
+        if not path.exists():
+            raise ConfigError(
+                f"{folder} holds no run to continue ({RESTART_FILE} is missing); give the --out of "
+                "the run, or start one without --restart"
+            )
+        stored = read_restart(path)
+        job = SamplingJob(**stored["job"])
+        if frames is not None:
+            job = replace(job, frames=frames)
+        if job.frames < stored["frame"]:
+            raise ConfigError(
+                f"frames={job.frames}, but the run has {stored['frame']} already; ask for more"
+            )
+        run = cls(folder, job, _structure(stored["structure"]))
+        if run.checksums != stored["checksums"]:
+            raise ModelFileError(
+                f"the models have sha256 {', '.join(run.checksums)}, but the run was started with "
+                f"{', '.join(stored['checksums'])}; bring back the original models or start a new "
+                "run"
+            )
+        run.frame = stored["frame"]
+        run.quality.load_state_dict(stored["quality"])
+        run._trajectories.load_state_dict(stored["trajectories"])
+        for file, size in zip(run._files, stored["sizes"], strict=True):
+            file.cut(size)
+        return run
+
+    def _save(self) -> None:
+        write_restart(
+            self.folder / RESTART_FILE,
+            {
+                "job": asdict(self.job),
+                "structure": {
+                    entry.name: getattr(self._structure, entry.name)
+                    for entry in fields(BondedStructure)
+                },
+                "checksums": self.checksums,
+                "frame": self.frame,
+                "quality": self.quality.state_dict(),
+                "sizes": [file.size for file in self._files],
+                "trajectories": self._trajectories.state_dict(),
+            },
+        )
+
+    def run(
+        self,
+        on_frames: Callable[[int], None] = lambda frame: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Sample up to the number of frames that was asked for.
+
+        Parameters
+        ----------
+        on_frames
+            Called with the number of frames whenever some have been written.
+        should_stop
+            Asked before more are drawn.
+
+        Returns
+        -------
+        bool
+            False if it was stopped.
+
+        Raises
+        ------
+        PredictionError
+            If a network draws a frame that is not finite. All before it, up to a checkpoint, are in
+            the files.
+        """
+        per_keyframe = self._trajectories.frames_per_keyframe
+        while self.frame < self.job.frames:
+            if should_stop():
+                return False
+            left = (self.job.frames - self.frame) // per_keyframe
+            self._add(self._trajectories.advance(min(left, self.job.keyframes_per_checkpoint)))
+            on_frames(self.frame)
+        return True
+
+    def _add(self, frames: NDArray[np.float64]) -> None:
+        """Write new frames ``(replicas, f, a, 3)``, then the restart file."""
+        for file, own in zip(self._files, frames, strict=True):
+            self.quality.add(own)
+            full = self.system.restore(own, self._structure.positions)
+            file.append(full[:, self._written], self.frame + 1)
+        self.frame += frames.shape[1]
+        self._save()
+
+
+def _written_atoms(
+    system: MolecularSystem, structure: BondedStructure, hydrogens: bool
+) -> NDArray[np.int64]:
+    """Find what is written, in the order of the structure: no water, no ions."""
+    inside = np.setdiff1d(np.arange(len(structure)), system.left_out)
+    return inside if hydrogens else inside[structure.numbers[inside] > 1]
+
+
+def _structure(stored: dict[str, Any]) -> BondedStructure:
+    texts = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
+    return BondedStructure(**{**stored, **texts})

@@ -1,0 +1,126 @@
+"""Lightning module that trains an ATMOS network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from mlmd_calc.models.atmos import ATMOS, Context, Features, Memory, Prediction
+from mlmd_calc.models.atmos.losses import training_loss
+from mlmd_calc.training.module import TrainingModule
+from mlmd_calc.training.recipe import ATMOSRecipe
+from mlmd_calc.training.window_batches import WindowBatch
+
+
+class ATMOSTraining(TrainingModule):
+    """Losses and metrics of one training run.
+
+    Windows are teacher-forced: every true frame is read into the memory, and after each of them the
+    next true frame is denoised. All frames of a window count, not only the last one: on the way to
+    the last memory the others come for free.
+
+    Parameters
+    ----------
+    network
+        Network to train, in single precision.
+    recipe
+        Hyper-parameters.
+    validation_names
+        Names of the validation sets, in the order of their loaders.
+    identity
+        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
+    """
+
+    network: ATMOS
+    recipe: ATMOSRecipe
+
+    def layers(self) -> Iterable[nn.Module]:
+        """Blocks of the network."""
+        network = self.network
+        return [*network.transition.blocks, network.geometric_encoder, network.diffusion_module]
+
+    def unit(self, metric: str) -> str:
+        """Return the unit of a loss term; all are dimensionless."""
+        return ""
+
+    def predict(self, batch: WindowBatch) -> tuple[Prediction, Features]:
+        """Denoise all targets of a batch, the frames of a window one after the other.
+
+        Returns
+        -------
+        Prediction
+            For ``b w`` frames.
+        Features
+            Features for as many.
+        """
+        network, features = self.network, batch.features
+        context = network.context(features)
+        memory = network.initial_memory(context)
+        memories = []
+        for index, positions in enumerate(batch.frames.unbind(1)):
+            memory = network.step(
+                memory,
+                positions,
+                features,
+                context,
+                lag=batch.lag,
+                end=batch.end,
+                remaining=None if batch.remaining is None else batch.remaining - index,
+            )
+            memories.append(memory)
+        window = len(memories)
+        # All frames of all windows are denoised at once.
+        memory = Memory(
+            *(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*memories, strict=True))
+        )
+        features = _repeated(features, window)
+        context = Context(*(part.repeat_interleave(window, 0) for part in context))
+        conditioning = network.conditioning(memory, features, context)
+        denoised = network.diffusion_module(
+            batch.noisy.flatten(0, 1), batch.sigma.flatten(0, 1), conditioning
+        )
+        return Prediction(denoised, network.distogram_head(memory.z)), features
+
+    def loss_terms(self, batch: WindowBatch) -> dict[str, Tensor]:
+        """Terms of the loss, dimensionless except for that of the bonds, in Å²."""
+        prediction, features = self.predict(batch)
+        window = batch.frames.shape[1]
+        terms = training_loss(
+            prediction,
+            batch.targets.flatten(0, 1),
+            batch.sigma.flatten(0, 1),
+            features,
+            self.network.config,
+            self.recipe.loss,
+            batch.bonds.repeat_interleave(window, 0),
+            batch.bond_mask.repeat_interleave(window, 0),
+        )
+        del terms["loss"]
+        return terms
+
+    def validation_step(self, batch: WindowBatch, _index: int, dataloader_idx: int = 0) -> None:
+        """Log the loss terms, averaged over windows."""
+        with (
+            torch.autocast(self.device.type, enabled=False),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            terms = self.loss_terms(batch)
+        name = self.validation_names[dataloader_idx]
+        for key, term in terms.items():
+            self.log_mean(f"{name}/{key}", term, len(batch.frames))
+
+
+def _repeated(features: Features, count: int) -> Features:
+    """Repeat every system, so that copies are neighbours."""
+    values = {entry.name: getattr(features, entry.name) for entry in fields(Features)}
+    return replace(
+        features,
+        **{
+            name: value.repeat_interleave(count, 0)
+            for name, value in values.items()
+            if value is not None
+        },
+    )

@@ -1,0 +1,182 @@
+"""Trajectories of biomolecules: their npz files, and splits by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from peptide_structures import HEAVY_DIPEPTIDE, write_dipeptide
+
+from mlmd_calc.data.biomolecules import build_system, read_structure, structure_from_smiles
+from mlmd_calc.data.biomolecules.splits import split_names
+from mlmd_calc.data.biomolecules.trajectories import (
+    BiomolecularTrajectory,
+    read_trajectories,
+    write_trajectory,
+)
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+
+pytest.importorskip("mdtraj", reason="mdtraj reads PDB text")
+
+STARTER = Path(__file__).resolve().parents[2] / "shared" / "data" / "train" / "peptides"
+
+
+@pytest.fixture(scope="module")
+def dipeptide(tmp_path_factory):
+    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
+
+
+def moved(structure, count: int = 4) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(size=(count, *structure.positions.shape))
+    return structure.positions + 0.02 * noise
+
+
+def test_heavy_atoms_in_the_order_of_the_network(dipeptide):
+    order = np.random.default_rng(1).permutation(len(dipeptide))
+    shuffled = replace(
+        dipeptide,
+        names=tuple(dipeptide.names[i] for i in order),
+        numbers=dipeptide.numbers[order],
+        residues=dipeptide.residues[order],
+        bonds=np.argsort(order)[dipeptide.bonds],
+        positions=dipeptide.positions[order],
+    )
+    frames = moved(shuffled)
+    trajectory = BiomolecularTrajectory.from_frames("peptide", shuffled, frames, 2.0)
+    assert [shuffled.names[i] for i in trajectory.system.atoms] == HEAVY_DIPEPTIDE
+    assert trajectory.positions.dtype == np.float32
+    np.testing.assert_allclose(trajectory.positions, frames[:, trajectory.system.atoms], atol=1e-6)
+    assert trajectory.sequence == "A"
+    thinned = trajectory.every(3)
+    assert (len(thinned), thinned.dt_ps) == (2, 6.0)
+    np.testing.assert_array_equal(thinned.positions[1], trajectory.positions[3])
+    with pytest.raises(ConfigError, match="stride is -1"):
+        trajectory.every(-1)
+
+
+def test_round_trip_keeps_everything(dipeptide, tmp_path):
+    trajectory = BiomolecularTrajectory.from_frames(
+        "peptide",
+        dipeptide,
+        moved(dipeptide),
+        2.0,
+        temperature_K=400.0,
+        replica=3,
+        metadata={"provenance": "a test"},
+    )
+    write_trajectory(tmp_path / "file.npz", trajectory)
+    (read,) = read_trajectories(tmp_path)
+    np.testing.assert_array_equal(read.positions, trajectory.positions)
+    for key in ("name", "dt_ps", "temperature_K", "replica", "ligands", "sequence"):
+        assert getattr(read, key) == getattr(trajectory, key), key
+    assert read.metadata == {"source": "file.npz", "provenance": "a test"}
+    assert read.structure.names == dipeptide.names
+    np.testing.assert_array_equal(read.structure.positions, dipeptide.positions)
+    np.testing.assert_array_equal(read.system.bonds, trajectory.system.bonds)
+    np.testing.assert_array_equal(read.system.features.ref_pos, trajectory.system.features.ref_pos)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.npz"]
+
+
+def test_ligands_keep_their_charges(tmp_path):
+    acetate = structure_from_smiles("CC(=O)[O-]", "ACT")
+    trajectory = BiomolecularTrajectory.from_frames(
+        "acetate", acetate, acetate.positions[None], 1.0, ligands={"ACT": "CC(=O)[O-]"}
+    )
+    write_trajectory(tmp_path / "acetate.npz", trajectory)
+    (read,) = read_trajectories(tmp_path / "acetate.npz")
+    assert read.temperature_K is None
+    assert read.ligands == {"ACT": "CC(=O)[O-]"}
+    assert read.system.features.ref_charge.tolist() == [0.0, 0.0, 0.0, -1.0]
+
+
+def test_all_atom_file_with_overlapping_start(dipeptide, tmp_path):
+    """Bonds come from the first frame, not from the PDB text."""
+    lines = write_dipeptide(tmp_path / "start.pdb").read_text().splitlines(keepends=True)
+    place = lines[0][30:54]
+    lines[13] = lines[13][:30] + place + lines[13][54:]
+    frames = moved(dipeptide).astype(np.float32)
+    np.savez(tmp_path / "Ace-A-Nme_r2.npz", x=frames, pdb="".join(lines), dt_ps=1.0)
+    (read,) = read_trajectories([tmp_path / "Ace-A-Nme_r2.npz"])
+    assert (read.name, read.replica, read.temperature_K) == ("Ace-A-Nme", 2, None)
+    np.testing.assert_array_equal(read.positions, frames[:, read.system.atoms])
+    whole = build_system(replace(dipeptide, positions=frames[0].astype(float)))
+    np.testing.assert_array_equal(read.system.bonds, whole.bonds)
+
+
+def test_existing_peptide_trajectories():
+    if not STARTER.exists():
+        pytest.skip(f"{STARTER} is not there")
+    for letter, atoms in (("D", 13), ("W", 19)):
+        (read,) = read_trajectories(STARTER / f"Ace-{letter}-Nme_r0.npz")
+        assert read.sequence == letter
+        assert read.positions.shape == (2500, atoms, 3)
+        assert len(read.system.phi_psi) == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "dt_ps", "message"),
+    [
+        (np.zeros((3, 5, 3)), 1.0, r"frames have shape \(3, 5, 3\), expected \(frames, 22, 3\)"),
+        (np.zeros((0, 22, 3)), 1.0, "at least one frame"),
+        (np.full((2, 22, 3), np.nan), 1.0, "positions of frame 0 are not finite"),
+        (np.zeros((2, 22, 3)), 0.0, "dt_ps is 0.0"),
+    ],
+)
+def test_refuses_frames_that_do_not_fit(dipeptide, frames, dt_ps, message):
+    with pytest.raises(InputError, match=message):
+        BiomolecularTrajectory.from_frames("peptide", dipeptide, frames, dt_ps)
+
+
+def test_refuses_bad_files(tmp_path, dipeptide):
+    with pytest.raises(ModelFileError, match="does not exist"):
+        read_trajectories(tmp_path / "absent.npz")
+    with pytest.raises(InputError, match=r"no file ending in \.npz"):
+        read_trajectories(tmp_path)
+    with pytest.raises(InputError, match="list of trajectory files is empty"):
+        read_trajectories([])
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"no archive")
+    with pytest.raises(ModelFileError, match="cannot be read as npz"):
+        read_trajectories(bad)
+    np.savez(bad, x=np.zeros(3))
+    with pytest.raises(ModelFileError, match=r"has the keys \['x'\], which is no layout"):
+        read_trajectories(bad)
+    np.savez(bad, x=np.array([{}], dtype=object), pdb="", dt_ps=1.0)
+    with pytest.raises(ModelFileError, match="allow_pickle=False"):
+        read_trajectories(bad)
+    pdb = write_dipeptide(tmp_path / "start.pdb").read_text()
+    np.savez(bad, x=np.zeros((2, 21, 3)), pdb=pdb, dt_ps=1.0)
+    with pytest.raises(InputError, match=r"bad\.npz: positions have shape"):
+        read_trajectories(bad)
+    trajectory = BiomolecularTrajectory.from_frames("peptide", dipeptide, moved(dipeptide), 1.0)
+    with pytest.raises(InputError, match=r"must end in \.npz"):
+        write_trajectory(tmp_path / "file.h5", trajectory)
+
+
+def test_split_is_repeatable_and_apart():
+    names = [f"domain{i}" for i in range(20)]
+    split = split_names(names, test=3, validation=2, train=10, seed=5)
+    assert [len(part) for part in split] == [10, 2, 3]
+    assert len(set(split.train) | set(split.validation) | set(split.test)) == 15
+    assert split == split_names(names[::-1] + names, test=3, validation=2, train=10, seed=5)
+    assert split != split_names(names, test=3, validation=2, train=10, seed=6)
+
+
+def test_split_with_a_published_test_set():
+    names = [f"{i}ABC" for i in range(10)]
+    split = split_names(names, test=["3ABC", "7ABC"], validation=1, seed=0)
+    assert split.test == ("3ABC", "7ABC")
+    assert sorted(split.train + split.validation + split.test) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test": ["z"], "validation": 0}, "the first is 'z'"),
+        ({"test": 2, "validation": 1}, "there are 3"),
+        ({"test": -1, "validation": 1}, "none negative"),
+    ],
+)
+def test_split_refuses(options, message):
+    with pytest.raises(ConfigError, match=message):
+        split_names("abc", seed=0, **options)

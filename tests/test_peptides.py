@@ -1,0 +1,259 @@
+"""Capped peptides: start structures, force field, and runs that can be interrupted."""
+
+import json
+
+import numpy as np
+import openmm
+import pytest
+from openmm import app, unit
+from scipy.spatial.distance import pdist
+from typer.testing import CliRunner
+
+from mlmd_calc.analysis.stereochemistry import dihedrals, handedness
+from mlmd_calc.cli.data import app as command
+from mlmd_calc.data.biomolecules import build_system
+from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS, capped_peptide, peptide_name
+from mlmd_calc.data.biomolecules.residues import RESIDUES
+from mlmd_calc.data.biomolecules.trajectories import read_trajectories
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from openmm_bridge import peptides
+from openmm_bridge.peptides import (
+    PeptideRun,
+    PeptideSettings,
+    generate_peptides,
+    peptide_system,
+    peptide_topology,
+)
+
+pytest.importorskip("rdkit", reason="rdkit builds the peptides")
+
+QUICK = PeptideSettings(frames=5, interval_ps=0.1, equilibration_ps=0.1)
+CHARGES = {"D": -1, "E": -1, "K": 1, "R": 1}
+
+
+# start structures
+
+
+@pytest.mark.parametrize("sequence", [*AMINO_ACIDS, "AGSV", "KDTP"])
+def test_start_structure(sequence):
+    structure = capped_peptide(sequence, 0)
+    system = build_system(structure)
+    assert not system.notes
+    assert system.features.n_tokens == len(sequence) + 2
+    assert system.features.ref_charge.sum() == sum(CHARGES.get(letter, 0) for letter in sequence)
+    assert pdist(structure.positions).min() > 0.85
+    assert pdist(system.reference).min() > 1.1
+    place = {key: i for i, key in enumerate(zip(structure.residues, structure.names, strict=True))}
+    alanine = RESIDUES["ALA"]
+    left = alanine.conformer[[alanine.atoms.index(name) for name in ("CA", "N", "C", "CB")]]
+    expected = handedness(left[None], np.arange(4)[None])
+    for residue, letter in enumerate(sequence, start=1):
+        if letter != "G":
+            centre = [place[residue, name] for name in ("CA", "N", "C", "CB")]
+            found = handedness(structure.positions[None], np.array([centre]))
+            assert found == expected, letter
+        alpha = place[residue - 1, "CA" if residue > 1 else "CH3"]
+        peptide = [alpha, place[residue - 1, "C"], place[residue, "N"], place[residue, "CA"]]
+        assert np.abs(dihedrals(structure.positions[None], np.array(peptide)))[0] > np.deg2rad(150)
+
+
+def test_side_chains_have_their_natural_handedness():
+    """(2S,3S)-isoleucine and (2S,3R)-threonine, by RDKit's labels of the structures."""
+    chem = pytest.importorskip("rdkit.Chem")
+    for sequence, expected in (("I", "SS"), ("T", "SR")):
+        structure = capped_peptide(sequence, 1)
+        topology = peptide_topology(structure)
+        molecule = chem.RWMol()
+        for atom in topology.atoms():
+            molecule.AddAtom(chem.Atom(atom.element.atomic_number))
+        for bond in topology.bonds():
+            carbonyl = {"C", "O"} == {bond[0].name, bond[1].name}
+            molecule.AddBond(
+                bond[0].index,
+                bond[1].index,
+                chem.BondType.DOUBLE if carbonyl else chem.BondType.SINGLE,
+            )
+        conformer = chem.Conformer(len(structure))
+        conformer.SetPositions(structure.positions)
+        chem.SanitizeMol(molecule)
+        molecule.AddConformer(conformer)
+        chem.AssignStereochemistryFrom3D(molecule)
+        labels = dict(chem.FindMolChiralCenters(molecule, useLegacyImplementation=False))
+        named = {structure.names[atom]: label for atom, label in labels.items()}
+        assert named["CA"] + named["CB"] == expected
+
+
+def test_conformers_depend_on_the_seed_only():
+    first, again, other = (capped_peptide("AG", seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.positions, again.positions)
+    assert np.abs(first.positions - other.positions).max() > 0.1
+
+
+@pytest.mark.parametrize("sequence", ["", "AXA", "ala", "A A"])
+def test_refuses_what_is_no_sequence(sequence):
+    with pytest.raises(InputError, match="is no sequence; write it in one-letter codes"):
+        capped_peptide(sequence, 0)
+
+
+# force field
+
+
+@pytest.mark.parametrize("sequence", ["A", "K", "AGSV"])
+def test_implicit_solvent_is_that_of_the_force_field(sequence):
+    """GBSAOBCForce against the CustomGBForce that OpenMM makes for OBC2."""
+    structure = capped_peptide(sequence, 2)
+    force_field = app.ForceField("amber14/protein.ff14SB.xml", "implicit/obc2.xml")
+    custom = force_field.createSystem(peptide_topology(structure), constraints=app.HBonds)
+    energies, forces = [], []
+    for system in (custom, peptide_system(structure)):
+        integrator = openmm.VerletIntegrator(0.001)
+        platform = openmm.Platform.getPlatformByName("Reference")
+        context = openmm.Context(system, integrator, platform)
+        context.setPositions(structure.positions / 10.0)
+        state = context.getState(getEnergy=True, getForces=True)
+        energies.append(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
+        forces.append(state.getForces(asNumpy=True)._value)
+    assert energies[0] == pytest.approx(energies[1], abs=3e-4)
+    np.testing.assert_allclose(forces[0], forces[1], atol=1e-2)
+
+
+# runs
+
+
+def one_run(folder, settings=QUICK, sequence="A"):
+    folder.mkdir(exist_ok=True)
+    return PeptideRun(
+        sequence, 300.0, 0, settings, folder / f"{peptide_name(sequence)}_300K_r0.npz"
+    )
+
+
+class KilledError(Exception):
+    pass
+
+
+def interrupt_after(frames):
+    left = iter(range(frames - 1))
+
+    def on_step():
+        if next(left, None) is None:
+            raise KilledError
+
+    return on_step
+
+
+@pytest.mark.parametrize("platform", ["Reference", "CPU"])
+def test_interrupted_run_ends_bit_for_bit_the_same(tmp_path, monkeypatch, platform):
+    monkeypatch.setattr(peptides, "_SAVE_SECONDS", 0.0)
+    if platform == "CPU":
+        monkeypatch.setattr(peptides, "_LARGEST_REFERENCE", 0)
+    whole, parts = one_run(tmp_path / "whole"), one_run(tmp_path / "parts")
+    whole.run()
+    for frames in (2, 4):
+        with pytest.raises(KilledError):
+            parts.run(interrupt_after(frames))
+        assert not parts.path.exists()
+    seen = []
+    parts.run(lambda: seen.append(1))
+    assert len(seen) == QUICK.frames
+    assert parts.path.read_bytes() == whole.path.read_bytes()
+    assert [path.name for path in parts.path.parent.iterdir()] == [parts.path.name]
+    (trajectory,) = read_trajectories(whole.path)
+    assert json.loads(trajectory.metadata["provenance"])["platform"] == platform
+
+
+def test_contents_of_a_run(tmp_path):
+    run = one_run(tmp_path, sequence="GA")
+    run.run()
+    (trajectory,) = read_trajectories(run.path)
+    assert (trajectory.name, trajectory.sequence) == ("Ace-GA-Nme", "GA")
+    assert (len(trajectory), trajectory.dt_ps, trajectory.temperature_K) == (5, 0.1, 300.0)
+    first, second = trajectory.system.bonds.T
+    frames = trajectory.positions
+    lengths = np.linalg.norm(frames[:, first] - frames[:, second], axis=-1)
+    assert 1.15 < lengths.min() < lengths.max() < 1.65
+    assert np.linalg.norm(np.diff(frames, axis=0), axis=-1).mean() > 0.05
+    provenance = json.loads(trajectory.metadata["provenance"])
+    assert provenance["implicit_solvent"] == "OBC2"
+    assert provenance["openmm"] == openmm.Platform.getOpenMMVersion()
+    assert run.is_done()
+
+
+def test_runs_differ_by_replica_and_temperature(tmp_path):
+    frames = []
+    for temperature, replica in ((300.0, 0), (300.0, 1), (400.0, 0)):
+        path = tmp_path / f"Ace-G-Nme_{temperature:g}K_r{replica}.npz"
+        PeptideRun("G", temperature, replica, QUICK, path).run()
+        frames.append(read_trajectories(path)[0].positions)
+    assert np.abs(frames[0] - frames[1]).max() > 0.1
+    assert np.abs(frames[0] - frames[2]).max() > 0.1
+
+
+def test_other_settings_are_not_mixed_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(peptides, "_SAVE_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        one_run(tmp_path).run(interrupt_after(2))
+    longer = PeptideSettings(frames=6, interval_ps=0.1, equilibration_ps=0.1)
+    with pytest.raises(ConfigError, match="generated differently: frames is 5 instead of 6"):
+        one_run(tmp_path, longer).run()
+    one_run(tmp_path).run()
+    assert one_run(tmp_path).is_done()
+    with pytest.raises(ConfigError, match="frames is 5 instead of 6; choose another directory"):
+        one_run(tmp_path, longer).is_done()
+    one_run(tmp_path).path.write_bytes(b"something else")
+    with pytest.raises(ConfigError, match="was not written by this generator"):
+        one_run(tmp_path).is_done()
+
+
+def test_damaged_state_is_refused(tmp_path):
+    (tmp_path / ".Ace-A-Nme_300K_r0.state").write_bytes(b"damaged")
+    with pytest.raises(ModelFileError, match=r"cannot be read .* remove it to begin anew"):
+        one_run(tmp_path).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 0}, "frames is 0"),
+        ({"interval_ps": 0.0}, "interval_ps is 0.0; allowed are multiples of the time step"),
+        ({"interval_ps": 0.003}, "interval_ps is 0.003"),
+        ({"equilibration_ps": -1.0}, "equilibration_ps is -1.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
+        PeptideSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"replicas": 0}, "replicas is 0"),
+        ({"temperatures_K": [-5.0]}, "a temperature is -5.0 K"),
+        ({"temperatures_K": [300.0, 300.0]}, "given twice"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_generator_refuses(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        generate_peptides(["A"], tmp_path, QUICK, **options)
+
+
+@pytest.mark.slow
+def test_one_failure_does_not_stop_the_others(tmp_path):
+    (tmp_path / ".Ace-A-Nme_300K_r0.state").write_bytes(b"damaged")
+    with pytest.raises(PredictionError, match=r"1 of 2 runs failed.*\n  Ace-A-Nme_300K_r0: the"):
+        generate_peptides(["A", "G"], tmp_path, QUICK)
+    assert (tmp_path / "Ace-G-Nme_300K_r0.npz").exists()
+
+
+@pytest.mark.slow
+def test_command(tmp_path):
+    arguments = ["peptides", "G", "--out", str(tmp_path), "--interval", "0.1", "--equilibrate", "0"]
+    runner = CliRunner()
+    result = runner.invoke(command, [*arguments, "--ns", "0.0003", "--temperature", "400"])
+    assert result.exit_code == 0, result.output
+    (trajectory,) = read_trajectories(tmp_path)
+    assert (len(trajectory), trajectory.temperature_K) == (3, 400.0)
+    refused = runner.invoke(command, [*arguments, "--ns", "0.00025"])
+    assert "must be a multiple of the interval" in str(refused.exception)

@@ -1,0 +1,399 @@
+"""Trajectories from ATMOS models: random numbers, symmetry, cost, files, restarts, options."""
+
+import gc
+import json
+import multiprocessing
+import signal
+from dataclasses import asdict, replace
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from atmos_systems import FINE_STEPS, STRIDE_PS, small_network, write_model
+from scipy.spatial.transform import Rotation
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from mlmd_calc.cli import app
+from mlmd_calc.data.biomolecules import build_system, read_structure
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.models.atmos import SamplerConfig
+from mlmd_calc.models.atmos.losses import align
+from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.sampling import FORMATS, SamplingJob, SamplingRun, Trajectories, TrajectoryFile
+from mlmd_calc.sampling.trajectory_file import topology_of
+
+mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
+pytest.importorskip("rdkit", reason="rdkit is not installed")
+
+from peptide_structures import write_dipeptide  # noqa: E402
+from sampling_child import run_until_killed  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def dipeptide(tmp_path_factory):
+    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
+
+
+@pytest.fixture(scope="module")
+def system(dipeptide):
+    return build_system(dipeptide)
+
+
+@pytest.fixture(scope="module")
+def rollout(system):
+    return Rollout(small_network(), system.features)
+
+
+@pytest.fixture(scope="module")
+def interpolator(system):
+    return Rollout(small_network(1, max_remaining=FINE_STEPS), system.features)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "model": str(write_model(folder / "key.safetensors")),
+        "interpolator": str(write_model(folder / "fine.safetensors", max_remaining=FINE_STEPS)),
+    }
+
+
+def generators(count, seed=0):
+    return [torch.Generator().manual_seed(seed + index) for index in range(count)]
+
+
+def superposed(frames, onto):
+    """Frames ``(f, a, 3)`` each superposed on its partner."""
+    frames, onto = torch.from_numpy(frames), torch.from_numpy(onto)
+    return align(frames, onto, torch.ones(frames.shape[:2], dtype=frames.dtype)).numpy()
+
+
+def test_a_step_is_that_of_the_network(system, rollout):
+    start = torch.from_numpy(system.reference)[None]
+    memory, drawn = rollout.step(rollout.start(1), start, generators(1))
+    network, features = rollout.network, type(system.features).stack([system.features])
+    with torch.no_grad():
+        context = network.context(features)
+        own = network.step(network.initial_memory(context), start, features, context)
+        expected = network.sample(own, features, context, generators(1)[0])[:, 0]
+    torch.testing.assert_close(memory.z, own.z, rtol=0, atol=0)
+    np.testing.assert_allclose(drawn, superposed(expected.numpy(), start.numpy()), atol=1e-12)
+
+
+def test_trajectories_together_are_those_one_by_one(system, rollout):
+    together = Trajectories(rollout, system.reference, 3, seed=5)
+    frames = together.advance(3)
+    first = Trajectories(rollout, system.reference, 1, seed=5).advance(3)
+    np.testing.assert_allclose(frames[:1], first, atol=1e-9)
+    assert np.abs(frames[0] - frames[1]).max() > 0.1
+    start = torch.from_numpy(system.reference)[None]
+    _, joint = rollout.step(rollout.start(3), start.repeat(3, 1, 1), generators(3))
+    for index in range(3):
+        _, single = rollout.step(rollout.start(1), start, generators(1, seed=index))
+        torch.testing.assert_close(joint[index : index + 1], single, rtol=0, atol=1e-9)
+
+
+def test_intervals_together_are_those_one_by_one(system, rollout, interpolator):
+    def make():
+        return Trajectories(rollout, system.reference, 2, 3, interpolator=interpolator)
+
+    one_by_one = make()
+    single = np.concatenate([one_by_one.advance(1) for _ in range(3)], axis=1)
+    frames = make().advance(3)
+    assert frames.shape == (2, 3 * FINE_STEPS, len(system.atoms), 3)
+    np.testing.assert_allclose(frames, single, atol=1e-8)
+    before = np.concatenate([np.stack([system.reference] * 2)[:, None], frames[:, :-1]], axis=1)
+    for trajectory, previous in zip(frames, before, strict=True):
+        np.testing.assert_allclose(trajectory, superposed(trajectory, previous), atol=1e-8)
+
+
+def test_interpolator_ends_where_the_keyframes_are(system, rollout, interpolator):
+    plain = Trajectories(rollout, system.reference, 1, 3).advance(1)
+    filled = Trajectories(rollout, system.reference, 1, 3, interpolator=interpolator).advance(1)
+    last = filled[0, -1:]
+    np.testing.assert_allclose(superposed(last, plain[0]), plain[0], atol=1e-9)
+    assert np.abs(np.diff(filled[0], axis=0)).min(axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("bilevel", [False, True])
+def test_a_turned_start_turns_the_trajectory(system, rollout, interpolator, bilevel):
+    turn, shift = Rotation.random(random_state=4).as_matrix(), np.array([3.0, -8.0, 20.0])
+    options = {"interpolator": interpolator if bilevel else None}
+    straight = Trajectories(rollout, system.reference, 2, 1, **options).advance(3)
+    turned = Trajectories(rollout, system.reference @ turn + shift, 2, 1, **options).advance(3)
+    np.testing.assert_allclose(turned, straight @ turn + shift, atol=1e-7)
+
+
+def test_memory_and_cost_do_not_grow(system, rollout):
+    rollout = Rollout(rollout.network, system.features, sampler=SamplerConfig(steps=1))
+    trajectories = Trajectories(rollout, system.reference, 1, 0)
+
+    def tensors():
+        gc.collect()
+        return sum(x.nbytes for x in gc.get_objects() if issubclass(type(x), torch.Tensor))
+
+    def cost():
+        with FlopCounterMode(display=False) as counter:
+            trajectories.advance(1)
+        return counter.get_total_flops()
+
+    trajectories.advance(2)
+    bytes_before, cost_before = tensors(), cost()
+    for _ in range(200):
+        trajectories.advance(1)
+    assert (tensors(), cost()) == (bytes_before, cost_before)
+
+
+def test_memory_begins_anew_after_a_window(system, rollout):
+    memory, positions = rollout.start(2), torch.from_numpy(system.reference).repeat(2, 1, 1)
+    steps = []
+    for _ in range(8):
+        memory, positions = rollout.step(memory, positions, generators(2))
+        steps.append(memory.step.tolist())
+    assert steps == [[n, n] for n in (1, 2, 3, 4, 5, 6, 1, 2)]
+    fresh, _ = rollout.step(rollout.start(2), positions, generators(2))
+    memory = memory._replace(step=torch.tensor([6, 2]))
+    mixed, _ = rollout.step(memory, positions, generators(2))
+    torch.testing.assert_close(mixed.s[0], fresh.s[0], rtol=0, atol=1e-12)
+    assert (mixed.s[1] - fresh.s[1]).abs().max() > 1e-3
+
+
+def test_lag_is_told_and_needed(system):
+    network = small_network(tau="lag")
+    with pytest.raises(InputError, match="give lag_ps"):
+        Rollout(network, system.features)
+    start = torch.from_numpy(system.reference)[None]
+    near, far = (
+        rollout.step(rollout.start(1), start, generators(1))[1]
+        for rollout in (Rollout(network, system.features, lag_ps=lag) for lag in (1.0, 100.0))
+    )
+    assert (near - far).abs().max() > 1e-3
+
+
+def test_a_frame_that_is_not_finite_is_refused(system):
+    network = small_network()
+    network.diffusion_module.atom_attention_decoder.linear_no_bias_out.weight.data[:] = torch.nan
+    rollout = Rollout(network, system.features)
+    with pytest.raises(PredictionError, match="not finite"):
+        Trajectories(rollout, system.reference, 1, 0).advance(1)
+
+
+def test_networks_in_each_others_place(system, rollout, interpolator):
+    with pytest.raises(ConfigError, match="needs keyframes to go between"):
+        Trajectories(interpolator, system.reference, 1, 0)
+    with pytest.raises(ConfigError, match="is no interpolator"):
+        Trajectories(rollout, system.reference, 1, 0, interpolator=rollout)
+    with pytest.raises(ConfigError, match="0 trajectories"):
+        Trajectories(rollout, system.reference, 0, 0)
+    start = torch.from_numpy(system.reference)[None]
+    with pytest.raises(InputError, match="cannot fill intervals"):
+        next(rollout.fill(start, start, generators(1)))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_grow_and_are_cut_back(dipeptide, tmp_path, suffix):
+    atoms = np.arange(len(dipeptide))
+    frames = dipeptide.positions + np.random.default_rng(0).normal(size=(5, len(atoms), 3))
+    topology = topology_of(dipeptide, atoms)
+    whole = TrajectoryFile(tmp_path / f"whole.{suffix}", topology, 0.5)
+    whole.append(frames, 0)
+    grown = TrajectoryFile(tmp_path / f"grown.{suffix}", topology, 0.5)
+    grown.append(frames[:2], 0)
+    size = grown.size
+    grown.append(frames[[4, 4]], 2)
+    grown.cut(size)
+    grown.append(frames[2:], 2)
+    assert grown.path.read_bytes() == whole.path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [grown.path.name, whole.path.name]
+    )
+    if suffix == "extxyz":
+        read = ase.io.read(grown.path, ":")
+        found = np.array([image.positions for image in read])
+        assert [image.info["time_ps"] for image in read] == [0.0, 0.5, 1.0, 1.5, 2.0]
+        np.testing.assert_array_equal(read[0].numbers, dipeptide.numbers)
+    else:
+        arguments = {} if suffix == "pdb" else {"top": topology}
+        read = mdtraj.load(str(grown.path), **arguments)
+        found = 10.0 * read.xyz
+    if suffix == "xtc":
+        np.testing.assert_allclose(read.time, [0.0, 0.5, 1.0, 1.5, 2.0])
+    if suffix == "pdb":
+        assert [atom.name for atom in read.top.atoms] == list(dipeptide.names)
+    np.testing.assert_allclose(found, frames, atol=0.0051 if suffix == "xtc" else 0.00051)
+    grown.cut(0)
+    with pytest.raises(ModelFileError, match="has 0 bytes, but the run"):
+        grown.cut(1)
+
+
+def test_dcd_tells_the_time_step(dipeptide, tmp_path):
+    file = TrajectoryFile(tmp_path / "x.dcd", topology_of(dipeptide, np.arange(22)), 0.5)
+    file.append(dipeptide.positions[None], 0)
+    interval = np.frombuffer(file.path.read_bytes(), "<f4", count=1, offset=44)[0]
+    # The time of √(amu Å² / (kcal/mol)) in fs.
+    assert 48.88821 * interval == pytest.approx(500.0, rel=1e-5)
+
+
+def test_unknown_format():
+    with pytest.raises(ConfigError, match="'trr'; choose one of xtc, dcd, extxyz, pdb"):
+        SamplingJob("x", "y", format="trr")
+
+
+def start(folder, structure, models, **options):
+    job = SamplingJob(
+        "dipeptide", **{**models, "frames": 6 * FINE_STEPS, "replicas": 2, "seed": 4, **options}
+    )
+    return SamplingRun.start(folder, replace(job, keyframes_per_checkpoint=2), structure)
+
+
+def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
+    # A DCD file counts its frames, so a wrong count would show as well.
+    whole = start(tmp_path / "whole", dipeptide, models, format="dcd")
+    assert whole.run()
+    killed = start(tmp_path / "killed", dipeptide, models, format="dcd")
+    # Children of a server that has imported what takes long start at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlmd_calc.sampling"])
+    child = context.Process(target=run_until_killed, args=(killed.folder, 2 * FINE_STEPS))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    child.close()
+    resumed = SamplingRun.resume(killed.folder)
+    assert resumed.frame == 2 * FINE_STEPS
+    assert resumed.run()
+    assert resumed.quality.state_dict() == whole.quality.state_dict()
+    for path, expected in zip(resumed.paths, whole.paths, strict=True):
+        assert path.read_bytes() == expected.read_bytes()
+
+
+def test_longer_run_goes_on(dipeptide, models, tmp_path):
+    models = {**models, "interpolator": None}
+    whole = start(tmp_path / "whole", dipeptide, models, frames=5, format="extxyz")
+    whole.run()
+    short = start(tmp_path / "short", dipeptide, models, frames=3, format="extxyz")
+    assert not short.run(should_stop=lambda: short.frame == 2)
+    longer = SamplingRun.resume(short.folder, frames=5)
+    assert longer.run()
+    assert longer.paths[0].read_bytes() == whole.paths[0].read_bytes()
+    with pytest.raises(ConfigError, match="frames=4, but the run has 5 already"):
+        SamplingRun.resume(short.folder, frames=4)
+
+
+def test_water_stays_out_and_hydrogens_on_wish(tmp_path, models):
+    structure = read_structure(write_dipeptide(tmp_path / "complex.pdb", complexed=True))
+    models = {**models, "interpolator": None}
+    for hydrogens, count in ((True, 22 + 2 * 9), (False, 10 + 2 * 3)):
+        folder = tmp_path / str(hydrogens)
+        run = start(folder, structure, models, hydrogens=hydrogens, frames=2, format="pdb")
+        run.run()
+        read = mdtraj.load(str(run.paths[0]))
+        assert (read.n_frames, read.n_atoms) == (3, count)
+        kept = [i for i in range(40) if hydrogens or structure.numbers[i] > 1]
+        assert [atom.element.atomic_number for atom in read.top.atoms] == list(
+            structure.numbers[kept]
+        )
+        np.testing.assert_allclose(10 * read.xyz[0], structure.positions[kept], atol=1e-3)
+        assert mdtraj.load(str(folder / "start.pdb")).n_atoms == count
+    assert "Left out: 1 HOH." in run.notes
+    bonds = 10 * np.linalg.norm(
+        mdtraj.load(str(tmp_path / "True" / "trajectory-1.pdb")).xyz[:, [0, 0, 8]]
+        - mdtraj.load(str(tmp_path / "True" / "trajectory-1.pdb")).xyz[:, [1, 2, 9]],
+        axis=-1,
+    )
+    np.testing.assert_allclose(bonds, np.broadcast_to(bonds[0], bonds.shape), atol=3e-3)
+
+
+def test_models_that_do_not_fit(dipeptide, models, tmp_path):
+    with pytest.raises(ConfigError, match=r"frames=6 is no multiple of 4.*choose 4 or 8"):
+        start(tmp_path / "a", dipeptide, models, frames=6)
+    with pytest.raises(ConfigError, match=r"frames=3 is no multiple of 4.*choose 4$"):
+        start(tmp_path / "a", dipeptide, models, frames=3)
+    other = write_model(
+        tmp_path / "other.safetensors", max_remaining=FINE_STEPS, card={"strides_ps": [1.0]}
+    )
+    with pytest.raises(ConfigError, match=r"stride of 1 ps, but.*its steps would be 2.5 ps"):
+        start(tmp_path / "a", dipeptide, {**models, "interpolator": str(other)})
+    foreign = write_model(tmp_path / "foreign.safetensors", card={"elements": [6, 8]})
+    with pytest.raises(InputError, match="does not know N; it was trained on C, O"):
+        start(tmp_path / "a", dipeptide, {"model": str(foreign)})
+    several = write_model(
+        tmp_path / "several.safetensors", tau="lag", card={"strides_ps": [1.0, 5.0]}
+    )
+    with pytest.raises(ConfigError, match="strides of 1, 5 ps; choose one"):
+        start(tmp_path / "a", dipeptide, {"model": str(several)})
+    with pytest.raises(ConfigError, match="stride of 2 ps"):
+        start(tmp_path / "a", dipeptide, {"model": str(several)}, stride_ps=2.0)
+    assert start(tmp_path / "b", dipeptide, {"model": str(several)}, stride_ps=5.0).interval_ps == 5
+    quiet = write_model(tmp_path / "quiet.safetensors", sampler={"steps": 2, "gamma_0": 0.0})
+    with pytest.raises(ConfigError, match="adds no noise"):
+        start(tmp_path / "a", dipeptide, {"model": str(quiet)}, sampler="sde")
+
+
+def test_sampler_and_steps_change_the_frames(dipeptide, models, tmp_path):
+    models = {"model": models["model"]}
+    found = []
+    for index, options in enumerate([{}, {"sampler": "ode"}, {"steps": 3}]):
+        run = start(tmp_path / str(index), dipeptide, models, frames=1, format="dcd", **options)
+        run.run()
+        found.append(run.paths[0].read_bytes())
+    assert len(set(found)) == 3
+
+
+def test_changed_model_is_refused(dipeptide, tmp_path):
+    path = write_model(tmp_path / "key.safetensors")
+    run = start(tmp_path / "run", dipeptide, {"model": str(path)}, frames=1)
+    write_model(path, seed=1)
+    with pytest.raises(ModelFileError, match="bring back the original models"):
+        SamplingRun.resume(run.folder)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        start(tmp_path / "run", dipeptide, {"model": str(path)})
+    with pytest.raises(ConfigError, match="holds no run to continue"):
+        SamplingRun.resume(tmp_path)
+
+
+def test_command(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    options = ["--model", models["model"], "--seed", "3", "-n", "2", "-b", "2", "-f", "extxyz"]
+    done = runner.invoke(app, ["sample", "sequence:A", *options, "-o", "run", "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["verdict"], summary["frame"]) == ("completed", 2)
+    assert summary["quality"]["frames"] == 4
+    assert summary["interval_ps"] == STRIDE_PS
+    assert len(ase.io.read(tmp_path / summary["trajectories"][1], ":")) == 3
+    done = runner.invoke(app, ["sample", "--restart", "-o", "run", "-n", "4"])
+    assert done.exit_code == 0, done.output
+    assert "2 × 4 frames" in done.stdout
+    assert len(ase.io.read(tmp_path / "run" / "trajectory-0.extxyz", ":")) == 5
+    options += ["--no-hydrogens", "-o", "amide"]
+    done = runner.invoke(app, ["sample", "smiles:CC(=O)N", *options])
+    assert done.exit_code == 0, done.output
+    assert len(ase.io.read(tmp_path / "amide" / "trajectory-0.extxyz")) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "a start and a --model are needed"),
+        (["no.pdb", "--model", "M"], "there is no file 'no.pdb'; give a PDB"),
+        (["smiles:C", "--model", "M", "--ligand", "LIG"], "write it as NAME=SMILES"),
+        (["smiles:C", "--model", "M", "--sampler", "euler"], "choose one of sde, ode"),
+        (["smiles:C", "--model", "M", "-n", "0"], "frames=0; it must be at least 1"),
+        (["--restart", "--seed", "1"], "--seed cannot be given with --restart"),
+        (["smiles:C", "--restart"], "INPUT cannot be given with --restart"),
+    ],
+)
+def test_command_refuses(arguments, sentence, models, tmp_path):
+    arguments = [models["model"] if text == "M" else text for text in arguments]
+    done = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path / "run")])
+    assert sentence in str(done.exception)
+
+
+def test_a_job_is_stored_as_it_was_given(dipeptide, models, tmp_path):
+    run = start(tmp_path, dipeptide, models, ligands={})
+    assert asdict(SamplingRun.resume(tmp_path).job) == asdict(run.job)
