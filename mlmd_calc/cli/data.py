@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from mlmd_calc import units
@@ -193,6 +194,35 @@ def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], 
     for reason in left_out:
         console.print(f"left out: {reason}", highlight=False, markup=False)
     console.print(f"{len(sources) - len(left_out)} of {len(sources)} converted to {out}")
+
+
+@app.command("label")
+def label_command(
+    paths: Annotated[list[Path], typer.Argument(help="Trajectory files or directories.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per molecule.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Force model. Default: the default shipped model."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
+) -> None:
+    """Replace the forces of trajectories by those of a model; molecules that are done are kept."""
+    # Imports torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.data.label import label_forces
+    from mlmd_calc.data.npz import write_trajectory
+    from mlmd_calc.potential import Potential
+
+    potential = Potential(model, dtype=dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    pending = [m for m in read_dataset(paths) if not (out / f"{m.name}.npz").exists()]
+    console = Console(stderr=True)
+    with Progress(console=console) as progress:
+        bar = progress.add_task("labelling", total=sum(map(len, pending)))
+        for molecule in pending:
+            labelled = label_forces(molecule, potential, lambda n: progress.advance(bar, n))
+            metadata = {**molecule.metadata, "forces": potential.model.card.name}
+            write_trajectory(out / f"{molecule.name}.npz", replace(labelled, metadata=metadata))
+    console.print(f"{len(pending)} molecules labelled in {out}")
 
 
 @app.command("info")

@@ -120,9 +120,6 @@ class ATOMLossWeights:
         for the element at that time (:class:`~.trajectory_batches.ChangeScales`).
     velocities
         Mean square error of the velocities, likewise.
-    symplectic
-        Mean square defect of the symplectic form, see :mod:`.symplectic`; only for networks that
-        take accelerations.
 
     Raises
     ------
@@ -132,7 +129,6 @@ class ATOMLossWeights:
 
     positions: float = 1.0
     velocities: float = 1.0
-    symplectic: float = 0.0
 
     def __post_init__(self) -> None:
         _check_weights(self)

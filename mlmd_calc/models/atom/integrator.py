@@ -140,8 +140,7 @@ class PhysicalUnits(nn.Module):
     def _masses(self, state: MolecularState) -> Tensor:
         return self.masses.to(state.positions.dtype)[state.numbers][..., None]
 
-    def thermal_speed(self, state: MolecularState) -> Tensor:
-        """Return the thermal speed ``(b, n, 1)`` in Å/fs of every atom's element."""
+    def _thermal_speed(self, state: MolecularState) -> Tensor:
         return torch.sqrt(self.energy / self._masses(state)) * units.FS
 
     def _centred(self, state: MolecularState, vectors: Tensor) -> Tensor:
@@ -163,7 +162,7 @@ class PhysicalUnits(nn.Module):
     def token_inputs(self, state: MolecularState) -> tuple[Tensor, Tensor, Tensor]:
         """Position, velocity and context features ``(b, 1, n, channels)``, vectors with lengths."""
         positions = self._centred(state, state.positions)
-        vectors = [positions, *self._motions(state, self.thermal_speed(state))]
+        vectors = [positions, *self._motions(state, self._thermal_speed(state))]
         features = [with_length(vector)[:, None] for vector in vectors]
         return features[0], features[1], torch.cat(features, dim=-1)
 
@@ -187,7 +186,7 @@ class PhysicalUnits(nn.Module):
         f, g
             ``(b, t, n, 3)`` read-outs for the positions and for the velocities.
         """
-        speed = self.thermal_speed(state)[:, None]
+        speed = self._thermal_speed(state)[:, None]
         time = times.to(speed.dtype)[:, :, None, None]
         growth = speed * time / (time + self.time_scale)
         x, v = state.positions[:, None], state.velocities[:, None]
