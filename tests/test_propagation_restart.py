@@ -7,7 +7,9 @@ import pytest
 import torch
 from jump_systems import Noisy, Spoilt, forces_of, nan, springs, springs_state, tethered
 
+from mlmd_calc import load_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
 from mlmd_calc.models.mdet import MDETConfig
 from mlmd_calc.potential import Potential
 from mlmd_calc.propagation import (
@@ -26,6 +28,7 @@ from mlmd_calc.propagation import (
     state_from_ase,
     write_restart,
 )
+from mlmd_calc.zoo import save_model
 
 CONTENT = {
     "numbers": [1, 2.5, float("inf"), None, True, 2**100],
@@ -197,17 +200,34 @@ def toy():
     return toy_model(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
 
 
-def test_random_orientations_of_the_force_model_go_on(toy):
+def tiny_atom(forces, path):
+    """ATOM propagator with a force model of its own."""
+    if not path.exists():
+        integrator = IntegratorConfig(pairs=True, accelerations=True)
+        network = ATOM(ATOMConfig.for_integrator(integrator, lifting_dim=16, num_heads=2))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+        save_model(path, network.eval(), {}, {"name": "tiny", "elements": [1, 8]})
+    return load_propagator(path, potential=forces, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["verlet", "atom"])
+def test_random_orientations_of_the_force_model_go_on(toy, kind, tmp_path):
     from ase.build import molecule
 
     def loop(seed):
         forces = Potential(toy, forces="direct", rotation="random", seed=seed, device="cpu")
         state = state_from_ase(molecule("H2O"))
+        atom = kind == "atom"
         return JumpLoop(
             [state],
-            VerletPropagator(forces, 0.1),
+            tiny_atom(forces, tmp_path / "m.safetensors")
+            if atom
+            else VerletPropagator(forces, 0.1),
             0.2,
-            forces=forces,
+            forces=None if atom else forces,
             guard=Guard.off(),
             corrections=Corrections.none(),
         )
@@ -220,6 +240,21 @@ def test_random_orientations_of_the_force_model_go_on(toy):
         whole.advance()
         again.advance()
     np.testing.assert_array_equal(whole.states[0].positions, again.states[0].positions)
+
+
+def test_another_kind_of_force_model_is_refused(toy):
+    from ase.build import molecule
+
+    forces = Potential(toy, forces="direct", rotation="random", seed=1, device="cpu")
+    whole = JumpLoop(
+        [state_from_ase(molecule("H2O"))],
+        VerletPropagator(forces, 0.1),
+        0.2,
+        forces=forces,
+        guard=Guard.off(),
+        corrections=Corrections.none(),
+    )
+    whole.save("run.npz")
     without = JumpLoop(
         [state_from_ase(molecule("H2O"))],
         VerletPropagator(whole.forces, 0.1),

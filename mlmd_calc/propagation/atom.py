@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential.rotations import random_rotations
-from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.zoo import ATOMModel
@@ -129,6 +129,14 @@ class ATOMPropagator(Propagator):
             )
             for state, x, v in zip(states, positions, velocities, strict=True)
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the potential."""
+        return {"potential": model_state(self.potential)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        load_model_state(self.potential, state["potential"])
 
     def _check(self, state: State) -> None:
         if state.charge != 0 or state.multiplicity != 1:

@@ -29,8 +29,8 @@ def load_propagator(
     device
         "auto" (CUDA if there is one), or a torch device.
     dtype
-        "float32" or "float64", precision of the network; motion without forces is always in double
-        precision.
+        "float32" or "float64", precision of the network and of a potential given by name; motion
+        without forces is always in double precision.
     potential
         Force model, or the name of one, for propagators that take the accelerations at the start of
         a jump. None: the one that the model card recommends.
@@ -56,5 +56,5 @@ def load_propagator(
     if potential is None and options is not None and options.accelerations:
         potential = model.card.recommended.get("potential")
     if isinstance(potential, str | os.PathLike):
-        potential = Potential(str(potential), device=device)
+        potential = Potential(str(potential), device=device, dtype=dtype)
     return ATOMPropagator(model, potential=potential, rotation=rotation)
