@@ -68,25 +68,28 @@ def measure(
     rollout = Rollout(network, system.features, sampler=sampler, lag_ps=lag_ps)
     trajectories = Trajectories(rollout, system.reference, 1, seed=0)
     trajectories.advance(WARM_UP)
-    times, resident = [], []
+    wall, cpu, resident = [time.perf_counter()], [time.process_time()], []
     for _ in range(frames):
-        begin = time.perf_counter()
         trajectories.advance(1)
-        times.append(time.perf_counter() - begin)
+        wall.append(time.perf_counter())
+        cpu.append(time.process_time())
         resident.append(proc_bytes("self/status", "VmRSS"))
-    first, last = sum(times[:part]) / part, sum(times[-part:]) / part
     return {
         "atoms": len(system.atoms),
         "parameters": sum(p.numel() for p in network.parameters()),
         "sampler_steps": sampler.steps,
         "frames": frames,
         "part": part,
-        "first_s_per_frame": first,
-        "last_s_per_frame": last,
-        "ratio": last / first,
+        "wall": _first_and_last(wall, part),
+        "cpu": _first_and_last(cpu, part),
         "resident_bytes_after_first": resident[part - 1],
         "resident_bytes_at_end": resident[-1],
     }
+
+
+def _first_and_last(clock: list[float], part: int) -> dict[str, float]:
+    first, last = (clock[part] - clock[0]) / part, (clock[-1] - clock[-1 - part]) / part
+    return {"first_s_per_frame": first, "last_s_per_frame": last, "ratio": last / first}
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -97,9 +100,13 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"{report['start']}, {report['atoms']} heavy atoms; model {report['model'] or 'random'}, "
         f"{report['parameters']:,} parameters, {report['sampler_steps']} denoiser calls per frame; "
         f"{report['frames']} frames\n"
-        f"first {part} frames: {1e3 * report['first_s_per_frame']:.1f} ms per frame, "
-        f"last {part}: {1e3 * report['last_s_per_frame']:.1f} ms, ratio {report['ratio']:.3f}\n"
-        f"resident memory after {part} frames: {begin:.0f} MB, at the end: {end:.0f} MB\n"
+        + "".join(
+            f"{name} time per frame: first {part} frames {1e3 * found['first_s_per_frame']:.1f} "
+            f"ms, last {part} {1e3 * found['last_s_per_frame']:.1f} ms, "
+            f"ratio {found['ratio']:.3f}\n"
+            for name, found in (("CPU", report["cpu"]), ("wall", report["wall"]))
+        )
+        + f"resident memory after {part} frames: {begin:.0f} MB, at the end: {end:.0f} MB\n"
         f"{where['cpu']} ({where['cores']} cores, load {where['load_average_1min']:.1f}), torch "
         f"{where['torch']}, one thread",
         highlight=False,

@@ -264,35 +264,40 @@ def compare_rollouts(
         row: {name: long for name, frames in made.items() if (long := _long_enough(frames))}
         for row, made in generated.items()
     }
-    rows, details = [], []
-    judged = {row: targets(made) for row, made in kept.items() if made}
-    most = max(judged, key=lambda row: _count(kept[row]), default="")
     # Without any generated trajectory the other rows are still told.
-    for row, own in (judged or {"": targets(dict.fromkeys(true, ()))}).items():
-        report = _with_whole_frames(evaluate_ensembles(own, seed=seed), own)
-        wanted = {"generated": row}
-        if row == most:
-            wanted |= {name: name for name in ("reference", "shuffled", "static")}
-        rows.append([{**r, "row": wanted[r["row"]]} for r in report.rows if r["row"] in wanted])
-        details.append(
-            [{**r, "row": wanted[r["row"]]} for r in report.targets if r["row"] in wanted]
-        )
-    return EnsembleReport(_baselines_last(rows, judged), _baselines_last(details, judged))
+    judged = {row: targets(made) for row, made in kept.items() if made} or {
+        "": targets(dict.fromkeys(true, ()))
+    }
+    reports = {
+        row: _with_whole_frames(evaluate_ensembles(own, seed=seed), own)
+        for row, own in judged.items()
+    }
+    most = reports[max(judged, key=lambda row: _count(judged[row]))]
+    return EnsembleReport(
+        _joined({row: report.rows for row, report in reports.items()}, most.rows),
+        _joined({row: report.targets for row, report in reports.items()}, most.targets),
+    )
 
 
 def _long_enough(trajectories: Sequence[Frames]) -> list[Frames]:
     return [frames for frames in trajectories if len(frames) > 1]
 
 
-def _count(made: Mapping[str, Sequence[Frames]]) -> int:
-    return sum(len(frames) for trajectories in made.values() for frames in trajectories)
+def _count(targets: Sequence[EnsembleTarget]) -> int:
+    return sum(len(frames) for target in targets for frames in target.generated)
 
 
-def _baselines_last(
-    parts: Sequence[Sequence[dict[str, Any]]], generated: Mapping[str, Any]
+def _joined(
+    reports: Mapping[str, Sequence[dict[str, Any]]], baselines: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    rows = [row for part in parts for row in part]
-    return sorted(rows, key=lambda row: row["row"] not in generated)
+    """Rows of the generated trajectories, by their own names, and the baselines of one report."""
+    rows = [
+        {**entry, "row": row}
+        for row, entries in reports.items()
+        for entry in entries
+        if entry["row"] == "generated"
+    ]
+    return [*rows, *(entry for entry in baselines if entry["row"] != "generated")]
 
 
 def _with_whole_frames(report: EnsembleReport, targets: Sequence[EnsembleTarget]) -> EnsembleReport:
@@ -306,7 +311,9 @@ def _with_whole_frames(report: EnsembleReport, targets: Sequence[EnsembleTarget]
             "static": bonds.whole_percent(target.system.reference[None]),
         }
         if target.generated:
-            found[target.name]["generated"] = bonds.whole_percent(np.concatenate(target.generated))
+            # The starts are not the model's.
+            drawn = np.concatenate([frames[1:] for frames in target.generated])
+            found[target.name]["generated"] = bonds.whole_percent(drawn)
     key = "whole_frames_percent"
     return EnsembleReport(
         [

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mlmd_calc.analysis.biomolecular import EnsembleReport
 from mlmd_calc.analysis.ensembles import Frames
 from mlmd_calc.analysis.rollouts import (
     BondLengths,
@@ -233,6 +234,7 @@ def _variants(
         name = "sde" if config.gamma_0 else "ode"
         found.append(_Variant(name, sampler, None, stride_ps))
         if interpolator is not None:
+            # Refused now rather than after the first roll-outs.
             options.sampler_config(interpolator, sampler)
             steps = max(1, interpolator.network.config.max_remaining)
             fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
@@ -319,7 +321,7 @@ def _compare(
     drawn: _Drawn,
     interval_ps: float,
     options: RolloutOptions,
-) -> Any:
+) -> EnsembleReport:
     generated = {
         variant.name: {name: _split(own) for name, own in drawn[variant.name].items()}
         for variant in variants
@@ -344,7 +346,9 @@ def _trajectory_entries(
                     "run": run.replica,
                     "copy": copy,
                     "frames": len(frames) - 1,
-                    "whole_frames_percent": bonds.whole_percent(frames),
+                    "whole_frames_percent": (
+                        bonds.whole_percent(frames[1:]) if len(frames) > 1 else None
+                    ),
                     "broken_at_ps": None if broken is None else broken * variant.interval_ps,
                     "stopped": own.stopped,
                 }

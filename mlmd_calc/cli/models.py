@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import typer
@@ -19,8 +19,9 @@ from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.accuracy import MoleculeErrors
+    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
     from mlmd_calc.potential import Potential
-    from mlmd_calc.zoo import Model
+    from mlmd_calc.zoo import ATMOSModel, Model
 
 # What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
 
@@ -63,7 +64,8 @@ def evaluate_command(
         list[str] | None, typer.Option(help="Only these molecules; may be repeated.")
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=1, help="At most this many frames per molecule.")
+        int,
+        typer.Option(min=1, help="At most this many frames per molecule; ATMOS: per trajectory."),
     ] = 100,
     held_out: Annotated[
         str | None,
@@ -89,19 +91,69 @@ def evaluate_command(
         float | None,
         typer.Option(help="Propagators: compare with velocity Verlet at this time step in fs."),
     ] = None,
-    plots: Annotated[
-        Path | None, typer.Option(help="Propagators: folder for pictures of error against time.")
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="ATMOS: trajectories from each start. (1)")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float64",
-    seed: Annotated[int, typer.Option(help="Seed of random orientations.")] = 0,
+    interpolator: Annotated[
+        str | None, typer.Option(help="ATMOS: also with this model between the frames.")
+    ] = None,
+    stride: Annotated[
+        float | None, typer.Option(help="ATMOS: ps between frames, if the model knows several.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ATMOS: sde or ode; default: that of the model.")
+    ] = None,
+    ablation: Annotated[
+        bool | None, typer.Option("--ablation", help="ATMOS: with both samplers.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="ATMOS: denoiser calls per frame.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="ATMOS: auto, cpu, cuda or cuda:N.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Propagators: folder for pictures.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float64, float32 or mixed; default: float64, for ATMOS float32."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: AsJSON = False,
 ) -> None:
     """Measure a model on data: errors of forces and energies, or of predicted trajectories."""
     from mlmd_calc.training.held_out import split
     from mlmd_calc.training.recipe import Recipe
-    from mlmd_calc.zoo import Model, load_any_model
+    from mlmd_calc.zoo import ATMOSModel, Model, load_any_model, load_atmos
 
     loaded = load_any_model(model, device="cpu")
+    labels = {"forces": forces, "rotation": rotation, "n_rotations": n_rotations}
+    jumps = {"potential": potential, "time": time, "verlet": verlet}
+    rollouts: dict[str, object] = {
+        **{"replicas": replicas, "interpolator": interpolator, "stride": stride, "steps": steps},
+        **{"sampler": sampler, "ablation": ablation, "device": device},
+    }
+    if isinstance(loaded, ATMOSModel):
+        from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, evaluate_trajectories
+
+        _refuse(loaded.card.name, {**labels, **jumps})
+        place = {"device": device or "cpu", "dtype": dtype or "float32"}
+        evaluate_trajectories(
+            load_atmos(loaded.source, **place),
+            _trajectories(loaded, data, held_out, only),
+            RolloutOptions(
+                frames=frames,
+                replicas=replicas or 1,
+                stride_ps=stride,
+                sampler=sampler,
+                ablation=bool(ablation),
+                steps=steps,
+                seed=seed,
+            ),
+            interpolator=None if interpolator is None else load_atmos(interpolator, **place),
+            plots=plots,
+            as_json=as_json,
+        )
+        return
+    _refuse(loaded.card.name, rollouts)
+    dtype = dtype or "float64"
     molecules = read_dataset(data)
     if held_out is not None:
         parts = split(molecules, Recipe.from_dict(loaded.card.recipe))[1]
@@ -110,10 +162,8 @@ def evaluate_command(
         molecules = parts[held_out]
     molecules = _selected(molecules, only)
     if isinstance(loaded, Model):
-        _refuse(loaded.card.name, {"potential": potential, "time": time, "verlet": verlet})
-        _refuse(loaded.card.name, {"plots": plots})
-        options = {"forces": forces, "rotation": rotation, "n_rotations": n_rotations}
-        _evaluate_forces(loaded, molecules, frames, options, dtype, seed, as_json)
+        _refuse(loaded.card.name, {**jumps, "plots": plots})
+        _evaluate_forces(loaded, molecules, frames, labels, dtype, seed, as_json)
         return
     from mlmd_calc.cli.evaluate_jumps import evaluate_jumps
     from mlmd_calc.propagation.load import load_propagator
@@ -133,6 +183,19 @@ def evaluate_command(
         seed=seed,
         as_json=as_json,
     )
+
+
+def _trajectories(
+    model: ATMOSModel, data: list[Path], held_out: str | None, only: list[str] | None
+) -> list[BiomolecularTrajectory]:
+    """Read trajectories, and pick those that were asked for."""
+    from mlmd_calc.cli.evaluate_trajectories import held_out_trajectories
+    from mlmd_calc.data.biomolecules.trajectories import read_trajectories
+
+    found = read_trajectories(data)
+    if held_out is not None:
+        found = held_out_trajectories(found, model.card.recipe, held_out)
+    return _selected(found, only)
 
 
 def _refuse(name: str, options: dict[str, object]) -> None:
@@ -181,7 +244,10 @@ _EQUIVARIANCE_FRAMES: Final = 3
 Row: TypeAlias = dict[str, float | int | None]
 
 
-def _selected(molecules: list[MoleculeFrames], only: list[str] | None) -> list[MoleculeFrames]:
+_Frames = TypeVar("_Frames", "MoleculeFrames", "BiomolecularTrajectory")
+
+
+def _selected(molecules: list[_Frames], only: list[str] | None) -> list[_Frames]:
     names = sorted({molecule.name for molecule in molecules})
     if unknown := sorted(set(only or names) - set(names)):
         raise ConfigError(f"no molecule is called {unknown}; there are {names}")
