@@ -4,17 +4,22 @@
 
 Each step is a jump, a minimisation, and 0.5 ps of Langevin dynamics with the forces of Amber14 and
 OBC2; a jump that the guard rejects is drawn again, and in the end replaced by dynamics of the same
-length. Prints how often each basin of (φ, ψ) was visited, and how often the basin changed. MODEL is
-a name or a file; by default the first ATMOS model that is shipped.
+length. Then plain Langevin dynamics, with 2 fs steps and constraints on bonds to hydrogen, runs for
+as long on the clock. Prints of both how often each basin of (φ, ψ) was visited, how often the basin
+changed, and how much the histograms differ. MODEL is a name or a file; by default the first ATMOS
+model that is shipped.
 """
 
 import itertools
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import openmm
 from openmm import app, unit
+from rich.progress import track
+from scipy.spatial.distance import jensenshannon
 
 from mlmd_calc import list_models
 from mlmd_calc.analysis.stereochemistry import dihedrals
@@ -34,16 +39,23 @@ model = load_atmos(name)
 
 pdb = app.PDBFile(str(Path(__file__).parent / "alanine_dipeptide.pdb"))
 field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
-system = field.createSystem(pdb.topology, constraints=None)
-# The force field makes a CustomGBForce; OpenMM's own force for OBC2 is the same, but faster.
-index = next(i for i, f in enumerate(system.getForces()) if isinstance(f, openmm.CustomGBForce))
-custom, solvent = system.getForce(index), openmm.GBSAOBCForce()
-for particle in range(system.getNumParticles()):
-    charge, radius, scaled_radius = custom.getParticleParameters(particle)
-    solvent.addParticle(charge, radius + 0.009, scaled_radius / radius)  # OBC's offset in nm
-system.removeForce(index)
-system.addForce(solvent)
 
+
+def make_system(constraints: object) -> openmm.System:
+    """Make the system, with OpenMM's own force for OBC2: like a CustomGBForce, but faster."""
+    made = field.createSystem(pdb.topology, constraints=constraints)
+    forces = enumerate(made.getForces())
+    index = next(i for i, force in forces if isinstance(force, openmm.CustomGBForce))
+    custom, solvent = made.getForce(index), openmm.GBSAOBCForce()
+    for particle in range(made.getNumParticles()):
+        charge, radius, scaled_radius = custom.getParticleParameters(particle)
+        solvent.addParticle(charge, radius + 0.009, scaled_radius / radius)  # OBC's offset in nm
+    made.removeForce(index)
+    made.addForce(solvent)
+    return made
+
+
+system = make_system(None)
 molecule = build_system(structure_from_topology(pdb.topology, pdb.positions))
 propagator = ATMOSPropagator(model, molecule)
 temperature = (model.card.temperature_K or 300.0) * unit.kelvin
@@ -67,18 +79,54 @@ simulation = app.Simulation(pdb.topology, system, integrator, platform)
 simulation.context.setPositions(equilibration.context.getState(positions=True).getPositions())
 simulation.context.setVelocitiesToTemperature(temperature, 1)
 
-basins = []
-for _ in range(jumps):
-    simulation.step(1)
-    state = simulation.context.getState(positions=True)
-    positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-    heavy = molecule.select(positions)[None]
-    phi, psi = np.degrees(dihedrals(heavy, molecule.phi_psi)[0, 0])
-    helical = -120.0 <= psi < 60.0
-    basins.append("left-handed" if phi > 0.0 else "helical" if helical else "extended")
 
-print(f"{state.getTime().value_in_unit(unit.picosecond):g} ps in {jumps} jumps with {name}")
-for basin in ("extended", "helical", "left-handed"):
-    print(f"{basin:<12}{100.0 * basins.count(basin) / jumps:5.1f} %")
-changes = sum(a != b for a, b in itertools.pairwise(basins))
-print(f"{changes} changes of basin; interventions: {dict(integrator.events.counts())}")
+def torsions(running: app.Simulation) -> tuple[float, float]:
+    """Torsions (φ, ψ) in degrees."""
+    state = running.context.getState(positions=True)
+    positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    phi, psi = np.degrees(dihedrals(molecule.select(positions)[None], molecule.phi_psi)[0, 0])
+    return float(phi), float(psi)
+
+
+def report(label: str, seen: list[tuple[float, float]], every_ps: float, seconds: float) -> None:
+    """Print the basins of (φ, ψ) and how often they changed."""
+    basins = [
+        "left-handed" if phi > 0.0 else "helical" if -120.0 <= psi < 60.0 else "extended"
+        for phi, psi in seen
+    ]
+    print(f"{label}: {every_ps * len(seen):g} ps in {seconds:.0f} s")
+    for basin in ("extended", "helical", "left-handed"):
+        print(f"  {basin:<12}{100.0 * basins.count(basin) / len(basins):5.1f} %")
+    changes = sum(a != b for a, b in itertools.pairwise(basins))
+    print(f"  {changes} changes of basin, {60.0 * changes / seconds:.1f} per minute")
+
+
+def histogram(seen: list[tuple[float, float]]) -> np.ndarray:
+    """Histogram of (φ, ψ) in boxes of 30 degrees, with a total of one."""
+    edges = np.linspace(-180.0, 180.0, 13)
+    counts = np.histogram2d(*np.array(seen).T, bins=[edges, edges])[0]
+    return (counts / counts.sum()).ravel()
+
+
+by_jumps, begin = [], time.perf_counter()
+for _ in track(range(jumps), description="jumps"):
+    simulation.step(1)
+    by_jumps.append(torsions(simulation))
+spent = time.perf_counter() - begin
+
+langevin = openmm.LangevinMiddleIntegrator(temperature, 5 / unit.picosecond, 0.002)
+plain = app.Simulation(pdb.topology, make_system(app.HBonds), langevin, platform)
+plain.context.setPositions(pdb.positions)
+plain.minimizeEnergy()
+plain.step(5000)
+by_steps, begin = [], time.perf_counter()
+stride_ps = propagator.strides.longest / 1000.0
+while time.perf_counter() - begin < spent:
+    plain.step(round(stride_ps / 0.002))
+    by_steps.append(torsions(plain))
+
+report(f"jumps of {name}", by_jumps, stride_ps, spent)
+print(f"  interventions: {dict(integrator.events.counts())}")
+report("Langevin", by_steps, stride_ps, time.perf_counter() - begin)
+divergence = jensenshannon(histogram(by_jumps), histogram(by_steps), base=2) ** 2
+print(f"Jensen-Shannon divergence of the histograms: {divergence:.3f} bits")
