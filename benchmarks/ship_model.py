@@ -6,12 +6,14 @@
 The card file holds what cannot be measured: name, description, data, recommended settings, the
 commands that trained the model. Errors of force fields are measured in the recommended setting and,
 where the model allows it, with direct forces in one fresh random orientation per call; those of
-propagators with the recommended potential, beside ballistic motion.
+propagators with the recommended potential, beside ballistic motion. Those of ATMOS models are what
+``mlmd evaluate DATA --model MODEL --json`` printed, given as ``--evaluation``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, st
 from mlmd_calc.analysis.jump_baselines import ALL, MODEL, compare_with_baselines
 from mlmd_calc.data import MoleculeFrames, read_dataset, split_by_block, split_by_molecule
 from mlmd_calc.training.recipe import read_toml
-from mlmd_calc.zoo import ATOMModel, Model, ModelCard, load_any_model, save_model
+from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model, ModelCard, load_any_model, save_model
 from mlmd_calc.zoo.manifest import SHIPPED_WEIGHTS, write_manifest
 
 FRAMES: Final = 100
@@ -122,6 +124,20 @@ def held_out(recipe: dict[str, Any], paths: Sequence[Path]) -> Tests:
     }
 
 
+def rollout_errors(path: Path) -> dict[str, Any]:
+    """Rows of the tables that ``mlmd evaluate`` printed for an ATMOS model."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        f"{row['row']}, {table['interval_ps']:g} ps": {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in row.items()
+            if name != "row" and value is not None
+        }
+        for table in report["tables"]
+        for row in table["rows"]
+    }
+
+
 def main() -> None:
     """Measure, write, register."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -129,6 +145,7 @@ def main() -> None:
     parser.add_argument("card", type=Path)
     parser.add_argument("--test", action="append", default=[], metavar="NAME=PATH[,PATH]")
     parser.add_argument("--held-out", nargs="+", type=Path, help="data the recipe split")
+    parser.add_argument("--evaluation", type=Path, help="of an ATMOS model")
     parser.add_argument("--default", default="mdet-small-organics")
     arguments = parser.parse_args()
     console = Console()
@@ -140,7 +157,13 @@ def main() -> None:
         tests[name] = read_dataset([Path(path) for path in paths.split(",")])
     if arguments.held_out:
         tests |= held_out(card.recipe, arguments.held_out)
-    if isinstance(model, ATOMModel):
+    errors: dict[str, Any]
+    references: dict[int, float]
+    if isinstance(model, ATMOSModel):
+        if arguments.evaluation is None:
+            parser.error("an ATMOS model needs --evaluation")
+        errors, references = rollout_errors(arguments.evaluation), {}
+    elif isinstance(model, ATOMModel):
         errors, references = jump_errors(model, card, tests), {}
     else:
         errors, references = force_errors(model, card, tests), model.atomic_energies

@@ -42,7 +42,8 @@ def invoke(*arguments):
 
 
 def test_replicas_of_a_shipped_model_restart_bit_for_bit(tmp_path):
-    options = ("--propagator", SHIPPED, "-e", "nve", "--replicas", 2, "--interval", 2, "--seed", 3)
+    options = ("--propagator", SHIPPED, "-e", "nve", "--jump", 2, "--replicas", 2)
+    options = (*options, "--interval", 2, "--seed", 3)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     result = invoke("run", "CH4", *options, "-d", 0.016, "-o", whole, "--json")
     assert result.exit_code == 0
