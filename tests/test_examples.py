@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
     "ase_langevin.py": ["20"],
+    "hybrid_loop.py": ["4"],
     "jump_nvt.py": ["4"],
+    "openmm_atmos_jump.py": ["3"],
     "openmm_jump_nve.py": ["4"],
     "openmm_langevin.py": ["20"],
     "openmm_torchscript.py": ["20"],
