@@ -139,7 +139,13 @@ def product_potential(config: Any, weights: dict[str, Any]) -> Any:
         )
     )
     network.load_state_dict(weights)
-    model = Model(network.eval(), ModelCard("random"), atomic_energies={}, source="", sha256="")
+    model = Model(
+        network=network.eval(),
+        card=ModelCard("random"),
+        atomic_energies={},
+        source="",
+        sha256="",
+    )
     return Potential(model, device="cpu", dtype="float32", forces="direct", rotation="none")
 
 

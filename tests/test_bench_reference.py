@@ -107,3 +107,11 @@ def test_chain_has_the_requested_size_and_ordinary_bonds(forms: ModuleType, n_at
 def test_chain_too_small_is_refused(forms: ModuleType) -> None:
     with pytest.raises(ValueError, match="at least 8"):
         forms.chain_molecule(7)
+
+
+def test_both_timed_forms_give_the_same_forces(forms: ModuleType) -> None:
+    """On the published size; float32, so to the rounding of a network of twelve layers."""
+    calls = forms.force_calls(forms.chain_molecule(8))
+    literal, product = calls["literal"](), calls["product"]()
+    np.testing.assert_allclose(product, literal, rtol=0, atol=1e-3 * np.abs(literal).max())
+    calls["dense"]()

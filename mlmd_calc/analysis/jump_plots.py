@@ -148,6 +148,6 @@ def plot_temperatures(
     axis.set_xlabel("time (ps)")
     axis.set_ylabel("kinetic temperature (K)")
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
