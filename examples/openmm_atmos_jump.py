@@ -22,10 +22,10 @@ from rich.progress import track
 from scipy.spatial.distance import jensenshannon
 
 from mlmd_calc import list_models
-from mlmd_calc.analysis.stereochemistry import dihedrals
 from mlmd_calc.data.biomolecules import build_system
 from mlmd_calc.propagation import Guard
 from mlmd_calc.propagation.atmos import ATMOSPropagator
+from mlmd_calc.stereochemistry import dihedrals
 from mlmd_calc.zoo import load_atmos
 from openmm_bridge import JumpNVTIntegrator
 from openmm_bridge.topology_features import structure_from_topology

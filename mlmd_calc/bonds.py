@@ -46,10 +46,7 @@ class Bonds:
         ndarray
             ``(..., b)`` Å.
         """
-        first, second = self.pairs.T
-        difference = positions[..., first, :] - positions[..., second, :]
-        result: NDArray[np.float64] = np.linalg.norm(difference, axis=-1) - self.lengths
-        return result
+        return bond_lengths(positions, self.pairs) - self.lengths
 
     def label(self, bond: int, numbers: NDArray[np.integer]) -> str:
         """Name of a bond, e.g. ``"C0-H3"``.
@@ -62,6 +59,29 @@ class Bonds:
             Atomic numbers of the molecule.
         """
         return "-".join(f"{chemical_symbols[numbers[i]]}{i}" for i in self.pairs[bond])
+
+
+def bond_lengths(
+    positions: NDArray[np.floating], pairs: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Lengths of bonds.
+
+    Parameters
+    ----------
+    positions
+        ``(..., n, 3)`` Å.
+    pairs
+        ``(b, 2)`` indices.
+
+    Returns
+    -------
+    ndarray
+        ``(..., b)`` Å.
+    """
+    first, second = pairs.T
+    difference = positions[..., first, :] - positions[..., second, :]
+    result: NDArray[np.float64] = np.linalg.norm(difference, axis=-1)
+    return result
 
 
 def find_bonds(atoms: ase.Atoms) -> Bonds:

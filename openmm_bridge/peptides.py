@@ -27,7 +27,6 @@ from openmm import app, unit
 from rich.console import Console
 
 from mlmd_calc import units
-from mlmd_calc.analysis.stereochemistry import chirality_flips
 from mlmd_calc.data.biomolecules import BondedStructure, build_system
 from mlmd_calc.data.biomolecules.peptides import capped_peptide, peptide_name
 from mlmd_calc.data.biomolecules.trajectories import (
@@ -39,6 +38,7 @@ from mlmd_calc.data.pool import run_tasks
 from mlmd_calc.data.provenance import is_finished, require_same
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
 from mlmd_calc.optional import require
+from mlmd_calc.stereochemistry import chirality_flips
 
 _FORCE_FIELD: Final = "amber14/protein.ff14SB.xml"
 _TIMESTEP_FS: Final = 2.0

@@ -12,7 +12,8 @@ from peptide_structures import sequence_structure, write_dipeptide
 from scipy.linalg import sqrtm
 from scipy.spatial.transform import Rotation
 
-from mlmd_calc.analysis import ensembles, stereochemistry
+from mlmd_calc import stereochemistry
+from mlmd_calc.analysis import ensembles
 from mlmd_calc.analysis.biomolecular import EnsembleTarget, evaluate_ensembles, pocket
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
 from mlmd_calc.data.biomolecules import build_system, read_structure

@@ -11,7 +11,7 @@ from mlmd_calc import MDETCalculator, Potential, list_models, load_model, load_p
 from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.analysis.jump_baselines import Ballistic
 from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
-from mlmd_calc.analysis.stereochemistry import chirality_flips
+from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.data import MOLECULES, SamplingSettings, read_dataset
 from mlmd_calc.data.biomolecules import build_system
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
@@ -20,6 +20,7 @@ from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation import JumpLoop, Langevin, state_from_ase
 from mlmd_calc.propagation.thermostats import draw_velocities
+from mlmd_calc.stereochemistry import chirality_flips
 from mlmd_calc.zoo import load_any_model, load_atmos
 
 NAMES = [card.name for card in list_models() if card.kind == "mdet"]
@@ -149,7 +150,7 @@ def test_sampled_frames_are_whole_and_of_the_right_hand(name):
     for _ in range(10):
         memory, positions = rollout.step(memory, positions, generators)
         frames.extend(positions.numpy())
-    lengths = np.linalg.norm(np.diff(np.array(frames)[:, system.bonds], axis=2)[:, :, 0], axis=-1)
+    lengths = bond_lengths(np.array(frames), system.bonds)
     whole = (np.abs(lengths - np.median(lengths, axis=0)) < 0.3).all(axis=1)
     assert whole.mean() > 0.8
     assert not chirality_flips(np.array(frames), system.reference, system.chirality_centres).any()

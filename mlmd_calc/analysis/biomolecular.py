@@ -34,14 +34,14 @@ from mlmd_calc.analysis.ensembles import (
     transient_contacts,
     weak_contacts,
 )
-from mlmd_calc.analysis.stereochemistry import (
+from mlmd_calc.data.biomolecules import MolecularSystem
+from mlmd_calc.errors import InputError
+from mlmd_calc.stereochemistry import (
     chirality_flips,
     clashes,
     dihedrals,
     ramachandran_divergence,
 )
-from mlmd_calc.data.biomolecules import MolecularSystem
-from mlmd_calc.errors import InputError
 
 _POCKET: Final = 10.0
 """Å; residues with an atom this near to a ligand form its pocket."""

@@ -19,12 +19,13 @@ from mlmd_calc.analysis.biomolecular import (
 )
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
 from mlmd_calc.analysis.ensembles import Frames, rmsf, superpose
-from mlmd_calc.analysis.stereochemistry import dihedrals
+from mlmd_calc.bonds import Bonds, bond_lengths
 from mlmd_calc.data.biomolecules import MolecularSystem
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import Trajectories
+from mlmd_calc.stereochemistry import dihedrals
 
 WHOLE: Final = 0.2
 """Å; a frame is whole if no bond is further than this from its mean length in the reference."""
@@ -199,22 +200,18 @@ class BondLengths:
     """
 
     def __init__(self, system: MolecularSystem, reference: Sequence[Frames]) -> None:
-        self._bonds = system.bonds
-        self._means = self._lengths(np.concatenate(reference)).mean(axis=0)
-
-    def _lengths(self, frames: Frames) -> NDArray[np.float64]:
-        first, second = self._bonds.T
-        lengths: NDArray[np.float64] = np.linalg.norm(frames[:, first] - frames[:, second], axis=-1)
-        return lengths
+        lengths = bond_lengths(np.concatenate(reference), system.bonds)
+        self._bonds = Bonds(system.bonds, lengths.mean(axis=0))
 
     def whole_percent(self, frames: Frames) -> float:
         """Share of frames whose bonds are all within 0.2 Å of their mean."""
-        deviations = np.abs(self._lengths(frames) - self._means)
+        deviations = np.abs(self._bonds.deviations(frames))
         return 100.0 * float((deviations.max(axis=1, initial=0.0) <= WHOLE).mean())
 
     def broken_at(self, frames: Frames) -> int | None:
         """First frame with a bond longer than 1.5 times its mean, or None."""
-        broken = (self._lengths(frames) > BROKEN * self._means).any(axis=1)
+        lengths = bond_lengths(frames, self._bonds.pairs)
+        broken = (lengths > BROKEN * self._bonds.lengths).any(axis=1)
         return int(np.argmax(broken)) if broken.any() else None
 
 

@@ -28,13 +28,11 @@ from mlmd_calc.analysis.rollouts import (
 )
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
-from mlmd_calc.sampling import SamplingJob
+from mlmd_calc.sampling.rollouts import SAMPLERS, chosen_sampler, make_rollout
 from mlmd_calc.zoo import ATMOSModel
 
-_SAMPLERS: Final = ("sde", "ode")
 _HELD_OUT: Final = ("molecules", "frames")
 _SAME_K: Final = 1.0
 """Difference of temperatures in K that means nothing."""
@@ -76,11 +74,6 @@ class RolloutOptions:
                 f"--ablation draws with both samplers and --sampler {self.sampler} with one; leave "
                 "out one of the options"
             )
-
-    def sampler_config(self, model: ATMOSModel, sampler: str | None) -> SamplerConfig:
-        """Return the sampler of a model with the changes that were asked for."""
-        job = SamplingJob("", model.source, sampler=sampler, steps=self.steps)
-        return job.sampler_config(model)
 
 
 @dataclass(frozen=True)
@@ -199,7 +192,7 @@ def evaluate_trajectories(
             **vars(options),
             "stride_ps": stride_ps,
             "samplers": {
-                variant.name: vars(options.sampler_config(model, variant.sampler))
+                variant.name: vars(chosen_sampler(model, variant.sampler, options.steps))
                 for variant in variants
             },
         },
@@ -229,13 +222,13 @@ def _variants(
     stride_ps: float,
 ) -> list[_Variant]:
     found = []
-    for sampler in _SAMPLERS if options.ablation else (options.sampler,):
-        config = options.sampler_config(model, sampler)
+    for sampler in SAMPLERS if options.ablation else (options.sampler,):
+        config = chosen_sampler(model, sampler, options.steps)
         name = "sde" if config.gamma_0 else "ode"
         found.append(_Variant(name, sampler, None, stride_ps))
         if interpolator is not None:
             # Refused now rather than after the first roll-outs.
-            options.sampler_config(interpolator, sampler)
+            chosen_sampler(interpolator, sampler, options.steps)
             steps = max(1, interpolator.network.config.max_remaining)
             fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
             found.append(_Variant(f"{name}, bi-level", sampler, interpolator, fine_ps))
@@ -296,13 +289,8 @@ def _rollouts(
     stride_ps: float,
 ) -> tuple[Rollout, Rollout | None]:
     def make(network: ATMOSModel, lag_ps: float) -> Rollout:
-        check_elements(network, reference.system)
-        return Rollout(
-            network.network,
-            reference.system.features,
-            sampler=options.sampler_config(network, variant.sampler),
-            lag_ps=lag_ps,
-        )
+        sampler = chosen_sampler(network, variant.sampler, options.steps)
+        return make_rollout(network, reference.system, lag_ps, sampler)
 
     fine = None
     if variant.interpolator is not None:

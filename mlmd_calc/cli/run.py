@@ -66,7 +66,7 @@ NRotations: TypeAlias = Annotated[
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="float64, float32 or mixed. Default: as recommended.")
 ]
-_Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 _Engine: TypeAlias = Annotated[Engine, typer.Option(help="What moves the atoms.")]
 _Platform: TypeAlias = Annotated[
     str | None,
@@ -136,10 +136,10 @@ _Friction: TypeAlias = Annotated[
         help="1/ps; Langevin friction, or one over the relaxation time of the other thermostats.",
     ),
 ]
-_Seed: TypeAlias = Annotated[
+Seed: TypeAlias = Annotated[
     int | None, typer.Option(help="Seed of all random numbers. Default: drawn and recorded.")
 ]
-_Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
+Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 _Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj, dcd or xtc.")
 ]
@@ -150,7 +150,7 @@ _Restart: TypeAlias = Annotated[
         "--restart", help="Continue the run in --out bit for bit; only --duration may be changed."
     ),
 ]
-_Json: TypeAlias = Annotated[
+Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
 ]
 
@@ -168,7 +168,7 @@ def run(
     rotation: Rotation = None,
     n_rotations: NRotations = None,
     dtype: Dtype = None,
-    device: _Device = "auto",
+    device: Device = "auto",
     engine: _Engine = Engine.ASE,
     platform: _Platform = None,
     backend: _Backend = None,
@@ -181,12 +181,12 @@ def run(
     timestep: _Timestep = 0.5,
     duration: _Duration = 10.0,
     friction: _Friction = 1.0,
-    seed: _Seed = None,
-    out: _Out = Path("mlmd-run"),
+    seed: Seed = None,
+    out: Out = Path("mlmd-run"),
     trajectory_format: _Format = "extxyz",
     interval: _Interval = 10,
     restart: _Restart = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from mlmd_calc.cli.run import Device, Json, Out, Seed
 from mlmd_calc.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -69,10 +70,6 @@ _Ligand: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--ligand", help="SMILES of a ligand in a file, as NAME=SMILES; may be repeated."),
 ]
-_Seed: TypeAlias = Annotated[
-    int | None, typer.Option(help="Seed of all random numbers. Default: drawn and recorded.")
-]
-_Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 _Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory files: xtc, dcd, extxyz or pdb.")
 ]
@@ -91,16 +88,12 @@ _Checkpoint: TypeAlias = Annotated[
         "intervals are filled at once, which costs memory.",
     ),
 ]
-_Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 _Dtype: TypeAlias = Annotated[str, typer.Option(help="float32 or float64.")]
 _Restart: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--restart", help="Continue the run in --out bit for bit; only --frames may be changed."
     ),
-]
-_Json: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
 ]
 
 
@@ -115,15 +108,15 @@ def sample(
     sampler: _Sampler = None,
     steps: _Steps = None,
     ligand: _Ligand = None,
-    seed: _Seed = None,
-    out: _Out = Path("mlmd-sample"),
+    seed: Seed = None,
+    out: Out = Path("mlmd-sample"),
     trajectory_format: _Format = "xtc",
     hydrogens: _Hydrogens = True,
     keyframes_per_checkpoint: _Checkpoint = 10,
-    device: _Device = "auto",
+    device: Device = "auto",
     dtype: _Dtype = "float32",
     restart: _Restart = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Sample trajectories of a molecule with a trained ATMOS model, without forces."""
     # These import torch, which `mlmd --help` need not wait for.

@@ -11,7 +11,6 @@ import torch
 from ase.data import chemical_symbols
 
 from mlmd_calc import units
-from mlmd_calc.analysis.stereochemistry import handedness
 from mlmd_calc.data.biomolecules import MolecularSystem
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.models.atmos import Memory, SamplerConfig
@@ -22,6 +21,7 @@ from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
+from mlmd_calc.stereochemistry import handedness
 from mlmd_calc.zoo import ATMOSModel
 
 _STALE: Final = 0.1

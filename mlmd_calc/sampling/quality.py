@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.analysis.stereochemistry import chirality_flips, clashes
+from mlmd_calc.bonds import Bonds, bond_lengths
 from mlmd_calc.data.biomolecules import MolecularSystem
+from mlmd_calc.stereochemistry import chirality_flips, clashes
 
 
 class FrameQuality:
@@ -35,22 +36,15 @@ class FrameQuality:
 
     def __init__(self, system: MolecularSystem) -> None:
         self._system = system
-        self._lengths = self._bond_lengths(system.reference)
+        self._bonds = Bonds(system.bonds, bond_lengths(system.reference, system.bonds))
         self.frames = self.flipped = self.clashing = 0
         self.bond_deviation = 0.0
-
-    def _bond_lengths(self, frames: NDArray[np.float64]) -> NDArray[np.float64]:
-        first, second = self._system.bonds.T
-        lengths: NDArray[np.float64] = np.linalg.norm(
-            frames[..., first, :] - frames[..., second, :], axis=-1
-        )
-        return lengths
 
     def add(self, frames: NDArray[np.float64]) -> None:
         """Look at frames ``(f, a, 3)`` Å."""
         system = self._system
         flips = chirality_flips(frames, system.reference, system.chirality_centres)
-        deviations = np.abs(self._bond_lengths(frames) - self._lengths)
+        deviations = np.abs(self._bonds.deviations(frames))
         self.frames += len(frames)
         self.flipped += int((flips > 0).sum())
         self.clashing += int((clashes(frames) > 0).sum())

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 import mlmd_calc
 from mlmd_calc.data.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
-from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
+from mlmd_calc.propagation.atmos import trained_stride_ps
 from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.sampling.quality import FrameQuality
+from mlmd_calc.sampling.rollouts import check_sampler, chosen_sampler, make_rollout
 from mlmd_calc.sampling.trajectories import Trajectories
 from mlmd_calc.sampling.trajectory_file import (
     TrajectoryFile,
@@ -29,7 +29,6 @@ from mlmd_calc.zoo import ATMOSModel, load_atmos
 
 RESTART_FILE: Final = "restart.npz"
 START_FILE: Final = "start.pdb"
-_SAMPLERS: Final = ("sde", "ode")
 
 
 @dataclass(frozen=True)
@@ -92,28 +91,7 @@ class SamplingJob:
         for name in ("frames", "replicas", "keyframes_per_checkpoint"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
-        if self.sampler not in (None, *_SAMPLERS):
-            raise ConfigError(
-                f"sampler {self.sampler!r}; choose one of {', '.join(_SAMPLERS)}, or leave it out"
-            )
-
-    def sampler_config(self, model: ATMOSModel) -> SamplerConfig:
-        """Sampler of a model with the changes that were asked for.
-
-        Raises
-        ------
-        ConfigError
-            If noise is wanted from a sampler that adds none.
-        """
-        config = model.network.config.sampler
-        if self.steps is not None:
-            config = replace(config, steps=self.steps)
-        if self.sampler == "sde" and config.gamma_0 == 0.0:
-            raise ConfigError(
-                f"the sampler of model {model.card.name or model.source!r} adds no noise "
-                "(gamma_0=0); use sampler 'ode'"
-            )
-        return config.ode() if self.sampler == "ode" else config
+        check_sampler(self.sampler)
 
 
 class SamplingRun:
@@ -159,13 +137,8 @@ class SamplingRun:
         self.quality = FrameQuality(self.system)
 
     def _rollout(self, model: ATMOSModel, stride_ps: float) -> Rollout:
-        check_elements(model, self.system)
-        return Rollout(
-            model.network,
-            self.system.features,
-            sampler=self.job.sampler_config(model),
-            lag_ps=stride_ps,
-        )
+        sampler = chosen_sampler(model, self.job.sampler, self.job.steps)
+        return make_rollout(model, self.system, stride_ps, sampler)
 
     def _interpolator(self, model: ATMOSModel, keyframe_stride_ps: float) -> Rollout:
         stride_ps = keyframe_stride_ps / max(model.network.config.max_remaining, 1)
