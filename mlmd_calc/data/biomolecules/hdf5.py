@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.optional import require
@@ -100,10 +101,9 @@ def check_bonds(trajectory: BiomolecularTrajectory) -> None:
     InputError
         If a bond between heavy atoms is shorter than 0.9 Å or longer than 2.8 Å.
     """
-    first, second = trajectory.system.bonds.T
     for start in range(0, len(trajectory), _CHUNK):
         frames = trajectory.positions[start : start + _CHUNK]
-        lengths = np.linalg.norm(frames[:, first] - frames[:, second], axis=-1)
+        lengths = bond_lengths(frames, trajectory.system.bonds)
         wrong = (lengths < _SHORTEST) | (lengths > _LONGEST)
         if wrong.any():
             frame, bond = np.argwhere(wrong)[0]
