@@ -48,8 +48,8 @@ def measure(
 
     import torch
 
+    from mlmd_calc.biomolecules import build_system
     from mlmd_calc.cli.sample import read_start
-    from mlmd_calc.data.biomolecules import build_system
     from mlmd_calc.models import ATMOS, ATMOSConfig
     from mlmd_calc.models.atmos.rollout import Rollout
     from mlmd_calc.sampling import Trajectories

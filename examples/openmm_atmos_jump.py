@@ -22,7 +22,7 @@ from rich.progress import track
 from scipy.spatial.distance import jensenshannon
 
 from mlmd_calc import list_models
-from mlmd_calc.data.biomolecules import build_system
+from mlmd_calc.biomolecules import build_system
 from mlmd_calc.propagation import Guard
 from mlmd_calc.propagation.atmos import ATMOSPropagator
 from mlmd_calc.stereochemistry import dihedrals

@@ -27,7 +27,7 @@ from openmm import app, unit
 from rich.console import Console
 
 from mlmd_calc import units
-from mlmd_calc.data.biomolecules import BondedStructure, build_system
+from mlmd_calc.biomolecules import BondedStructure, build_system
 from mlmd_calc.data.biomolecules.peptides import capped_peptide, peptide_name
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,

@@ -8,7 +8,7 @@ import numpy as np
 from openmm import unit
 
 from mlmd_calc import units
-from mlmd_calc.data.biomolecules import BondedStructure
+from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.errors import InputError
 
 
@@ -29,7 +29,7 @@ def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
 
     Examples
     --------
-    >>> from mlmd_calc.data.biomolecules import build_system
+    >>> from mlmd_calc.biomolecules import build_system
     >>> system = build_system(structure_from_topology(pdb.topology, pdb.positions))
     ... # doctest: +SKIP
     """

@@ -7,8 +7,9 @@ import numpy as np
 from ase.data import chemical_symbols
 from rdkit import Chem
 
-from mlmd_calc.data.biomolecules import BondedStructure, structure_from_smiles
-from mlmd_calc.data.biomolecules.residues import RESIDUES
+from mlmd_calc.biomolecules import BondedStructure
+from mlmd_calc.biomolecules.residues import RESIDUES
+from mlmd_calc.data.biomolecules import structure_from_smiles
 
 DIPEPTIDE = """
     CH3  ACE 1   0.231  -3.574  -0.179

@@ -16,7 +16,7 @@ from mlmd_calc import stereochemistry
 from mlmd_calc.analysis import ensembles
 from mlmd_calc.analysis.biomolecular import EnsembleTarget, evaluate_ensembles, pocket
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
-from mlmd_calc.data.biomolecules import build_system, read_structure
+from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.errors import InputError
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from peptide_structures import HEAVY_DIPEPTIDE, write_dipeptide
 
-from mlmd_calc.data.biomolecules import build_system, read_structure, structure_from_smiles
+from mlmd_calc.biomolecules import build_system, read_structure
+from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.data.biomolecules.splits import split_names
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,

@@ -20,9 +20,9 @@ from mlmd_calc.analysis.rollouts import (
     moving_atoms,
     roll_out,
 )
+from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
 from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, held_out_trajectories
-from mlmd_calc.data.biomolecules import build_system, read_structure
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models import MDET, MDETConfig

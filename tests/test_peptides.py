@@ -9,10 +9,10 @@ from openmm import app, unit
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
+from mlmd_calc.biomolecules import build_system
+from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.cli.data import app as command
-from mlmd_calc.data.biomolecules import build_system
 from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS, capped_peptide, peptide_name
-from mlmd_calc.data.biomolecules.residues import RESIDUES
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.stereochemistry import dihedrals, handedness

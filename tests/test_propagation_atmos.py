@@ -13,7 +13,7 @@ from atmos_systems import STRIDE_PS, small_model, small_network, write_model
 from scipy.spatial.transform import Rotation
 
 from mlmd_calc import units
-from mlmd_calc.data.biomolecules import build_system, read_structure
+from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import JumpNVE, JumpNVT
 from mlmd_calc.models.analytic import Harmonic

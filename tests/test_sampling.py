@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
-from mlmd_calc.data.biomolecules import build_system, read_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.losses import align

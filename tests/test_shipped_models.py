@@ -11,9 +11,9 @@ from mlmd_calc import MDETCalculator, Potential, list_models, load_model, load_p
 from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.analysis.jump_baselines import Ballistic
 from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
+from mlmd_calc.biomolecules import build_system
 from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.data import MOLECULES, SamplingSettings, read_dataset
-from mlmd_calc.data.biomolecules import build_system
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures

@@ -12,8 +12,9 @@ from peptide_structures import write_dipeptide
 from toy_models import toy_model
 from typer.testing import CliRunner
 
+from mlmd_calc.biomolecules import read_structure
 from mlmd_calc.cli.train import finetune_command, train_command
-from mlmd_calc.data.biomolecules import read_structure, structure_from_smiles
+from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models import ATMOS

@@ -34,7 +34,7 @@ from mlmd_calc.analysis.ensembles import (
     transient_contacts,
     weak_contacts,
 )
-from mlmd_calc.data.biomolecules import MolecularSystem
+from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import InputError
 from mlmd_calc.stereochemistry import (
     chirality_flips,

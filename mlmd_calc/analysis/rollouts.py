@@ -19,8 +19,8 @@ from mlmd_calc.analysis.biomolecular import (
 )
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
 from mlmd_calc.analysis.ensembles import Frames, rmsf, superpose
+from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.bonds import Bonds, bond_lengths
-from mlmd_calc.data.biomolecules import MolecularSystem
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.models.atmos.rollout import Rollout

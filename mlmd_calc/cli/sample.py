@@ -18,7 +18,7 @@ from mlmd_calc.cli.run import Device, Json, Out, Seed
 from mlmd_calc.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from mlmd_calc.data.biomolecules import BondedStructure
+    from mlmd_calc.biomolecules import BondedStructure
     from mlmd_calc.sampling import SamplingRun
 
 SUMMARY_FILE: Final = "summary.json"
@@ -183,7 +183,8 @@ def read_start(text: str, seed: int) -> BondedStructure:
     InputError
         If it is none of these.
     """
-    from mlmd_calc.data.biomolecules import read_structure, structure_from_smiles
+    from mlmd_calc.biomolecules import read_structure
+    from mlmd_calc.data.biomolecules import structure_from_smiles
     from mlmd_calc.data.biomolecules.peptides import capped_peptide
 
     if text.startswith(SEQUENCE_PREFIX):

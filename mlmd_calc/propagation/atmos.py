@@ -11,7 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from mlmd_calc import units
-from mlmd_calc.data.biomolecules import MolecularSystem
+from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -54,7 +54,7 @@ class ATMOSPropagator(Propagator):
         A loaded model, see :func:`mlmd_calc.zoo.load_atmos`.
     system
         The molecule, built from the engine's topology in the engine's order of atoms: with
-        :func:`mlmd_calc.data.biomolecules.build_system`, for OpenMM after
+        :func:`mlmd_calc.biomolecules.build_system`, for OpenMM after
         :func:`openmm_bridge.topology_features.structure_from_topology`.
     stride_ps
         Length of a jump, for models that were trained on several.

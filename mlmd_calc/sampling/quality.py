@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.bonds import Bonds, bond_lengths
-from mlmd_calc.data.biomolecules import MolecularSystem
 from mlmd_calc.stereochemistry import chirality_flips, clashes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from mlmd_calc.data.biomolecules import MolecularSystem
+from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mlmd_calc
-from mlmd_calc.data.biomolecules import BondedStructure, MolecularSystem, build_system
+from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import trained_stride_ps

@@ -16,7 +16,7 @@ from ase.io.extxyz import write_extxyz
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.biomolecules import BondedStructure
+from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.optional import require
 

@@ -1,25 +1,5 @@
-"""Proteins, peptides, ligands and small molecules as ATMOS sees them.
+"""Trajectories of biomolecules: readers, splits, simulated peptides, and structures from SMILES."""
 
-`read_structure`, `structure_from_ase`, `structure_from_smiles` and, for OpenMM,
-`openmm_bridge.topology_features.structure_from_topology` make a structure; `build_system` turns it
-into features and keeps the way back to the atoms of the engine.
-"""
+from mlmd_calc.data.biomolecules.smiles import structure_from_smiles
 
-from mlmd_calc.data.biomolecules.hydrogens import HydrogenFrames
-from mlmd_calc.data.biomolecules.structure import (
-    BondedStructure,
-    read_structure,
-    structure_from_ase,
-    structure_from_smiles,
-)
-from mlmd_calc.data.biomolecules.system import MolecularSystem, build_system
-
-__all__ = [
-    "BondedStructure",
-    "HydrogenFrames",
-    "MolecularSystem",
-    "build_system",
-    "read_structure",
-    "structure_from_ase",
-    "structure_from_smiles",
-]
+__all__ = ["structure_from_smiles"]

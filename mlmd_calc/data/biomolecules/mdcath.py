@@ -20,9 +20,9 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.bonds import find_bonds
 from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
-from mlmd_calc.data.biomolecules.structure import BondedStructure
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, ModelFileError
 

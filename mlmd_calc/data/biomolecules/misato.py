@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
-from mlmd_calc.data.biomolecules.structure import BondedStructure
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.optional import require

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlmd_calc.data.biomolecules.structure import BondedStructure
+from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
 from mlmd_calc.stereochemistry import clashes, dihedrals

@@ -29,9 +29,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.data.biomolecules.residues import UNKNOWN
-from mlmd_calc.data.biomolecules.structure import BondedStructure, read_structure
-from mlmd_calc.data.biomolecules.system import MolecularSystem, build_system
+from mlmd_calc.biomolecules.residues import UNKNOWN
+from mlmd_calc.biomolecules.structure import BondedStructure, read_structure
+from mlmd_calc.biomolecules.system import MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]

@@ -41,7 +41,8 @@ class Rollout:
     Examples
     --------
     >>> import torch
-    >>> from mlmd_calc.data.biomolecules import build_system, structure_from_smiles
+    >>> from mlmd_calc.biomolecules import build_system
+    >>> from mlmd_calc.data.biomolecules import structure_from_smiles
     >>> from mlmd_calc.models import ATMOS, ATMOSConfig
     >>> system = build_system(structure_from_smiles("CCO"))
     >>> rollout = Rollout(ATMOS(ATMOSConfig.preset("xs")).eval(), system.features)

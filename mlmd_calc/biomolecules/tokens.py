@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlmd_calc.data.biomolecules.bond_graph import BondGraph
-from mlmd_calc.data.biomolecules.ligands import local_frames
-from mlmd_calc.data.biomolecules.parts import LONGEST_NAME, Part
-from mlmd_calc.data.biomolecules.residues import UNKNOWN
-from mlmd_calc.data.biomolecules.structure import connected
+from mlmd_calc.biomolecules.bond_graph import BondGraph
+from mlmd_calc.biomolecules.ligands import local_frames
+from mlmd_calc.biomolecules.parts import LONGEST_NAME, Part
+from mlmd_calc.biomolecules.residues import UNKNOWN
+from mlmd_calc.biomolecules.structure import connected
 from mlmd_calc.models.atmos.features import N_NAME_CHARS, Features
 
 

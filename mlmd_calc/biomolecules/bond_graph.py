@@ -8,9 +8,9 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
+from mlmd_calc.biomolecules.structure import BondedStructure, connected
 from mlmd_calc.bonds import find_bonds
-from mlmd_calc.data.biomolecules.hydrogens import HydrogenFrames
-from mlmd_calc.data.biomolecules.structure import BondedStructure, connected
 from mlmd_calc.errors import InputError
 
 

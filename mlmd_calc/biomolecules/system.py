@@ -10,18 +10,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.data.biomolecules.bond_graph import BondGraph
-from mlmd_calc.data.biomolecules.hydrogens import HydrogenFrames
-from mlmd_calc.data.biomolecules.parts import Part, ligand_part, standard_part
-from mlmd_calc.data.biomolecules.residues import (
+from mlmd_calc.biomolecules.bond_graph import BondGraph
+from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
+from mlmd_calc.biomolecules.parts import Part, ligand_part, standard_part
+from mlmd_calc.biomolecules.residues import (
     ION_ELEMENTS,
     NUCLEOTIDES,
     PARENTS,
     RESIDUES,
     WATERS,
 )
-from mlmd_calc.data.biomolecules.structure import BondedStructure
-from mlmd_calc.data.biomolecules.tokens import token_features
+from mlmd_calc.biomolecules.structure import BondedStructure
+from mlmd_calc.biomolecules.tokens import token_features
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.atmos.features import Features
 
@@ -159,7 +159,8 @@ def build_system(
 
     Examples
     --------
-    >>> from mlmd_calc.data.biomolecules import build_system, structure_from_smiles
+    >>> from mlmd_calc.biomolecules import build_system
+    >>> from mlmd_calc.data.biomolecules import structure_from_smiles
     >>> build_system(structure_from_smiles("CC(=O)O")).features.n_tokens
     4
     """

@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from mlmd_calc.data.biomolecules.residue_conformers import RESIDUE_CONFORMERS
+from mlmd_calc.biomolecules.residue_conformers import RESIDUE_CONFORMERS
 
 
 class Residue(NamedTuple):

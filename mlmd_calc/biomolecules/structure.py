@@ -15,9 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mlmd_calc import units
+from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES, WATERS
 from mlmd_calc.bonds import find_bonds
-from mlmd_calc.data.biomolecules.residues import PARENTS, RESIDUES, WATERS
-from mlmd_calc.data.molecules import molecule_from_smiles, start_structures
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.optional import require
 
@@ -184,45 +183,6 @@ def structure_from_ase(atoms: ase.Atoms) -> BondedStructure:
         bonds=bonds,
         charges=np.zeros(len(atoms), dtype=np.int64),
         positions=atoms.positions.astype(np.float64),
-    )
-
-
-def structure_from_smiles(smiles: str, name: str = "MOL", seed: int = 0) -> BondedStructure:
-    """Build one molecule with RDKit; heavy atoms as written, then hydrogens.
-
-    Parameters
-    ----------
-    smiles
-        One connected molecule.
-    name
-        Residue name.
-    seed
-        Seed of the three-dimensional structure, 0 ≤ seed < 2³¹.
-
-    Raises
-    ------
-    InputError
-        If the SMILES cannot be read or built.
-    MissingDependencyError
-        If rdkit is not installed.
-    """
-    built = start_structures(molecule_from_smiles(name, smiles), 1, seed)
-    chem = require("rdkit.Chem", extra="data", why="build molecules from SMILES")
-    formal = [atom.GetFormalCharge() for atom in chem.MolFromSmiles(smiles).GetAtoms()]
-    count = len(built.numbers)
-    charges = np.zeros(count, dtype=np.int64)
-    charges[: len(formal)] = formal
-    return BondedStructure(
-        names=("",) * count,
-        numbers=built.numbers.astype(np.int64),
-        residues=np.zeros(count, dtype=np.int64),
-        residue_names=(name,),
-        residue_numbers=np.ones(1, dtype=np.int64),
-        chains=np.zeros(1, dtype=np.int64),
-        chain_names=("1",),
-        bonds=built.bonds,
-        charges=charges,
-        positions=built.positions[0],
     )
 
 

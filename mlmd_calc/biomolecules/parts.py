@@ -10,9 +10,9 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from mlmd_calc.data.biomolecules.bond_graph import BondGraph
-from mlmd_calc.data.biomolecules.ligands import embed_ligand, upright
-from mlmd_calc.data.biomolecules.residues import (
+from mlmd_calc.biomolecules.bond_graph import BondGraph
+from mlmd_calc.biomolecules.ligands import embed_ligand, upright
+from mlmd_calc.biomolecules.residues import (
     ACIDS,
     C_TERMINUS,
     CAPS,
