@@ -214,10 +214,13 @@ def test_json_of_all_variants(data, models, tmp_path):
     plots = tmp_path / "plots"
     result = evaluate(
         *(data, "--model", models["key"], "--interpolator", models["fine"], "--ablation"),
-        *("--frames", 4, "--replicas", 2, "--seed", 3, "--steps", 1, "--plots", plots, "--json"),
+        *("--frames", 4, "--replicas", 2, "--seed", 3, "--steps", 1, "--redraws", 0),
+        *("--plots", plots, "--json"),
     )
     found = json.loads(result.stdout)
-    assert list(found) == ["settings", "tables", "trajectories", "seconds_per_frame"]
+    assert list(found) == [
+        *("settings", "tables", "trajectories", "refused_frames", "seconds_per_frame")
+    ]
     samplers = found["settings"]["samplers"]
     assert list(samplers) == ["sde", "sde, bi-level", "ode", "ode, bi-level"]
     assert [samplers[row]["gamma_0"] > 0 for row in samplers] == [True, True, False, False]
@@ -237,6 +240,7 @@ def test_json_of_all_variants(data, models, tmp_path):
     for entry in found["trajectories"]:
         assert entry["frames"] == 4 * (FINE_STEPS if "bi-level" in entry["row"] else 1)
         assert entry["stopped"] is None
+    assert list(found["refused_frames"]) == list(samplers)
     assert min(found["seconds_per_frame"].values()) > 0.0
     kinds = ("pca", "ramachandran", "rmsf")
     expected = sorted(f"{name}-{kind}.png" for name in ("alanine", "valine") for kind in kinds)

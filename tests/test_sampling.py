@@ -22,6 +22,7 @@ from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import FORMATS, SamplingJob, SamplingRun, Trajectories, TrajectoryFile
+from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.sampling.trajectory_file import topology_of
 
 mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
@@ -172,6 +173,73 @@ def test_lag_is_told_and_needed(system):
     assert (near - far).abs().max() > 1e-3
 
 
+def left_first(frames):
+    """Accept frames whose first atom lies left of the second."""
+    return frames[:, 0, 0] < frames[:, 1, 0]
+
+
+def test_refused_frames_are_drawn_again(system, rollout):
+    positions = torch.from_numpy(system.reference).repeat(8, 1, 1)
+    rows = list(range(8))
+
+    def drawn(rows, **options):
+        chosen = Rollout(rollout.network, system.features, **options)
+        own = [generators(8)[row] for row in rows]
+        return chosen.step(chosen.start(len(rows)), positions[rows], own)[1]
+
+    seen = []
+
+    def accept(frames):
+        # Frames come in the pose in which they were drawn, in which left and right are a matter
+        # of chance.
+        seen.append(left_first(frames))
+        return seen[-1]
+
+    once = drawn(rows)
+    again = drawn(rows, accept=accept, redraws=20)
+    refused = (~seen[0]).tolist()
+    assert 0 < sum(refused) < 8
+    assert [len(judged) for judged in seen[1:]] == [int((~judged).sum()) for judged in seen[:-1]]
+    assert seen[-1].all()
+    changed = [bool((one != two).any()) for one, two in zip(once, again, strict=True)]
+    assert changed == refused
+    # Those of one trajectory do not depend on the others.
+    alone = torch.cat([drawn([row], accept=left_first, redraws=20) for row in rows])
+    torch.testing.assert_close(alone, again, rtol=0, atol=1e-9)
+
+
+def test_the_last_redraw_is_kept(system, rollout):
+    calls = []
+
+    def never(frames):
+        calls.append(len(frames))
+        return torch.zeros(len(frames), dtype=torch.bool)
+
+    stubborn = Rollout(rollout.network, system.features, accept=never, redraws=3)
+    start = torch.from_numpy(system.reference)[None]
+    _, drawn = stubborn.step(stubborn.start(1), start, generators(1))
+    assert calls == [1, 1, 1]
+    assert drawn.isfinite().all()
+
+
+def test_guard_refuses_mirror_images_clashes_and_broken_bonds(system):
+    good = system.reference
+    mirrored = good * [1.0, 1.0, -1.0]
+    clashing, broken = good.copy(), good.copy()
+    distances = np.linalg.norm(good[:, None] - good, axis=-1)
+    first, second = np.unravel_index(distances.argmax(), distances.shape)
+    clashing[first] = good[second] + [1.0, 0.0, 0.0]
+    bond = system.bonds[0]
+    ends = [atom for atom in bond if (system.bonds == atom).sum() == 1]
+    assert ends
+    away = good[ends[0]] - good[bond[bond != ends[0]][0]]
+    broken[ends[0]] += 0.6 * away / np.linalg.norm(away)
+    guard = FrameGuard(system)
+    accepted = guard(torch.from_numpy(np.stack([good, mirrored, clashing, broken])))
+    assert accepted.tolist() == [True, False, False, False]
+    assert guard.refused == 3
+
+
 def test_a_frame_that_is_not_finite_is_refused(system):
     network = small_network()
     network.diffusion_module.atom_attention_decoder.linear_no_bias_out.weight.data[:] = torch.nan
@@ -241,18 +309,25 @@ def test_unknown_format():
         SamplingJob("x", "y", format="trr")
 
 
+def test_negative_redraws():
+    with pytest.raises(ConfigError, match="redraws=-1; it must not be negative"):
+        SamplingJob("x", "y", redraws=-1)
+
+
 def start(folder, structure, models, **options):
     job = SamplingJob(
-        "dipeptide", **{**models, "frames": 6 * FINE_STEPS, "replicas": 2, "seed": 4, **options}
+        "dipeptide",
+        **{**models, "frames": 6 * FINE_STEPS, "replicas": 2, "seed": 4, "redraws": 0, **options},
     )
     return SamplingRun.start(folder, replace(job, keyframes_per_checkpoint=2), structure)
 
 
 def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     # A DCD file counts its frames, so a wrong count would show as well.
-    whole = start(tmp_path / "whole", dipeptide, models, format="dcd")
+    options = {"format": "dcd", "redraws": 1}
+    whole = start(tmp_path / "whole", dipeptide, models, **options)
     assert whole.run()
-    killed = start(tmp_path / "killed", dipeptide, models, format="dcd")
+    killed = start(tmp_path / "killed", dipeptide, models, **options)
     # Children of a server that has imported what takes long start at once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mlmd_calc.sampling"])
@@ -264,7 +339,8 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     resumed = SamplingRun.resume(killed.folder)
     assert resumed.frame == 2 * FINE_STEPS
     assert resumed.run()
-    assert resumed.quality.state_dict() == whole.quality.state_dict()
+    assert resumed.summary()["quality"] == whole.summary()["quality"]
+    assert resumed.summary()["refused"] == whole.summary()["refused"] > 0
     for path, expected in zip(resumed.paths, whole.paths, strict=True):
         assert path.read_bytes() == expected.read_bytes()
 
@@ -358,12 +434,14 @@ def test_command(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     options = ["--model", models["model"], "--seed", "3", "-n", "2", "-b", "2", "-f", "extxyz"]
+    options += ["--redraws", "1"]
     done = runner.invoke(app, ["sample", "sequence:A", *options, "-o", "run", "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["verdict"], summary["frame"]) == ("completed", 2)
     assert summary["quality"]["frames"] == 4
+    assert summary["job"]["redraws"] == 1
     assert summary["interval_ps"] == STRIDE_PS
     assert len(ase.io.read(tmp_path / summary["trajectories"][1], ":")) == 3
     done = runner.invoke(app, ["sample", "--restart", "-o", "run", "-n", "4"])

@@ -30,7 +30,14 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
-from mlmd_calc.sampling.rollouts import SAMPLERS, chosen_sampler, make_rollout
+from mlmd_calc.sampling.quality import FrameGuard
+from mlmd_calc.sampling.rollouts import (
+    REDRAWS,
+    SAMPLERS,
+    check_redraws,
+    chosen_sampler,
+    make_rollout,
+)
 from mlmd_calc.zoo import ATMOSModel
 
 _HELD_OUT: Final = ("molecules", "frames")
@@ -56,6 +63,8 @@ class RolloutOptions:
         Draw with both samplers.
     steps
         Denoiser calls per frame; None for those of the model.
+    redraws
+        How often a frame with a mirror image, a clash or a broken bond is drawn again.
     seed
         Seed of all random numbers.
     """
@@ -66,9 +75,11 @@ class RolloutOptions:
     sampler: str | None = None
     ablation: bool = False
     steps: int | None = None
+    redraws: int = REDRAWS
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_redraws(self.redraws)
         if self.ablation and self.sampler is not None:
             raise ConfigError(
                 f"--ablation draws with both samplers and --sampler {self.sampler} with one; leave "
@@ -170,7 +181,8 @@ def evaluate_trajectories(
         check_elements(model, reference.system)
         for variant in variants:
             reference.frames(variant.interval_ps)
-    drawn = _draw(model, references, variants, options, stride_ps)
+    guards: _Guards = {v.name: {r.name: FrameGuard(r.system) for r in references} for v in variants}
+    drawn = _draw(model, references, variants, options, stride_ps, guards)
     tables = [
         {"interval_ps": interval, **vars(_compare(references, variants, drawn, interval, options))}
         for interval in dict.fromkeys(variant.interval_ps for variant in variants)
@@ -198,6 +210,9 @@ def evaluate_trajectories(
         },
         "tables": tables,
         "trajectories": made,
+        "refused_frames": {
+            row: {name: guard.refused for name, guard in own.items()} for row, own in guards.items()
+        },
         "seconds_per_frame": {v.name: _seconds_per_frame(drawn[v.name]) for v in variants},
     }
     if as_json:
@@ -238,6 +253,9 @@ def _variants(
 _Drawn = dict[str, dict[str, list[Generated]]]
 """By variant and reference: of each run of the reference."""
 
+_Guards = dict[str, dict[str, FrameGuard]]
+"""By variant and reference."""
+
 
 def _draw(
     model: ATMOSModel,
@@ -245,6 +263,7 @@ def _draw(
     variants: Sequence[_Variant],
     options: RolloutOptions,
     stride_ps: float,
+    guards: _Guards,
 ) -> _Drawn:
     lengths = {
         reference.name: [
@@ -258,7 +277,8 @@ def _draw(
         bar = progress.add_task("rolling out", total=total)
         for variant in variants:
             for index, reference in enumerate(references):
-                rollout, fine = _rollouts(model, variant, reference, options, stride_ps)
+                guard = guards[variant.name][reference.name]
+                rollout, fine = _rollouts(model, variant, reference, options, stride_ps, guard)
                 drawn[variant.name][reference.name] = [
                     roll_out(
                         rollout,
@@ -287,10 +307,11 @@ def _rollouts(
     reference: Reference,
     options: RolloutOptions,
     stride_ps: float,
+    guard: FrameGuard,
 ) -> tuple[Rollout, Rollout | None]:
     def make(network: ATMOSModel, lag_ps: float) -> Rollout:
         sampler = chosen_sampler(network, variant.sampler, options.steps)
-        return make_rollout(network, reference.system, lag_ps, sampler)
+        return make_rollout(network, reference.system, lag_ps, sampler, guard, options.redraws)
 
     fine = None
     if variant.interpolator is not None:
@@ -368,6 +389,8 @@ def _print(report: Mapping[str, Any]) -> None:
     for name, seconds in report["seconds_per_frame"].items():
         if seconds is not None:
             console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)
+    for name, refused in report["refused_frames"].items():
+        console.print(f"{name}: {sum(refused.values())} frames drawn in vain", highlight=False)
     for entry in report["trajectories"]:
         for reason in _complaints(entry):
             text = f"{entry['row']}, {entry['target']}, run {entry['run']}, copy {entry['copy']}"

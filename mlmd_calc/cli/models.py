@@ -109,6 +109,12 @@ def evaluate_command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="ATMOS: denoiser calls per frame.")
     ] = None,
+    redraws: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="ATMOS: times that a broken or mirrored frame is drawn again. (5)"
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="ATMOS: auto, cpu, cuda or cuda:N.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Propagators: folder for pictures.")] = None,
     dtype: Annotated[
@@ -128,10 +134,11 @@ def evaluate_command(
     jumps = {"potential": potential, "time": time, "verlet": verlet}
     rollouts: dict[str, object] = {
         **{"replicas": replicas, "interpolator": interpolator, "stride": stride, "steps": steps},
-        **{"sampler": sampler, "ablation": ablation, "device": device},
+        **{"sampler": sampler, "ablation": ablation, "redraws": redraws, "device": device},
     }
     if isinstance(loaded, ATMOSModel):
         from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, evaluate_trajectories
+        from mlmd_calc.sampling.rollouts import REDRAWS
 
         _refuse(loaded.card.name, {**labels, **jumps})
         place = {"device": device or "cpu", "dtype": dtype or "float32"}
@@ -145,6 +152,7 @@ def evaluate_command(
                 sampler=sampler,
                 ablation=bool(ablation),
                 steps=steps,
+                redraws=REDRAWS if redraws is None else redraws,
                 seed=seed,
             ),
             interpolator=None if interpolator is None else load_atmos(interpolator, **place),

@@ -66,6 +66,14 @@ _Steps: TypeAlias = Annotated[
     int | None,
     typer.Option("--steps", help="Denoiser calls per frame. Default: that of the model."),
 ]
+_Redraws: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--redraws",
+        help="Times that a frame with a mirror image, a clash or a broken bond is drawn again; 0 "
+        "keeps every frame.",
+    ),
+]
 _Ligand: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--ligand", help="SMILES of a ligand in a file, as NAME=SMILES; may be repeated."),
@@ -107,6 +115,7 @@ def sample(
     stride: _Stride = None,
     sampler: _Sampler = None,
     steps: _Steps = None,
+    redraws: _Redraws = 5,
     ligand: _Ligand = None,
     seed: Seed = None,
     out: Out = Path("mlmd-sample"),
@@ -141,6 +150,7 @@ def sample(
             stride_ps=stride,
             sampler=sampler,
             steps=steps,
+            redraws=redraws,
             seed=seed,
             format=trajectory_format,
             hydrogens=hydrogens,
@@ -245,6 +255,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "verdict": summary["verdict"],
         "sampled": f"{job['replicas']} × {summary['frame']} frames, "
         f"{summary['interval_ps']:g} ps apart",
+        "drawn in vain": f"{summary['refused']} frames",
         "with mirror images": f"{quality['flipped']} of {quality['frames']} frames",
         "with clashes": f"{quality['clashing']} of {quality['frames']} frames",
         "largest bond deviation": f"{quality['bond_deviation']:.3f} Å",

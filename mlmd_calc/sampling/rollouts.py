@@ -10,9 +10,12 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import check_elements
+from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.zoo import ATMOSModel
 
 SAMPLERS: Final = ("sde", "ode")
+REDRAWS: Final = 5
+"""Times that a refused frame is drawn again unless something else is asked for."""
 
 
 def check_sampler(name: str | None) -> None:
@@ -25,6 +28,18 @@ def check_sampler(name: str | None) -> None:
     """
     if name not in (None, *SAMPLERS):
         raise ConfigError(f"sampler {name!r}; choose one of {', '.join(SAMPLERS)}, or leave it out")
+
+
+def check_redraws(count: int) -> None:
+    """Refuse a negative number.
+
+    Raises
+    ------
+    ConfigError
+        If it is one.
+    """
+    if count < 0:
+        raise ConfigError(f"redraws={count}; it must not be negative, and 0 keeps every frame")
 
 
 def chosen_sampler(model: ATMOSModel, name: str | None, steps: int | None) -> SamplerConfig:
@@ -57,9 +72,27 @@ def chosen_sampler(model: ATMOSModel, name: str | None, steps: int | None) -> Sa
 
 
 def make_rollout(
-    model: ATMOSModel, system: MolecularSystem, stride_ps: float, sampler: SamplerConfig
+    model: ATMOSModel,
+    system: MolecularSystem,
+    stride_ps: float,
+    sampler: SamplerConfig,
+    guard: FrameGuard,
+    redraws: int,
 ) -> Rollout:
     """Make a roll-out of a model for a system.
+
+    Parameters
+    ----------
+    model, system
+        The model and what it moves.
+    stride_ps
+        Time between frames.
+    sampler
+        Noise levels and step rule.
+    guard
+        Judges the frames.
+    redraws
+        How often a frame that the guard refuses is drawn again.
 
     Raises
     ------
@@ -67,4 +100,11 @@ def make_rollout(
         If the model does not know an element.
     """
     check_elements(model, system)
-    return Rollout(model.network, system.features, sampler=sampler, lag_ps=stride_ps)
+    return Rollout(
+        model.network,
+        system.features,
+        sampler=sampler,
+        lag_ps=stride_ps,
+        accept=guard,
+        redraws=redraws,
+    )

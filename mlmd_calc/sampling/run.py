@@ -16,8 +16,14 @@ from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import trained_stride_ps
 from mlmd_calc.propagation.restart import read_restart, write_restart
-from mlmd_calc.sampling.quality import FrameQuality
-from mlmd_calc.sampling.rollouts import check_sampler, chosen_sampler, make_rollout
+from mlmd_calc.sampling.quality import FrameGuard, FrameQuality
+from mlmd_calc.sampling.rollouts import (
+    REDRAWS,
+    check_redraws,
+    check_sampler,
+    chosen_sampler,
+    make_rollout,
+)
 from mlmd_calc.sampling.trajectories import Trajectories
 from mlmd_calc.sampling.trajectory_file import (
     TrajectoryFile,
@@ -51,6 +57,8 @@ class SamplingJob:
         "sde" or "ode"; None for that of the models.
     steps
         Denoiser calls per frame; None for those of the models.
+    redraws
+        How often a frame with a mirror image, a clash or a broken bond is drawn again.
     seed
         Seed of all random numbers.
     format
@@ -78,6 +86,7 @@ class SamplingJob:
     stride_ps: float | None = None
     sampler: str | None = None
     steps: int | None = None
+    redraws: int = REDRAWS
     seed: int = 0
     format: str = "xtc"
     hydrogens: bool = True
@@ -92,6 +101,7 @@ class SamplingJob:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
         check_sampler(self.sampler)
+        check_redraws(self.redraws)
 
 
 class SamplingRun:
@@ -110,6 +120,7 @@ class SamplingRun:
         job = replace(job, model=model.source, interpolator=None if fine is None else fine.source)
         self.folder, self.job, self._structure = folder, job, structure
         self.system = build_system(structure, job.ligands)
+        self._guard = FrameGuard(self.system)
         self.checksums = [each.sha256 for each in (model, fine) if each is not None]
         stride_ps = trained_stride_ps(model, job.stride_ps)
         self._trajectories = Trajectories(
@@ -138,7 +149,7 @@ class SamplingRun:
 
     def _rollout(self, model: ATMOSModel, stride_ps: float) -> Rollout:
         sampler = chosen_sampler(model, self.job.sampler, self.job.steps)
-        return make_rollout(model, self.system, stride_ps, sampler)
+        return make_rollout(model, self.system, stride_ps, sampler, self._guard, self.job.redraws)
 
     def _interpolator(self, model: ATMOSModel, keyframe_stride_ps: float) -> Rollout:
         stride_ps = keyframe_stride_ps / max(model.network.config.max_remaining, 1)
@@ -174,6 +185,7 @@ class SamplingRun:
             "frame": self.frame,
             "interval_ps": self.interval_ps,
             "quality": self.quality.state_dict(),
+            "refused": self._guard.refused,
             "trajectories": [str(path) for path in self.paths],
             "notes": self.notes,
         }
@@ -253,6 +265,7 @@ class SamplingRun:
             )
         run.frame = stored["frame"]
         run.quality.load_state_dict(stored["quality"])
+        run._guard.refused = stored["refused"]
         run._trajectories.load_state_dict(stored["trajectories"])
         for file, size in zip(run._files, stored["sizes"], strict=True):
             file.cut(size)
@@ -270,6 +283,7 @@ class SamplingRun:
                 "checksums": self.checksums,
                 "frame": self.frame,
                 "quality": self.quality.state_dict(),
+                "refused": self._guard.refused,
                 "sizes": [file.size for file in self._files],
                 "trajectories": self._trajectories.state_dict(),
             },

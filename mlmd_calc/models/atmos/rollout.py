@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,11 @@ class Rollout:
         Noise levels and step rule; None for those of the network.
     lag_ps
         Time between frames, for networks that are told the lag.
+    accept
+        Tells which frames ``(b, a, 3)`` Å to keep, as ``(b,)`` bool; None keeps all.
+    redraws
+        A frame that is not to be kept is drawn again up to this many times. What is kept is then a
+        draw from the network's distribution over acceptable frames. The last draw is kept anyway.
 
     Raises
     ------
@@ -59,11 +64,15 @@ class Rollout:
         *,
         sampler: SamplerConfig | None = None,
         lag_ps: float | None = None,
+        accept: Callable[[Tensor], Tensor] | None = None,
+        redraws: int = 0,
     ) -> None:
         if network.config.tau == "lag" and lag_ps is None:
             raise InputError("this network is told the time between frames; give lag_ps")
         self.network = network
         self.sampler = network.config.sampler if sampler is None else sampler
+        self.accept = accept
+        self.redraws = 0 if accept is None else redraws
         self._lag_ps = lag_ps if network.config.tau == "lag" else None
         self._device = next(network.parameters()).device
         self._features = Features.stack([features]).to(self._device)
@@ -180,8 +189,28 @@ class Rollout:
             end=None if end is None else end.to(self._device),
             remaining=filled(remaining, torch.long),
         )
+        frames = self._draw(memory, generators)
+        rows = list(range(count))
+        for _ in range(self.redraws):
+            rows = [rows[index] for index in self._refused(frames[rows])]
+            if not rows:
+                break
+            again = Memory(*(part[rows] for part in memory))
+            frames[rows] = self._draw(again, [generators[row] for row in rows])
+        weights = torch.ones(frames.shape[:2], dtype=frames.dtype)
+        return memory, align(frames, positions.double().cpu(), weights)
+
+    def _refused(self, frames: Tensor) -> list[int]:
+        """Indices of the frames that are not to be kept."""
+        assert self.accept is not None
+        refused: list[int] = (~self.accept(frames)).nonzero()[:, 0].tolist()
+        return refused
+
+    def _draw(self, memory: Memory, generators: Sequence[torch.Generator]) -> Tensor:
+        """Draw ``(b, a, 3)`` float64 Å on the CPU in arbitrary poses."""
+        count, like = len(generators), memory.s
+        features, context = self._features.expand(count), self._context.expand(count)
         conditioning = self.network.conditioning(memory, features, context)
-        like = memory.s
         shape = (1, 1, features.n_atoms, 3)
         start = torch.cat(
             [torch.randn(shape, generator=own, dtype=torch.float64) for own in generators]
@@ -197,8 +226,7 @@ class Rollout:
         frames = drawn[:, 0].double().cpu()
         if not bool(frames.isfinite().all()):
             raise PredictionError("the network has drawn a frame that is not finite")
-        weights = torch.ones(frames.shape[:2], dtype=frames.dtype)
-        return memory, align(frames, positions.double().cpu(), weights)
+        return frames
 
     def _noise(
         self, shape: tuple[int, ...], generators: Sequence[torch.Generator], like: Tensor
