@@ -4,6 +4,7 @@
     python benchmarks/stability.py nve   # methane, ethane, butane: 10 ps without a thermostat
 
 Each run is a process of its own with one thread; interrupted runs continue where they stopped.
+With several ``--seeds`` the temperatures of a molecule and setting are averaged as well.
 NVE runs start from the same thermalised state for every setting.
 """
 
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--molecules", nargs="+")
     parser.add_argument("--settings", nargs="+", help="only these settings")
     parser.add_argument("--picoseconds", type=float)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
     parser.add_argument("--json", action="store_true")
@@ -112,10 +113,16 @@ def main() -> None:
     console = Console(stderr=True)
     with Progress(console=console) as progress, ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda job: _spawn(job, progress), jobs))
+    means = _mean_temperatures(rows) if len(arguments.seeds) > 1 else []
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps({"runs": rows, "mean temperatures": means}, indent=1))
     else:
         _print(rows)
+        for mean in means:
+            print(
+                f"{mean['molecule']}, {mean['setting']}, {mean['runs']} runs: "
+                f"{mean['temperature_K']:.1f} ± {mean['standard_error_K']:.1f} K"
+            )
 
 
 def _jobs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -130,13 +137,16 @@ def _jobs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "setting": setting,
             "options": options,
             "model": arguments.model,
-            "seed": arguments.seed,
+            "seed": seed,
             "picoseconds": arguments.picoseconds or (10.0 if nve else 20.0),
-            "folder": str(arguments.out / ensemble / f"{molecule}-{setting.replace(', ', '-')}"),
+            "folder": str(
+                arguments.out / ensemble / f"{molecule}-{setting.replace(', ', '-')}-{seed}"
+            ),
         }
         for setting, options in settings.items()
         for molecule in molecules
         if not arguments.settings or setting in arguments.settings
+        for seed in arguments.seeds
     ]
 
 
@@ -144,7 +154,8 @@ def _spawn(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Run a job in a fresh single-threaded process."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     bar = progress.add_task(
-        f"{job['molecule']}: {job['setting']}", total=round(job["picoseconds"] * 2000)
+        f"{job['molecule']}: {job['setting']}, seed {job['seed']}",
+        total=round(job["picoseconds"] * 2000),
     )
     process = subprocess.Popen(
         [
@@ -173,10 +184,38 @@ def _spawn(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return result
 
 
+def _mean_temperatures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Average the temperatures of the seeds, weighted by the length of the runs."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["temperature_K"] is not None:
+            groups.setdefault((row["molecule"], row["setting"]), []).append(row)
+    means = []
+    for (molecule, setting), group in groups.items():
+        total = sum(row["time_ps"] for row in group)
+        weights = [row["time_ps"] / total for row in group]
+        values, errors = zip(
+            *((r["temperature_K"]["value"], r["temperature_K"]["standard_error"]) for r in group),
+            strict=True,
+        )
+        means.append(
+            {
+                "molecule": molecule,
+                "setting": setting,
+                "runs": len(group),
+                "temperature_K": sum(w * v for w, v in zip(weights, values, strict=True)),
+                "standard_error_K": sum((w * e) ** 2 for w, e in zip(weights, errors, strict=True))
+                ** 0.5,
+            }
+        )
+    return means
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(
         "molecule",
         "setting",
+        "seed",
         "ps",
         "mean T, K",
         "drift, meV/atom/ps",
@@ -189,6 +228,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_row(
             row["molecule"],
             row["setting"],
+            str(row["seed"]),
             f"{row['time_ps']:.1f}",
             ""
             if temperature is None

@@ -14,6 +14,7 @@ from toy_models import CONFIGS, SMALL, random_network
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models import MDET, MDETConfig
+from mlmd_calc.models.mdet import streamed_product
 from mlmd_calc.models.mdet.edge_attention import (
     AttentionFunction,
     edge_attention,
@@ -31,6 +32,15 @@ def attention_inputs(
     generator = torch.Generator().manual_seed(0)
     shape = (4, b, n, n, h, c)
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).unbind(0))
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def loops(request, monkeypatch) -> str:
+    """Both kinds of loops, whatever the tensors."""
+    monkeypatch.setattr(
+        streamed_product, "_compiled_for", lambda tensor: request.param == "compiled"
+    )
+    return request.param
 
 
 MASK = torch.tensor([[True, True, True, False, False], [True] * 5])
@@ -73,7 +83,7 @@ def test_masked_attention_equals_attention_without_the_padding(
 @pytest.mark.parametrize("mask", [None, MASK], ids=["full", "padded"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_forms_of_attention_agree_in_value_and_gradient(
-    dtype: torch.dtype, mask: torch.Tensor | None
+    dtype: torch.dtype, mask: torch.Tensor | None, loops: str
 ) -> None:
     weight = torch.randn(2, 5, 5, 3, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
     if mask is not None:
@@ -97,10 +107,31 @@ def test_huge_scores_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("mask", [None, MASK[:, 2:]], ids=["full", "padded"])
-def test_first_derivatives_of_the_streamed_form(mask: torch.Tensor | None) -> None:
+def test_first_derivatives_of_the_streamed_form(mask: torch.Tensor | None, loops: str) -> None:
     inputs = [t.requires_grad_() for t in attention_inputs(b=2, n=3, h=1, c=2)]
     assert torch.autograd.gradcheck(
         lambda *tensors: edge_attention_streamed(*tensors, mask), inputs
+    )
+
+
+def test_what_is_not_finite_stays_so(loops: str) -> None:
+    for bad in (math.nan, math.inf):
+        query, key, value1, value2 = (tensor.requires_grad_() for tensor in attention_inputs())
+        spoilt = value1.detach().clone()
+        spoilt[0, 1, 2, 0, 3] = bad
+        out = edge_attention_streamed(query, key, spoilt, value2, None)
+        assert not out[0, 1, :, 0, 3].isfinite().any()
+        assert out[1].isfinite().all()
+        assert not torch.autograd.grad(out.sum(), query)[0][0, 1, 2, 0].isfinite().any()
+
+
+def test_bfloat16_is_left_to_torch() -> None:
+    inputs = attention_inputs(torch.bfloat16)
+    torch.testing.assert_close(
+        edge_attention_streamed(*inputs, None),
+        edge_attention_reference(*(tensor.float() for tensor in inputs), None).bfloat16(),
+        rtol=0.1,
+        atol=0.05,
     )
 
 

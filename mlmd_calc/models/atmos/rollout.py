@@ -201,7 +201,7 @@ class Rollout:
         return memory, align(frames, positions.double().cpu(), weights)
 
     def _refused(self, frames: Tensor) -> list[int]:
-        """Indices of the frames that are not to be kept."""
+        """Return the indices of frames that are not to be kept."""
         assert self.accept is not None
         refused: list[int] = (~self.accept(frames)).nonzero()[:, 0].tolist()
         return refused

@@ -9,13 +9,12 @@ For every head, with queries q, keys k and two values v, v' on the pairs,
 (edge transformer, Bergen et al., NeurIPS 2021). The value part is an element-wise product and no
 matrix product, so fused attention kernels for other layouts do not apply.
 
-Three forms compute the same numbers:
+Two forms compute the same numbers:
 
 * :func:`edge_attention_reference` writes the formulas down. It is differentiable any number of
   times, and what a compiler should see, but holds N³·E numbers.
-* :func:`edge_attention_streamed` visits one middle atom at a time and needs N²·E + N³·H numbers;
-  no derivatives.
-* :class:`_StreamedProduct` gives the streamed form a first derivative, streamed as well.
+* :func:`edge_attention_streamed` visits one middle atom at a time, needs N²·E + N³·H numbers and
+  has a first derivative (:class:`~.streamed_product.StreamedProduct`).
 
 :func:`edge_attention` picks the cheapest that the situation allows.
 """
@@ -24,10 +23,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from mlmd_calc.models.mdet.streamed_product import StreamedProduct
 
 AttentionFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Signature shared by all forms: query, key, value1, value2, mask to output."""
@@ -89,54 +90,9 @@ def edge_attention_streamed(
     )
     if mask is not None:
         scores = scores.masked_fill_(~mask.T[:, :, None, None, None], _MASKED)
-    out: Tensor = _StreamedProduct.apply(  # type: ignore[no-untyped-call]
+    out: Tensor = StreamedProduct.apply(  # type: ignore[no-untyped-call]
         torch.softmax(scores, dim=0).flatten(1, 2),
         value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),
         value2.permute(1, 0, 3, 4, 2).reshape(n, b * h, c, n),
     )
     return out.view(b, h, n, c, n).permute(0, 2, 4, 1, 3)
-
-
-class _StreamedProduct(torch.autograd.Function):
-    """``o_gicj = sum over l of w_lgij v_lgic v'_lgcj`` with the partner j innermost.
-
-    Forward and backward pass visit one l at a time. The backward pass uses
-
-    * ``dw_lij = sum over c of (o'_icj v'_lcj) v_lic``
-    * ``dv_lic = sum over j of (o'_icj w_lij) v'_lcj``
-    * ``dv'_lcj = sum over i of (o'_icj w_lij) v_lic``
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, value1: Tensor, value2: Tensor) -> Tensor:
-        """Map ``(l, g, i, j)``, ``(l, g, i, c)``, ``(l, g, c, j)`` to ``(g, i, c, j)``."""
-        ctx.save_for_backward(weights, value1, value2)
-        out = weights.new_zeros(*value1.shape[1:], weights.shape[-1])
-        product = torch.empty_like(out)
-        for w, v1, v2 in zip(weights, value1, value2, strict=True):
-            torch.mul(v1[..., None], v2[:, None], out=product)
-            out.addcmul_(product, w[:, :, None])
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of all three inputs."""
-        # torch.autograd.function.once_differentiable would not do: torch.autograd.grad takes the
-        # missing second derivative for zero if it can reach its inputs by another way.
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "streamed edge attention has a first derivative only, so it cannot be "
-                "differentiated with create_graph=True; use edge_attention_reference"
-            )
-        weights, value1, value2 = ctx.saved_tensors
-        grads = torch.empty_like(weights), torch.empty_like(value1), torch.empty_like(value2)
-        weighted, product = torch.empty_like(grad), torch.empty_like(grad)
-        for w, v1, v2, dw, dv1, dv2 in zip(weights, value1, value2, *grads, strict=True):
-            torch.mul(grad, w[:, :, None], out=weighted)
-            torch.mul(weighted, v2[:, None], out=product)
-            torch.sum(product, -1, out=dv1)
-            torch.mul(weighted, v1[..., None], out=product)
-            torch.sum(product, 1, out=dv2)
-            torch.mul(grad, v2[:, None], out=product)
-            torch.matmul(v1[:, :, None], product, out=dw[:, :, None])
-        return grads
