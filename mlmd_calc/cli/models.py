@@ -112,7 +112,7 @@ def evaluate_command(
     redraws: Annotated[
         int | None,
         typer.Option(
-            min=0, help="ATMOS: times that a broken or mirrored frame is drawn again. (5)"
+            min=0, help="ATMOS: times that a broken or mirrored frame is drawn again. (20)"
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="ATMOS: auto, cpu, cuda or cuda:N.")] = None,

@@ -67,11 +67,11 @@ _Steps: TypeAlias = Annotated[
     typer.Option("--steps", help="Denoiser calls per frame. Default: that of the model."),
 ]
 _Redraws: TypeAlias = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--redraws",
         help="Times that a frame with a mirror image, a clash or a broken bond is drawn again; 0 "
-        "keeps every frame.",
+        "keeps every frame. (20)",
     ),
 ]
 _Ligand: TypeAlias = Annotated[
@@ -115,7 +115,7 @@ def sample(
     stride: _Stride = None,
     sampler: _Sampler = None,
     steps: _Steps = None,
-    redraws: _Redraws = 5,
+    redraws: _Redraws = None,
     ligand: _Ligand = None,
     seed: Seed = None,
     out: Out = Path("mlmd-sample"),
@@ -130,6 +130,7 @@ def sample(
     """Sample trajectories of a molecule with a trained ATMOS model, without forces."""
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.sampling import SamplingJob, SamplingRun
+    from mlmd_calc.sampling.rollouts import REDRAWS
 
     console = Console(stderr=True)
     if restart:
@@ -150,7 +151,7 @@ def sample(
             stride_ps=stride,
             sampler=sampler,
             steps=steps,
-            redraws=redraws,
+            redraws=REDRAWS if redraws is None else redraws,
             seed=seed,
             format=trajectory_format,
             hydrogens=hydrogens,

@@ -14,7 +14,7 @@ from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.zoo import ATMOSModel
 
 SAMPLERS: Final = ("sde", "ode")
-REDRAWS: Final = 5
+REDRAWS: Final = 20
 """Times that a refused frame is drawn again unless something else is asked for."""
 
 
