@@ -19,6 +19,7 @@ from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.models.atmos import SamplerConfig
+from mlmd_calc.models.atmos.interpolator import interpolator_from
 from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import FORMATS, SamplingJob, SamplingRun, Trajectories, TrajectoryFile
@@ -125,6 +126,25 @@ def test_a_turned_start_turns_the_trajectory(system, rollout, interpolator, bile
     straight = Trajectories(rollout, system.reference, 2, 1, **options).advance(3)
     turned = Trajectories(rollout, system.reference @ turn + shift, 2, 1, **options).advance(3)
     np.testing.assert_allclose(turned, straight @ turn + shift, atol=1e-7)
+
+
+def test_an_interpolator_begins_as_the_keyframe_network_it_is_made_from(system, rollout):
+    fine = Rollout(interpolator_from(rollout.network, 9), system.features)
+    assert fine.network.config.max_steps == 8
+    start = torch.from_numpy(system.reference).repeat(2, 1, 1)
+    memory, positions = rollout.start(2), start
+    drawn, whole = generators(2), []
+    # The keyframe network begins anew after six frames.
+    for _ in range(6):
+        memory, positions = rollout.step(memory, positions, drawn)
+        whole.append(positions)
+    filled = list(fine.fill(start, torch.randn_like(start), generators(2)))
+    assert len(filled) == 8
+    torch.testing.assert_close(torch.stack(filled[:6]), torch.stack(whole), rtol=0, atol=1e-9)
+    with pytest.raises(ConfigError, match="an interpolator already, of max_remaining=9"):
+        interpolator_from(fine.network, 9)
+    with pytest.raises(ConfigError, match="max_remaining=1; an interval has at least 2 steps"):
+        interpolator_from(rollout.network, 1)
 
 
 def test_memory_and_cost_do_not_grow(system, rollout):

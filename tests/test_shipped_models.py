@@ -17,6 +17,7 @@ from mlmd_calc.data import MOLECULES, SamplingSettings, read_dataset
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures
+from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation import JumpLoop, Langevin, state_from_ase
 from mlmd_calc.propagation.thermostats import draw_velocities
@@ -27,6 +28,7 @@ NAMES = [card.name for card in list_models() if card.kind == "mdet"]
 PROPAGATORS = [card.name for card in list_models() if card.kind == "atom"]
 SPECIFIC = {"mdet-ethanol": "ethanol", "mdet-aspirin": "aspirin", "atom-ethanol": "ethanol"}
 SAMPLERS = [card.name for card in list_models() if card.kind == "atmos"]
+INTERPOLATORS = {"atmos-peptides-interpolator": "atmos-peptides"}
 
 
 def test_there_is_a_default_model():
@@ -138,19 +140,48 @@ def test_jumps_keep_the_temperature_without_help(name):
     assert abs(temperature - 300.0) < 60.0
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_sampled_frames_are_whole_and_of_the_right_hand(name):
+def keyframes(name, sequence, count, **options):
+    """Frames of four trajectories ``(count * 4, a, 3)`` Å, and the system."""
     model = load_atmos(name, device="cpu")
-    system = build_system(capped_peptide("A", 0))
-    rollout = Rollout(model.network, system.features, lag_ps=model.card.strides_ps[0])
+    system = build_system(capped_peptide(sequence, 0))
+    rollout = Rollout(model.network, system.features, lag_ps=model.card.strides_ps[0], **options)
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
     memory = rollout.start(4)
     positions = torch.from_numpy(system.reference).expand(4, -1, -1)
     frames = []
-    for _ in range(10):
+    for _ in range(count):
         memory, positions = rollout.step(memory, positions, generators)
-        frames.extend(positions.numpy())
-    lengths = bond_lengths(np.array(frames), system.bonds)
+        frames.append(positions)
+    return torch.stack(frames), system
+
+
+def assert_sound(frames, system):
+    frames = frames.flatten(0, 1).numpy()
+    lengths = bond_lengths(frames, system.bonds)
     whole = (np.abs(lengths - np.median(lengths, axis=0)) < 0.3).all(axis=1)
     assert whole.mean() > 0.8
-    assert not chirality_flips(np.array(frames), system.reference, system.chirality_centres).any()
+    assert not chirality_flips(frames, system.reference, system.chirality_centres).any()
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in INTERPOLATORS])
+def test_sampled_frames_are_whole_and_of_the_right_hand(name):
+    assert_sound(*keyframes(name, "A", 10))
+
+
+@pytest.mark.parametrize("name", INTERPOLATORS)
+def test_interpolated_frames_lead_from_one_keyframe_to_the_next(name):
+    frames, system = keyframes(INTERPOLATORS[name], "A", 1)
+    model = load_atmos(name, device="cpu")
+    rollout = Rollout(model.network, system.features, lag_ps=model.card.strides_ps[0])
+    starts, ends = torch.from_numpy(system.reference).expand(4, -1, -1), frames[0]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    inner = torch.stack(list(rollout.fill(starts, ends, generators)))
+    assert len(inner) == model.network.config.max_remaining - 1
+    assert_sound(inner, system)
+    weights = torch.ones(ends.shape[:2], dtype=ends.dtype)
+    away = [
+        float((align(ends, frame, weights) - frame).square().sum(-1).mean().sqrt())
+        for frame in (starts, *inner)
+    ]
+    # One that knew nothing of where it goes would not come nearer.
+    assert np.mean(away[-2:]) < 0.8 * away[0]

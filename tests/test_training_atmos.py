@@ -426,6 +426,15 @@ def test_fine_tuning_starts_from_the_given_weights(finished, tmp_path, data):
         run(tmp_path / "other", data, replace(recipe, window=3), start=start)
 
 
+def test_an_interpolator_is_fine_tuned_from_keyframes(finished, tmp_path, data):
+    start = load_atmos(finished / "model.safetensors")
+    recipe = replace(INTERPOLATOR, steps=1, learning_rate=1e-9, final_learning_rate=0.0)
+    model = load_atmos(run(tmp_path / "tuned", data, recipe, start=start))
+    assert model.network.config == replace(start.network.config, max_remaining=3)
+    for name, value in start.network.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], value, atol=1e-6, rtol=0.0)
+
+
 def test_kinds_of_models_and_data_are_not_mixed_up(finished, tmp_path, data):
     start = load_atmos(finished / "model.safetensors")
     with pytest.raises(ConfigError, match=r"'swinging' is an ATMOS propagator.*kind='mdet'"):

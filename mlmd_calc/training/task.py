@@ -14,6 +14,7 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import ATMOS
+from mlmd_calc.models.atmos.interpolator import interpolator_from
 from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.training.atmos_module import ATMOSTraining
@@ -203,6 +204,9 @@ def _atmos_task(
         network = _seeded(lambda: ATMOS(config), recipe.seed)
     else:
         network = copy.deepcopy(start.network).float().cpu()
+        remaining = recipe.model.get("max_remaining", 0)
+        if remaining and not network.config.max_remaining:
+            network = interpolator_from(network, remaining)
         recipe.check_network(network.config)
     elements = _elements_of_systems(train)
     for part in validation.values():
