@@ -4,7 +4,7 @@
     python benchmarks/stability.py nve   # methane, ethane, butane: 10 ps without a thermostat
 
 Each run is a process of its own with one thread; interrupted runs continue where they stopped.
-With several ``--seeds`` the temperatures of a molecule and setting are averaged as well.
+Temperatures are averaged over molecules and, with several ``--seeds``, over the runs of each.
 NVE runs start from the same thermalised state for every setting.
 """
 
@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -88,7 +89,8 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
             steps,
             on_frame=lambda running: print(running.step, flush=True, file=sys.stderr),
         )
-    summary = summarise(read_record(folder)).to_dict()
+    record = read_record(folder)
+    summary = {"atoms": len(record.description.numbers), **summarise(record).to_dict()}
     return {**job, **summary, "verdict": outcome.verdict, "reason": outcome.reason}
 
 
@@ -113,7 +115,7 @@ def main() -> None:
     console = Console(stderr=True)
     with Progress(console=console) as progress, ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda job: _spawn(job, progress), jobs))
-    means = _mean_temperatures(rows) if len(arguments.seeds) > 1 else []
+    means = _mean_temperatures(rows)
     if arguments.json:
         print(json.dumps({"runs": rows, "mean temperatures": means}, indent=1))
     else:
@@ -185,30 +187,28 @@ def _spawn(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _mean_temperatures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average the temperatures of the seeds, weighted by the length of the runs."""
+    """Average over seeds, and over molecules, weighted by length and number of atoms."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["temperature_K"] is not None:
-            groups.setdefault((row["molecule"], row["setting"]), []).append(row)
+            for molecule in (row["molecule"], "all"):
+                groups.setdefault((molecule, row["setting"]), []).append(row)
     means = []
     for (molecule, setting), group in groups.items():
-        total = sum(row["time_ps"] for row in group)
-        weights = [row["time_ps"] / total for row in group]
-        values, errors = zip(
-            *((r["temperature_K"]["value"], r["temperature_K"]["standard_error"]) for r in group),
-            strict=True,
-        )
+        weights = np.array([row["time_ps"] * row["atoms"] for row in group])
+        weights /= weights.sum()
+        found = [row["temperature_K"] for row in group]
+        errors = np.array([temperature["standard_error"] for temperature in found])
         means.append(
             {
                 "molecule": molecule,
                 "setting": setting,
                 "runs": len(group),
-                "temperature_K": sum(w * v for w, v in zip(weights, values, strict=True)),
-                "standard_error_K": sum((w * e) ** 2 for w, e in zip(weights, errors, strict=True))
-                ** 0.5,
+                "temperature_K": float(weights @ [temperature["value"] for temperature in found]),
+                "standard_error_K": float(np.linalg.norm(weights * errors)),
             }
         )
-    return means
+    return [mean for mean in means if mean["runs"] > 1]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
