@@ -165,6 +165,15 @@ def test_kept_velocities_come_from_the_file(tmp_path, model):
     np.testing.assert_allclose(after["velocities"][0], before["velocities"][-1], rtol=1e-12)
 
 
+@pytest.fixture
+def ctrl_c_raises():
+    """Ctrl-C as in a terminal, even if the tests run as a background job, which ignores it."""
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, outside)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_first_interrupt_asks_second_insists():
     before = signal.getsignal(signal.SIGINT)
     with stop_on_signal() as should_stop:
