@@ -115,7 +115,8 @@ def main() -> None:
     console = Console(stderr=True)
     with Progress(console=console) as progress, ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda job: _spawn(job, progress), jobs))
-    means = _mean_temperatures(rows)
+    # Without a thermostat every run has a temperature of its own.
+    means = _mean_temperatures(rows) if arguments.ensemble == "nvt" else []
     if arguments.json:
         print(json.dumps({"runs": rows, "mean temperatures": means}, indent=1))
     else:

@@ -11,6 +11,9 @@ from ase.data import chemical_symbols
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from numpy.typing import NDArray
 
+BOND_LIMIT: Final = 0.5
+"""Å; by default guards refuse a larger change of a bond."""
+
 _STRETCH: Final = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
 

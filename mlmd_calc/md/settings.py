@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from mlmd_calc.bonds import BOND_LIMIT
 from mlmd_calc.errors import ConfigError
 
 
@@ -104,7 +105,7 @@ class MDSettings:
     seed: int = 0
     interval: int = 10
     checkpoint_interval: int = 1000
-    bond_limit: float = 0.5
+    bond_limit: float = BOND_LIMIT
     bond_stop: float = 1.0
     jumps: JumpSettings | None = None
 

@@ -15,7 +15,7 @@ from ase.data import chemical_symbols, covalent_radii
 from scipy.stats import chi2
 
 from mlmd_calc import units
-from mlmd_calc.bonds import Bonds, find_bonds
+from mlmd_calc.bonds import BOND_LIMIT, Bonds, find_bonds
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.propagation.corrections import rigid_basis, rigid_velocities, thermal_speed
 from mlmd_calc.propagation.propagator import Propagator
@@ -190,7 +190,7 @@ class Bonding(Check):
     name = "bonding"
 
     def __init__(
-        self, action: Action = "redraw", *, limit: float = 0.5, bonds: Bonds | None = None
+        self, action: Action = "redraw", *, limit: float = BOND_LIMIT, bonds: Bonds | None = None
     ) -> None:
         super().__init__(action)
         self.limit = limit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +11,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlmd_calc.biomolecules import MolecularSystem
-from mlmd_calc.bonds import Bonds, bond_lengths
+from mlmd_calc.bonds import BOND_LIMIT, Bonds, bond_lengths
 from mlmd_calc.stereochemistry import chirality_flips, clashes
 
-BOND_LIMIT: Final = 0.5
-"""Å; the guards of jumps refuse as large a change of a bond."""
+
+class _Faults(NamedTuple):
+    """What is wrong with frames.
+
+    Attributes
+    ----------
+    flipped, clashing
+        ``(f,)`` bool: a tetrahedral carbon atom is its mirror image; atoms are nearer than 1.1 Å.
+    bond_deviations
+        ``(f,)`` Å, largest difference of a bond from its length in the reference structure.
+    """
+
+    flipped: NDArray[np.bool_]
+    clashing: NDArray[np.bool_]
+    bond_deviations: NDArray[np.float64]
+
+
+def _faults(system: MolecularSystem, frames: NDArray[np.float64]) -> _Faults:
+    """Compare frames ``(f, a, 3)`` Å with the reference structure, which is right by definition."""
+    bonds = Bonds(system.bonds, bond_lengths(system.reference, system.bonds))
+    return _Faults(
+        chirality_flips(frames, system.reference, system.chirality_centres) > 0,
+        clashes(frames) > 0,
+        np.abs(bonds.deviations(frames)).max(axis=1, initial=0.0),
+    )
 
 
 class FrameGuard:
@@ -37,15 +60,12 @@ class FrameGuard:
 
     def __init__(self, system: MolecularSystem) -> None:
         self._system = system
-        self._bonds = Bonds(system.bonds, bond_lengths(system.reference, system.bonds))
         self.refused = 0
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Tell which frames ``(f, a, 3)`` Å are acceptable, as ``(f,)`` bool."""
-        system, positions = self._system, frames.numpy()
-        flips = chirality_flips(positions, system.reference, system.chirality_centres)
-        deviations = np.abs(self._bonds.deviations(positions)).max(axis=1, initial=0.0)
-        accepted = (flips == 0) & (deviations <= BOND_LIMIT) & (clashes(positions) == 0)
+        found = _faults(self._system, frames.numpy())
+        accepted = ~found.flipped & ~found.clashing & (found.bond_deviations <= BOND_LIMIT)
         self.refused += int((~accepted).sum())
         return torch.from_numpy(accepted)
 
@@ -73,19 +93,17 @@ class FrameQuality:
 
     def __init__(self, system: MolecularSystem) -> None:
         self._system = system
-        self._bonds = Bonds(system.bonds, bond_lengths(system.reference, system.bonds))
         self.frames = self.flipped = self.clashing = 0
         self.bond_deviation = 0.0
 
     def add(self, frames: NDArray[np.float64]) -> None:
         """Look at frames ``(f, a, 3)`` Å."""
-        system = self._system
-        flips = chirality_flips(frames, system.reference, system.chirality_centres)
-        deviations = np.abs(self._bonds.deviations(frames))
+        found = _faults(self._system, frames)
         self.frames += len(frames)
-        self.flipped += int((flips > 0).sum())
-        self.clashing += int((clashes(frames) > 0).sum())
-        self.bond_deviation = max(self.bond_deviation, float(deviations.max(initial=0.0)))
+        self.flipped += int(found.flipped.sum())
+        self.clashing += int(found.clashing.sum())
+        largest = float(found.bond_deviations.max(initial=0.0))
+        self.bond_deviation = max(self.bond_deviation, largest)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts as JSON-able values."""
