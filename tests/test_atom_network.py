@@ -13,9 +13,10 @@ import torch
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATOM, ATOMConfig, IntegratorConfig
-from mlmd_calc.models.atom import input_features, merge_weights, return_probabilities
+from mlmd_calc.models.atom import input_features, merge_weights, record, return_probabilities
 from mlmd_calc.models.atom.lifting import EquivariantLinear, TensorProduct
-from mlmd_calc.models.atom.slots import JointSlots, KeysAndValues, RotaryTables
+from mlmd_calc.models.atom.recorded import MAX_RECORDINGS, RECORD_AFTER
+from mlmd_calc.models.atom.slots import RelativeTimes, RotaryTables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -222,24 +223,28 @@ def test_gradients_of_weights_are_those_of_the_formulas(
     assert idle == {f"lifting_layer.{part}.weight" for part in parts}
 
 
-def test_weights_too_small_to_be_told_from_zero() -> None:
+@pytest.mark.parametrize(("loudness", "precise"), [(1.0, True), (300.0, False)])
+def test_weights_too_small_to_be_told_from_zero(loudness: float, precise: bool) -> None:
     """Weights that a slot sees may underflow beside those at differences it does not see."""
-    config = ATOMConfig(lifting_dim=4, num_layers=1, num_heads=1, rope_tau=1.0, rope_base=1.001)
-    times = torch.arange(3.0)[None]
-    query, keys, values = torch.randn(3, 1, 1, 2, 1, 4, generator=torch.Generator().manual_seed(0))
-
-    def attended(loudness: float, kind: torch.dtype) -> tuple[bool, torch.Tensor]:
-        tables = RotaryTables(config, times.to(kind), 2)
-        assert tables.relative is not None
-        q, k, v = (loudness * query).to(kind), keys[None].to(kind), values[None].to(kind)
-        fast = tables.relative.attend(q, k, v, None)
-        return fast is not None, JointSlots(tables, None).attend(q, KeysAndValues(k, v), None, 0.0)
-
-    for loudness, fast in ((1.0, True), (300.0, False)):
-        was_fast, found = attended(loudness, torch.float32)
-        assert was_fast == fast
-        _, exact = attended(loudness, torch.float64)
-        torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6 * loudness)
+    config = dataclasses.replace(SMALL, num_layers=1, num_heads=1, rope_base=1.001)
+    network = random_network(config)
+    with torch.no_grad():
+        network.transformer_blocks[0].attention.query.weight.mul_(loudness)
+        *inputs, mask = (w[:1] for w in molecules(config))
+        exact = network(*inputs, mask, EVEN[:1])
+        network.float()
+        inputs, times = [w[:, :1].float() for w in inputs], EVEN[:1].float()
+        tables = RotaryTables(config, network._slot_times(SLOTS, times, inputs[0]), max(SIZES))
+        assert tables.evenly_spaced
+        atoms = mask[:, 0, :, 0]
+        _, norm = network._predict(*inputs, atoms, tables.factors, SLOTS, True)
+        assert RelativeTimes.suffice(norm) == precise
+        found = network(*inputs, mask[:, :1], times)
+        plain, _ = network._predict(*inputs, atoms, tables.factors, SLOTS, False)
+        largest = float(exact["pos"].abs().max())
+        torch.testing.assert_close(found["pos"].double(), exact["pos"], rtol=0, atol=1e-4 * largest)
+        if not precise:
+            assert_same(found, plain, atol=0)
 
 
 def test_single_precision_agrees_with_double() -> None:
@@ -702,6 +707,44 @@ def test_merged_copy_leaves_the_network_alone() -> None:
     assert not shared & {p.data_ptr() for p in merged.parameters()}
 
 
+def recordings(network: ATOM, method: str) -> int:
+    return len(getattr(network, method)._recordings)
+
+
+@each_config
+def test_recordings_repeat_every_bit(config: ATOMConfig) -> None:
+    network = random_network(config).float()
+    merged, recorded = merge_weights(network), record(network)
+    *inputs, mask = molecules(config)
+    inputs = [w.float() for w in inputs]
+    with torch.inference_mode():
+        for _ in range(RECORD_AFTER + 1):
+            recorded(*inputs, mask, EVEN)
+        made = recordings(recorded, "_predict")
+        assert made
+        # Other numbers of the same shapes, and slots that are no copies, which are another shape.
+        for increments, noise in ((0.5 * EVEN, 0.0), (UNEVEN, 0.0), (EVEN, 0.1)):
+            given = [w + noise * torch.randn_like(w) for w in inputs]
+            assert_same(recorded(*given, mask, increments), merged(*given, mask, increments), 0)
+        assert recordings(recorded, "_predict") == made
+
+
+def test_recordings_fall_back_on_precise_weights() -> None:
+    network = random_network(dataclasses.replace(SMALL, num_heads=1, rope_base=1.001)).float()
+    *inputs, _ = (w.float() for w in molecules(SMALL))
+    with torch.no_grad():
+        loud = merge_weights(network)
+        recorded = record(network)
+        for net in (loud, recorded):
+            for block in net.transformer_blocks:
+                block.attention.query.weight.mul_(300.0)
+    with torch.inference_mode():
+        for _ in range(RECORD_AFTER + 2):
+            found = recorded(*inputs, None, EVEN)
+        assert recordings(recorded, "_predict") == 2
+        assert_same(found, loud(*inputs, None, EVEN), 0)
+
+
 # ---- jumps of an integrator ------------------------------------------------------------------
 
 
@@ -743,6 +786,39 @@ def test_jumps_follow_their_formulas(reference: ModuleType, config: ATOMConfig) 
                     torch.testing.assert_close(out["vel"][b, t, :size], vel, rtol=0, atol=1e-10)
                 assert not out["pos"][b, :, size:].any()
                 assert not out["vel"][b, :, size:].any()
+
+
+@each_jump
+def test_recorded_jumps_repeat_every_bit(config: ATOMConfig) -> None:
+    network = random_network(config).float()
+    merged, recorded = merge_weights(network), record(network)
+    molecule = state(config)
+    with torch.inference_mode():
+        for _ in range(RECORD_AFTER + 1):
+            recorded.propagate(times=TIMES, **molecule)
+        assert recordings(recorded, "_jump") == 1
+        moved = {**molecule, "positions": 1.1 * molecule["positions"]}
+        for times in (TIMES, 0.7 * TIMES, TIMES[:, :1]):
+            expected = merged.propagate(times=times, **moved)
+            assert_same(recorded.propagate(times=times, **moved), expected, 0)
+        with pytest.raises(InputError, match="max_horizon"):
+            recorded.propagate(times=100.0 * TIMES, **molecule)
+    assert recordings(recorded, "_jump") == 1
+
+
+def test_recordings_are_few_and_for_inference_only() -> None:
+    recorded = record(random_network(JUMP))
+    molecule = {name: tensor[:1] for name, tensor in state(JUMP).items()}
+    with torch.no_grad():
+        for _ in range(RECORD_AFTER + 1):
+            recorded.propagate(times=TIMES[:1], **molecule)
+    assert recordings(recorded, "_jump") == 0
+    with torch.inference_mode():
+        for count in range(1, MAX_RECORDINGS + 3):
+            times = torch.linspace(1.0, 8.0, count)[None]
+            for _ in range(RECORD_AFTER + 1):
+                recorded.propagate(times=times, **molecule)
+    assert recordings(recorded, "_jump") == MAX_RECORDINGS
 
 
 @each_jump

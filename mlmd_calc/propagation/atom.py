@@ -11,6 +11,7 @@ from ase.data import chemical_symbols
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.models.atom import record
 from mlmd_calc.potential.rotations import random_rotations
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Propagator, Strides
@@ -68,6 +69,7 @@ class ATOMPropagator(Propagator):
         if rotation not in ROTATIONS:
             raise ConfigError(f"rotation={rotation!r}; choose one of {', '.join(ROTATIONS)}")
         self.model = model
+        self._network = record(model.network)
         self.potential = potential
         self.rotation = rotation
         self.strides = Strides(longest=options.max_horizon)
@@ -98,7 +100,7 @@ class ATOMPropagator(Propagator):
         if self.rotation == "random":
             turn = random_rotations(len(states), generator).numpy()
         size = max(len(state) for state in states)
-        parameter = next(self.model.network.parameters())
+        parameter = next(self._network.parameters())
 
         def padded(arrays: Sequence[FloatArray]) -> torch.Tensor:
             out = np.zeros((len(states), size, 3))
@@ -111,7 +113,7 @@ class ATOMPropagator(Propagator):
             numbers[row, : len(state)] = torch.from_numpy(np.array(state.numbers))
         times = torch.tensor([list(times_fs)] * len(states), dtype=torch.float64)
         with torch.inference_mode():
-            out = self.model.network.propagate(
+            out = self._network.propagate(
                 padded([state.positions - state.positions.mean(axis=0) for state in states]),
                 padded([state.velocities for state in states]),
                 numbers.to(parameter.device),

@@ -4,6 +4,7 @@ from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
 from mlmd_calc.models.atom.features import input_features, return_probabilities
 from mlmd_calc.models.atom.merged import merge_weights
 from mlmd_calc.models.atom.network import ATOM
+from mlmd_calc.models.atom.recorded import record
 
 __all__ = [
     "ATOM",
@@ -11,5 +12,6 @@ __all__ = [
     "IntegratorConfig",
     "input_features",
     "merge_weights",
+    "record",
     "return_probabilities",
 ]

@@ -33,6 +33,7 @@ from mlmd_calc.models.atom.slots import (
     AnchoredSlots,
     JointSlots,
     PairSlots,
+    RelativeTimes,
     RotaryTables,
     sinusoids,
 )
@@ -224,7 +225,30 @@ class ATOM(nn.Module):
         if accelerations is not None:
             raise InputError("accelerations are given, but only integrators take them")
         weights = next(self.parameters())
-        x_0, v_0, context = (_clear(w, mask).to(weights.dtype) for w in (x_0, v_0, context))
+        times = self._slot_times(count, time_increments, weights)
+        tables = self._rotary_tables(times, x_0.shape[2])
+        state = (x_0, v_0, context, mask, tables.factors)
+        out, norm = self._predict(*state, count, tables.evenly_spaced)
+        if not RelativeTimes.suffice(norm):
+            out, _ = self._predict(*state, count, False)
+        return out
+
+    def _predict(
+        self,
+        x_0: Tensor,
+        v_0: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        factors: Tensor | None,
+        count: int,
+        evenly_spaced: bool,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Frames of the published operator, and :attr:`JointSlots.smallest_norm`.
+
+        What is done depends on shapes and options only, not on numbers in tensors.
+        """
+        dtype = next(self.parameters()).dtype
+        x_0, v_0, context = (_clear(w, mask).to(dtype) for w in (x_0, v_0, context))
         positions, frame = x_0[..., :3], None
         if self.config.lifting_type == "canonicalization":
             frame = canonical_frame(x_0[:, 0, :, :3], v_0[:, 0, :, :3], mask)
@@ -232,16 +256,16 @@ class ATOM(nn.Module):
         h_x, h_v, h_c = self.lifting_layer(x_0, v_0, context)
         if self.config.positional_encoding == "sinusoidal":
             h_c = h_c + sinusoids(count, self.config.lifting_dim, h_c.dtype, h_c.device)
-        times = self._slot_times(count, time_increments, weights)
-        tables = self._rotary_tables(times, x_0.shape[2])
-        slots = [JointSlots(tables, mask)] * self.config.num_layers
-        out = self.projection_layer(self._transform(h_x, h_v, h_c, slots, None))
+        slots = JointSlots(factors, evenly_spaced, mask)
+        out = self.projection_layer(
+            self._transform(h_x, h_v, h_c, [slots] * self.config.num_layers, None)
+        )
         if frame is not None:
             out = _turn_back(out, frame)
             out["pos"] = out["pos"] + mean_position(positions[:, 0], mask)[:, None, None]
         if self.config.delta_update:
             out["pos"] = out["pos"] + positions
-        return _finish(out, mask, count)
+        return _finish(out, mask, count), slots.smallest_norm
 
     def propagate(
         self,
@@ -307,11 +331,23 @@ class ATOM(nn.Module):
             )
         check_kind("mask", mask, torch.bool)
         numbers = numbers.masked_fill(~mask, 0)
+        MolecularState(positions, velocities, numbers, mask, accelerations).check(options, times)
+        return self._jump(positions, velocities, numbers, mask, accelerations, times)
+
+    def _jump(
+        self,
+        positions: Tensor,
+        velocities: Tensor,
+        numbers: Tensor,
+        mask: Tensor,
+        accelerations: Tensor | None,
+        times: Tensor,
+    ) -> dict[str, Tensor]:
+        """Frames of an integrator; what is done depends on shapes and options only."""
         state = MolecularState(positions, velocities, numbers, mask, accelerations)
-        state.check(options, times)
         angle_times = times.to(_angle_dtype(next(self.parameters())))
         horizon = self.horizon(angle_times)
-        if options.pairs:
+        if isinstance(self.lifting_layer, PairLifting):
             out = self._read_pairs(state, horizon)
         else:
             out = self._read_tokens(state, angle_times, horizon)

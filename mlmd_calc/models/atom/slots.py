@@ -82,21 +82,21 @@ class RotaryTables:
     ----------
     factors
         ``(b or 1, t, n or 1, 1, c/2)`` rotary factors of tokens, or None if there is no rotation.
-    relative
-        The same for time differences, if slots are evenly spaced.
+    evenly_spaced
+        Whether equal time differences between slots may be treated as one, see
+        :class:`RelativeTimes`.
     """
 
     def __init__(self, config: ATOMConfig, times: Tensor, n_atoms: int) -> None:
         self._times, self._n_atoms = times, n_atoms
         self._inference = torch.is_inference_mode_enabled()
         self.factors: Tensor | None = None
-        self.relative: RelativeTimes | None = None
+        self.evenly_spaced = False
         if config.positional_encoding in ("trope", "slot_rope"):
             angles = times / config.rope_tau
             self.factors = rotary_factors(angles[:, :, None, None], config)
             # Elsewhere fused attention is faster than fewer operations.
-            if times.device.type == "cpu" and _evenly_spaced(times):
-                self.relative = RelativeTimes(self.factors)
+            self.evenly_spaced = times.device.type == "cpu" and _evenly_spaced(times)
         elif config.positional_encoding == "rope":
             count = times.shape[1] * n_atoms
             tokens = torch.arange(count, dtype=times.dtype, device=times.device)
@@ -118,15 +118,23 @@ class JointSlots:
 
     Parameters
     ----------
-    tables
-        Tables of the slots' times.
+    factors
+        Rotary factors of tokens, see :class:`RotaryTables`, or None.
+    evenly_spaced
+        Whether the slots are evenly spaced from time 0.
     mask
         ``(b, n)`` bool, True for real atoms, or None.
     """
 
-    def __init__(self, tables: RotaryTables, mask: Tensor | None) -> None:
-        self._factors, self._relative = tables.factors, tables.relative
-        self._mask = mask
+    def __init__(self, factors: Tensor | None, evenly_spaced: bool, mask: Tensor | None) -> None:
+        self._factors, self._mask = factors, mask
+        self._relative = RelativeTimes(factors) if evenly_spaced and factors is not None else None
+
+    @property
+    def smallest_norm(self) -> Tensor:
+        """Smallest of :attr:`RelativeTimes.norms`; infinity without any."""
+        norms = [] if self._relative is None else self._relative.norms
+        return torch.stack(norms).amin() if norms else torch.tensor(math.inf)
 
     def attend(
         self, query: Tensor, own: KeysAndValues, inputs: KeysAndValues | None, dropout: float
@@ -159,9 +167,7 @@ class JointSlots:
         keys, values = streams
         one_slot = query.shape[1] == keys.shape[2] == 1
         if self._relative is not None and one_slot and not dropout:
-            out = self._relative.attend(query, keys, values, self._mask)
-            if out is not None:
-                return out
+            return self._relative.attend(query, keys, values, self._mask)
         query, keys = rotate(query, self._factors), rotate(keys, self._factors)
         # Without rotation a key has one slot still: copies of it would share its weight evenly.
         values = values.expand(-1, -1, keys.shape[2], -1, -1, -1)
@@ -299,9 +305,16 @@ class RelativeTimes:
     ----------
     factors
         ``(b or 1, T, 1, 1, c/2)`` rotary factors of the slots, evenly spaced from time 0.
+
+    Attributes
+    ----------
+    norms
+        Smallest sum of the weights of any slot, for each call. All weights that a slot sees may be
+        too small to be told from zero beside those that it does not see; see :meth:`suffice`.
     """
 
     def __init__(self, factors: Tensor) -> None:
+        self.norms: list[Tensor] = []
         slots = factors.shape[1]
         # Turning queries back by a time difference is turning keys forth.
         back = torch.cat([factors[:, 1:].flip(1), factors.conj()], dim=1)
@@ -312,9 +325,13 @@ class RelativeTimes:
         seen = (steps >= first) & (steps < first + slots)
         self._seen = seen.to(factors.real.dtype)
 
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> Tensor | None:
+    @staticmethod
+    def suffice(norm: Tensor) -> bool:
+        """Whether weights are precise if their sum is no smaller than this; NaN passes."""
+        limits = torch.finfo(norm.dtype)
+        return not bool(norm < limits.tiny / limits.eps)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attend from all slots to all slots of some streams, and add up the results.
 
         Parameters
@@ -328,18 +345,15 @@ class RelativeTimes:
 
         Returns
         -------
-        Tensor or None
-            ``(b, T, n, h, c)``; None if all weights that some slot sees are too small to be told
-            from zero beside those that it does not see.
+        Tensor
+            ``(b, T, n, h, c)``.
         """
         b, _, n, h, c = query.shape
         # (b·h, i·n, c)
         all_values = values[:, :, 0].permute(1, 3, 0, 2, 4).reshape(b * h, -1, c)
         weights = self._summed_weights(query, keys, mask).view(b * h, -1, len(keys), n)
         norms = weights.sum(dim=-1, keepdim=True)
-        limits = torch.finfo(norms.dtype)
-        if norms.min() < limits.tiny / limits.eps:
-            return None
+        self.norms.append(norms.detach().amin())
         out = torch.bmm((weights / norms).flatten(2), all_values)
         return out.view(b, h, n, -1, c).permute(0, 3, 2, 1, 4)
 
