@@ -131,7 +131,7 @@ def measure(molecules: int) -> dict[str, Any]:
 
 def warm(call: Forward) -> Any:
     """Call often enough for a recording, and return the last result."""
-    from mlmd_calc.models.atom.recorded import RECORD_AFTER
+    from mlmd_calc.models.recorder import RECORD_AFTER
 
     return [call() for _ in range(RECORD_AFTER + 3)][-1]
 

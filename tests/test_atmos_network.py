@@ -570,7 +570,7 @@ def test_the_sampler_reproduces_a_normal_distribution(kind: str) -> None:
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return x * width**2 / (width**2 + sigma**2)[..., None, None]
 
-    draws = random_steps(shape, 0.0, source, start)
+    draws = random_steps(shape, 0.0, [source], start)
     x = run_sampler(denoise, start, draws, mask, sampler, width)[0]
     spread = (x - x.mean(1, keepdim=True)).square().sum() / (3 * copies * (atoms - 1))
     # 10,800 degrees of freedom; the finite steps cost one or two per cent.
@@ -587,7 +587,7 @@ def test_noise_levels_fall_from_the_largest_to_zero() -> None:
 
 
 def test_random_poses_are_proper_uniform_rotations() -> None:
-    pose = random_pose((2000,), 3.0, generator(), torch.empty(0, dtype=torch.float64))
+    pose = random_pose((2000,), 3.0, [generator()], torch.empty(0, dtype=torch.float64))
     identity = torch.eye(3).double().expand(2000, 3, 3)
     product = pose.rotation @ pose.rotation.transpose(1, 2)
     torch.testing.assert_close(product, identity, rtol=0, atol=1e-12)

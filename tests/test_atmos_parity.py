@@ -179,13 +179,14 @@ def test_diffusion_transformer(dtype: torch.dtype) -> None:
     block = module.blocks[0]
     a, s, z = (case.given(name) for name in ("a", "s", "z"))
     with torch.no_grad():
-        case.check("a", module(a, s, module.biases(z))[0])
+        case.check("a", module(a, module.conditions(s), module.biases(z))[0])
         # Both branches were recorded for the input of the block.
         attention = block.attention_pair_bias
-        attended = attention(a, s, attention.bias(z), None)
+        attended = attention(a, attention.conditions(s), attention.bias(z), None)
         case.check("block0.attention_pair_bias", attended[0])
-        transition = block.conditioned_transition_block(a, s)
-        case.check("block0.conditioned_transition", transition[0])
+        transition = block.conditioned_transition_block
+        updated = transition(a, transition.conditions(s))
+        case.check("block0.conditioned_transition", updated[0])
     case.all_answers_checked()
 
 
@@ -232,7 +233,7 @@ def test_input_feature_embedder(
     with torch.no_grad():
         case.check("s_inputs", embedder(features)[0])
         conditioning = encoder.conditioning(features)
-        a, q = encoder(None, conditioning, encoder.atom_transformer.biases(conditioning))
+        a, q = encoder(None, conditioning, encoder.atom_transformer.blocks(conditioning))
     case.check("a", a[0])
     case.check("q_l", q[0])
     case.check("c_l", conditioning.single[0])
@@ -342,7 +343,7 @@ def test_diffusion_module(
         case.check("fourier", embedded.fourier_embedding(torch.log(sigma[0] / 16.0) / 4.0))
         scaled = noisy / torch.sqrt(sigma**2 + 16.0**2)[..., None, None]
         a, q = module.atom_attention_encoder(
-            scaled, conditioning.atoms, conditioning.encoder_biases
+            scaled, conditioning.atoms, conditioning.encoder_blocks
         )
         case.check("enc.a", a[0])
         case.check("enc.q_l", q[0])

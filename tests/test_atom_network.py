@@ -15,8 +15,8 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATOM, ATOMConfig, IntegratorConfig
 from mlmd_calc.models.atom import input_features, merge_weights, record, return_probabilities
 from mlmd_calc.models.atom.lifting import EquivariantLinear, TensorProduct
-from mlmd_calc.models.atom.recorded import MAX_RECORDINGS, RECORD_AFTER
 from mlmd_calc.models.atom.slots import RelativeTimes, RotaryTables
+from mlmd_calc.models.recorder import RECORD_AFTER
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -804,21 +804,6 @@ def test_recorded_jumps_repeat_every_bit(config: ATOMConfig) -> None:
         with pytest.raises(InputError, match="max_horizon"):
             recorded.propagate(times=100.0 * TIMES, **molecule)
     assert recordings(recorded, "_jump") == 1
-
-
-def test_recordings_are_few_and_for_inference_only() -> None:
-    recorded = record(random_network(JUMP))
-    molecule = {name: tensor[:1] for name, tensor in state(JUMP).items()}
-    with torch.no_grad():
-        for _ in range(RECORD_AFTER + 1):
-            recorded.propagate(times=TIMES[:1], **molecule)
-    assert recordings(recorded, "_jump") == 0
-    with torch.inference_mode():
-        for count in range(1, MAX_RECORDINGS + 3):
-            times = torch.linspace(1.0, 8.0, count)[None]
-            for _ in range(RECORD_AFTER + 1):
-                recorded.propagate(times=times, **molecule)
-    assert recordings(recorded, "_jump") == MAX_RECORDINGS
 
 
 @each_jump

@@ -7,13 +7,14 @@ Protenix.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlmd_calc.models.atmos.config import ATMOSConfig
-from mlmd_calc.models.atmos.diffusion_transformer import DiffusionTransformer
+from mlmd_calc.models.atmos.diffusion_transformer import BlockConditions, DiffusionTransformer
 from mlmd_calc.models.atmos.features import N_ELEMENTS, N_NAME_CHARS, Features
 from mlmd_calc.models.atmos.primitives import linear, mask_bias
 from mlmd_calc.models.atmos.windows import AtomWindows
@@ -84,6 +85,15 @@ class AtomConditioning:
         )
 
 
+class AtomBlocks(NamedTuple):
+    """What the blocks of an atom transformer take from the conditioning."""
+
+    conditions: list[BlockConditions]
+    """``(..., a, c_atom)`` each."""
+    biases: list[Tensor]
+    """``(..., windows, h, queries, keys)`` each."""
+
+
 class AtomTransformer(nn.Module):
     """Holder of a transformer over atoms, for the sake of its name."""
 
@@ -98,15 +108,17 @@ class AtomTransformer(nn.Module):
             cross=True,
         )
 
-    def biases(self, conditioning: AtomConditioning) -> list[Tensor]:
-        """Return the bias of every block; see :meth:`DiffusionTransformer.biases`."""
-        return self.diffusion_transformer.biases(conditioning.pair, conditioning.key_bias)
-
-    def forward(self, q: Tensor, conditioning: AtomConditioning, biases: list[Tensor]) -> Tensor:
-        """Transform atoms ``(..., a, c_atom)``."""
-        out: Tensor = self.diffusion_transformer(
-            q, conditioning.single, biases, conditioning.windows
+    def blocks(self, conditioning: AtomConditioning) -> AtomBlocks:
+        """Prepare the conditioning for every block."""
+        transformer = self.diffusion_transformer
+        return AtomBlocks(
+            transformer.conditions(conditioning.single),
+            transformer.biases(conditioning.pair, conditioning.key_bias),
         )
+
+    def forward(self, q: Tensor, blocks: AtomBlocks, windows: AtomWindows) -> Tensor:
+        """Transform atoms ``(..., a, c_atom)``."""
+        out: Tensor = self.diffusion_transformer(q, blocks.conditions, blocks.biases, windows)
         return out
 
 
@@ -212,7 +224,7 @@ class AtomAttentionEncoder(nn.Module):
         )
 
     def forward(
-        self, r: Tensor | None, conditioning: AtomConditioning, biases: list[Tensor]
+        self, r: Tensor | None, conditioning: AtomConditioning, blocks: AtomBlocks
     ) -> tuple[Tensor, Tensor]:
         """Encode the atoms.
 
@@ -222,7 +234,7 @@ class AtomAttentionEncoder(nn.Module):
             ``(..., a, 3)`` coordinates, if the encoder takes any.
         conditioning
             From :meth:`conditioning`.
-        biases
+        blocks
             From the atom transformer.
 
         Returns
@@ -235,7 +247,7 @@ class AtomAttentionEncoder(nn.Module):
         q = conditioning.single
         if r is not None:
             q = q + self.linear_no_bias_r(r)
-        q = self.atom_transformer(q, conditioning, biases)
+        q = self.atom_transformer(q, blocks, conditioning.windows)
         atoms = functional.relu(self.linear_no_bias_q(q))
         return torch.matmul(conditioning.pooling, atoms), q
 
@@ -280,10 +292,10 @@ class AtomAttentionDecoder(nn.Module):
         self.linear_no_bias_out = linear(config.c_atom, 3, init="zeros")
 
     def forward(
-        self, a: Tensor, q: Tensor, conditioning: AtomConditioning, biases: list[Tensor]
+        self, a: Tensor, q: Tensor, conditioning: AtomConditioning, blocks: AtomBlocks
     ) -> Tensor:
         """Map tokens ``(..., n, c_token)`` and the encoder's atoms to ``(..., a, 3)``."""
         q = q + token_values_on_atoms(self.linear_no_bias_a(a), conditioning.atom_to_token)
-        q = self.atom_transformer(q, conditioning, biases)
+        q = self.atom_transformer(q, blocks, conditioning.windows)
         out: Tensor = self.linear_no_bias_out(self.layernorm_q(q))
         return out

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mlmd_calc.models.atmos.atom_attention import (
     AtomAttentionDecoder,
     AtomAttentionEncoder,
+    AtomBlocks,
     AtomConditioning,
 )
 from mlmd_calc.models.atmos.config import ATMOSConfig
@@ -78,10 +79,8 @@ class Conditioning(NamedTuple):
     token_biases: list[Tensor]
     """``(b, 1, h, n, n)`` for each block of the token transformer."""
     atoms: AtomConditioning
-    encoder_biases: list[Tensor]
-    """``(b, 1, windows, h, queries, keys)`` for each block of the atom encoder."""
-    decoder_biases: list[Tensor]
-    """The same for the atom decoder."""
+    encoder_blocks: AtomBlocks
+    decoder_blocks: AtomBlocks
 
 
 class DiffusionModule(nn.Module):
@@ -133,8 +132,8 @@ class DiffusionModule(nn.Module):
             tokens=self.diffusion_conditioning.tokens(s, s_inputs)[:, None],
             token_biases=self.diffusion_transformer.biases(pairs, key_bias),
             atoms=atoms,
-            encoder_biases=self.atom_attention_encoder.atom_transformer.biases(atoms),
-            decoder_biases=self.atom_attention_decoder.atom_transformer.biases(atoms),
+            encoder_blocks=self.atom_attention_encoder.atom_transformer.blocks(atoms),
+            decoder_blocks=self.atom_attention_decoder.atom_transformer.blocks(atoms),
         )
 
     def update(self, r: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
@@ -150,11 +149,12 @@ class DiffusionModule(nn.Module):
             From :meth:`conditioning`.
         """
         s = self.diffusion_conditioning.noisy_tokens(conditioning.tokens, sigma)
-        a, q = self.atom_attention_encoder(r, conditioning.atoms, conditioning.encoder_biases)
+        a, q = self.atom_attention_encoder(r, conditioning.atoms, conditioning.encoder_blocks)
         a = a + self.linear_no_bias_s(self.layernorm_s(s))
-        a = self.layernorm_a(self.diffusion_transformer(a, s, conditioning.token_biases))
+        conditions = self.diffusion_transformer.conditions(s)
+        a = self.layernorm_a(self.diffusion_transformer(a, conditions, conditioning.token_biases))
         out: Tensor = self.atom_attention_decoder(
-            a, q, conditioning.atoms, conditioning.decoder_biases
+            a, q, conditioning.atoms, conditioning.decoder_blocks
         )
         return out
 

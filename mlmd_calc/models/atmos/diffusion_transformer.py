@@ -3,11 +3,14 @@
 AlphaFold 3 (Abramson et al., Nature 630, 493, 2024), algorithms 23 to 26. It serves tokens, with
 attention among all of them, and atoms, with attention inside windows. Module names are those of
 Protenix.
+
+What a layer takes from the conditioning features is prepared apart from it, because for atoms it is
+the same at all noise levels.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,13 @@ from mlmd_calc.models.atmos.windows import AtomWindows
 _CLOSED = -2.0
 
 
+class Modulation(NamedTuple):
+    """Scale and shift ``(..., n, c_a)`` of normalised features."""
+
+    scale: Tensor
+    shift: Tensor
+
+
 class AdaptiveLayerNorm(nn.Module):
     """Layer norm whose scale and shift depend on the conditioning features."""
 
@@ -30,12 +40,24 @@ class AdaptiveLayerNorm(nn.Module):
         self.linear_s = linear(c_s, c_a, bias=True, init="zeros")
         self.linear_nobias_s = linear(c_s, c_a, init="zeros")
 
-    def forward(self, a: Tensor, s: Tensor) -> Tensor:
-        """Normalise ``(..., n, c_a)``, conditioned on ``(..., n, c_s)``."""
+    def modulation(self, s: Tensor) -> Modulation:
+        """Map conditioning ``(..., n, c_s)`` to scale and shift."""
         s = self.layernorm_s(s)
-        scale = torch.sigmoid(self.linear_s(s))
-        out: Tensor = scale * self.layernorm_a(a) + self.linear_nobias_s(s)
+        return Modulation(torch.sigmoid(self.linear_s(s)), self.linear_nobias_s(s))
+
+    def forward(self, a: Tensor, modulation: Modulation) -> Tensor:
+        """Normalise ``(..., n, c_a)``."""
+        out: Tensor = modulation.scale * self.layernorm_a(a) + modulation.shift
         return out
+
+
+class AttentionConditions(NamedTuple):
+    """What conditioned attention takes from the conditioning features."""
+
+    queries: Modulation
+    keys: Modulation | None
+    gate: Tensor
+    """``(..., n, c_a)``."""
 
 
 class ConditionedAttention(nn.Module):
@@ -57,13 +79,35 @@ class ConditionedAttention(nn.Module):
         out: Tensor = self.linear_nobias_z(self.layernorm_z(z)).movedim(-1, -3)
         return out
 
-    def forward(self, a: Tensor, s: Tensor, bias: Tensor, windows: AtomWindows | None) -> Tensor:
+    def conditions(self, s: Tensor) -> AttentionConditions:
+        """Prepare conditioning features ``(..., n, c_s)``."""
+        return AttentionConditions(
+            self.layernorm_a.modulation(s),
+            self.layernorm_kv.modulation(s) if self.cross else None,
+            torch.sigmoid(self.linear_a_last(s)),
+        )
+
+    def forward(
+        self,
+        a: Tensor,
+        conditions: AttentionConditions,
+        bias: Tensor,
+        windows: AtomWindows | None,
+    ) -> Tensor:
         """Return the update of ``(..., n, c_a)``."""
-        x = self.layernorm_a(a, s)
+        x = self.layernorm_a(a, conditions.queries)
         # The original normalises keys and values a second time.
-        others = self.layernorm_kv(x, s) if self.cross else x
+        others = x if conditions.keys is None else self.layernorm_kv(x, conditions.keys)
         out: Tensor = self.attention(x, others, bias, windows)
-        return torch.sigmoid(self.linear_a_last(s)) * out
+        return conditions.gate * out
+
+
+class TransitionConditions(NamedTuple):
+    """What a conditioned transition takes from the conditioning features."""
+
+    inputs: Modulation
+    gate: Tensor
+    """``(..., n, c_a)``."""
 
 
 class ConditionedTransition(nn.Module):
@@ -77,12 +121,23 @@ class ConditionedTransition(nn.Module):
         self.linear_nobias_b = linear(2 * c_a, c_a)
         self.linear_s = linear(c_s, c_a, bias=True, init="zeros", bias_value=_CLOSED)
 
-    def forward(self, a: Tensor, s: Tensor) -> Tensor:
+    def conditions(self, s: Tensor) -> TransitionConditions:
+        """Prepare conditioning features ``(..., n, c_s)``."""
+        return TransitionConditions(self.adaln.modulation(s), torch.sigmoid(self.linear_s(s)))
+
+    def forward(self, a: Tensor, conditions: TransitionConditions) -> Tensor:
         """Return the update of ``(..., n, c_a)``."""
-        y = self.adaln(a, s)
+        y = self.adaln(a, conditions.inputs)
         hidden = functional.silu(self.linear_nobias_a1(y)) * self.linear_nobias_a2(y)
-        out: Tensor = torch.sigmoid(self.linear_s(s)) * self.linear_nobias_b(hidden)
+        out: Tensor = conditions.gate * self.linear_nobias_b(hidden)
         return out
+
+
+class BlockConditions(NamedTuple):
+    """What a block takes from the conditioning features."""
+
+    attention: AttentionConditions
+    transition: TransitionConditions
 
 
 class DiffusionTransformerBlock(nn.Module):
@@ -93,12 +148,22 @@ class DiffusionTransformerBlock(nn.Module):
         self.attention_pair_bias = ConditionedAttention(c_a, c_s, c_z, heads, cross=cross)
         self.conditioned_transition_block = ConditionedTransition(c_a, c_s)
 
+    def conditions(self, s: Tensor) -> BlockConditions:
+        """Prepare conditioning features ``(..., n, c_s)``."""
+        return BlockConditions(
+            self.attention_pair_bias.conditions(s), self.conditioned_transition_block.conditions(s)
+        )
+
     def forward(
-        self, a: Tensor, s: Tensor, bias: Tensor, windows: AtomWindows | None = None
+        self,
+        a: Tensor,
+        conditions: BlockConditions,
+        bias: Tensor,
+        windows: AtomWindows | None = None,
     ) -> Tensor:
         """Return new ``(..., n, c_a)``."""
-        a = a + self.attention_pair_bias(a, s, bias, windows)
-        out: Tensor = a + self.conditioned_transition_block(a, s)
+        a = a + self.attention_pair_bias(a, conditions.attention, bias, windows)
+        out: Tensor = a + self.conditioned_transition_block(a, conditions.transition)
         return out
 
 
@@ -133,12 +198,23 @@ class DiffusionTransformer(nn.Module):
         key_bias
             Mask of the keys, broadcastable to ``(..., h, n, m)``; see :func:`~.mask_bias`.
         """
-        blocks = cast("list[DiffusionTransformerBlock]", list(self.blocks))
-        found = [block.attention_pair_bias.bias(z) for block in blocks]
+        found = [block.attention_pair_bias.bias(z) for block in self._blocks]
         return found if key_bias is None else [bias + key_bias for bias in found]
 
+    def conditions(self, s: Tensor) -> list[BlockConditions]:
+        """Prepare conditioning features ``(..., n, c_s)`` for every block."""
+        return [block.conditions(s) for block in self._blocks]
+
+    @property
+    def _blocks(self) -> list[DiffusionTransformerBlock]:
+        return cast("list[DiffusionTransformerBlock]", list(self.blocks))
+
     def forward(
-        self, a: Tensor, s: Tensor, biases: list[Tensor], windows: AtomWindows | None = None
+        self,
+        a: Tensor,
+        conditions: list[BlockConditions],
+        biases: list[Tensor],
+        windows: AtomWindows | None = None,
     ) -> Tensor:
         """Transform ``a``.
 
@@ -146,13 +222,12 @@ class DiffusionTransformer(nn.Module):
         ----------
         a
             ``(..., n, c_a)`` features.
-        s
-            ``(..., n, c_s)`` conditioning.
-        biases
-            From :meth:`biases`, with leading axes that broadcast with those of ``a``.
+        conditions, biases
+            From :meth:`conditions` and :meth:`biases`, with leading axes that broadcast with those
+            of ``a``.
         windows
             Restrict attention to these windows.
         """
-        for block, bias in zip(self.blocks, biases, strict=True):
-            a = block(a, s, bias, windows)
+        for block, own, bias in zip(self.blocks, conditions, biases, strict=True):
+            a = block(a, own, bias, windows)
         return a

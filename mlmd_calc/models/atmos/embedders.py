@@ -37,7 +37,7 @@ class InputFeatureEmbedder(nn.Module):
         """Return ``(..., n, c_token + 65)``."""
         encoder = self.atom_attention_encoder
         conditioning = encoder.conditioning(features)
-        tokens, _ = encoder(None, conditioning, encoder.atom_transformer.biases(conditioning))
+        tokens, _ = encoder(None, conditioning, encoder.atom_transformer.blocks(conditioning))
         restype = functional.one_hot(features.restype, N_RESTYPES)
         profile = restype if features.profile is None else features.profile
         deletions = features.deletion_mean

@@ -177,7 +177,7 @@ class GeometricEncoder(nn.Module):
             r = (centred(positions, features.atom_mask) / self.config.sigma_data).to(dtype)
             extra = None
         conditioning = encoder.conditioning(features, s, z, extra)
-        tokens, _ = encoder(r, conditioning, encoder.atom_transformer.biases(conditioning))
+        tokens, _ = encoder(r, conditioning, encoder.atom_transformer.blocks(conditioning))
         return Encoding(tokens, pairs)
 
     def _local_coordinates(

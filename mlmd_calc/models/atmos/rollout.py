@@ -12,7 +12,8 @@ from mlmd_calc.models.atmos.config import SamplerConfig
 from mlmd_calc.models.atmos.features import Features, Memory
 from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.network import ATMOS
-from mlmd_calc.models.atmos.sampler import Pose, StepNoise, random_steps, run_sampler
+from mlmd_calc.models.atmos.sampler import random_steps, run_sampler, standard_normal
+from mlmd_calc.models.recorder import Recorder
 
 
 class Rollout:
@@ -76,6 +77,8 @@ class Rollout:
         self._lag_ps = lag_ps if network.config.tau == "lag" else None
         self._device = next(network.parameters()).device
         self._features = Features.stack([features]).to(self._device)
+        # Forty calls for a frame.
+        self._denoise = Recorder(network.diffusion_module, network.diffusion_module)
         with torch.no_grad():
             self._context = network.context(self._features)
 
@@ -208,38 +211,21 @@ class Rollout:
 
     def _draw(self, memory: Memory, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw ``(b, a, 3)`` float64 Å on the CPU in arbitrary poses."""
-        count, like = len(generators), memory.s
+        count = len(generators)
         features, context = self._features.expand(count), self._context.expand(count)
         conditioning = self.network.conditioning(memory, features, context)
         shape = (1, 1, features.n_atoms, 3)
-        start = torch.cat(
-            [torch.randn(shape, generator=own, dtype=torch.float64) for own in generators]
-        )
-        drawn = run_sampler(
-            lambda noisy, sigma: self.network.diffusion_module(noisy, sigma, conditioning),
-            start.to(like),
-            self._noise(shape, generators, like),
-            features.atom_mask,
-            self.sampler,
-            self.network.config.sigma_data,
-        )
-        frames = drawn[:, 0].double().cpu()
+        spread = self.network.config.pose_translation
+        with torch.inference_mode():
+            drawn = run_sampler(
+                lambda noisy, sigma: self._denoise(noisy, sigma, conditioning),
+                standard_normal(shape, generators, memory.s),
+                random_steps(shape, spread, generators, memory.s),
+                features.atom_mask,
+                self.sampler,
+                self.network.config.sigma_data,
+            )
+        frames = drawn[:, 0].to("cpu", torch.float64, copy=True)
         if not bool(frames.isfinite().all()):
             raise PredictionError("the network has drawn a frame that is not finite")
         return frames
-
-    def _noise(
-        self, shape: tuple[int, ...], generators: Sequence[torch.Generator], like: Tensor
-    ) -> Iterator[StepNoise]:
-        """Join the random numbers of all trajectories for one step of the sampler after another."""
-        here = torch.empty(0, dtype=like.dtype)
-        spread = self.network.config.pose_translation
-        sources = [random_steps(shape, spread, own, here) for own in generators]
-        for draws in zip(*sources, strict=True):
-            yield StepNoise(
-                Pose(
-                    torch.cat([draw.pose.rotation for draw in draws]).to(like),
-                    torch.cat([draw.pose.translation for draw in draws]).to(like),
-                ),
-                torch.cat([draw.noise for draw in draws]).to(like),
-            )

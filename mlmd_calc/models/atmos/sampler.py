@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -53,49 +53,59 @@ class StepNoise(NamedTuple):
     """``(b, k, a, 3)`` standard normal."""
 
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
-    return drawn.to(like)
+def standard_normal(
+    shape: tuple[int, ...], generators: Sequence[torch.Generator], like: Tensor
+) -> Tensor:
+    """Draw numbers of this shape from every generator and join them along the first axis."""
+    drawn = [
+        torch.randn(shape, generator=own, device=own.device, dtype=torch.float64)
+        for own in generators
+    ]
+    return torch.cat(drawn).to(like)
 
 
 def random_pose(
-    shape: tuple[int, ...], translation: float, generator: torch.Generator, like: Tensor
+    shape: tuple[int, ...], translation: float, generators: Sequence[torch.Generator], like: Tensor
 ) -> Pose:
     """Draw uniform rotations and normal translations.
 
     Parameters
     ----------
     shape
-        Leading axes.
+        Leading axes of what is drawn from each generator.
     translation
         Standard deviation of each component in Å.
-    generator
-        Source of randomness.
+    generators
+        Sources of randomness; their poses are joined along the first axis.
     like
         Tensor whose device and dtype the result has.
     """
     # A normalised Gaussian 4-vector is a uniform quaternion (w, v); its rotation is
     # (2 w² - 1) I + 2 v vᵀ + 2 w [v]×.
-    quaternion = _normal((*shape, 4), generator, like)
+    quaternion = standard_normal((*shape, 4), generators, like)
     quaternion = quaternion / torch.linalg.vector_norm(quaternion, dim=-1, keepdim=True)
     w, v = quaternion[..., :1, None], quaternion[..., 1:]
     identity = torch.eye(3, dtype=like.dtype, device=like.device)
-    cross = torch.linalg.cross(identity.expand(*shape, 3, 3), v[..., None, :].expand(*shape, 3, 3))
+    full = (*v.shape, 3)
+    cross = torch.linalg.cross(identity.expand(full), v[..., None, :].expand(full))
     rotation = (
         (2.0 * w.square() - 1.0) * identity
         + 2.0 * v[..., :, None] * v[..., None, :]
         + 2.0 * w * cross
     )
-    return Pose(rotation, translation * _normal((*shape, 3), generator, like))
+    return Pose(rotation, translation * standard_normal((*shape, 3), generators, like))
 
 
 def random_steps(
-    shape: tuple[int, ...], translation: float, generator: torch.Generator, like: Tensor
+    shape: tuple[int, ...], translation: float, generators: Sequence[torch.Generator], like: Tensor
 ) -> Iterator[StepNoise]:
-    """Draw the random numbers of one step after the other, for coordinates of the given shape."""
+    """Draw the random numbers of one step after the other; see :func:`random_pose`.
+
+    The shape is that of the coordinates ``(b, k, a, 3)`` that belong to each generator.
+    """
     while True:
-        pose = random_pose(shape[:-2], translation, generator, like)
-        yield StepNoise(pose, _normal(shape, generator, like))
+        pose = random_pose(shape[:-2], translation, generators, like)
+        yield StepNoise(pose, standard_normal(shape, generators, like))
 
 
 def run_sampler(
@@ -173,11 +183,11 @@ def training_noise(
         ``(b, k)`` noise levels in Å.
     """
     shape = (len(target), samples)
-    pose = random_pose(shape, config.pose_translation, generator, target)
-    normal = _normal(shape, generator, target)
+    pose = random_pose(shape, config.pose_translation, [generator], target)
+    normal = standard_normal(shape, [generator], target)
     sigma = config.sigma_data * torch.exp(config.noise_mean + config.noise_std * normal)
     clean = pose.apply(target[:, None], mask[:, None])
-    noise = _normal((*shape, *target.shape[1:]), generator, target)
+    noise = standard_normal((*shape, *target.shape[1:]), [generator], target)
     return clean + sigma[..., None, None] * noise, sigma
 
 
@@ -217,6 +227,6 @@ def sample(
     batch, atoms = mask.shape
     shape = (batch, samples, atoms, 3)
     like = torch.empty(0, dtype=dtype, device=mask.device)
-    start = _normal(shape, generator, like)
-    draws = random_steps(shape, config.pose_translation, generator, like)
+    start = standard_normal(shape, [generator], like)
+    draws = random_steps(shape, config.pose_translation, [generator], like)
     return run_sampler(denoise, start, draws, mask, sampler, config.sigma_data)

@@ -2,9 +2,8 @@
 
 from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
 from mlmd_calc.models.atom.features import input_features, return_probabilities
-from mlmd_calc.models.atom.merged import merge_weights
+from mlmd_calc.models.atom.inference import merge_weights, record
 from mlmd_calc.models.atom.network import ATOM
-from mlmd_calc.models.atom.recorded import record
 
 __all__ = [
     "ATOM",

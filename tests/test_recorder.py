@@ -1,0 +1,103 @@
+"""Recordings of functions: when they are made, and what they repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mlmd_calc.models.recorder import MAX_RECORDINGS, RECORD_AFTER, Recorder
+
+
+@dataclass(frozen=True)
+class Scaled:
+    factor: int
+    values: Tensor
+
+
+class Both(NamedTuple):
+    first: Scaled
+    others: list[Tensor]
+
+
+class Counted(nn.Module):
+    """A function that counts how often Python evaluates it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+        self.calls = 0
+
+    def forward(self, both: Both, power: int, extra: Tensor | None) -> dict[str, Tensor]:
+        self.calls += 1
+        total = both.first.factor * both.first.values * self.weight + sum(both.others)
+        return {"power": total**power, "sum": total.sum() if extra is None else total.sum() + extra}
+
+
+def arguments(size: int = 3, power: int = 2, seed: int = 0, factor: int = 2) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    values, *others = torch.randn(3, size, 3, generator=generator)
+    return Both(Scaled(factor, values), others), power, None
+
+
+def recorder() -> tuple[Counted, Recorder[Any]]:
+    module = Counted().eval()
+    return module, Recorder(module, module)
+
+
+def repeat(call: Recorder[Any], count: int, *given: Any) -> None:
+    for _ in range(count):
+        call(*given)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_frequent_calls_are_recorded(mode: Any) -> None:
+    module, call = recorder()
+    with mode():
+        repeat(call, RECORD_AFTER, *arguments())
+        assert module.calls == RECORD_AFTER
+        call(*arguments())
+        recorded = module.calls
+        repeat(call, 5, *arguments())
+        assert module.calls == recorded
+        for given in (arguments(seed=1), arguments(power=3), arguments(factor=5), arguments(2)):
+            found, expected = call(*given), module(*given)
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        other, power, _ = arguments()
+        module.calls = 0
+        call(other, power, torch.ones(()))
+        assert module.calls == 1
+        call(Both(Scaled(2, other.first.values.double()), other.others), power, None)
+        assert module.calls == 2
+
+
+def test_calls_with_gradients_are_not_recorded() -> None:
+    module, call = recorder()
+    repeat(call, RECORD_AFTER + 5, *arguments())
+    assert module.calls == RECORD_AFTER + 5
+    call(*arguments())["sum"].backward()
+    assert module.weight.grad is not None
+
+
+def test_weights_are_not_copied() -> None:
+    module, call = recorder()
+    with torch.no_grad():
+        repeat(call, RECORD_AFTER + 2, *arguments())
+        module.weight.mul_(2.0)
+        assert torch.equal(call(*arguments())["power"], module(*arguments())["power"])
+
+
+def test_there_are_few_recordings() -> None:
+    module, call = recorder()
+    with torch.no_grad():
+        for size in range(1, MAX_RECORDINGS + 2):
+            repeat(call, RECORD_AFTER + 1, *arguments(size))
+        module.calls = 0
+        repeat(call, 3, *arguments(MAX_RECORDINGS))
+        assert module.calls == 0
+        repeat(call, 3, *arguments(MAX_RECORDINGS + 1))
+        assert module.calls == 3
