@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlmd_calc.models.atmos import ATMOS, Context, Features, Memory, Prediction
+from mlmd_calc.models.atmos.geometry import Encoding
 from mlmd_calc.models.atmos.losses import training_loss
 from mlmd_calc.training.module import TrainingModule
 from mlmd_calc.training.recipe import ATMOSRecipe
@@ -59,17 +60,30 @@ class ATMOSTraining(TrainingModule):
         network, features = self.network, batch.features
         context = network.context(features)
         memory = network.initial_memory(context)
+        ahead = network.config.encoder_state != "memory"
+        encoded = self._encoded(batch, context) if ahead else None
         memories = []
         for index, positions in enumerate(batch.frames.unbind(1)):
-            memory = network.step(
-                memory,
-                positions,
-                features,
-                context,
-                lag=batch.lag,
-                end=batch.end,
-                remaining=None if batch.remaining is None else batch.remaining - index,
-            )
+            remaining = None if batch.remaining is None else batch.remaining - index
+            if encoded is None:
+                memory = network.step(
+                    memory,
+                    positions,
+                    features,
+                    context,
+                    lag=batch.lag,
+                    end=batch.end,
+                    remaining=remaining,
+                )
+            else:
+                memory = network.advance(
+                    memory,
+                    encoded[index],
+                    features,
+                    lag=batch.lag,
+                    end=None if batch.end is None else encoded[-1],
+                    remaining=remaining,
+                )
             memories.append(memory)
         window = len(memories)
         # All frames of all windows are denoised at once.
@@ -83,6 +97,20 @@ class ATMOSTraining(TrainingModule):
             batch.noisy.flatten(0, 1), batch.sigma.flatten(0, 1), conditioning
         )
         return Prediction(denoised, network.distogram_head(memory.z)), features
+
+    def _encoded(self, batch: WindowBatch, context: Context) -> list[Encoding]:
+        """Encode the frames of all windows, and the ends behind them, in one call."""
+        frames = batch.frames
+        if batch.end is not None:
+            frames = torch.cat([frames, batch.end[:, None]], dim=1)
+        count = frames.shape[1]
+        encoding = self.network.encode(
+            frames.flatten(0, 1),
+            _repeated(batch.features, count),
+            Context(*(part.repeat_interleave(count, 0) for part in context)),
+        )
+        each = [part.unflatten(0, (-1, count)).unbind(1) for part in encoding]
+        return [Encoding(*parts) for parts in zip(*each, strict=True)]
 
     def loss_terms(self, batch: WindowBatch) -> dict[str, Tensor]:
         """Terms of the loss, dimensionless except for that of the bonds, in Å²."""

@@ -114,27 +114,43 @@ class ATMOS(nn.Module):
             If an argument that the model needs is missing, if one is given that it does not use, or
             if ``remaining`` is out of range.
         """
-        encoding = self._encode(positions, memory, features, context)
-        terms = self._end_terms(memory, features, context, end, remaining)
-        out: Memory = self.transition(memory, encoding, features, lag=lag, end_terms=terms)
-        return out
+        encoding, encoded_end = (
+            None if frame is None else self.encode(frame, features, context, memory)
+            for frame in (positions, end)
+        )
+        assert encoding is not None
+        return self.advance(
+            memory, encoding, features, lag=lag, end=encoded_end, remaining=remaining
+        )
 
-    def _encode(
-        self, positions: Tensor, memory: Memory, features: Features, context: Context
+    def encode(
+        self, positions: Tensor, features: Features, context: Context, memory: Memory | None = None
     ) -> Encoding:
+        """Encode frames ``(b, a, 3)`` for :meth:`advance`.
+
+        The memory is that before the frame, and needed with ``encoder_state="memory"`` only.
+        """
         seen = {"context": context, "memory": memory, "none": None}[self.config.encoder_state]
         s, z = (None, None) if seen is None else (seen.s, seen.z)
         out: Encoding = self.geometric_encoder(positions, features, s, z)
         return out
 
-    def _end_terms(
+    def advance(
         self,
         memory: Memory,
+        encoding: Encoding,
         features: Features,
-        context: Context,
-        end: Tensor | None,
-        remaining: Tensor | None,
-    ) -> Encoding | None:
+        *,
+        lag: Tensor | None = None,
+        end: Encoding | None = None,
+        remaining: Tensor | None = None,
+    ) -> Memory:
+        """Take an encoded frame into the memory; see :meth:`step`."""
+        terms = self._end_terms(end, remaining)
+        out: Memory = self.transition(memory, encoding, features, lag=lag, end_terms=terms)
+        return out
+
+    def _end_terms(self, end: Encoding | None, remaining: Tensor | None) -> Encoding | None:
         """Terms of the end frame, or None for a model that is no interpolator."""
         if self.interpolator is None:
             if end is not None or remaining is not None:
@@ -145,8 +161,7 @@ class ATMOS(nn.Module):
             return None
         if end is None or remaining is None:
             raise InputError("an interpolator needs the end frame and the remaining steps")
-        encoding = self._encode(end, memory, features, context)
-        out: Encoding = self.interpolator(encoding, remaining)
+        out: Encoding = self.interpolator(end, remaining)
         return out
 
     def conditioning(self, memory: Memory, features: Features, context: Context) -> Conditioning:
