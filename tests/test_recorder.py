@@ -83,6 +83,15 @@ def test_calls_with_gradients_are_not_recorded() -> None:
     assert module.weight.grad is not None
 
 
+def test_modules_in_training_are_not_recorded() -> None:
+    module, call = recorder()
+    module.train()
+    with torch.no_grad():
+        repeat(call, RECORD_AFTER + 5, *arguments())
+    assert module.calls == RECORD_AFTER + 5
+    assert module.training
+
+
 def test_weights_are_not_copied() -> None:
     module, call = recorder()
     with torch.no_grad():

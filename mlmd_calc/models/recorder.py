@@ -26,8 +26,8 @@ R = TypeVar("R")
 class Recorder(Generic[R]):
     """A function that is recorded for every shape of arguments that comes often.
 
-    Its results are the same bit by bit. Calls with gradients, calls on other devices, and shapes
-    that are rare go to the function itself.
+    Its results are the same bit by bit. Calls with gradients, in training, or on other devices, and
+    shapes that are rare go to the function itself.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Recorder(Generic[R]):
         tensors; returns a tensor, or a tuple or dictionary of tensors. It is called with positional
         arguments, which are tensors, hashable objects, or tuples, lists and dataclasses of them.
     module
-        Module whose weights the function uses, in evaluation mode.
+        Module whose weights the function uses. Changes of their values count.
     """
 
     def __init__(self, function: Callable[..., R], module: nn.Module) -> None:
@@ -47,7 +47,7 @@ class Recorder(Generic[R]):
 
     def __call__(self, *arguments: Any) -> R:
         """Evaluate the function."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self._module.training:
             return self._function(*arguments)
         tensors: list[Tensor] = []
         key = _shapes(arguments, tensors)
@@ -78,7 +78,7 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
         self.function = function
-        self.eval()
+        self.training = False
 
     def forward(self, *given: Tensor) -> Any:
         return self.function(iter(given))

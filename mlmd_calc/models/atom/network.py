@@ -99,7 +99,8 @@ class ATOM(nn.Module):
 
     See Also
     --------
-    mlmd_calc.models.atom.merge_weights : a faster copy for inference.
+    mlmd_calc.models.atom.record : a faster copy for inference.
+    mlmd_calc.models.atom.merge_weights : the same, for devices other than the CPU.
 
     Examples
     --------
