@@ -114,11 +114,8 @@ class ATMOS(nn.Module):
             If an argument that the model needs is missing, if one is given that it does not use, or
             if ``remaining`` is out of range.
         """
-        encoding, encoded_end = (
-            None if frame is None else self.encode(frame, features, context, memory)
-            for frame in (positions, end)
-        )
-        assert encoding is not None
+        encoding = self.encode(positions, features, context, memory)
+        encoded_end = None if end is None else self.encode(end, features, context, memory)
         return self.advance(
             memory, encoding, features, lag=lag, end=encoded_end, remaining=remaining
         )
