@@ -441,7 +441,7 @@ def _for_torchscript(recorded: fx.GraphModule) -> fx.GraphModule:
 
 
 def _edge_attention(
-    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Streamed edge attention whose loops stay loops when they are recorded.
 
@@ -452,6 +452,10 @@ def _edge_attention(
     scores = torch.matmul(
         query.permute(2, 0, 3, 1, 4) * (1.0 / math.sqrt(c)), key.permute(1, 0, 3, 4, 2)
     )
+    if bias is not None:
+        bias = bias.to(scores.dtype)
+        scores = scores + bias.permute(2, 0, 1)[:, :, None, :, None]
+        scores = scores + bias.permute(1, 0, 2)[:, :, None, None]
     out: Tensor = _PRODUCT(
         torch.softmax(scores, dim=0).flatten(1, 2),
         value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),

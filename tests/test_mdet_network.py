@@ -20,6 +20,7 @@ from mlmd_calc.models.mdet.edge_attention import (
     edge_attention,
     edge_attention_reference,
     edge_attention_streamed,
+    pair_bias,
 )
 from mlmd_calc.models.mdet.embeddings import real_spherical_harmonics
 
@@ -46,13 +47,19 @@ def loops(request, monkeypatch) -> str:
 MASK = torch.tensor([[True, True, True, False, False], [True] * 5])
 
 
-def attention_by_hand(q: torch.Tensor, k: torch.Tensor, v1: torch.Tensor, v2: torch.Tensor):
+def fading(b: int = 2, n: int = 5) -> torch.Tensor:
+    return pair_bias(None, torch.rand(b, n, n, generator=torch.Generator().manual_seed(2)).double())
+
+
+def attention_by_hand(
+    q: torch.Tensor, k: torch.Tensor, v1: torch.Tensor, v2: torch.Tensor, bias: torch.Tensor
+):
     """The equations in loops, for one molecule ``(n, n, h, c)``."""
     n, _, h, c = q.shape
     out = torch.zeros_like(q)
     for i, j, head in itertools.product(range(n), range(n), range(h)):
         scores = torch.stack([q[i, m, head] @ k[m, j, head] for m in range(n)]) / math.sqrt(c)
-        weights = torch.softmax(scores, 0)
+        weights = torch.softmax(scores + bias[i] + bias[:, j], 0)
         for m in range(n):
             out[i, j, head] += weights[m] * v1[i, m, head] * v2[m, j, head]
     return out
@@ -61,10 +68,13 @@ def attention_by_hand(q: torch.Tensor, k: torch.Tensor, v1: torch.Tensor, v2: to
 @pytest.mark.parametrize("form", [edge_attention_reference, edge_attention_streamed])
 def test_attention_follows_its_equations(form: AttentionFunction) -> None:
     inputs = attention_inputs()
-    out = form(*inputs, None)
+    bias = fading()
+    out, plain = form(*inputs, bias), form(*inputs, None)
     for b in range(2):
-        by_hand = attention_by_hand(*(tensor[b] for tensor in inputs))
+        by_hand = attention_by_hand(*(tensor[b] for tensor in inputs), bias[b])
         torch.testing.assert_close(out[b], by_hand, rtol=1e-12, atol=1e-12)
+        by_hand = attention_by_hand(*(tensor[b] for tensor in inputs), torch.zeros_like(bias[b]))
+        torch.testing.assert_close(plain[b], by_hand, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", [edge_attention_reference, edge_attention_streamed])
@@ -73,7 +83,7 @@ def test_masked_attention_equals_attention_without_the_padding(
     form: AttentionFunction, dtype: torch.dtype
 ) -> None:
     inputs = attention_inputs(dtype)
-    padded = form(*inputs, MASK)
+    padded = form(*inputs, pair_bias(MASK, None))
     assert torch.isfinite(padded).all()
     cut = form(*(tensor[:1, :3, :3] for tensor in inputs), None)
     torch.testing.assert_close(padded[:1, :3, :3], cut)
@@ -92,7 +102,7 @@ def test_forms_of_attention_agree_in_value_and_gradient(
     results = []
     for form in (edge_attention_reference, edge_attention_streamed, edge_attention):
         inputs = [tensor.clone().requires_grad_() for tensor in attention_inputs(dtype)]
-        total = (form(*inputs, mask) * weight).sum()
+        total = (form(*inputs, pair_bias(mask, None)) * weight).sum()
         results.append([total, *torch.autograd.grad(total, inputs)])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0])
@@ -109,8 +119,11 @@ def test_huge_scores_do_not_overflow() -> None:
 @pytest.mark.parametrize("mask", [None, MASK[:, 2:]], ids=["full", "padded"])
 def test_first_derivatives_of_the_streamed_form(mask: torch.Tensor | None, loops: str) -> None:
     inputs = [t.requires_grad_() for t in attention_inputs(b=2, n=3, h=1, c=2)]
+    envelope = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(2)).double() + 0.1
+    envelope.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda *tensors: edge_attention_streamed(*tensors, mask), inputs
+        lambda *tensors: edge_attention_streamed(*tensors[:4], pair_bias(mask, tensors[4])),
+        [*inputs, envelope],
     )
 
 
@@ -265,7 +278,7 @@ def test_gradients_reach_no_padding_and_are_finite(config: MDETConfig) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_translations_do_not_matter_but_rotations_do(config: MDETConfig) -> None:
+def test_translations_do_not_matter_and_rotations_only_with_directions(config: MDETConfig) -> None:
     network = random_network(config).double()
     positions, *rest = padded_batch()
     turn = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]).double()
@@ -277,7 +290,57 @@ def test_translations_do_not_matter_but_rotations_do(config: MDETConfig) -> None
         torch.testing.assert_close(there, here, rtol=1e-7, atol=1e-9)
         turned = network(positions @ turn, *rest)[name]
     equivariant = here @ turn if name == "forces" else here
-    assert (turned - equivariant).abs().max() > 1e-4
+    if config.invariant:
+        torch.testing.assert_close(turned, equivariant, rtol=1e-10, atol=1e-12)
+    else:
+        assert (turned - equivariant).abs().max() > 1e-4
+
+
+def test_central_forces_have_neither_net_force_nor_net_torque() -> None:
+    network = random_network(CONFIGS["distances-only"]).double()
+    positions, *rest = padded_batch()
+    with torch.no_grad():
+        forces = network(positions, *rest)["forces"]
+    assert forces.abs().max() > 1e-3
+    assert forces.sum(1).abs().max() < 1e-13
+    assert torch.linalg.cross(positions, forces).sum(1).abs().max() < 1e-12
+
+
+def test_molecules_beyond_the_cutoff_do_not_know_of_each_other() -> None:
+    network = random_network(CONFIGS["distances-only"]).double()
+    one = 2.0 * torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    two = 2.0 * torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(1)).double()
+    numbers = torch.tensor([[8, 1, 6, 1, 7, 1, 1]])
+
+    def energy_and_forces(distance: float) -> tuple[torch.Tensor, torch.Tensor]:
+        apart = torch.cat([one, two + torch.tensor([distance, 0.0, 0.0])], dim=1)
+        out = network(apart, numbers)
+        return out["formation_energy"], out["forces"]
+
+    with torch.no_grad():
+        energy, forces = energy_and_forces(40.0)
+        alone = [network(one, numbers[:, :4]), network(two, numbers[:, 4:])]
+        total = sum(out["formation_energy"] for out in alone)
+        torch.testing.assert_close(energy, total, rtol=0, atol=1e-7)
+        separate = torch.cat([out["forces"] for out in alone], dim=1)
+        torch.testing.assert_close(forces, separate, rtol=0, atol=1e-7)
+        assert (energy_and_forces(6.0)[0] - total).abs() > 1e-3
+
+
+def test_nothing_jumps_where_a_pair_fades() -> None:
+    network = random_network(CONFIGS["distances-only"]).double()
+    numbers = torch.tensor([[8, 6]])
+
+    def slope(distance: float) -> float:
+        leaf = torch.tensor([[[0.0, 0, 0], [distance, 0, 0]]]).double().requires_grad_()
+        energy = network(leaf, numbers)["formation_energy"]
+        return float(torch.autograd.grad(energy, leaf)[0][0, 1, 0])
+
+    inside = [slope(9.0 - step) for step in (0.1, 0.01, 1e-3)]
+    assert abs(inside[0]) > 1e-7
+    assert abs(slope(9.001)) < 1e-12
+    # The slope of (1 - (r/c)^2)^3 falls with the square of the distance to the cutoff.
+    assert abs(inside[2]) < 1e-3 * abs(inside[0])
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())

@@ -23,6 +23,7 @@ CONFIGS = {
     ),
     "gaussian-types-extensive": dataclasses.replace(SMALL, edge_types=True, extensive=True),
     "bessel-conservative": dataclasses.replace(SMALL, distances="bessel", energy_conserving=True),
+    "distances-only": dataclasses.replace(SMALL, directions="none", cutoff=9.0, extensive=True),
     "electron-table": dataclasses.replace(SMALL, electron_table=True),
 }
 

@@ -61,7 +61,7 @@ class Potential:
         "random": every call sees the molecule in fresh random orientations, so that the orientation
         error averages out in time. "average": the mean over a fixed set of orientations. "none".
         None: what the model card recommends; if it says nothing "random" for direct and "none" for
-        conservative forces.
+        conservative forces and for networks that see no directions.
     n_rotations
         Orientations per call. With "random" and more than one, the fixed set is turned as a whole.
         None: what the card recommends for this kind of rotation, else 1.
@@ -102,7 +102,8 @@ class Potential:
         recommended = self.model.card.recommended
         usual = "conservative" if self.model.network.config.energy_conserving else "direct"
         self.forces = _choice("forces", forces, recommended.get("forces", usual), FORCE_MODES)
-        usual = "none" if self.conservative else "random"
+        turning = not (self.conservative or self.model.network.config.invariant)
+        usual = "random" if turning else "none"
         self.rotation = _choice("rotation", rotation, recommended.get("rotation", usual), ROTATIONS)
         if n_rotations is None and self.rotation == recommended.get("rotation"):
             # A recommended number belongs to the recommended kind of rotation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
@@ -20,7 +21,7 @@ _COUNTS: Final = ("n_layers", "embd_dim", "num_heads", "num_3d_kernels", "ffn_mu
 _PROBABILITIES: Final = ("attention_dropout", "ffn_dropout", "head_dropout")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "activation": ("gelu", "relu"),
-    "directions": ("direct", "fourier", "spherical_harmonics"),
+    "directions": ("direct", "fourier", "spherical_harmonics", "none"),
     "distances": ("gaussian", "bessel"),
     "decomposer": ("pooling", "diagonal"),
     "decomposer_activation": ("relu", "gelu"),
@@ -57,7 +58,14 @@ class MDETConfig:
     edge_types
         Give every ordered pair of elements its own radial parameters.
     directions
-        ``"direct"``, ``"fourier"`` or ``"spherical_harmonics"``.
+        ``"direct"``, ``"fourier"`` or ``"spherical_harmonics"``; or ``"none"``: the network sees
+        distances only, so that its energy does not depend on how the molecule lies, and the head
+        "forces" sums forces along the lines between atoms
+        (:class:`~mlmd_calc.models.mdet.network.CentralForces`). No published checkpoint does this.
+    cutoff
+        Distance in Bohr at which a pair of atoms has faded from attention and pooling, so that
+        molecules farther apart do not know of each other; None: all pairs count, as in all
+        published checkpoints.
     electron_table
         Add a linear map of the element's electron configuration to the element embedding. As in the
         original this term is absent for the first atom of a molecule, so such models depend on the
@@ -93,6 +101,7 @@ class MDETConfig:
     distances: str = "gaussian"
     edge_types: bool = False
     directions: str = "direct"
+    cutoff: float | None = None
     electron_table: bool = False
     target_heads: tuple[str, ...] = ("forces", "formation_energy")
     head_project_down: bool = True
@@ -115,6 +124,13 @@ class MDETConfig:
         if self.directions == "fourier" and self.num_3d_kernels % 2:
             raise ConfigError(
                 f"num_3d_kernels={self.num_3d_kernels} must be even with fourier directions"
+            )
+        if self.cutoff is not None and not 0.0 < self.cutoff < math.inf:
+            raise ConfigError(f"cutoff={self.cutoff!r}; it must be a positive length or None")
+        if self.directions == "none" and "dipole" in self.target_heads:
+            raise ConfigError(
+                "directions='none' cannot predict a dipole, which turns with the molecule; "
+                "leave 'dipole' out of target_heads"
             )
         if self.distances == "bessel" and self.num_3d_kernels < 8:
             raise ConfigError(
@@ -145,6 +161,11 @@ class MDETConfig:
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise ConfigError(f"{name}={value!r}; it must be at least 0 and less than 1")
+
+    @property
+    def invariant(self) -> bool:
+        """Whether energies do not depend on how the molecule lies."""
+        return self.directions == "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values."""

@@ -2,12 +2,13 @@
 
 For every head, with queries q, keys k and two values v, v' on the pairs,
 
-    s_ilj = q_il · k_lj / sqrt(c)
+    s_ilj = q_il · k_lj / sqrt(c) + b_il + b_lj
     w_ilj = softmax over l of s_ilj
     o_ij  = sum over l of  w_ilj · v_il ⊙ v'_lj
 
-(edge transformer, Bergen et al., NeurIPS 2021). The value part is an element-wise product and no
-matrix product, so fused attention kernels for other layouts do not apply.
+(edge transformer, Bergen et al., NeurIPS 2021). The bias b, the same for all heads, is how a pair
+is left out (padding) or fades (a cutoff), see :func:`pair_bias`. The value part is an element-wise
+product and no matrix product, so fused attention kernels for other layouts do not apply.
 
 Two forms compute the same numbers:
 
@@ -31,14 +32,41 @@ from torch import Tensor
 from mlmd_calc.models.mdet.streamed_product import StreamedProduct
 
 AttentionFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Signature shared by all forms: query, key, value1, value2, mask to output."""
+"""Signature shared by all forms: query, key, value1, value2, bias to output."""
 
 # exp(-1e9) is zero in every precision, and a row that is masked throughout stays finite.
 _MASKED = -1e9
 
+_FADED = 1e-9
+"""Weight below which a pair that fades counts as gone; keeps the logarithm finite."""
+
+
+def pair_bias(mask: Tensor | None, envelope: Tensor | None) -> Tensor | None:
+    """Bias of the scores from what counts of every pair.
+
+    Parameters
+    ----------
+    mask
+        ``(b, n)`` bool, True for real atoms; None if there is no padding.
+    envelope
+        ``(b, n, n)`` weights of the pairs in [0, 1]; None if all count fully.
+
+    Returns
+    -------
+    Tensor or None
+        ``(b, n, n)``, the logarithm of the weight; None if all pairs count fully.
+    """
+    if envelope is None:
+        if mask is None:
+            return None
+        fading = torch.zeros(mask.shape[0], mask.shape[1], mask.shape[1], device=mask.device)
+    else:
+        fading = torch.log(envelope + _FADED)
+    return fading if mask is None else fading.masked_fill(~mask[:, None, :], _MASKED)
+
 
 def edge_attention(
-    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Attend over the middle atom of every pair of pairs.
 
@@ -48,8 +76,8 @@ def edge_attention(
     ----------
     query, key, value1, value2
         ``(b, n, n, h, c)``: batch, first atom, second atom, head, channel.
-    mask
-        ``(b, n)`` bool, True for real atoms, or None if there is no padding.
+    bias
+        ``(b, n, n)`` added to the scores of both pairs with the middle atom, or None for zero.
 
     Returns
     -------
@@ -57,17 +85,18 @@ def edge_attention(
         ``(b, n, n, h, c)``; values for padded pairs are finite but meaningless.
     """
     if torch.compiler.is_compiling():
-        return edge_attention_reference(query, key, value1, value2, mask)
-    return edge_attention_streamed(query, key, value1, value2, mask)
+        return edge_attention_reference(query, key, value1, value2, bias)
+    return edge_attention_streamed(query, key, value1, value2, bias)
 
 
 def edge_attention_reference(
-    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Differentiable form that materialises ``(b, n, n, n, h, c)``; see :func:`edge_attention`."""
     scores = torch.einsum("bilhc,bljhc->bhilj", query, key) / math.sqrt(query.shape[-1])
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None, :, None], _MASKED)
+    if bias is not None:
+        bias = bias.to(scores.dtype)
+        scores = scores + bias[:, None, :, :, None] + bias[:, None, None]
     weights = torch.softmax(scores, dim=3)
     # Channel by channel this is sum_l (w_ilj v2_lj) v1_il; written as a broadcast product so that
     # a compiler can fuse the product with the sum.
@@ -80,7 +109,7 @@ def edge_attention_reference(
 
 
 def edge_attention_streamed(
-    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, mask: Tensor | None
+    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Form with a loop over the middle atom, differentiable once; see :func:`edge_attention`."""
     b, n, _, h, c = query.shape
@@ -88,8 +117,10 @@ def edge_attention_streamed(
     scores = torch.matmul(
         query.permute(2, 0, 3, 1, 4) * (1.0 / math.sqrt(c)), key.permute(1, 0, 3, 4, 2)
     )
-    if mask is not None:
-        scores = scores.masked_fill_(~mask.T[:, :, None, None, None], _MASKED)
+    if bias is not None:
+        bias = bias.to(scores.dtype)
+        scores = scores + bias.permute(2, 0, 1)[:, :, None, :, None]
+        scores = scores + bias.permute(1, 0, 2)[:, :, None, None]
     out: Tensor = StreamedProduct.apply(  # type: ignore[no-untyped-call]
         torch.softmax(scores, dim=0).flatten(1, 2),
         value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),

@@ -71,6 +71,19 @@ def pair_geometry(positions: Tensor, mask: Tensor) -> PairGeometry:
     return PairGeometry(vector, square.sqrt().masked_fill(constant, 0.0))
 
 
+def envelope(length: Tensor, cutoff: float) -> Tensor:
+    """``(1 - (r/c)²)³`` inside the cutoff c and 0 outside; its second derivative is continuous.
+
+    Parameters
+    ----------
+    length
+        Distances r, of any shape, in the unit of the cutoff.
+    cutoff
+        Distance c.
+    """
+    return (1.0 - (length / cutoff).square()).clamp(min=0.0) ** 3
+
+
 class NuclearEmbedding(nn.Module):
     """Element table, optionally with the electron configuration added."""
 
@@ -328,7 +341,9 @@ class Embedding(nn.Module):
         nn.init.normal_(self.multiplicity_embed.weight, std=0.02)
         nn.init.normal_(self.charge_embed.weight, std=0.02)
         self.m3d_embed = BesselDistances(config) if self.bessel else GaussianDistances(config)
-        self.directional_embed = _DIRECTIONS[config.directions](config)
+        self.directional_embed = (
+            None if config.invariant else _DIRECTIONS[config.directions](config)
+        )
 
     def nodes(self, numbers: Tensor, charge: Tensor, multiplicity: Tensor) -> Tensor:
         """Node features ``(b, n, E)``.
@@ -344,20 +359,18 @@ class Embedding(nn.Module):
         nodes: Tensor = self.nuclear_embedding(numbers) + state[:, None, :]
         return nodes
 
-    def edges(
-        self, positions: Tensor, numbers: Tensor, mask: Tensor, features: torch.dtype
-    ) -> Tensor:
-        """Pair features ``(b, n, n, E)`` of positions ``(b, n, 3)`` in Bohr.
+    def edges(self, exact: PairGeometry, numbers: Tensor, features: torch.dtype) -> Tensor:
+        """Pair features ``(b, n, n, E)``.
 
         Distances and directions are evaluated in the precision ``features``.
         """
-        exact = pair_geometry(positions, mask)
         pairs = exact.to(features)
         distance = torch.sqrt(pairs.length.square() + 1e-8)
         if self.edge_types:
             edge_type = numbers[:, :, None] + 128 * numbers[:, None, :]
         else:
             edge_type = torch.zeros_like(distance, dtype=torch.long)
-        directions = self.directional_embed(exact if self.fourier else pairs)
-        edges: Tensor = self.m3d_embed(distance, edge_type) + directions
+        edges: Tensor = self.m3d_embed(distance, edge_type)
+        if self.directional_embed is not None:
+            edges = edges + self.directional_embed(exact if self.fourier else pairs)
         return edges

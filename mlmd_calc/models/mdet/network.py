@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mlmd_calc.models.mdet.config import TARGET_DIMENSION, MDETConfig
-from mlmd_calc.models.mdet.edge_attention import AttentionFunction, edge_attention
-from mlmd_calc.models.mdet.embeddings import Embedding
+from mlmd_calc.models.mdet.edge_attention import AttentionFunction, edge_attention, pair_bias
+from mlmd_calc.models.mdet.embeddings import Embedding, PairGeometry, envelope, pair_geometry
 
 ATOMWISE = frozenset({"forces"})
 """Targets predicted per atom; all others are means over the atoms of a molecule."""
@@ -32,7 +32,7 @@ class EdgeAttention(nn.Module):
         self.v2lin = nn.Linear(width, width, bias=False)
         self.olin = nn.Linear(width, width, bias=False)
 
-    def forward(self, pairs: Tensor, mask: Tensor | None, attention: AttentionFunction) -> Tensor:
+    def forward(self, pairs: Tensor, bias: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Map pair features ``(b, n, n, E)`` to an update of the same shape."""
         split = (*pairs.shape[:3], self.num_heads, -1)
         attended = attention(
@@ -40,7 +40,7 @@ class EdgeAttention(nn.Module):
             self.klin(pairs).view(split),
             self.v1lin(pairs).view(split),
             self.v2lin(pairs).view(split),
-            mask,
+            bias,
         )
         out: Tensor = self.olin(attended.reshape(pairs.shape))
         return out
@@ -81,10 +81,10 @@ class EdgeTransformerLayer(nn.Module):
         self.dropout = nn.Dropout(config.attention_dropout)
         self.ffn = FeedForward(config)
 
-    def forward(self, pairs: Tensor, mask: Tensor | None, attention: AttentionFunction) -> Tensor:
+    def forward(self, pairs: Tensor, bias: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Update pair features ``(b, n, n, E)``."""
         inner = self.norm(pairs) if self.norm_first else pairs
-        out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, mask, attention)))
+        out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, bias, attention)))
         return out
 
 
@@ -126,8 +126,8 @@ class Decomposer(nn.Module):
         self.out_proj = _decomposer_mlp(width, 2 * width if self.pooling else width, activation)
         self.node_mlp = _decomposer_mlp(width, width, activation)
 
-    def forward(self, pairs: Tensor, mask: Tensor | None) -> Tensor:
-        """Map ``(b, n, n, E)`` to ``(b, n, E)``.
+    def forward(self, pairs: Tensor, mask: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """Map ``(b, n, n, E)`` to ``(b, n, E)``; pairs may have weights ``(b, n, n)``.
 
         Padded partners are left out of the pooling sum, so that a molecule's result does not depend
         on the batch it is in. (The original sums over them.)
@@ -137,6 +137,8 @@ class Decomposer(nn.Module):
             both = out + into.transpose(1, 2)
             if mask is not None:
                 both = both * mask[:, None, :, None]
+            if weights is not None:
+                both = both * weights[..., None].to(both.dtype)
             pooled = both.sum(dim=2)
         else:
             pooled = self.out_proj(pairs.diagonal(dim1=1, dim2=2).transpose(1, 2))
@@ -182,6 +184,35 @@ class Head(nn.Module):
             return total
         mean: Tensor = self.mlp(features.sum(dim=1) / (weight.sum(dim=1) + 1e-9))
         return mean
+
+    def pairwise(self, pairs: Tensor) -> Tensor:
+        """Read one number out of every pair: ``(b, n, n)``."""
+        values: Tensor = self.mlp(self.final_ln_node(pairs))
+        return values[..., 0]
+
+
+class CentralForces(nn.Module):
+    """Forces along the lines between atoms, for networks that see no directions.
+
+    ``F_i = sum over j of c_ij (x_i - x_j) / r_ij`` with ``c_ij = c_ji`` read from the pair: forces
+    that turn with the molecule and have neither a net force nor a net torque, whatever the weights
+    are. For four or more atoms in general position every force field with these properties has this
+    form, because the lines between the atoms hold the shape rigid.
+    """
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        self.read_out = Head(config, 1, atomwise=True)
+
+    def forward(self, pairs: Tensor, geometry: PairGeometry, weights: Tensor | None) -> Tensor:
+        """Read out ``(b, n, 3)`` from pairs ``(b, n, n, E)``."""
+        strength = self.read_out.pairwise(pairs)
+        strength = strength + strength.transpose(1, 2)
+        if weights is not None:
+            strength = strength * weights.to(strength.dtype)
+        # Vectors from i to j are zero where a pair is not real.
+        along = strength / geometry.length.clamp(min=1e-5).to(strength.dtype)
+        return -torch.einsum("bij,bijx->bix", along, geometry.vector.to(along.dtype))
 
 
 class ConservativeHead(nn.Module):
@@ -231,8 +262,10 @@ class MDET(nn.Module):
             self.heads["forces"] = ConservativeHead(config)
         else:
             for target in config.target_heads:
-                self.heads[target] = Head(
-                    config, TARGET_DIMENSION[target], atomwise=target in ATOMWISE
+                self.heads[target] = (
+                    CentralForces(config)
+                    if target == "forces" and config.invariant
+                    else Head(config, TARGET_DIMENSION[target], atomwise=target in ATOMWISE)
                 )
 
     def forward(
@@ -279,18 +312,26 @@ class MDET(nn.Module):
         if multiplicity is None:
             multiplicity = torch.ones(batch, dtype=torch.long, device=numbers.device)
         atoms_mask = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
+        geometry = pair_geometry(positions, atoms_mask)
+        cutoff = self.config.cutoff
+        weights = None if cutoff is None else envelope(geometry.length, cutoff)
         pairs = self.composer(
-            self.embedding.edges(positions, numbers, atoms_mask, features or positions.dtype),
+            self.embedding.edges(geometry, numbers, features or positions.dtype),
             self.embedding.nodes(numbers, charge, multiplicity),
         )
+        bias = pair_bias(mask, weights)
         for layer in self.layers:
-            pairs = layer(pairs, mask, attention)
-        atoms = self.decomposer(pairs, mask)
+            pairs = layer(pairs, bias, attention)
+        atoms = self.decomposer(pairs, mask, weights)
         out = {"embd": atoms}
         if self.config.energy_conserving:
             out["potential"] = self.heads["forces"](atoms, atoms_mask)
             return out
         for target, head in self.heads.items():
-            if targets is None or target in targets:
+            if targets is not None and target not in targets:
+                continue
+            if isinstance(head, CentralForces):
+                out[target] = head(pairs, geometry, weights)
+            else:
                 out[target] = head(atoms, atoms_mask)
         return out
