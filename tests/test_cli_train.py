@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
 from mlmd_calc.cli.models import evaluate_command, models_command
-from mlmd_calc.cli.train import finetune_command, train_command
+from mlmd_calc.cli.train import finetune_command, train_command, usual_recipe
 from mlmd_calc.data import read_dataset, write_labels
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.potential import Potential
-from mlmd_calc.zoo import list_models, load_model
+from mlmd_calc.training.recipe import list_recipes
+from mlmd_calc.zoo import list_models, load_any_model, load_model
 
 APP = typer.Typer()
 APP.command("train")(train_command)
@@ -107,6 +108,54 @@ def test_finetune_starts_from_a_model_file(folder, tmp_path):
     assert tuned.config == original.config
     for name, value in original.state_dict().items():
         assert (tuned.state_dict()[name] - value).abs().max() < 1e-6
+
+
+def test_default_recipe_trains_on_any_data(tmp_path):
+    """It holds out molecules that these data lack; one that they have; and single frames."""
+    for frames in (spring_frames("phenol", [8, 1, 1], 4), spring_frames("mine", [8, 8, 1], 4)):
+        write_labels(tmp_path / f"{frames.name}.npz", frames)
+    small = ("--set", "compile=false", "--set", "model.n_layers=1", "--set", "steps=1")
+    common = (*small, "--accelerator", "cpu", "--out")
+    result = invoke("train", tmp_path, *common, tmp_path / "all")
+    assert result.exit_code == 0
+    assert "held out: phenol, and 4% of the other structures" in result.stderr
+    recipe = load_model(tmp_path / "all").card.recipe
+    assert recipe["held_out_molecules"] == ["phenol"]
+    assert recipe["model"]["embd_dim"] == 64
+    result = invoke("train", tmp_path / "phenol.npz", *common, tmp_path / "one")
+    assert result.exit_code == 0
+    assert "held out: no molecules" in result.stderr
+    names = ("--set", 'held_out_molecules=["phenol", "benzene"]')
+    with pytest.raises(ConfigError, match=r"\['benzene'\], which the data do not have"):
+        invoke("train", tmp_path, *names, *common, tmp_path / "none")
+
+
+def test_finetune_starts_from_the_folder_of_a_run(folder, tmp_path):
+    arguments = ("finetune", folder / "run", folder / "labels" / "water.npz", "--out", tmp_path)
+    result = invoke(*arguments, "--accelerator", "cpu", "--set", "steps=1")
+    assert result.exit_code == 0
+    card = load_model(tmp_path).card
+    assert card.fine_tuned_from.startswith("springs (sha256 ")
+    # That of mdet-finetune.
+    assert card.recipe["loss"] == {"forces": 1.0, "energy": 0.5, "gradient": 0.0, "consistency": 0}
+    assert card.licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ("mdet-small-organics", "molecule-finetune"),
+        ("atom-small-organics", "atom-finetune"),
+        ("atmos-peptides", "there is no usual recipe"),
+    ],
+)
+def test_usual_recipe_suits_the_model(model, recipe):
+    start = load_any_model(model, device="cpu")
+    if recipe in list_recipes():
+        assert usual_recipe(start) == recipe
+    else:
+        with pytest.raises(ConfigError, match=recipe):
+            usual_recipe(start)
 
 
 def test_train_refuses_to_continue_another_run(folder):

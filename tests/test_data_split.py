@@ -1,6 +1,7 @@
 """Splits that do not leak."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,7 +109,34 @@ def test_every_molecule_keeps_training_frames():
     assert (len(train), len(held_out)) == (1, 2)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan"), 0.05])
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_unusable_block_fractions_are_refused(fraction):
     with pytest.raises(ConfigError, match="fraction"):
         split_by_block([trajectory("a", 10)], fraction)
+
+
+def test_blocks_of_less_than_a_frame_are_made_of_single_frames():
+    (train,), (held_out,) = split_by_block([trajectory("a", 10)], 0.04)
+    assert (len(train), held_out.energies.tolist()) == (9, [9])
+    conformers = trajectory("a", 12, segment=[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+    (train,), (held_out,) = split_by_block([conformers], 0.25)
+    assert held_out.energies.tolist() == [3, 7, 11]
+    assert len(train) == 9
+
+
+@pytest.mark.parametrize("fraction", [0.04, 0.3, 0.9])
+def test_single_structures_can_be_held_out(fraction):
+    frames = [trajectory(name, 1) for name in "abcdefghij"]
+    train, held_out = split_by_block(frames, fraction)
+    assert len(held_out) == max(1, round(10 * fraction))
+    assert not names(train) & names(held_out)
+    assert names(train) | names(held_out) == set("abcdefghij")
+
+
+def test_held_out_structures_leave_every_element_in_training():
+    rare = replace(trajectory("rare", 1), numbers=np.array([1, 8]))
+    train, held_out = split_by_block([rare, *(trajectory(name, 1) for name in "ab")], 0.9)
+    assert names(held_out) == {"a", "b"}
+    assert names(train) == {"rare"}
+    with pytest.raises(ConfigError, match="none of the 1 frames of 1 molecules can be held out"):
+        split_by_block([rare], 0.9)

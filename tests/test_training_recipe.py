@@ -37,6 +37,18 @@ def test_overrides_replace_entries(tmp_path):
     assert recipe.loss == MDETLossWeights(forces=1.0, energy=1)
 
 
+def test_overrides_reach_into_tables():
+    recipe = load_recipe("mdet-finetune", {"loss.gradient": 0.5})
+    assert recipe.loss == replace(load_recipe("mdet-finetune").loss, gradient=0.5)
+    model = load_recipe("atom-small-organics", {"model.integrator.max_horizon": 16.0}).model
+    usual = load_recipe("atom-small-organics").model
+    assert model == {**usual, "integrator": {**usual["integrator"], "max_horizon": 16.0}}
+    with pytest.raises(ConfigError, match=r"'steps\.many' is no recipe entry: steps is 2000"):
+        load_recipe("mdet-finetune", {"steps.many": 3})
+    with pytest.raises(ConfigError, match=r"unknown loss terms \['slope'\]"):
+        load_recipe("mdet-finetune", {"loss.slope": 3})
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [

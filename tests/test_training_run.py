@@ -2,9 +2,13 @@
 
 import copy
 import csv
+import errno
+import json
 import logging
+import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +20,12 @@ from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.potential import Potential
-from mlmd_calc.training.held_out import split
+from mlmd_calc.training.description import card_entries
+from mlmd_calc.training.held_out import spare_molecules, split
 from mlmd_calc.training.mdet_module import MDETTraining
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe, Recipe
+from mlmd_calc.training.stop import TrainingStopped
 from mlmd_calc.training.train import train
 from mlmd_calc.zoo import load_model
 
@@ -255,6 +261,85 @@ def test_damaged_checkpoint_is_refused(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"half")])
+def test_checkpoint_before_the_last_one_stands_in_for_it(tmp_path, monkeypatch, finished, damage):
+    run_until(tmp_path, 9, replace(RECIPE, validate_every=4), monkeypatch)
+    damage(tmp_path / "last.ckpt")
+    assert "after 4 of 12 steps" in load_model(tmp_path).card.description
+    run(tmp_path, replace(RECIPE, validate_every=4))
+    assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_stopped_run_goes_on_bit_for_bit(tmp_path, finished, steps):
+    """The stop is amid the interval between checkpoints, or at its end and before validation."""
+    asked = iter([False] * (steps - 1) + [True])
+    with pytest.raises(TrainingStopped, match=f"after {steps} steps"):
+        run(tmp_path, should_stop=lambda: next(asked))
+    assert checkpoint(tmp_path)["global_step"] == steps
+    run(tmp_path)
+    assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
+    # A validation that was not reached is left out.
+    assert (metrics(tmp_path) == metrics(finished)) == (steps == 5)
+
+
+def test_run_stops_amid_a_validation(tmp_path, finished):
+    asked = iter([False] * 7 + [True])
+    with pytest.raises(TrainingStopped, match="after 6 steps"):
+        run(tmp_path, should_stop=lambda: next(asked))
+    run(tmp_path)
+    assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
+
+
+def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, finished):
+    original = Path.open
+
+    def full(path, mode="r", *arguments, **options):
+        file = original(path, mode, *arguments, **options)
+        if path.name == "last.ckpt.part" and (tmp_path / "last.ckpt").exists():
+            file.write = lambda _content: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="full"):
+            run(tmp_path)
+    assert checkpoint(tmp_path)["global_step"] == 6
+    assert not list(tmp_path.glob("*.part"))
+    run(tmp_path)
+    assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
+
+
+def test_folder_that_vanished_ends_the_run(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    original = MDETTraining.training_step
+
+    def removing(module, batch, index):
+        if module.trainer.global_step == 9:
+            shutil.rmtree(folder)
+        return original(module, batch, index)
+
+    monkeypatch.setattr(MDETTraining, "training_step", removing)
+    with pytest.raises(FileNotFoundError):
+        run(folder)
+    assert not folder.exists()
+
+
+def test_folder_of_a_run_is_a_model(tmp_path, monkeypatch, finished):
+    model = load_model(finished, dtype="float32")
+    assert model.card.name == "springs"
+    assert equal(model.network.state_dict(), weights(finished / "model.safetensors"))
+    run_until(tmp_path, 9, RECIPE, monkeypatch)
+    unfinished = load_model(tmp_path, dtype="float32")
+    # The averaged weights, as in the model of a finished run.
+    averaged = {f"network.{k}": v for k, v in unfinished.network.state_dict().items()}
+    assert equal(averaged, checkpoint(tmp_path)["state_dict"])
+    assert unfinished.card.name == tmp_path.name
+    assert unfinished.card.description == "Unfinished: after 6 of 12 steps."
+    assert unfinished.atomic_energies == model.atomic_energies
+    assert unfinished.sha256 != model.sha256
+
+
 def test_held_out_molecules_and_frames_are_never_trained_on(tmp_path, monkeypatch):
     trained = []
     original = MDETTraining.training_step
@@ -298,11 +383,77 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path):
         torch.testing.assert_close(value, before[name].float(), atol=1e-5, rtol=0.0)
 
 
-def load_model_in_memory():
+def load_model_in_memory(**card):
     """Model in double precision that knows the elements of `FRAMES`."""
-    start = toy_model(replace(SMALL, extensive=True), elements=(1, 6, 8))
+    start = toy_model(replace(SMALL, extensive=True), elements=(1, 6, 8), **card)
     start.network.double()
     return replace(start, atomic_energies={1: 0.0, 6: 0.0, 8: 0.0})
+
+
+PARENT = {
+    "recommended": {"forces": "conservative", "rotation": "none", "dtype": "float64"},
+    "level_of_theory": "GFN2-xTB (tblite)",
+    "training_data": "springs of old",
+    "licence": "MIT",
+    "citation": "Hooke 1678",
+    "command": "mlmd train springs",
+    "errors": {"test": {"forces, meV/Å": 3.0}},
+}
+
+
+def taught(teacher):
+    """`FRAMES` that say who labelled them."""
+    metadata = {"provenance": json.dumps({"teacher": teacher})}
+    return [replace(molecule, metadata=metadata) for molecule in FRAMES]
+
+
+def test_fine_tuned_model_keeps_what_holds_and_says_what_changed(tmp_path):
+    start = replace(load_model_in_memory(**PARENT), sha256="5eed")
+    recipe = replace(RECIPE, steps=1, model={})
+    path = run(tmp_path, recipe, taught("GFN2-xTB"), start=start, card={"command": "mlmd finetune"})
+    card = load_model(path).card
+    potential = Potential(path)
+    assert (potential.forces, potential.rotation) == ("conservative", "none")
+    assert card.recommended == start.card.recommended
+    assert (card.licence, card.citation) == ("MIT", "Hooke 1678")
+    assert card.level_of_theory == "GFN2-xTB (tblite)"
+    assert card.fine_tuned_from == "toy (sha256 5eed)"
+    assert card.description == "toy, fine-tuned on formaldehyde, methanol, water."
+    assert card.training_data == (
+        "92 frames of formaldehyde, methanol, water; before that, of toy: springs of old"
+    )
+    assert card.command == "mlmd train springs\nmlmd finetune"
+    # Those were of other weights.
+    assert card.errors == {}
+
+
+@pytest.mark.parametrize(
+    ("frames", "level"),
+    [
+        (taught("PBE"), "PBE; before fine-tuning GFN2-xTB (tblite)"),
+        (FRAMES, "GFN2-xTB (tblite); that of the fine-tuning is not stated"),
+        ([*taught("PBE")[:2], FRAMES[2]], "GFN2-xTB (tblite); that of the fine-tuning is not"),
+    ],
+)
+def test_level_of_theory_is_that_of_both_trainings(frames, level):
+    start = load_model_in_memory(**PARENT)
+    assert card_entries(frames, RECIPE, start, {})["level_of_theory"].startswith(level)
+
+
+def test_entries_given_by_the_user_come_first():
+    start = load_model_in_memory(**PARENT)
+    given = {"licence": "CC0", "recommended": {"forces": "direct"}}
+    entries = card_entries(FRAMES, RECIPE, start, given)
+    assert entries["licence"] == "CC0"
+    assert entries["recommended"] == {"forces": "direct"}
+
+
+def test_conservative_model_is_not_fine_tuned_on_forces_alone(tmp_path):
+    recipe = replace(RECIPE, loss=MDETLossWeights(), model={})
+    start = load_model_in_memory(**PARENT)
+    with pytest.raises(ConfigError, match=r"'toy' is recommended with .*--set loss.gradient=1"):
+        run(tmp_path, recipe, start=start)
+    assert card_entries(FRAMES, recipe, start, {"recommended": {"forces": "direct"}})
 
 
 def test_fine_tuning_moves_to_the_energy_scale_of_the_labels(tmp_path):
@@ -383,12 +534,22 @@ def test_training_leaves_no_trace_in_the_process(tmp_path):
         ({"held_out_molecules": ("water", "formaldehyde", "methanol")}, "leaves one side"),
         ({"held_out_molecules": ("formaldehyde", "methanol")}, "held-out molecules contain C,"),
         ({"model": {**TINY, "target_heads": ["forces"]}}, "no energy head"),
-        ({"held_out_fraction": 0.001}, "holds out no frame"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tmp_path, changed, message):
     with pytest.raises(ConfigError, match=message):
         run(tmp_path, replace(RECIPE, **changed))
+
+
+def test_recipes_of_the_package_hold_out_what_the_data_can_spare():
+    def held_out(*names):
+        recipe = replace(RECIPE, held_out_molecules=names)
+        return spare_molecules(FRAMES, recipe).held_out_molecules
+
+    assert held_out("benzene", "methanol", "phenol") == ("methanol",)
+    # Without both there is no carbon to train on, without all nothing.
+    assert held_out("formaldehyde", "methanol") == ()
+    assert held_out("water", "formaldehyde", "methanol", "benzene") == ()
 
 
 def test_missing_labels_wrong_cards_and_device_counts_are_refused(tmp_path):

@@ -226,7 +226,7 @@ def test_spread_is_even_at_doubling_times():
         ([replace(WATER, dt_fs=None)], HORIZONS, InputError, "no frame spacing"),
         ([WATER, replace(METHYL, dt_fs=1.0)], HORIZONS, InputError, r"\[1.0, 2.0\] fs apart"),
         ([WATER], (0.5, 1.5), ConfigError, "hold no multiple of the frame spacing 2 fs"),
-        ([WATER], (2.0, 80.0), ConfigError, "no run is longer than 40 frames of 2 fs"),
+        ([WATER], (2.0, 80.0), ConfigError, "has 40, but jumps of up to 80 fs need 41"),
     ],
 )
 def test_what_is_no_trajectory_or_too_short_is_refused(frames, horizons, error, message):

@@ -616,7 +616,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_lone_checkpoint_points_to_its_run_directory(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", random_network())
-    with pytest.raises(ModelFileError, match="give the run directory"):
+    with pytest.raises(ModelFileError, match="give the folder of the run"):
         load_model(run / "ckpts" / "best_model.pth")
 
 

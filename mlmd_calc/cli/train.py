@@ -6,9 +6,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +15,9 @@ from rich.console import Console
 from mlmd_calc.data import read_dataset
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
+
+if TYPE_CHECKING:
+    from mlmd_calc.training.task import AnyModel
 
 Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
 Out = Annotated[
@@ -26,8 +28,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change a recipe entry, as in --set steps=500; may be repeated. Tables are replaced "
-        """as a whole, as in --set 'loss={"forces": 1, "energy": 1}'.""",
+        help="Change a recipe entry, as in --set steps=500 or, in a table, --set loss.energy=1; "
+        """may be repeated. --set 'loss={"forces": 1, "energy": 1}' replaces the whole table.""",
     ),
 ]
 Description = Annotated[
@@ -50,60 +52,93 @@ def train_command(
     accelerator: Accelerator = "auto",
 ) -> None:
     """Train a network from random weights; continues the run that OUT holds, if any."""
-    _run(data, out, recipe, _overrides(override), None, card, devices, accelerator)
+    _run(data, out, recipe, override, None, card, devices, accelerator)
 
 
 def finetune_command(
-    model: Annotated[str, typer.Argument(help="Model to start from: a shipped name or a file.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Model to start from: a shipped name, a file or the folder of a run."),
+    ],
     data: Data,
     out: Out,
-    recipe: RecipeName = "mdet-finetune",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Recipe: a name or a .toml file. Default: mdet-finetune, molecule-finetune where "
+            "the model is recommended with conservative forces, or atom-finetune.",
+        ),
+    ] = None,
     override: Overrides = None,
     card: Description = None,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Fine-tune a model; continues the run that OUT holds, if any."""
-    _run(data, out, recipe, _overrides(override), model, card, devices, accelerator)
+    require("lightning", extra="train", why="train models")
+    from mlmd_calc.zoo import load_any_model
+
+    start = load_any_model(model, device="cpu", dtype="float32")
+    _run(data, out, recipe or usual_recipe(start), override, start, card, devices, accelerator)
+
+
+def usual_recipe(start: AnyModel) -> str:
+    """Name of the recipe for fine-tuning a model.
+
+    Raises
+    ------
+    ConfigError
+        If there is none for its kind.
+    """
+    if start.card.kind == "atmos":
+        raise ConfigError(
+            "there is no usual recipe for fine-tuning ATMOS; name one with --recipe, such as "
+            "atmos-peptides, and give --set steps and --set learning_rate"
+        )
+    if start.card.kind == "atom":
+        return "atom-finetune"
+    conservative = start.card.recommended.get("forces") == "conservative"
+    return "molecule-finetune" if conservative else "mdet-finetune"
 
 
 def _run(
     data: list[Path],
     out: Path,
     recipe_name: str,
-    overrides: dict[str, Any],
-    model: str | None,
+    override: list[str] | None,
+    start: AnyModel | None,
     card_file: Path | None,
     devices: int,
     accelerator: str,
 ) -> None:
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.biomolecules.trajectories import read_trajectories
-    from mlmd_calc.training.recipe import load_recipe, read_toml
+    from mlmd_calc.training.recipe import list_recipes, load_recipe, read_toml
 
+    overrides = _overrides(override)
     recipe = load_recipe(recipe_name, overrides)
+    entries = {} if card_file is None else read_toml(card_file)
+    entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
     require("lightning", extra="train", why="train models")
-    from mlmd_calc.training.task import AnyModel
+    from mlmd_calc.training.held_out import spare_molecules
     from mlmd_calc.training.train import train
-    from mlmd_calc.zoo import load_atmos, load_atom, load_model
 
     # Every process of a distributed training runs this command; one of them speaks.
     console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
     frames = read_trajectories(data) if recipe.kind == "atmos" else read_dataset(data)
     count = sum(len(molecule) for molecule in frames)
     console.print(f"{len(frames)} molecules, {count:,} structures")
-    entries = {} if card_file is None else read_toml(card_file)
-    entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
-    loaders: dict[str, Callable[..., AnyModel]] = {
-        "mdet": load_model,
-        "atom": load_atom,
-        "atmos": load_atmos,
-    }
+    if recipe_name in list_recipes() and "held_out_molecules" not in overrides:
+        recipe = spare_molecules(frames, recipe)
+    names = ", ".join(recipe.held_out_molecules) or "no molecules"
+    console.print(f"held out: {names}, and {recipe.held_out_fraction:.0%} of the other structures")
     path = train(
         frames,
         recipe,
         out,
-        start=None if model is None else loaders[recipe.kind](model, device="cpu", dtype="float32"),
+        start=start,
         card=entries,
         devices=devices,
         accelerator=accelerator,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
@@ -99,6 +101,10 @@ def split_by_block(
     frames, rounded down, is held out as one contiguous block: neighbouring frames are nearly the
     same, so an interleaved choice would test on what was trained on.
 
+    Where every such block would be shorter than one frame, as in a collection of single
+    structures, that fraction of all frames is held out one by one, at least one: the last frames
+    of segments that are spread evenly over the data. The others keep all elements.
+
     Parameters
     ----------
     frames
@@ -109,33 +115,58 @@ def split_by_block(
     Returns
     -------
     train, held_out
-        Molecules without any held-out frame are missing from the second list.
+        Molecules without any frame on one side are missing there.
 
     Raises
     ------
     ConfigError
-        If the fraction is out of range, or so small that nothing would be held out.
+        If the fraction is out of range, or no frame can be held out.
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"fraction is {fraction}; allowed is 0 < fraction < 1")
-    train, held_out = [], []
-    for molecule in frames:
-        segment = molecule.segment
-        if segment is None:
-            segment = np.zeros(len(molecule), dtype=np.int64)
-        held = np.zeros(len(molecule), dtype=bool)
-        for label in np.unique(segment):
-            members = np.flatnonzero(segment == label)
-            # Not round(): a segment keeps at least its first frame for training.
-            count = math.floor(fraction * len(members))
-            held[members[len(members) - count :]] = True
-        train.append(molecule.select(np.flatnonzero(~held)))
-        if held.any():
-            held_out.append(molecule.select(np.flatnonzero(held)))
-    if not held_out:
-        longest = max((len(molecule) for molecule in frames), default=0)
+    held = [_last_blocks(molecule, fraction) for molecule in frames]
+    if not any(chosen.any() for chosen in held):
+        held = _single_frames(frames, fraction)
+    if not any(chosen.any() for chosen in held):
         raise ConfigError(
-            f"a fraction of {fraction} holds out no frame: the longest of {len(frames)} molecules "
-            f"has {longest} frames; use a larger fraction"
+            f"none of the {sum(map(len, frames))} frames of {len(frames)} molecules can be held "
+            "out: the others would lack an element, or there are none; add frames, or hold out "
+            "nothing (held_out_fraction=0)"
         )
-    return train, held_out
+    pairs = list(zip(frames, held, strict=True))
+    train = [m.select(np.flatnonzero(~chosen)) for m, chosen in pairs if not chosen.all()]
+    return train, [m.select(np.flatnonzero(chosen)) for m, chosen in pairs if chosen.any()]
+
+
+def _segments(molecule: MoleculeFrames) -> list[NDArray[np.intp]]:
+    """Frames of each independent trajectory."""
+    label = molecule.segment
+    if label is None:
+        return [np.arange(len(molecule))]
+    return [np.flatnonzero(label == value) for value in np.unique(label)]
+
+
+def _last_blocks(molecule: MoleculeFrames, fraction: float) -> NDArray[np.bool_]:
+    """Mark the last part of every segment, rounded down so that its first frame is left."""
+    held = np.zeros(len(molecule), dtype=bool)
+    for members in _segments(molecule):
+        held[members[len(members) - math.floor(fraction * len(members)) :]] = True
+    return held
+
+
+def _single_frames(frames: Sequence[MoleculeFrames], fraction: float) -> list[NDArray[np.bool_]]:
+    """Mark the last frames of evenly spread segments; what is left keeps all elements."""
+    held = [np.zeros(len(molecule), dtype=bool) for molecule in frames]
+    ends = [(i, part[-1]) for i, m in enumerate(frames) for part in _segments(m) if len(part)]
+    molecules_with = Counter(z for m in frames for z in set(m.numbers.tolist()))
+    count = max(1, round(fraction * sum(map(len, frames))))
+    for position in ((np.arange(count) + 0.5) * len(ends) / count).astype(int):
+        index, last = ends[position]
+        elements = set(frames[index].numbers.tolist())
+        is_only_frame = (~held[index]).sum() == 1
+        if is_only_frame and any(molecules_with[z] == 1 for z in elements):
+            continue
+        held[index][last] = True
+        if is_only_frame:
+            molecules_with.subtract(elements)
+    return held

@@ -12,6 +12,28 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.training.recipe import Recipe
 
 
+def spare_molecules(
+    frames: Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory], recipe: Recipe
+) -> Recipe:
+    """Reduce the held-out molecules of a recipe to those that the data have and can spare.
+
+    The recipes of the package name test molecules of one collection. Other data need not have them,
+    and may have little else: those are trained on that would leave an element untrained.
+    """
+    held_out = set(recipe.held_out_molecules)
+    trained = set[int]().union(*(elements_of(m) for m in frames if m.name not in held_out))
+    spared = {m.name for m in frames if elements_of(m) <= trained}
+    names = tuple(name for name in recipe.held_out_molecules if name in spared)
+    return replace(recipe, held_out_molecules=names)
+
+
+def elements_of(molecule: MoleculeFrames | BiomolecularTrajectory) -> set[int]:
+    """Atomic numbers in a molecule."""
+    if isinstance(molecule, BiomolecularTrajectory):
+        return {1 + z for z in molecule.system.features.ref_element.tolist()}
+    return set(molecule.numbers.tolist())
+
+
 def split(
     frames: Sequence[MoleculeFrames], recipe: Recipe
 ) -> tuple[list[MoleculeFrames], dict[str, list[MoleculeFrames]]]:
@@ -26,8 +48,8 @@ def split(
     Raises
     ------
     ConfigError
-        If the recipe holds out a molecule that there is not, or everything, or a fraction that is
-        less than one frame.
+        If the recipe holds out a molecule that there is not, or everything, or a fraction where
+        no frame can be spared.
     """
     _check_names(frames, recipe)
     validation: dict[str, list[MoleculeFrames]] = {}
@@ -80,5 +102,5 @@ def _check_names(
     if unknown := sorted(set(recipe.held_out_molecules) - set(names)):
         raise ConfigError(
             f"held_out_molecules of the recipe names {unknown}, which the data do not have; they "
-            f"have {names}. Set held_out_molecules to some of these or to []"
+            f"have {names}. Hold out some of these, or none (--set held_out_molecules=[])"
         )

@@ -26,6 +26,7 @@ class MetricsFile(Logger):
 
     def __init__(self, path: Path, first_step: int) -> None:
         super().__init__()
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._rows: dict[int, dict[str, Any]] = {}
         if first_step and path.exists():
@@ -57,7 +58,6 @@ class MetricsFile(Logger):
     def save(self) -> None:
         """Write all rows; the file is complete at any time."""
         names = sorted({name for row in self._rows.values() for name in row} - {"step"})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(self.path.name + ".part")
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", *names])

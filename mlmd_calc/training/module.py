@@ -18,6 +18,7 @@ from mlmd_calc.models.mdet import MDET
 from mlmd_calc.training.optimizers import MuonAdamW
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.resume import RUN_KEY
+from mlmd_calc.zoo.training_run import MODEL_KEY
 
 
 class TrainingModule(pl.LightningModule):
@@ -36,6 +37,8 @@ class TrainingModule(pl.LightningModule):
     """
 
     network: MDET | ATOM | ATMOS
+    description: str = ""
+    """All of the model but its weights (:func:`mlmd_calc.zoo.model_file.describe_model`)."""
 
     def __init__(
         self,
@@ -69,8 +72,9 @@ class TrainingModule(pl.LightningModule):
                 layer.compile(dynamic=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint which run it belongs to."""
+        """Say in the checkpoint which run it belongs to, and which model it holds."""
         checkpoint[RUN_KEY] = self.identity
+        checkpoint[MODEL_KEY] = self.description
 
     def training_step(self, batch: Any, _index: int) -> Tensor:
         """Weighted sum of the loss terms of one batch."""

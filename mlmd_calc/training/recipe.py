@@ -507,8 +507,8 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     name_or_path
         File, or a name from :func:`list_recipes`.
     overrides
-        Entries that replace those of the file; a table (``loss``, ``model``) replaces the whole
-        table.
+        Entries that replace those of the file, in this order. A table (``loss``, ``model``)
+        replaces the whole table; ``loss.energy`` is one entry of it.
 
     Raises
     ------
@@ -526,4 +526,20 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
         raise ConfigError(
             f"there is no recipe {name!r}; give a .toml file or one of {', '.join(list_recipes())}"
         )
-    return Recipe.from_dict({**values, **(overrides or {})})
+    for key, value in (overrides or {}).items():
+        _set(values, key, value)
+    return Recipe.from_dict(values)
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set an entry; dots in the key lead into tables."""
+    *tables, last = key.split(".")
+    for depth, name in enumerate(tables):
+        entry = values.setdefault(name, {})
+        if not isinstance(entry, dict):
+            raise ConfigError(
+                f"{key!r} is no recipe entry: {'.'.join(tables[: depth + 1])} is {entry!r}, not a "
+                "table"
+            )
+        values = entry
+    values[last] = value

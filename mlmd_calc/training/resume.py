@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from numpy.typing import NDArray
 
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
+from mlmd_calc.zoo.training_run import PREVIOUS_CHECKPOINT, has_checkpoint, read_last_checkpoint
 
-LAST_CHECKPOINT: Final = "last.ckpt"
 RUN_KEY: Final = "run"
 """Entry of a checkpoint that holds :func:`run_identity`."""
 
@@ -79,7 +82,7 @@ def _trajectory_content(trajectory: BiomolecularTrajectory) -> _Content:
     return header, (trajectory.positions, *(column.numpy() for column in columns))
 
 
-def read_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def read_checkpoint(folder: Path, identity: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
     """Read the last checkpoint of a run.
 
     Parameters
@@ -91,8 +94,8 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
 
     Returns
     -------
-    dict or None
-        The checkpoint; None if there is none.
+    tuple or None
+        The file and the checkpoint; None if there is none.
 
     Raises
     ------
@@ -101,24 +104,46 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
     ModelFileError
         If the checkpoint is damaged.
     """
-    path = folder / LAST_CHECKPOINT
-    if not path.exists():
+    if not has_checkpoint(folder):
         return None
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved = checkpoint.get(RUN_KEY, {})
-    except Exception as error:  # damaged bytes make the reader fail in almost any way
-        raise ModelFileError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete it to start over"
-        ) from error
-    if differences := _differences(saved, identity):
+    path, checkpoint = read_last_checkpoint(folder)
+    if differences := _differences(checkpoint.get(RUN_KEY, {}), identity):
         raise ConfigError(
             f"{folder} holds another run: {'; '.join(differences)}. Continue it with its own "
             "settings and data, or choose another folder"
         )
-    return checkpoint
+    return path, checkpoint
 
 
 def _differences(saved: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     old, new = ({**found.get("recipe", {}), **found, "recipe": None} for found in (saved, identity))
     return [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints that are complete at any time; the one before the last is kept.
+
+    (Lightning writes to the folder for temporary files and copies from there over the last
+    checkpoint, which is lost if the disk fills up meanwhile.)
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write beside the file, keep the file under another name, and take its place."""
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        # torch reports a full disk by a RuntimeError, a file by an OSError that says so.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            with part.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        if target.exists():
+            target.replace(target.with_name(PREVIOUS_CHECKPOINT))
+        part.replace(target)

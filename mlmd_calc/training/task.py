@@ -21,7 +21,7 @@ from mlmd_calc.training.atmos_module import ATMOSTraining
 from mlmd_calc.training.atom_module import ATOMTraining
 from mlmd_calc.training.atomic_energies import fit_atomic_energies, refit_atomic_energies
 from mlmd_calc.training.batches import BatchStream, StructureTable, TrainingBatches
-from mlmd_calc.training.held_out import split, split_trajectories
+from mlmd_calc.training.held_out import elements_of, split, split_trajectories
 from mlmd_calc.training.mdet_module import MDETTraining, energy_head
 from mlmd_calc.training.module import TrainingModule
 from mlmd_calc.training.recipe import ATMOSRecipe, ATOMRecipe, MDETRecipe, Recipe
@@ -182,7 +182,11 @@ def _atom_task(
     batches = {}
     for name, part in validation.items():
         held_out = TrajectoryTable(
-            part, horizons, accelerations=options.accelerations, scales=table.scales
+            part,
+            horizons,
+            accelerations=options.accelerations,
+            scales=table.scales,
+            part=f"validation ({name})",
         )
         batches[name] = list(held_out.spread(recipe.validation_structures, recipe.atoms_per_batch))
     stream = functools.partial(
@@ -208,9 +212,8 @@ def _atmos_task(
         if remaining and not network.config.max_remaining:
             network = interpolator_from(network, remaining)
         recipe.check_network(network.config)
-    elements = _elements_of_systems(train)
-    for part in validation.values():
-        _refuse_missing(_elements_of_systems(part), elements)
+    elements = _elements(train)
+    _refuse_new_elements(validation, elements)
     table, *held_out = (
         WindowTable(
             part,
@@ -266,20 +269,12 @@ def _seeded(build: Callable[[], N], seed: int) -> N:
         return build()
 
 
-def _elements(frames: Sequence[MoleculeFrames]) -> set[int]:
-    return {int(z) for molecule in frames for z in molecule.numbers}
+def _elements(data: TrainingData) -> set[int]:
+    return set[int]().union(*map(elements_of, data))
 
 
-def _elements_of_systems(trajectories: Sequence[BiomolecularTrajectory]) -> set[int]:
-    return {1 + z for t in trajectories for z in t.system.features.ref_element.tolist()}
-
-
-def _refuse_new_elements(validation: Parts, known: set[int]) -> None:
-    _refuse_missing(set[int]().union(*(_elements(part) for part in validation.values())), known)
-
-
-def _refuse_missing(found: set[int], known: set[int]) -> None:
-    if missing := found - known:
+def _refuse_new_elements(validation: Parts | TrajectoryParts, known: set[int]) -> None:
+    if missing := set[int]().union(*map(_elements, validation.values())) - known:
         symbols = ", ".join(chemical_symbols[z] for z in sorted(missing))
         raise ConfigError(
             f"held-out molecules contain {symbols}, which no training molecule does; leave them out"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -16,14 +17,17 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor,
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.training.description import card_entries
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress
 from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.training.resume import LAST_CHECKPOINT, read_checkpoint, run_identity
+from mlmd_calc.training.resume import CheckpointFiles, read_checkpoint, run_identity
+from mlmd_calc.training.stop import StopWhenAsked
 from mlmd_calc.training.task import AnyModel, Task, TrainingData, prepare
 from mlmd_calc.zoo import ModelCard, save_model
+from mlmd_calc.zoo.model_file import describe_model
+from mlmd_calc.zoo.training_run import LAST_CHECKPOINT, MODEL_NAME
 
-MODEL_NAME: Final = "model.safetensors"
 _LOGS: Final = "logs"
 
 
@@ -71,6 +75,7 @@ def train(
     devices: int = 1,
     accelerator: str = "auto",
     progress: bool = True,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Path:
     """Train a network, or continue the run that an earlier call left in the same folder.
 
@@ -84,17 +89,21 @@ def train(
     recipe
         Hyper-parameters.
     folder
-        Receives ``last.ckpt``, ``logs/metrics.csv`` (and TensorBoard files where tensorboard is
-        installed) and ``model.safetensors``.
+        Receives ``last.ckpt`` and the checkpoint before it, ``logs/metrics.csv`` (and TensorBoard
+        files where tensorboard is installed) and ``model.safetensors``. It can be given as a model
+        from the first checkpoint on.
     start
         Model to fine-tune; None to train from random weights.
     card
-        Entries of the written model card besides elements, size, recipe and validation errors.
+        Entries of the written model card besides elements, size, recipe, validation errors and
+        what :func:`~.description.card_entries` finds.
     devices, accelerator
         As in Lightning, except that "auto" means a CUDA device if there is one and else the CPU;
         several devices train with DDP.
     progress
         Show a progress bar and the validation errors on stderr.
+    should_stop
+        Asked after every step; if it says so, a checkpoint is written and the run ends.
 
     Returns
     -------
@@ -110,45 +119,59 @@ def train(
         If labels are missing, or the model to fine-tune does not know an element.
     PredictionError
         If the training diverges.
+    TrainingStopped
+        If `should_stop` said so.
+    OSError
+        If a file cannot be written; checkpoints before that are kept.
     """
     if devices < 1:
         raise ConfigError(f"devices={devices}; it must be at least 1")
     # Refuse a wrong card before the training rather than after it.
     ModelCard.from_dict(card or {})
     identity = run_identity(frames, recipe, start, devices)
-    checkpoint = read_checkpoint(folder, identity)
-    done = 0 if checkpoint is None else int(checkpoint["global_step"])
+    entries = card_entries(frames, recipe, start, card or {})
+    found = read_checkpoint(folder, identity)
+    done = 0 if found is None else int(found[1]["global_step"])
     task = prepare(frames, recipe, start, identity)
+    full = {
+        "name": folder.resolve().name,
+        "elements": task.elements,
+        **task.card,
+        **entries,
+        "recipe": recipe.to_dict(),
+    }
     module, data = task.module, Batches(task)
+    module.description = describe_model(module.network, task.atomic_energies, full)
+    folder.mkdir(parents=True, exist_ok=True)
     with _quiet(), _compiler(recipe):
-        trainer = _trainer(recipe, folder, done, devices, accelerator, progress)
+        trainer = _trainer(recipe, folder, done, devices, accelerator, progress, should_stop)
         if not task.validation:
             # Lightning warns of empty loaders.
             trainer.limit_val_batches = 0
-        if checkpoint is not None and done >= recipe.steps:
+        if found is not None and done >= recipe.steps:
             # These are the averaged weights where the recipe averages.
-            module.load_state_dict(checkpoint["state_dict"])
+            module.load_state_dict(found[1]["state_dict"])
         else:
-            last = None if checkpoint is None else folder / LAST_CHECKPOINT
             # At the end Lightning leaves the averaged weights in the module.
+            last = None if found is None else found[0]
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
         results = trainer.validate(module, data, verbose=False) if task.validation else []
     path = folder / MODEL_NAME
     if trainer.is_global_zero:
         errors = {name: round(value, 4) for result in results for name, value in result.items()}
-        full = {
-            "elements": task.elements,
-            **task.card,
-            **(card or {}),
-            "recipe": recipe.to_dict(),
-            "validation": errors,
-        }
-        save_model(path, module.network.eval(), task.atomic_energies, full)
+        card_dict = {**full, "validation": errors}
+        save_model(path, module.network.eval(), task.atomic_energies, card_dict)
     return path
 
 
 def _trainer(
-    recipe: Recipe, folder: Path, done: int, devices: int, accelerator: str, progress: bool
+    recipe: Recipe,
+    folder: Path,
+    done: int,
+    devices: int,
+    accelerator: str,
+    progress: bool,
+    should_stop: Callable[[], bool] | None,
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(
@@ -162,6 +185,9 @@ def _trainer(
     ]
     if recipe.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+    if should_stop:
+        # After the averaging, so that the checkpoint has the average of the last step.
+        callbacks.append(StopWhenAsked(should_stop, folder / LAST_CHECKPOINT))
     if progress:
         callbacks.append(TrainingProgress())
     loggers = [] if done >= recipe.steps else _loggers(folder, done)
@@ -175,6 +201,7 @@ def _trainer(
         accelerator=accelerator,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
+        plugins=[CheckpointFiles()],
         precision=cast(Literal["32-true", "bf16-mixed"], recipe.precision),
         gradient_clip_val=recipe.gradient_clip,
         val_check_interval=recipe.validate_every,
@@ -226,17 +253,28 @@ def _torch_version() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what Lightning says about choices that are deliberate here."""
+    """Silence what Lightning says about choices that are deliberate here, and TensorBoard's thread.
+
+    What fails in that thread, such as a full disk, is raised again where the files are written to.
+    """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    thread_failed = threading.excepthook
+
+    def tell(failure: threading.ExceptHookArgs) -> None:
+        if type(failure.thread).__module__.partition(".")[0] != "tensorboard":
+            thread_failed(failure)
+
+    threading.excepthook = tell
     try:
         with warnings.catch_warnings():
             for message in _DELIBERATE:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
+        threading.excepthook = thread_failed
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -117,6 +117,8 @@ class TrajectoryTable:
         Molecules are padded to a multiple of this many atoms.
     scales
         Units of errors; None to measure them on these trajectories.
+    part
+        What to call these frames in messages.
 
     Raises
     ------
@@ -134,6 +136,7 @@ class TrajectoryTable:
         accelerations: bool = False,
         size_step: int = 1,
         scales: ChangeScales | None = None,
+        part: str = "training",
     ) -> None:
         trajectories = [Trajectory.of(molecule) for molecule in frames]
         spacings = sorted({trajectory.dt_fs for trajectory in trajectories})
@@ -152,9 +155,13 @@ class TrajectoryTable:
             groups.setdefault(size, []).append(group)
         self.groups = {size: _joined(groups[size]) for size in sorted(groups)}
         if not len(self):
+            longest = max(int(np.bincount(t.run).max(initial=0)) for t in trajectories)
+            needed = self.strides[-1] + (2 if accelerations else 1)
             raise ConfigError(
-                f"no run is longer than {self.strides[-1]} frames of {self.dt_fs:g} fs, the "
-                "longest horizon; lower horizons or hold out longer blocks (held_out_fraction)"
+                f"the longest run of frames for {part} has {longest}, but jumps of up to "
+                f"{horizons[1]:g} fs need {needed} frames {self.dt_fs:g} fs apart; give longer "
+                "runs, train shorter jumps (model.integrator.max_horizon), or hold out longer "
+                "blocks or none (held_out_fraction)"
             )
 
     def __len__(self) -> int:

@@ -46,6 +46,8 @@ class ModelCard:
         Method that made the labels.
     training_data
         Data set.
+    fine_tuned_from
+        Name and checksum of the model that the training started from; empty if from random weights.
     units
         Units of what the model predicts.
     errors
@@ -79,6 +81,7 @@ class ModelCard:
     temperature_K: float | None = None  # noqa: N815
     level_of_theory: str = ""
     training_data: str = ""
+    fine_tuned_from: str = ""
     units: str = "energy eV, forces eV/Å"
     errors: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
@@ -135,6 +138,7 @@ class ModelCard:
         labels = {
             "level_of_theory": "level of theory",
             "training_data": "training data",
+            "fine_tuned_from": "fine-tuned from",
             "strides_ps": "strides",
             "temperature_K": "temperature",
         }

@@ -20,6 +20,7 @@ from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.hub import HUB_PREFIX, fetch_run_directory
 from mlmd_calc.zoo.model_file import ModelFile, read_card, read_model
 from mlmd_calc.zoo.run_directory import read_run_directory
+from mlmd_calc.zoo.training_run import is_training_run, read_training_run
 
 WEIGHTS_DTYPE: Final = {
     "float64": torch.float64,
@@ -119,6 +120,8 @@ def load_model(
         * the name of a shipped model (see :func:`list_models`); write ``./name`` for a file or
           folder of the same name;
         * a ``.safetensors`` file written by this package;
+        * the folder of `mlmd train` or `mlmd finetune`, whose last checkpoint is taken while the
+          run is not finished;
         * a run directory of the MD-ET authors' code (see :func:`read_run_directory`);
         * ``hf://owner/repo`` or ``hf://owner/repo/variant``, a run directory on Hugging Face.
     device
@@ -242,12 +245,14 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
         card = dataclasses.replace(content.card, name=entry.name)
         return entry.name, dataclasses.replace(content, card=card)
     path = Path(name_or_path).expanduser().absolute()
+    if path.is_dir() and is_training_run(path):
+        return str(path), read_training_run(path)
     if path.is_dir():
         return str(path), read_run_directory(path)
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelFileError(
-            f"{path} is not a .safetensors file; for a checkpoint of the MD-ET authors' code give "
-            "the run directory that holds .hydra and ckpts"
+            f"{path} is not a .safetensors file; for a checkpoint give the folder of the run: the "
+            "one with last.ckpt, or with .hydra and ckpts for the MD-ET authors' code"
         )
     if path.is_file():
         return str(path), read_model(path)

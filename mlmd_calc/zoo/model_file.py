@@ -91,6 +91,25 @@ def save_model(
     ConfigError
         If the card has an unknown entry, or elements without an atomic energy.
     """
+    description = describe_model(network, atomic_energies, card)
+    tensors = {
+        name: tensor.detach().cpu().float().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    metadata = {_DESCRIPTION: description, _CHECKSUM: content_checksum(description, tensors)}
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def describe_model(
+    network: MDET | ATOM | ATMOS, atomic_energies: dict[int, float], card: Mapping[str, Any]
+) -> str:
+    """Describe all of a model but its weights, as JSON.
+
+    See :func:`save_model` for arguments and errors.
+    """
     complete = _complete(ModelCard.from_dict(card), network, atomic_energies)
     content = {
         "version": _VERSION,
@@ -99,16 +118,7 @@ def save_model(
         "atomic_energies": {str(z): e for z, e in sorted(atomic_energies.items())},
         "card": dataclasses.replace(complete, sha256="").to_dict(),
     }
-    tensors = {
-        name: tensor.detach().cpu().float().contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    description = json.dumps(content)
-    metadata = {_DESCRIPTION: description, _CHECKSUM: content_checksum(description, tensors)}
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    return json.dumps(content)
 
 
 def read_model(path: Path) -> ModelFile:
@@ -129,6 +139,28 @@ def read_model(path: Path) -> ModelFile:
         ) from error
     content = _description(path, metadata)
     _verify(path, metadata, content, tensors)
+    return _build(path, content, tensors)
+
+
+def build_model(path: Path, description: str, tensors: Mapping[str, Tensor]) -> ModelFile:
+    """Build a model from what :func:`describe_model` returned, and its weights.
+
+    Parameters
+    ----------
+    path
+        File that both come from.
+    description, tensors
+        Description, and weights by name.
+
+    Raises
+    ------
+    ModelFileError
+        If they do not make a model.
+    """
+    return _build(path, _description(path, {_DESCRIPTION: description}), tensors)
+
+
+def _build(path: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelFile:
     try:
         kind = _KINDS[content["model"]]
         network: MDET | ATOM | ATMOS = build_network(

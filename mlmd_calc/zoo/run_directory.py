@@ -94,8 +94,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(
-            f"there is no {path}; a run directory holds ckpts and .hydra/config.yaml (and, after "
-            "fine-tuning, .hydra/model_pretrain_conf.yaml)"
+            f"there is no {path}; a run directory of the MD-ET authors' code holds ckpts and "
+            ".hydra/config.yaml (and, after fine-tuning, .hydra/model_pretrain_conf.yaml), one of "
+            "mlmd train model.safetensors or last.ckpt"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelFileError(f"{path} is not a readable YAML file: {error}") from error

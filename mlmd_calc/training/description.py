@@ -1,0 +1,124 @@
+"""What the card of a trained model says of its data and of the model it started from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.training.recipe import MDETRecipe, Recipe
+from mlmd_calc.training.task import AnyModel, TrainingData
+from mlmd_calc.zoo import list_models
+
+_UNITS: Final = {
+    "mdet": "energy eV, forces eV/Å",
+    "atom": "positions Å, velocities Å/fs",
+    "atmos": "positions Å",
+}
+_NAMED: Final = 12
+"""Molecules of the training data that are named."""
+
+
+def card_entries(
+    data: TrainingData, recipe: Recipe, start: AnyModel | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Entries of the model card that follow from the data and from the model to fine-tune.
+
+    A fine-tuned model keeps the recommended settings, licence and citation of the one it started
+    from, and names it. Level of theory, data and commands are those of both. Measured errors are
+    not kept: they are of other weights.
+
+    Parameters
+    ----------
+    data
+        What is trained on.
+    recipe
+        Hyper-parameters.
+    start
+        Model to fine-tune, if any.
+    given
+        Entries that the user gives; they come before all others.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe does not train what the model to fine-tune is recommended for.
+    """
+    own = {
+        "training_data": _summary(data),
+        "level_of_theory": ", ".join(_stated(data, "teacher")),
+        "units": _UNITS[recipe.kind],
+    }
+    if start is None:
+        return {**own, **given}
+    if "recommended" not in given:
+        _check_trained(recipe, start)
+    parent = start.card
+    names = ", ".join(sorted({molecule.name for molecule in data})[:_NAMED])
+    inherited: dict[str, Any] = {
+        "description": f"{parent.name}, fine-tuned on {names}.",
+        "recommended": dict(parent.recommended),
+        "licence": parent.licence,
+        "citation": parent.citation,
+        "units": parent.units,
+        "fine_tuned_from": f"{parent.name} (sha256 {start.sha256})",
+        "level_of_theory": _both_levels(own["level_of_theory"], parent.level_of_theory),
+        "training_data": own["training_data"],
+    }
+    if parent.training_data:
+        inherited["training_data"] += f"; before that, of {parent.name}: {parent.training_data}"
+    forces = _stated(data, "forces")
+    if "potential" in parent.recommended and forces and forces != [parent.recommended["potential"]]:
+        _change_potential(inherited, forces)
+    entries = {**inherited, **given}
+    if parent.command:
+        entries["command"] = "\n".join([parent.command, *filter(None, [given.get("command")])])
+    return entries
+
+
+def _check_trained(recipe: Recipe, start: AnyModel) -> None:
+    """Refuse to train the forces alone of a model whose energy gradient is recommended."""
+    if start.card.recommended.get("forces") != "conservative" or not isinstance(recipe, MDETRecipe):
+        return
+    if not recipe.loss.energy and not recipe.loss.gradient:
+        raise ConfigError(
+            f"{start.card.name!r} is recommended with forces='conservative', minus the gradient of "
+            "its energy, which loss.energy=0 and loss.gradient=0 leave untrained; use --set "
+            "loss.gradient=1, or give other recommended settings in a card"
+        )
+
+
+def _change_potential(entries: dict[str, Any], forces: list[str]) -> None:
+    """Recommend the force field whose accelerations were trained on, or at least name it."""
+    if len(forces) == 1 and forces[0] in [card.name for card in list_models()]:
+        entries["recommended"]["potential"] = forces[0]
+    else:
+        del entries["recommended"]["potential"]
+        entries["description"] += f" Trained on accelerations of {', '.join(forces)}."
+
+
+def _both_levels(own: str, parent: str) -> str:
+    if not parent or not own:
+        return own or (f"{parent}; that of the fine-tuning is not stated" if parent else "")
+    return parent if own in parent else f"{own}; before fine-tuning {parent}"
+
+
+def _summary(data: TrainingData) -> str:
+    names = sorted({molecule.name for molecule in data})
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    frames = sum(len(molecule) for molecule in data)
+    return f"{frames:,} frames of {', '.join(names[:_NAMED])}{more}"
+
+
+def _stated(data: TrainingData, key: str) -> list[str]:
+    """Return what the metadata, or the provenance in them, say under a key."""
+    found = set()
+    for molecule in data:
+        try:
+            provenance = json.loads(molecule.metadata.get("provenance", "{}"))
+        except json.JSONDecodeError:
+            provenance = {}
+        entries = {**(provenance if isinstance(provenance, dict) else {}), **molecule.metadata}
+        found.add(str(entries.get(key, "")))
+    # Where some of the data do not say, nothing is known of all of them.
+    return [] if "" in found else sorted(found)
