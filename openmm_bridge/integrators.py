@@ -6,7 +6,6 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,17 +17,20 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation import (
+    Bussi,
     Corrections,
     EventLog,
     ForceModel,
     Guard,
     JumpLoop,
+    OtherForces,
     Propagator,
     State,
     Thermostat,
     make_thermostat,
     read_restart,
 )
+from mlmd_calc.propagation.load import as_propagator
 from openmm_bridge.computation import FORCE_UNIT
 from openmm_bridge.region import region_from_topology
 
@@ -56,6 +58,8 @@ class ContextForces:
     groups
         Force groups as a bit mask.
     """
+
+    has_energy = True
 
     def __init__(self, context: Any, groups: int) -> None:
         self._context = context
@@ -95,12 +99,14 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
     integrators; velocities are those at the time of the positions. Energies and forces that
     ``getState`` shows are those of the System's forces, and nothing else.
 
-    The forces of the System, as far as they are in the integration force groups, are evaluated only
-    for what the options ask for: energies, force-based steps, and fallbacks from rejected jumps. A
-    System without forces will do where none of these is wanted.
+    The forces of the System, as far as they are in the integration force groups, serve energies,
+    force-based steps, and fallbacks from rejected jumps. At the start they are compared with those
+    of the propagator's potential, because what they add would not act on jumps. A System without
+    forces will do if the propagator knows its potential, as the shipped ones do.
 
-    Jumps that the guard rejects are drawn again, shortened, replaced by force-based steps if the
-    System has forces, or end the run with :class:`mlmd_calc.errors.PredictionError`; `events` lists
+    A start at rest, which propagators do not know, is warmed up by thermostat and force-based
+    steps. Jumps that the guard rejects are drawn again, shortened, replaced by force-based steps if
+    there are forces, or end the run with :class:`mlmd_calc.errors.PredictionError`; `events` lists
     all of them. The Context is then as it was before the jump. A ``Simulation`` knows no other end
     than an error, so a guard that is told to stop raises one as well.
 
@@ -114,11 +120,13 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
     Parameters
     ----------
     propagator
-        Makes the jumps.
+        Makes the jumps: a propagator, or the name or file of one.
     topology
         ``openmm.app.Topology`` of the System, which must be one isolated molecule.
     stepSize
-        Length of a jump, a Quantity or ps.
+        Length of a jump, a Quantity or ps; None: what is recommended for the propagator.
+        `getStepSize` and `setStepSize` mean a whole step, with the force-based steps after the
+        jump.
     thermostat
         None for constant energy.
     charge, multiplicity
@@ -127,6 +135,10 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         Corrections of a jump; None for the usual ones.
     guard
         Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
+    other_forces
+        What is done with forces of the System that are not those of the propagator's potential, a
+        bias for instance: "refuse" the run, let them "kick" the molecule for half a jump before
+        and half a jump after each jump, or "ignore" them in jumps.
     md_steps_per_jump
         Force-based steps after each jump, part of the same step; the time advances by them too.
     md_timestep
@@ -138,16 +150,17 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
     ------
     ConfigError
         If the propagator cannot do this stride. At the first step: if the options do not fit
-        together, or there is no Context or more than one.
+        together, forces act that the propagator does not know, or there is no Context or more than
+        one.
     InputError
         If the topology has atoms without element. At the first step: if the System is periodic, has
-        constraints, virtual sites, particles without mass or a thermostat, or does not fit the
-        topology.
+        constraints, virtual sites, particles without mass or a thermostat, does not fit the
+        topology, or is a molecule that the propagator does not know.
     """
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: Propagator | str | os.PathLike[str],
         topology: Any,
         stepSize: Any,
         thermostat: Thermostat | None,
@@ -156,16 +169,21 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         multiplicity: int = 1,
         corrections: Corrections | None = None,
         guard: Guard | None = None,
+        other_forces: OtherForces = "refuse",
         md_steps_per_jump: int = 0,
         md_timestep: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        stride_fs = _femtoseconds(stepSize)
+        propagator = as_propagator(propagator)
+        stride_fs = _stride_fs(stepSize, propagator)
         propagator.strides.check(stride_fs)
+        md_timestep_fs = 0.5 if md_timestep is None else _femtoseconds(md_timestep)
         region = region_from_topology(
             topology, charge=charge, multiplicity=multiplicity, periodic=False
         )
-        super().__init__(stride_fs / units.FS_PER_PS)
+        self._md_fs = md_steps_per_jump * md_timestep_fs
+        # Reporters take the time of a whole step from the step size.
+        super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS)
         self.addGlobalVariable(_JUMPED, 0.0)
         self.addUpdateContextState()
         # What is left of this class in copies made in C++ must not seem to work.
@@ -173,7 +191,10 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         self.addComputePerDof("x", f"x + sqrt({_JUMPED} - 1)")
         self.endBlock()
         self._structure = region.structure(np.zeros((len(region), 3)))
+        self._strides = propagator.strides
         self._stride_fs = stride_fs
+        self._thermostat = thermostat
+        self._acting: list[str] = []
         self._rng = rng
         self._loop: JumpLoop | None = None
         self._context: Any = None
@@ -183,13 +204,14 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             return JumpLoop(
                 [state],
                 propagator,
-                stride_fs,
-                thermostat=thermostat,
+                self._stride_fs,
+                thermostat=self._thermostat,
                 corrections=corrections,
                 guard=guard,
                 forces=forces,
+                other_forces=other_forces,
                 md_steps_per_jump=md_steps_per_jump,
-                md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
+                md_timestep_fs=md_timestep_fs,
                 rng=self._rng,
             )
 
@@ -215,7 +237,12 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
                 charge=self._structure.charge,
                 multiplicity=self._structure.multiplicity,
             )
-            self._loop = self._make_loop(start, self._forces(system))
+            self._acting = self._acting_forces(system)
+            try:
+                self._loop = self._make_loop(start, self._forces())
+            finally:
+                # Comparing forces has moved the particles.
+                context.setPositions(positions)
         return self._loop
 
     @property
@@ -228,19 +255,11 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
 
         Raises
         ------
-        ConfigError
-            If the step size is no longer that of the start.
         PredictionError
             If a jump fails and the guard says so; positions, velocities, time and step count are
             those before the jump.
         """
         loop = self.loop
-        if _femtoseconds(self.getStepSize()) != self._stride_fs:
-            raise ConfigError(
-                f"stepSize was changed from {self._stride_fs:g} fs to "
-                f"{_femtoseconds(self.getStepSize()):g} fs; make a new integrator for another "
-                "length of jump"
-            )
         for _ in range(steps):
             self._look()
             try:
@@ -252,6 +271,21 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
                 raise
             self._show()
             self._count_step()
+
+    def setStepSize(self, size: Any) -> None:  # noqa: N802
+        """Set the length of a whole step, a Quantity or ps: the jump and the steps after it.
+
+        Raises
+        ------
+        ConfigError
+            If the propagator cannot do this stride.
+        """
+        stride_fs = round(_femtoseconds(size) - self._md_fs, 9)
+        self._strides.check(stride_fs)
+        self._stride_fs = stride_fs
+        if self._loop is not None:
+            self._loop.stride_fs = stride_fs
+        super().setStepSize((stride_fs + self._md_fs) / units.FS_PER_PS)
 
     def setRandomNumberSeed(self, seed: int) -> None:  # noqa: N802
         """Set the seed in place of `rng`; 0 draws one.
@@ -291,18 +325,27 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
     def loadState(self, state: Mapping[str, Any]) -> None:  # noqa: N802
         """Go on from ``loop.state_dict()`` of an interrupted run, as :meth:`loadRestart` does."""
         self.loop.load_state_dict(state)
+        self._thermostat = self.loop.thermostat
+        self.setStepSize((self.loop.stride_fs + self._md_fs) / units.FS_PER_PS)
         self._show()
         self._context.setStepCount(self.loop.step)
 
-    def _forces(self, system: openmm.System) -> ForceModel | None:
-        """Find the forces of the integration force groups; None if there are none."""
-        groups = self.getIntegrationForceGroups() & _ALL_GROUPS
-        acting = [
-            force
+    def _acting_forces(self, system: openmm.System) -> list[str]:
+        """Names of the forces that are in the integration force groups."""
+        groups = self._groups
+        return [
+            f"{type(force).__name__} {force.getForceGroup()}"
             for force in system.getForces()
             if groups >> force.getForceGroup() & 1 and not isinstance(force, openmm.CMMotionRemover)
         ]
-        return ContextForces(self._context, groups) if acting else None
+
+    @property
+    def _groups(self) -> int:
+        return int(self.getIntegrationForceGroups()) & _ALL_GROUPS
+
+    def _forces(self) -> ForceModel | None:
+        """Return the forces that act, as a force model; None if there are none."""
+        return ContextForces(self._context, self._groups) if self._acting else None
 
     def _read(self) -> _Shown:
         state = self._context.getState(getPositions=True, getVelocities=True)
@@ -313,7 +356,11 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         )
 
     def _look(self) -> None:
-        """Take over what has been done to the Context since the last step."""
+        """Take over what has been done to System and Context since the last step."""
+        acting = self._acting_forces(self._context.getSystem())
+        if acting != self._acting:
+            self._acting = acting
+            self.loop.forces = self._forces()
         old, shown = self.loop.states[0], self._shown
         positions, velocities, time = now = self._read()
         if (
@@ -322,12 +369,10 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             and time == shown[2]
         ):
             return
-        new = replace(
-            old,
-            positions=positions * units.NM,
+        new = old.moved_to(
+            positions * units.NM,
             velocities=velocities * _VELOCITY_UNIT,
             time=time * units.FS_PER_PS,
-            energy=None,
         )
         self.loop.states = (new,)
         self._shown = now
@@ -380,7 +425,7 @@ class JumpNVEIntegrator(JumpIntegrator):
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: Propagator | str | os.PathLike[str],
         topology: Any,
         stepSize: Any,
         *,
@@ -404,7 +449,8 @@ class JumpNVTIntegrator(JumpIntegrator):
     temperature
         A Quantity or K.
     frictionCoeff
-        Friction of "langevin", inverse relaxation time of "bussi"; a Quantity or 1/ps.
+        Friction of "langevin", inverse relaxation time of "bussi"; a Quantity or 1/ps. None: what
+        is recommended for the propagator.
     stepSize
         See :class:`JumpIntegrator`.
     thermostat
@@ -421,21 +467,58 @@ class JumpNVTIntegrator(JumpIntegrator):
 
     def __init__(
         self,
-        propagator: Propagator,
+        propagator: Propagator | str | os.PathLike[str],
         topology: Any,
         temperature: Any,
-        frictionCoeff: Any,
-        stepSize: Any,
+        frictionCoeff: Any = None,
+        stepSize: Any = None,
         *,
         thermostat: str = "langevin",
         **kwargs: Any,
     ) -> None:
+        propagator = as_propagator(propagator)
+        if frictionCoeff is None:
+            frictionCoeff = propagator.conditions.friction_per_ps
+        if frictionCoeff is None:
+            raise ConfigError(
+                f"frictionCoeff=None, but nothing is recommended for {propagator.identity}; give "
+                "the friction"
+            )
         chosen = make_thermostat(
             thermostat,
             _value(temperature, unit.kelvin),
             _value(frictionCoeff, unit.picosecond**-1) / units.FS_PER_PS,
         )
         super().__init__(propagator, topology, stepSize, chosen, **kwargs)
+
+    def getTemperature(self) -> Any:  # noqa: N802
+        """Return the temperature, a Quantity."""
+        return self._bath.temperature_K * unit.kelvin
+
+    def setTemperature(self, temperature: Any) -> None:  # noqa: N802
+        """Set the temperature, a Quantity or K."""
+        self._set_bath(_value(temperature, unit.kelvin), 1.0 / self._bath.relaxation_fs)
+
+    def getFriction(self) -> Any:  # noqa: N802
+        """Return the friction, or the inverse relaxation time of "bussi", a Quantity."""
+        return units.FS_PER_PS / self._bath.relaxation_fs / unit.picosecond
+
+    def setFriction(self, coeff: Any) -> None:  # noqa: N802
+        """Set the friction, or the inverse relaxation time of "bussi", a Quantity or 1/ps."""
+        self._set_bath(
+            self._bath.temperature_K, _value(coeff, unit.picosecond**-1) / units.FS_PER_PS
+        )
+
+    @property
+    def _bath(self) -> Thermostat:
+        assert self._thermostat is not None
+        return self._thermostat
+
+    def _set_bath(self, temperature_K: float, friction_per_fs: float) -> None:
+        name = "bussi" if isinstance(self._bath, Bussi) else "langevin"
+        self._thermostat = make_thermostat(name, temperature_K, friction_per_fs)
+        if self._loop is not None:
+            self._loop.thermostat = self._thermostat
 
 
 def _context_of(integrator: JumpIntegrator) -> Any:
@@ -486,6 +569,19 @@ def _check_system(system: openmm.System, n_atoms: int) -> None:
             "the System has an AndersenThermostat, which would act besides the integrator; remove "
             "it and use JumpNVTIntegrator"
         )
+
+
+def _stride_fs(step_size: Any, propagator: Propagator) -> float:
+    """Length of a jump in fs, the recommended one for None."""
+    if step_size is not None:
+        return _femtoseconds(step_size)
+    recommended = propagator.conditions.stride_fs
+    if recommended is None:
+        raise ConfigError(
+            f"stepSize=None, but nothing is recommended for {propagator.identity}; give the length "
+            f"of a jump: {propagator.strides}"
+        )
+    return recommended
 
 
 def _value(quantity: Any, in_unit: Any) -> float:

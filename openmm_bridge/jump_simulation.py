@@ -75,6 +75,7 @@ class OpenMMJumpSimulation(JumpRun, OpenMMSimulation):
             multiplicity=structure.multiplicity,
             corrections=self._corrections(),
             guard=self._guard(),
+            other_forces=self.jumps.other_forces,
             md_steps_per_jump=self.jumps.md_steps_per_jump,
             md_timestep=self.settings.timestep_fs / units.FS_PER_PS,
             rng=self._rng,

@@ -314,7 +314,7 @@ def _platform(name: str) -> tuple[openmm.Platform, dict[str, str]]:
 
 def _integrator(settings: MDSettings, seed: int) -> Any:
     timestep = settings.timestep_fs / units.FS_PER_PS
-    temperature, rate = settings.temperature_K, settings.friction_per_ps
+    temperature, rate = settings.temperature_K, settings.rate_per_ps
     if settings.ensemble is Ensemble.NVE:
         return _velocity_verlet(timestep)
     if settings.ensemble is Ensemble.LANGEVIN:

@@ -5,23 +5,28 @@ import io
 import multiprocessing
 import os
 import signal
+import struct
 import threading
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from analytic_potentials import HarmonicCalculator
+from ase.calculators.mixing import SumCalculator
 from jump_systems import Noisy, Spoilt, nan, springs, springs_state, tethered
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import JumpNVE, JumpNVT
+from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.propagation import (
     Corrections,
     FunctionForces,
     Guard,
     HarmonicPropagator,
+    Strides,
     VerletPropagator,
     read_restart,
 )
@@ -29,9 +34,11 @@ from mlmd_calc.propagation import (
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")
 
 from openmm import app, unit  # noqa: E402
+from openmm.app.simulatedtempering import SimulatedTempering  # noqa: E402
 from openmm_systems import PLATFORMS, context_of, system_of, topology_of  # noqa: E402
 
 from openmm_bridge import JumpNVEIntegrator, JumpNVTIntegrator  # noqa: E402
+from openmm_bridge.integrators import ContextForces  # noqa: E402
 
 STRIDE = 8 * unit.femtosecond
 FREE = {"corrections": Corrections.none(), "guard": Guard.off()}
@@ -377,10 +384,14 @@ def test_integrators_that_cannot_work_are_refused():
     short = VerletPropagator(FunctionForces(harmonic.energy_and_forces), 0.3)
     with pytest.raises(ConfigError, match=r"a jump of 8 fs is not possible.*multiples of 0.3 fs"):
         nve(start, short)
-    simulation = nve(start, HarmonicPropagator(harmonic))
-    simulation.integrator.setStepSize(0.004)
-    with pytest.raises(ConfigError, match="stepSize was changed from 8 fs to 4 fs"):
-        simulation.step(1)
+    fixed = HarmonicPropagator(harmonic)
+    fixed.strides = Strides.among([4.0, 8.0])
+    with pytest.raises(ConfigError, match="a jump of 2 fs is not possible"):
+        nve(start, fixed).integrator.setStepSize(0.002)
+    with pytest.raises(ConfigError, match="nothing is recommended"):
+        JumpNVTIntegrator(fixed, topology_of(start.to_atoms()), 300, 10)
+    with pytest.raises(ConfigError, match="nothing is recommended"):
+        JumpNVTIntegrator(fixed, topology_of(start.to_atoms()), 300, stepSize=STRIDE)
     with pytest.raises(ConfigError, match="choose 'langevin' or 'bussi'"):
         nvt(start, HarmonicPropagator(harmonic), thermostat="nose")
     for forces in ([], [openmm.CMMotionRemover(1)]):
@@ -392,6 +403,108 @@ def test_integrators_that_cannot_work_are_refused():
     )
     simulation.integrator.setIntegrationForceGroups({1})
     with pytest.raises(ConfigError, match="need forces"):
+        simulation.step(1)
+
+
+# What LangevinMiddleIntegrator has as well
+
+
+def test_setters_of_openmms_integrators():
+    harmonic, start = tethered()
+    simulation = nvt(start, HarmonicPropagator(harmonic))
+    integrator = simulation.integrator
+    integrator.setTemperature(400)
+    for _ in range(2):
+        # Before the first step and after it.
+        integrator.setTemperature(integrator.getTemperature() + 50 * unit.kelvin)
+        integrator.setFriction(integrator.getFriction() * 2)
+        integrator.setStepSize(0.004)
+        simulation.step(1)
+    assert integrator.getTemperature() == 500 * unit.kelvin
+    assert integrator.getFriction().value_in_unit(unit.picosecond**-1) == pytest.approx(40.0)
+    thermostat = integrator.loop.thermostat
+    assert thermostat.temperature_K == 500.0
+    assert thermostat.friction_per_fs == pytest.approx(0.04)
+    assert simulation.context.getTime()._value == pytest.approx(0.008)
+
+
+def test_simulated_tempering():
+    harmonic, start = tethered()
+    simulation = nvt(start, HarmonicPropagator(harmonic), tether_force(harmonic))
+    tempering = SimulatedTempering(
+        simulation,
+        numTemperatures=3,
+        minTemperature=300 * unit.kelvin,
+        maxTemperature=330 * unit.kelvin,
+        tempChangeInterval=5,
+        reportInterval=1000,
+        reportFile=io.StringIO(),
+    )
+    seen = set()
+    for _ in range(20):
+        tempering.step(5)
+        seen.add(simulation.integrator.getTemperature()._value)
+    assert len(seen) > 1
+
+
+def test_trajectories_of_runs_with_steps_between_jumps_have_the_right_times():
+    """Both reporters take the time of a frame from the step size."""
+    harmonic, start = tethered()
+    simulation = nve(
+        start, HarmonicPropagator(harmonic), tether_force(harmonic), md_steps_per_jump=4
+    )
+    simulation.reporters += [app.DCDReporter("run.dcd", 1), app.XTCReporter("run.xtc", 1)]
+    simulation.step(3)
+    simulation.reporters.clear()
+    times = app.internal.xtc_utils.read_xtc(b"run.xtc")[2]
+    np.testing.assert_allclose(times, [0.010, 0.020, 0.030], atol=1e-6)
+    header = Path("run.dcd").read_bytes()
+    spacing = struct.unpack("<f", header[44:48])[0] * 0.04888821
+    assert spacing == pytest.approx(0.010, abs=1e-6)
+
+
+# Forces that the propagator does not know
+
+
+class Known(HarmonicPropagator):
+    """Exact motion, in a potential that it tells."""
+
+    def __init__(self, harmonic):
+        super().__init__(harmonic)
+        self.potential = FunctionForces(harmonic.energy_and_forces)
+
+
+def bias_force(harmonic):
+    return tether_force(Harmonic.tethers(2.0, harmonic.equilibrium + 0.3))
+
+
+def test_a_bias_is_refused_or_kicks_as_in_ase():
+    harmonic, start = tethered()
+    simulation = nve(start, Known(harmonic), tether_force(harmonic), bias_force(harmonic))
+    with pytest.raises(ConfigError, match="forces of the engine differ"):
+        simulation.step(1)
+    np.testing.assert_allclose(read(simulation.context)[0], start.positions, atol=1e-6)
+    forces = tether_force(harmonic), bias_force(harmonic)
+    simulation = nve(start, Known(harmonic), *forces, other_forces="kick")
+    simulation.step(3)
+    atoms = start.to_atoms()
+    bias = Harmonic.tethers(2.0, harmonic.equilibrium + 0.3)
+    atoms.calc = SumCalculator([HarmonicCalculator(harmonic), HarmonicCalculator(bias)])
+    JumpNVE(atoms, 8 * units.FS, Known(harmonic), other_forces="kick", **FREE).run(3)
+    np.testing.assert_allclose(read(simulation.context)[0], atoms.positions, atol=1e-9)
+
+
+def test_forces_added_later_are_looked_at():
+    harmonic, start = tethered()
+    simulation = nve(start, Known(harmonic))
+    simulation.step(1)
+    simulation.system.addForce(tether_force(harmonic))
+    simulation.context.reinitialize(preserveState=True)
+    simulation.step(1)
+    assert isinstance(simulation.integrator.loop.forces, ContextForces)
+    simulation.system.addForce(bias_force(harmonic))
+    simulation.context.reinitialize(preserveState=True)
+    with pytest.raises(ConfigError, match="forces of the engine differ"):
         simulation.step(1)
 
 

@@ -57,7 +57,7 @@ class PropagatorChoice:
         ConfigError
             If there is neither.
         """
-        stride = float(self.recommended.get("stride_fs", propagator.strides.shortest))
+        stride = propagator.conditions.stride_fs or propagator.strides.shortest
         if stride == 0.0:
             raise ConfigError(
                 f"the card of {self.source!r} recommends no stride; give one with --jump, "

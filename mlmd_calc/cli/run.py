@@ -130,10 +130,11 @@ _Duration: TypeAlias = Annotated[
     ),
 ]
 _Friction: TypeAlias = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--friction",
-        help="1/ps; Langevin friction, or one over the relaxation time of the other thermostats.",
+        help="1/ps; Langevin friction, or one over the relaxation time of the other thermostats. "
+        "Default: as recommended for the propagator, else 1.",
     ),
 ]
 Seed: TypeAlias = Annotated[
@@ -180,7 +181,7 @@ def run(
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
     duration: _Duration = 10.0,
-    friction: _Friction = 1.0,
+    friction: _Friction = None,
     seed: Seed = None,
     out: Out = Path("mlmd-run"),
     trajectory_format: _Format = "extxyz",

@@ -123,7 +123,7 @@ def make_dynamics(
     """
     timestep = settings.timestep_fs * units.FS
     temperature = settings.temperature_K
-    relaxation = units.PS / settings.friction_per_ps
+    relaxation = units.PS / settings.rate_per_ps
     if settings.ensemble is Ensemble.NVE:
         return VelocityVerlet(atoms, timestep)
     if settings.ensemble is Ensemble.LANGEVIN:

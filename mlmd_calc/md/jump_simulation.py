@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import ase
 import numpy as np
@@ -21,21 +20,18 @@ from mlmd_calc import units
 from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.checkpoint import Checkpoint
-from mlmd_calc.md.jumps import AttachedCalculator
+from mlmd_calc.md.jumps import AttachedCalculator, state_of
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorded_run import RecordedRun
 from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
-from mlmd_calc.potential import structure_from_ase
 from mlmd_calc.propagation import (
     Corrections,
     ForceModel,
     Guard,
     JumpLoop,
     Propagator,
-    State,
     Thermostat,
     make_thermostat,
-    state_from_ase,
 )
 
 EVENTS_FILE: Final = "events.jsonl"
@@ -46,10 +42,30 @@ LOOP: Final = "loop"
 """Entry of ``Checkpoint.results``: the state of the loop."""
 
 
+_Run = TypeVar("_Run", bound="JumpRun")
+
+
 class JumpRun(RecordedRun):
     """What runs made of jumps have in common, whatever the engine."""
 
     made_of_jumps: ClassVar[bool] = True
+
+    @classmethod
+    def _start(
+        cls: type[_Run],
+        atoms: ase.Atoms,
+        folder: str | os.PathLike[str],
+        settings: MDSettings,
+        bonds: Bonds | None,
+        keep_velocities: bool,
+        engine_options: dict[str, str],
+        **parts: Any,
+    ) -> _Run:
+        conditions = parts["propagator"].conditions
+        settings = settings.with_friction(conditions.friction_per_ps)
+        return super()._start(
+            atoms, folder, settings, bonds, keep_velocities, engine_options, **parts
+        )
 
     @property
     @abstractmethod
@@ -95,7 +111,7 @@ class JumpRun(RecordedRun):
     def _thermostat(self) -> Thermostat | None:
         if not self.settings.thermostatted:
             return None
-        rate = self.settings.friction_per_ps / units.FS_PER_PS
+        rate = self.settings.rate_per_ps / units.FS_PER_PS
         return make_thermostat(self.settings.ensemble.value, self.settings.temperature_K, rate)
 
     def _corrections(self) -> Corrections:
@@ -148,13 +164,14 @@ class JumpSimulation(JumpRun):
         super().__init__(molecules, folder, description, checkpoint)
         self._check_propagator(propagator)
         self._loop = JumpLoop(
-            [_state(molecule, self.atoms.calc) for molecule in molecules],
+            [state_of(molecule, self.atoms.calc) for molecule in molecules],
             propagator,
             self.jumps.stride_fs,
             thermostat=self._thermostat(),
             corrections=self._corrections(),
             guard=self._guard(),
             forces=_force_model(self.atoms),
+            other_forces=self.jumps.other_forces,
             md_steps_per_jump=self.jumps.md_steps_per_jump,
             md_timestep_fs=self.settings.timestep_fs,
             rng=self._rng,
@@ -218,13 +235,3 @@ def _force_model(atoms: ase.Atoms) -> ForceModel:
     """Force model of a calculator, which works in batches where it can."""
     potential: ForceModel | None = getattr(atoms.calc, "potential", None)
     return AttachedCalculator(atoms) if potential is None else potential
-
-
-def _state(atoms: ase.Atoms, calculator: Any) -> State:
-    """State of a molecule with the charge that the calculator takes it to have."""
-    if not hasattr(calculator, "potential"):
-        return state_from_ase(atoms)
-    structure = structure_from_ase(atoms, calculator.charge, calculator.multiplicity)
-    return replace(
-        state_from_ase(atoms), charge=structure.charge, multiplicity=structure.multiplicity
-    )

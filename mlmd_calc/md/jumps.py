@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,17 +24,62 @@ from mlmd_calc.md.checkpoint import (
     restore_results,
     rotation_state,
 )
-from mlmd_calc.potential import Evaluation, Structure
+from mlmd_calc.potential import Evaluation, Structure, structure_from_ase
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
     Guard,
     JumpLoop,
+    OtherForces,
     Propagator,
+    State,
     Thermostat,
     make_thermostat,
     state_from_ase,
 )
+from mlmd_calc.propagation.load import as_propagator
+
+
+def state_of(atoms: ase.Atoms, calculator: Any) -> State:
+    """State of atoms, with the charge and multiplicity that their calculator takes them to have.
+
+    Parameters
+    ----------
+    atoms
+        An isolated molecule.
+    calculator
+        Its calculator, a sum of calculators, or None.
+
+    Raises
+    ------
+    InputError
+        If atoms and calculators disagree, or as :func:`state_from_ase`.
+    """
+    found = [
+        structure_from_ase(atoms, *(_parameter(part, name) for name in ("charge", "multiplicity")))
+        for part in _parts(calculator)
+        if any(_parameter(part, name) is not None for name in ("charge", "multiplicity"))
+    ]
+    states = {(structure.charge, structure.multiplicity) for structure in found}
+    if len(states) > 1:
+        raise InputError(
+            f"the calculators take the molecule to have charge and multiplicity {sorted(states)}; "
+            "give all of them the same"
+        )
+    state = state_from_ase(atoms)
+    for charge, multiplicity in states:
+        state = replace(state, charge=charge, multiplicity=multiplicity)
+    return state
+
+
+def _parts(calculator: Any) -> list[Any]:
+    """List the calculators of a sum of calculators."""
+    sum_of = getattr(getattr(calculator, "mixer", calculator), "calcs", None)
+    return [calculator] if sum_of is None else [part for calc in sum_of for part in _parts(calc)]
+
+
+def _parameter(calculator: Any, name: str) -> Any:
+    return (getattr(calculator, "parameters", None) or {}).get(name)
 
 
 class AttachedCalculator:
@@ -48,6 +93,16 @@ class AttachedCalculator:
 
     def __init__(self, atoms: ase.Atoms) -> None:
         self.atoms = atoms
+
+    @property
+    def model(self) -> Any:
+        """Network of the calculator, if it has one."""
+        return getattr(getattr(self.atoms.calc, "potential", None), "model", None)
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether the calculator knows energies."""
+        return "energy" in getattr(self.atoms.calc, "implemented_properties", ())
 
     def evaluate(
         self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
@@ -146,13 +201,16 @@ class JumpDynamics(MolecularDynamics):
     """What :class:`JumpNVE` and :class:`JumpNVT` have in common.
 
     ``run``, ``irun``, ``attach``, loggers and trajectories work as with ASE's own dynamics. No
-    calculator is needed; if one is attached, it is called only for what the options ask for:
-    energies, force-based steps, and fallbacks from rejected jumps.
+    calculator is needed if the propagator knows its potential, as the shipped ones do. One that is
+    attached, at any time, serves energies, force-based steps, and fallbacks from rejected jumps;
+    its forces are compared with those of the propagator's potential at the start, because what
+    they add would not act on jumps.
 
-    Jumps that the guard rejects are drawn again, shortened, replaced by force-based steps if there
-    is a calculator, or end the run with :class:`mlmd_calc.errors.PredictionError`; ``events`` lists
-    all of them. If the guard is told to stop instead, ``run`` returns False and ``stopped`` says
-    why.
+    A start at rest, which propagators do not know, is warmed up by thermostat and force-based
+    steps. Jumps that the guard rejects are drawn again, shortened, replaced by force-based steps if
+    there are forces, or end the run with :class:`mlmd_calc.errors.PredictionError`; ``events``
+    lists all of them. If the guard is told to stop instead, ``run`` returns False and ``stopped``
+    says why.
 
     Parameters
     ----------
@@ -161,7 +219,7 @@ class JumpDynamics(MolecularDynamics):
     timestep
         Length of a jump in ASE time units.
     propagator
-        Makes the jumps.
+        Makes the jumps: a propagator, or the name or file of one.
     thermostat
         None for constant energy.
     trajectory, logfile, loginterval
@@ -170,6 +228,10 @@ class JumpDynamics(MolecularDynamics):
         Corrections of a jump; None for the usual ones.
     guard
         Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
+    other_forces
+        What is done with forces of the calculator that are not those of the propagator's potential,
+        a bias for instance: "refuse" the run, let them "kick" the molecule for half a jump before
+        and half a jump after each jump, or "ignore" them in jumps.
     md_steps_per_jump
         Force-based steps after each jump, part of the same step.
     md_timestep
@@ -180,15 +242,21 @@ class JumpDynamics(MolecularDynamics):
         Restart file to go on from, to the last bit; see :meth:`save_restart`. All other arguments
         must be those of the interrupted run. A trajectory given by its name is appended to, after
         frames that are newer than the restart file have been removed.
+    fixcm
+        Keep the centre of mass where it is, as the constraint ``FixCom`` does.
+    communicator
+        As in ASE; a run made of jumps is one process.
     **kwargs
         As in ASE, ``append_trajectory`` for instance.
 
     Raises
     ------
     ConfigError
-        If the options do not fit together, or the propagator cannot do this stride.
+        If the options do not fit together, the propagator cannot do this stride or not with this
+        thermostat, or forces act that it does not know.
     InputError
-        If the atoms are periodic or carry other constraints.
+        If the atoms are periodic or carry other constraints, the propagator does not know such
+        molecules, or atoms and calculator disagree about charge or multiplicity.
     ModelFileError
         If the restart file is missing or damaged or belongs to a run with other settings, or the
         trajectory lacks frames.
@@ -198,7 +266,7 @@ class JumpDynamics(MolecularDynamics):
         self,
         atoms: ase.Atoms,
         timestep: float,
-        propagator: Propagator,
+        propagator: Propagator | str | os.PathLike[str],
         thermostat: Thermostat | None,
         *,
         trajectory: Any = None,
@@ -206,23 +274,33 @@ class JumpDynamics(MolecularDynamics):
         loginterval: int = 1,
         corrections: Corrections | None = None,
         guard: Guard | None = None,
+        other_forces: OtherForces = "refuse",
         md_steps_per_jump: int = 0,
         md_timestep: float | None = None,
         rng: np.random.Generator | None = None,
         restart: str | os.PathLike[str] | None = None,
+        fixcm: bool = False,
+        communicator: Any = None,
         **kwargs: Any,
     ) -> None:
+        if getattr(communicator, "size", 1) > 1:
+            raise ConfigError(
+                f"communicator has {communicator.size} processes, but jumps are made by one; leave "
+                "it out, or run replicas in one loop (mlmd_calc.propagation.JumpLoop)"
+            )
         corrections = Corrections() if corrections is None else corrections
-        if _fixes_centre(atoms):
+        if _fixes_centre(atoms) or fixcm:
             corrections = replace(corrections, fix_centre=True)
+        self._calc = atoms.calc
         self.loop = JumpLoop(
-            [state_from_ase(atoms)],
-            propagator,
+            [state_of(atoms, atoms.calc)],
+            as_propagator(propagator),
             _femtoseconds(timestep),
             thermostat=thermostat,
             corrections=corrections,
             guard=guard,
             forces=None if atoms.calc is None else AttachedCalculator(atoms),
+            other_forces=other_forces,
             md_steps_per_jump=md_steps_per_jump,
             md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
             rng=rng,
@@ -264,16 +342,20 @@ class JumpDynamics(MolecularDynamics):
     def _look(self) -> None:
         """Take over what the user has done to the atoms since the last step."""
         atoms, old = self.atoms, self.loop.states[0]
+        new = replace(state_of(atoms, atoms.calc), time=old.time, memory=old.memory)
         positions, momenta = self._shown
         if not (
             np.array_equal(atoms.positions, positions)
             and np.array_equal(atoms.get_momenta(), momenta)
-            and np.array_equal(atoms.get_masses(), old.masses)
-            and np.array_equal(atoms.numbers, old.numbers)
+            and np.array_equal(new.masses, old.masses)
+            and np.array_equal(new.numbers, old.numbers)
+            and (new.charge, new.multiplicity) == (old.charge, old.multiplicity)
         ):
-            new = replace(state_from_ase(atoms), time=old.time, memory=old.memory)
             self.loop.states = [new]
             self._shown = atoms.get_positions(), atoms.get_momenta()
+        if atoms.calc is not self._calc:
+            self._calc = atoms.calc
+            self.loop.forces = None if atoms.calc is None else AttachedCalculator(atoms)
 
     def _show(self) -> None:
         """Give the atoms the positions and momenta of the loop."""
@@ -316,6 +398,11 @@ class JumpDynamics(MolecularDynamics):
 
     def _refresh_properties(self) -> None:
         """Leave the forces alone, which newer versions of ASE evaluate here."""
+
+    def set_timestep(self, timestep: float) -> None:
+        """Change the length of a jump, in ASE time units; see :class:`JumpDynamics`."""
+        self.loop.stride_fs = _femtoseconds(timestep)
+        self.dt = timestep
 
     def get_time(self) -> float:
         """Return the simulated time in ASE time units, force-based steps included."""
@@ -372,7 +459,7 @@ class JumpNVE(JumpDynamics):
         self,
         atoms: ase.Atoms,
         timestep: float,
-        propagator: Propagator,
+        propagator: Propagator | str | os.PathLike[str],
         *,
         rescale_energy: bool = False,
         corrections: Corrections | None = None,
@@ -398,7 +485,7 @@ class JumpNVT(JumpDynamics):
         "langevin": all degrees of freedom, translation and rotation too. "bussi": stochastic
         velocity rescaling of internal motion.
     friction
-        Langevin friction in inverse ASE time units.
+        Langevin friction in inverse ASE time units. None: what is recommended for the propagator.
     taut
         Time constant of "bussi" in ASE time units.
     **kwargs
@@ -428,7 +515,7 @@ class JumpNVT(JumpDynamics):
         self,
         atoms: ase.Atoms,
         timestep: float,
-        propagator: Propagator,
+        propagator: Propagator | str | os.PathLike[str],
         temperature_K: float,
         *,
         thermostat: str = "langevin",
@@ -436,9 +523,55 @@ class JumpNVT(JumpDynamics):
         taut: float | None = None,
         **kwargs: Any,
     ) -> None:
+        propagator = as_propagator(propagator)
+        recommended = propagator.conditions.friction_per_ps
+        if thermostat == "langevin" and friction is None and recommended is not None:
+            friction = recommended / units.PS
         rate = _friction_per_fs(thermostat, friction, taut)
         chosen = make_thermostat(thermostat, temperature_K, rate)
         super().__init__(atoms, timestep, propagator, chosen, **kwargs)
+
+    def set_temperature(
+        self, temperature: float | None = None, temperature_K: float | None = None
+    ) -> None:
+        """Change the temperature.
+
+        Parameters
+        ----------
+        temperature
+            In eV, as in old versions of ASE.
+        temperature_K
+            In K.
+
+        Raises
+        ------
+        ConfigError
+            If not just one of them is given, or it is not positive.
+        """
+        if (temperature is None) == (temperature_K is None):
+            raise ConfigError(
+                f"temperature={temperature} and temperature_K={temperature_K}; give one of them"
+            )
+        if temperature is not None:
+            temperature_K = temperature / units.KB
+        self._change(temperature_K=temperature_K)
+
+    def set_friction(self, friction: float) -> None:
+        """Change the friction of "langevin", in inverse ASE time units."""
+        self._change(friction_per_fs=friction * units.FS)
+
+    def set_taut(self, taut: float) -> None:
+        """Change the time constant of "bussi", in ASE time units."""
+        self._change(relaxation_fs=taut / units.FS)
+
+    def _change(self, **values: Any) -> None:
+        thermostat: Any = self.loop.thermostat
+        known = {item.name for item in fields(thermostat)}
+        if wrong := set(values) - known:
+            raise ConfigError(
+                f"{type(thermostat).__name__} has no {wrong.pop()}, but {', '.join(sorted(known))}"
+            )
+        self.loop.thermostat = replace(thermostat, **values)
 
 
 def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:

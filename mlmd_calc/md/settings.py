@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlmd_calc.bonds import BOND_LIMIT
 from mlmd_calc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlmd_calc.propagation.other_forces import OtherForces
+
+
+_FRICTION_PER_PS: Final = 1.0
+"""Where nothing else is recommended."""
 
 
 class Engine(str, Enum):
@@ -41,6 +48,9 @@ class JumpSettings:
         Force-based steps after each jump, part of the same step of the run.
     replicas
         Copies of the molecule that advance together, each with velocities of its own.
+    other_forces
+        What is done with forces that the propagator does not know, see
+        :class:`mlmd_calc.md.JumpNVT`.
 
     Raises
     ------
@@ -52,6 +62,7 @@ class JumpSettings:
     stride_fs: float
     md_steps_per_jump: int = 0
     replicas: int = 1
+    other_forces: OtherForces = "refuse"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.stride_fs) and self.stride_fs > 0):
@@ -79,6 +90,7 @@ class MDSettings:
         Time step in fs; in a run made of jumps, that of force-based steps.
     friction_per_ps
         Langevin friction in 1/ps; its inverse is the relaxation time of the other thermostats.
+        None: what is recommended for the propagator of a run made of jumps, else 1.
     seed
         Seed of initial velocities and thermostat.
     interval
@@ -101,7 +113,7 @@ class MDSettings:
     ensemble: Ensemble = Ensemble.LANGEVIN
     temperature_K: float = 300.0  # noqa: N815
     timestep_fs: float = 0.5
-    friction_per_ps: float = 1.0
+    friction_per_ps: float | None = None
     seed: int = 0
     interval: int = 10
     checkpoint_interval: int = 1000
@@ -110,9 +122,11 @@ class MDSettings:
     jumps: JumpSettings | None = None
 
     def __post_init__(self) -> None:
+        if self.friction_per_ps is None and self.jumps is None:
+            object.__setattr__(self, "friction_per_ps", _FRICTION_PER_PS)
         for name in ("timestep_fs", "friction_per_ps", "bond_limit", "bond_stop"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name}={value}; it must be a positive number")
         if not (math.isfinite(self.temperature_K) and self.temperature_K >= 0):
             raise ConfigError(f"temperature_K={self.temperature_K}; it must not be negative")
@@ -131,6 +145,18 @@ class MDSettings:
                 "ensemble 'nose-hoover' has no jumps; use 'langevin', 'bussi' or 'nve' with a "
                 "propagator"
             )
+
+    def with_friction(self, recommended: float | None) -> MDSettings:
+        """Fill in the friction in 1/ps that is recommended for the propagator, if none was set."""
+        if self.friction_per_ps is not None:
+            return self
+        return replace(self, friction_per_ps=recommended or _FRICTION_PER_PS)
+
+    @property
+    def rate_per_ps(self) -> float:
+        """The friction, once it is known."""
+        assert self.friction_per_ps is not None
+        return self.friction_per_ps
 
     @property
     def step_fs(self) -> float:

@@ -8,7 +8,7 @@ import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 import ase
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.models.mdet.edge_attention import edge_attention, edge_attention_reference
 from mlmd_calc.potential.padding import PaddedBatch
@@ -197,6 +197,13 @@ class Potential:
             return "potential"
         heads = (name for name in ("formation_energy", "energy") if name in config.target_heads)
         return next(heads, None)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle by the name of the model and its checksum, if it has a name."""
+        if not self.model.source:
+            return super().__reduce_ex__(protocol)
+        options = {"model": self.model.source, "device": self.device.type, **self.options}
+        return _restore, (options, self.model.sha256, self.state_dict())
 
     def state_dict(self) -> dict[str, str]:
         """State of the stream of random orientations, JSON-able."""
@@ -405,3 +412,15 @@ def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]
     if value not in allowed:
         raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
     return value
+
+
+def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, str]) -> Potential:
+    """Rebuild a pickled potential, which refers to its model by name and checksum."""
+    potential = Potential(**options)
+    if potential.model.sha256 != sha256:
+        raise ModelFileError(
+            f"model {options['model']!r} has sha256 {potential.model.sha256}, but the potential "
+            f"was stored with {sha256}; bring back the original file or make a new potential"
+        )
+    potential.load_state_dict(state)
+    return potential

@@ -39,7 +39,8 @@ from mlmd_calc.propagation.guards import (
 )
 from mlmd_calc.propagation.harmonic import HarmonicPropagator
 from mlmd_calc.propagation.loop import JumpLoop
-from mlmd_calc.propagation.propagator import Propagator, Strides
+from mlmd_calc.propagation.other_forces import OtherForces
+from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
 from mlmd_calc.propagation.proposals import Finding, Proposal
 from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.state import Frames, State, state_from_ase
@@ -49,6 +50,7 @@ __all__ = [
     "Bonding",
     "Bussi",
     "Check",
+    "Conditions",
     "Contact",
     "Corrections",
     "Displacement",
@@ -63,6 +65,7 @@ __all__ = [
     "HarmonicPropagator",
     "JumpLoop",
     "Langevin",
+    "OtherForces",
     "Propagator",
     "Proposal",
     "RotationDefect",

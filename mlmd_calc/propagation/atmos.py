@@ -139,7 +139,7 @@ class ATMOSPropagator(Propagator):
         for time in times_fs:
             self.strides.check(time)
         for state in states:
-            self._check(state)
+            self.check(state)
         heavy = [torch.from_numpy(self.system.select(state.positions)) for state in states]
         memories = [self._memory(state) for state in states]
         memory, moved = self._rollout.step(
@@ -157,7 +157,8 @@ class ATMOSPropagator(Propagator):
             for row, (state, positions) in enumerate(zip(states, moved.numpy(), strict=True))
         ]
 
-    def _check(self, state: State) -> None:
+    def check(self, state: State) -> None:
+        """Refuse other atoms than those of the system; see :meth:`Propagator.check`."""
         expected = self.system.size
         heavy = self.system.features.ref_element.numpy() + 1
         if len(state) != expected or (state.numbers[self.system.atoms] != heavy).any():
@@ -348,7 +349,7 @@ def minimised(forces: ForceModel, state: State, steps: int) -> State:
         way = dt * v
         # No atom moves further than 0.2 Å at once.
         x = x + way * min(1.0, 0.2 / np.linalg.norm(way, axis=1).max())
-    return replace(state, positions=x, energy=None)
+    return state.moved_to(x)
 
 
 def shaken(
@@ -389,7 +390,7 @@ def shaken(
         x = x + 0.5 * _TIMESTEP_FS * v
         f = _forces(forces, state, x)
         v = v + half * f
-    return replace(state, positions=x, velocities=v, energy=None)
+    return state.moved_to(x, velocities=v)
 
 
 def _forces(forces: ForceModel, state: State, positions: FloatArray) -> FloatArray:

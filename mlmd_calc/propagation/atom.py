@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_masses, chemical_symbols
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.models.atom import record
 from mlmd_calc.potential.rotations import random_rotations
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
-from mlmd_calc.propagation.propagator import Propagator, Strides
+from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
 from mlmd_calc.propagation.state import FloatArray, Frames, State
-from mlmd_calc.zoo import ATOMModel
+from mlmd_calc.zoo import ATOMModel, load_atom
 
 ROTATIONS: Final = ("none", "random")
+
+_MASS_TOLERANCE: Final = 0.01
+"""Part of a mass by which it may differ: tables of natural abundance do, isotopes do more."""
 
 
 class ATOMPropagator(Propagator):
     """Jumps of an ATOM network.
+
+    It can be pickled if its model has a name or a file, which the copy is loaded from. Threads that
+    share one take turns.
 
     Parameters
     ----------
@@ -72,8 +79,10 @@ class ATOMPropagator(Propagator):
         self._network = record(model.network)
         self.potential = potential
         self.rotation = rotation
-        self.strides = Strides(longest=options.max_horizon)
+        self.strides = _strides(model, options.max_horizon)
+        self.conditions = Conditions.from_card(model.card.recommended)
         self.stochastic = rotation == "random"
+        self._turn = threading.Lock()
 
     @property
     def identity(self) -> str:
@@ -89,12 +98,18 @@ class ATOMPropagator(Propagator):
         Raises
         ------
         InputError
-            If a state has a charge, unpaired electrons, or an element that the model does not know.
+            If a state is none that the model knows.
         """
         for time in times_fs:
             self.strides.check(time)
         for state in states:
-            self._check(state)
+            self.check(state)
+        with self._turn:
+            return self._propagate(states, times_fs, generator)
+
+    def _propagate(
+        self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
+    ) -> list[Frames]:
         accelerations = None if self.potential is None else self._accelerations(states)
         turn = np.broadcast_to(np.eye(3), (len(states), 3, 3))
         if self.rotation == "random":
@@ -140,7 +155,18 @@ class ATOMPropagator(Propagator):
         """Go on from :meth:`state_dict`."""
         load_model_state(self.potential, state["potential"])
 
-    def _check(self, state: State) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        model, parameter = self.model, next(self.model.network.parameters())
+        if not model.source:
+            raise ModelFileError(
+                "a propagator is pickled by the name of its model, and this model exists in memory "
+                "only; write it with mlmd_calc.zoo.save_model and load the propagator from there"
+            )
+        options = {"device": parameter.device.type, "dtype": str(parameter.dtype).split(".")[1]}
+        return _restore, (model.source, model.sha256, options, self.potential, self.rotation)
+
+    def check(self, state: State) -> None:
+        """Refuse charges, unpaired electrons, elements and masses that it was not trained on."""
         if state.charge != 0 or state.multiplicity != 1:
             raise InputError(
                 f"the molecule has charge={state.charge} and multiplicity={state.multiplicity}; "
@@ -152,6 +178,7 @@ class ATOMPropagator(Propagator):
                 f"the model does not know {', '.join(chemical_symbols[z] for z in sorted(unknown))}"
                 f"; it was trained on {', '.join(chemical_symbols[z] for z in elements)}"
             )
+        _check_masses(state)
 
     def _accelerations(self, states: Sequence[State]) -> list[FloatArray]:
         """Accelerations in Å/fs² at the states."""
@@ -163,3 +190,39 @@ class ATOMPropagator(Propagator):
                 raise PredictionError("the potential gave no forces")
             accelerations.append(result.forces / state.masses[:, None] * units.FS**2)
         return accelerations
+
+
+def _strides(model: ATOMModel, longest: float) -> Strides:
+    """Return the times that the model was trained on, if its card tells them."""
+    known = [stride * units.FS_PER_PS for stride in model.card.strides_ps]
+    return Strides.among(known) if known else Strides(longest=longest)
+
+
+def _check_masses(state: State) -> None:
+    usual = atomic_masses[state.numbers]
+    wrong = np.abs(state.masses / usual - 1.0)
+    atom = int(wrong.argmax())
+    if wrong[atom] > _MASS_TOLERANCE:
+        symbol = chemical_symbols[state.numbers[atom]]
+        raise InputError(
+            f"atom {atom}, {symbol}, has a mass of {state.masses[atom]:.5g} amu; the model was "
+            f"trained on natural masses, {usual[atom]:.5g} amu for {symbol}, and would move others "
+            "wrongly. Use these (no hydrogenMass, no isotopes), or force-based steps"
+        )
+
+
+def _restore(
+    source: str,
+    sha256: str,
+    options: dict[str, str],
+    potential: ForceModel | None,
+    rotation: str,
+) -> ATOMPropagator:
+    """Rebuild a pickled propagator, which refers to its model by name and checksum."""
+    model = load_atom(source, **options)
+    if model.sha256 != sha256:
+        raise ModelFileError(
+            f"model {source!r} has sha256 {model.sha256}, but the propagator was stored with "
+            f"{sha256}; bring back the original file or load the propagator anew"
+        )
+    return ATOMPropagator(model, potential=potential, rotation=rotation)

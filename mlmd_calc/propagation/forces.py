@@ -18,7 +18,8 @@ from mlmd_calc.propagation.state import FloatArray, Frames, State
 class ForceModel(Protocol):
     """Energies and forces of molecules, for instance a :class:`mlmd_calc.Potential`.
 
-    A force model with random numbers of its own has ``state_dict`` and ``load_state_dict``.
+    A force model with random numbers of its own has ``state_dict`` and ``load_state_dict``. One
+    whose energies can be used to check jumps says so by an attribute ``has_energy`` that is true.
     """
 
     def evaluate(
@@ -35,6 +36,8 @@ class FunctionForces:
     function
         From positions ``(n, 3)`` Å to energy in eV and forces ``(n, 3)`` eV/Å.
     """
+
+    has_energy = True
 
     def __init__(self, function: Callable[[FloatArray], tuple[float, FloatArray]]) -> None:
         self.function = function
@@ -68,7 +71,7 @@ class VerletPropagator(Propagator):
     def __init__(self, forces: ForceModel, timestep_fs: float) -> None:
         if not 0.0 < timestep_fs < np.inf:
             raise ConfigError(f"timestep_fs={timestep_fs}; it must be a positive number")
-        self.forces = forces
+        self.forces = self.potential = forces
         self.timestep_fs = timestep_fs
         self.strides = Strides(shortest=timestep_fs, unit=timestep_fs)
 

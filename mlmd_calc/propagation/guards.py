@@ -48,7 +48,7 @@ class Check:
         self.action = _checked_action(action)
 
     def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
-        """Look at the start of a run."""
+        """Look at the start of a run, and again when the thermostat has been changed."""
 
     def judge(self, proposal: Proposal) -> Finding | None:
         """Say what is wrong with a jump; None if nothing is."""
@@ -97,25 +97,27 @@ class Displacement(Check):
         super().__init__(action)
         self.factor = factor
         self.temperature_K = temperature_K
+        self._expected = temperature_K
         self._propagator: Propagator | None = None
 
     def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
         """Note the temperature."""
         self._propagator = propagator
-        if self.temperature_K is None and thermostat is not None:
-            self.temperature_K = thermostat.temperature_K
-        elif self.temperature_K is None:
-            kinetic = 2.0 * state.kinetic_energy / (3 * len(state) * units.KB)
-            self.temperature_K = max(300.0, kinetic)
+        if self.temperature_K is not None:
+            return
+        if thermostat is None:
+            self._expected = max(300.0, state.kinetic_temperature)
+        else:
+            self._expected = thermostat.temperature_K
 
     def judge(self, proposal: Proposal) -> Finding | None:
         """Compare the atom that moved furthest with its limit."""
         assert self._propagator is not None
-        assert self.temperature_K is not None
+        assert self._expected is not None
         before, time = proposal.before, proposal.stride
         scale = self._propagator.displacement_scale(before, time)
         if scale is None:
-            scale = np.sqrt(3.0) * thermal_speed(before.masses, self.temperature_K) * time
+            scale = np.sqrt(3.0) * thermal_speed(before.masses, self._expected) * time
         moved = np.linalg.norm(proposal.after.positions - before.positions, axis=1)
         atom = int((moved / scale).argmax())
         limit = self.factor * scale[atom]
@@ -130,11 +132,11 @@ class Displacement(Check):
 
     def state_dict(self) -> Mapping[str, Any]:
         """Temperature."""
-        return {"temperature_K": self.temperature_K}
+        return {"expected": self._expected}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the temperature."""
-        self.temperature_K = state["temperature_K"]
+        self._expected = state["expected"]
 
 
 class Contact(Check):
@@ -270,15 +272,17 @@ class Temperature(Check):
     def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
         """Count the degrees of freedom of each element and set the limits."""
         relaxation = 1000.0 if thermostat is None else thermostat.relaxation_fs
-        if self.temperature_K is None and thermostat is not None:
-            self.temperature_K = thermostat.temperature_K
+        expected = self.temperature_K
+        if expected is None and thermostat is not None:
+            expected = thermostat.temperature_K
+        self._elapsed = 0.0
         window = 10.0 * relaxation if self.window_fs is None else self.window_fs
         lost = (rigid_basis(state) ** 2).sum(axis=1).reshape(-1, 3).sum(axis=1)
         members = self._members(state)
         self._window = window
         self._degrees = members @ (3.0 - lost)
-        known = self.temperature_K is not None
-        self._reference = np.full(len(members), self.temperature_K if known else np.nan)
+        known = expected is not None
+        self._reference = np.full(len(members), np.nan if expected is None else expected)
         self._mean = self._reference if known else np.zeros(len(members))
         # The mean of the first window has an error of its own.
         samples = (1.0 + window / relaxation) / (1.0 if known else 2.0)

@@ -12,6 +12,11 @@ from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.zoo import load_atom
 
 
+def as_propagator(propagator: Propagator | str | os.PathLike[str]) -> Propagator:
+    """Return a propagator, loaded if it is given by name or file; see :func:`load_propagator`."""
+    return propagator if isinstance(propagator, Propagator) else load_propagator(propagator)
+
+
 def load_propagator(
     name_or_path: str | os.PathLike[str],
     *,

@@ -8,17 +8,25 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ase.io
 import numpy as np
 import torch
 
+from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import Event, EventLog
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.guards import Guard, Temperature, default_checks
+from mlmd_calc.propagation.other_forces import (
+    OtherForces,
+    checked_choice,
+    compare,
+    kicked,
+    with_other_forces,
+)
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import (
     Action,
@@ -31,7 +39,7 @@ from mlmd_calc.propagation.proposals import (
 )
 from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.state import State
-from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
+from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat, draw_velocities
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -61,7 +69,12 @@ class JumpLoop:
     guard
         Checks of a jump; None for the usual ones.
     forces
-        Force model for energies, fallbacks and force-based steps; None if none of these is wanted.
+        Force model for energies, fallbacks and force-based steps; None: the propagator's potential,
+        if it tells it.
+    other_forces
+        What is done if these forces are not those of the propagator's potential: "refuse", "kick"
+        (the difference acts for half a jump before and half a jump after it) or "ignore" (it acts
+        in force-based steps alone).
     md_steps_per_jump
         Force-based steps after each jump.
     md_timestep_fs
@@ -97,13 +110,15 @@ class JumpLoop:
         corrections: Corrections | None = None,
         guard: Guard | None = None,
         forces: ForceModel | None = None,
+        other_forces: OtherForces = "refuse",
         md_steps_per_jump: int = 0,
         md_timestep_fs: float = 0.5,
         rng: np.random.Generator | None = None,
     ) -> None:
         self.propagator = propagator
-        self.stride_fs = stride_fs
-        self.thermostat = thermostat
+        self._stride_fs = stride_fs
+        self._thermostat = thermostat
+        self._began_with = repr(thermostat), stride_fs
         self.corrections = Corrections() if corrections is None else corrections
         if not propagator.gives_velocities:
             # Velocities that are drawn anew have no momentum to keep, nor tell where it leads.
@@ -111,7 +126,8 @@ class JumpLoop:
                 self.corrections, centre_of_mass=False, momentum=False, angular_momentum=False
             )
         self.guard = Guard() if guard is None else guard
-        self.forces = forces
+        self.other_forces = checked_choice(other_forces)
+        self._forces = propagator.potential if forces is None else forces
         self.md_steps_per_jump = md_steps_per_jump
         self.md_timestep_fs = md_timestep_fs
         self.rng = _checked_rng(rng)
@@ -122,7 +138,7 @@ class JumpLoop:
         self.stopped: str | None = None
         checks = self.guard.checks
         if checks is None:
-            usual = default_checks(energies=self.corrections.rescale_energy)
+            usual = default_checks(energies=self._has_usable_energy)
             if not propagator.gives_velocities:
                 # What is drawn has the temperature of the thermostat, but no memory to average.
                 usual = tuple(check for check in usual if not isinstance(check, Temperature))
@@ -133,12 +149,25 @@ class JumpLoop:
         )
         self._check_options()
         self._states = _checked(states)
+        for state in self._states:
+            propagator.check(state)
+        self._compared = False
+        if self._forces is not None:
+            self._compare_forces()
         self._checks = [deepcopy(checks) for _ in self._states]
-        for state, own in zip(self._states, self._checks, strict=True):
-            for check in own:
-                check.begin(state, propagator, thermostat)
+        self._begin_checks()
         self._totals: list[float | None] = [None] * len(self._states)
         self._fallbacks = [0] * len(self._states)
+        self._warm = [False] * len(self._states)
+        self._befores: list[State | None] = [None] * len(self._states)
+
+    @property
+    def _has_usable_energy(self) -> bool:
+        """Whether energies can tell good jumps from bad ones."""
+        if self.corrections.rescale_energy:
+            return True
+        known = bool(getattr(self._forces, "has_energy", False))
+        return known and self.propagator.gives_velocities and self.other_forces != "ignore"
 
     def _check_options(self) -> None:
         self.propagator.strides.check(self.stride_fs)
@@ -152,12 +181,7 @@ class JumpLoop:
                 f"{self.propagator.identity} predicts no velocities, so constant energy has no "
                 "meaning; run it with a thermostat"
             )
-        made_for = self.propagator.temperature_K
-        if self.thermostat and made_for not in (None, self.thermostat.temperature_K):
-            raise ConfigError(
-                f"{self.propagator.identity} was made for {made_for:g} K, but the thermostat has "
-                f"{self.thermostat.temperature_K:g} K; set that to the former"
-            )
+        self._check_thermostat()
         if self.thermostat is not None and self.corrections.rescale_energy:
             raise ConfigError(
                 "rescale_energy with a thermostat would undo what the thermostat does; use one"
@@ -167,6 +191,16 @@ class JumpLoop:
                 "energy rescaling, the energy check and force-based steps need forces; attach a "
                 "calculator or pass a force model"
             )
+        if self.other_forces == "kick" and (
+            self._forces is None
+            or self.propagator.potential is None
+            or not self.propagator.gives_velocities
+        ):
+            raise ConfigError(
+                f"other_forces='kick' needs forces of the engine and a propagator that tells its "
+                f"potential and predicts velocities, which {self.propagator.identity} may not; "
+                "attach a calculator or pass a force model, or leave other_forces out"
+            )
         if self._needs_twin and (
             self.propagator.stochastic or not self.corrections.random_rotation
         ):
@@ -174,6 +208,67 @@ class JumpLoop:
                 "the rotation defect can be measured only with random_rotation=True and a "
                 "propagator that is not stochastic; leave out the check RotationDefect"
             )
+
+    def _check_thermostat(self) -> None:
+        if self.thermostat is None:
+            return
+        made_for, temperature = self.propagator.temperature_K, self.thermostat.temperature_K
+        if made_for not in (None, temperature):
+            raise ConfigError(
+                f"{self.propagator.identity} was made for {made_for:g} K, but the thermostat has "
+                f"{temperature:g} K; set that to the former"
+            )
+        langevin = isinstance(self.thermostat, Langevin)
+        friction = units.FS_PER_PS / self.thermostat.relaxation_fs if langevin else None
+        self.propagator.conditions.check(temperature, friction)
+
+    @property
+    def thermostat(self) -> Thermostat | None:
+        """The thermostat; None at constant energy. Another one may be set at any time."""
+        return self._thermostat
+
+    @thermostat.setter
+    def thermostat(self, thermostat: Thermostat) -> None:
+        if self._thermostat is None:
+            raise ConfigError("a run at constant energy has no thermostat to change; start another")
+        self._thermostat = thermostat
+        self._check_thermostat()
+        self._begin_checks()
+
+    @property
+    def stride_fs(self) -> float:
+        """Length of a jump in fs. Another one may be set at any time."""
+        return self._stride_fs
+
+    @stride_fs.setter
+    def stride_fs(self, stride_fs: float) -> None:
+        self.propagator.strides.check(stride_fs)
+        self._stride_fs = stride_fs
+
+    @property
+    def forces(self) -> ForceModel | None:
+        """Force model of the engine. Setting it tells the loop that the engine's forces changed."""
+        return self._forces
+
+    @forces.setter
+    def forces(self, forces: ForceModel | None) -> None:
+        self._forces = self.propagator.potential if forces is None else forces
+        self._states = [state.moved_to(state.positions) for state in self._states]
+        self._totals = [None] * len(self._states)
+        self._compared = False
+        self._check_options()
+
+    def _compare_forces(self) -> None:
+        """Refuse an engine with forces that jumps do not know, unless they were asked for."""
+        self._compared = True
+        potential = self.propagator.potential
+        if self.other_forces == "refuse" and self._forces is not None and potential is not None:
+            compare(self._forces, potential, self._states[0])
+
+    def _begin_checks(self) -> None:
+        for state, own in zip(self._states, self._checks, strict=True):
+            for check in own:
+                check.begin(state, self.propagator, self.thermostat)
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -193,7 +288,9 @@ class JumpLoop:
                     f"molecule {i} has other atoms than at the start of the run; start a new run"
                 )
             if state is not old:
-                self._totals[i] = None
+                self.propagator.check(state)
+                self._totals[i] = self._befores[i] = None
+                self._warm[i] = False
         self._states = new
 
     def advance(self) -> bool:
@@ -211,6 +308,8 @@ class JumpLoop:
         """
         if self.stopped is not None:
             return False
+        if not self._compared:
+            self._compare_forces()
         try:
             states = self._thermostatted(self._states, self.stride_fs, self._jump)
             if self.md_steps_per_jump:
@@ -254,15 +353,15 @@ class JumpLoop:
         unknown = [state.structure for state in states if state.energy is None]
         if not unknown:
             return states
-        assert self.forces is not None
-        energies = iter([result.energy for result in self.forces.evaluate(unknown, ("energy",))])
+        assert self._forces is not None
+        energies = iter([result.energy for result in self._forces.evaluate(unknown, ("energy",))])
         states = [
             replace(state, energy=next(energies)) if state.energy is None else state
             for state in states
         ]
         if any(state.energy is None for state in states):
             raise ConfigError(
-                f"{type(self.forces).__qualname__} has no energy; leave out energy rescaling and "
+                f"{type(self._forces).__qualname__} has no energy; leave out energy rescaling and "
                 "the energy check, or use a model with an energy"
             )
         return states
@@ -275,22 +374,62 @@ class JumpLoop:
         ConfigError
             If there is no force model, or it has no energy.
         """
-        if self.forces is None:
+        if self._forces is None:
             raise ConfigError("there is no force model that knows energies; pass one to the loop")
         self._states = self._with_energies(self._states)
         return [float(state.energy) for state in self._states if state.energy is not None]
 
     def _jump(self, states: list[State], stride: float) -> list[State]:
         """Jump with all molecules; those that fail are rescued one by one."""
-        results = self._reach(list(range(len(states))), states, stride, self.guard.halvings)
+        states = self._with_other_forces(states)
+        ready = [i for i, state in enumerate(states) if self._is_warm(i, state)]
+        reached = self._reach(ready, [states[i] for i in ready], stride, self.guard.halvings)
+        results = dict(zip(ready, reached, strict=True))
         moved = []
-        for molecule, (state, result) in enumerate(zip(states, results, strict=True)):
+        for molecule, state in enumerate(states):
+            result = results.get(molecule)
             if isinstance(result, State):
                 self._fallbacks[molecule] = 0
+                # Energies tell at once whether the end of a jump is sound.
+                self._befores[molecule] = None if self._needs_energy else state
                 moved.append(result)
+            elif result is None:
+                moved.append(self._warm_up(molecule, state, stride))
             else:
                 moved.append(self._rescue(molecule, state, stride, result))
         return moved
+
+    def _is_warm(self, molecule: int, state: State) -> bool:
+        """Whether a molecule has been as warm as those of the training, at least once."""
+        coldest = self.propagator.conditions.coldest_K
+        self._warm[molecule] |= state.kinetic_temperature >= coldest
+        return self._warm[molecule]
+
+    def _warm_up(self, molecule: int, state: State, stride: float) -> State:
+        """Take force-based steps instead of a jump from a state that is too cold for one."""
+        coldest = self.propagator.conditions.coldest_K
+        reason = (
+            f"molecule {molecule} has {state.kinetic_temperature:.0f} K, and the propagator knows "
+            f"none below {coldest:.0f} K"
+        )
+        if self.thermostat is None or self._forces is None:
+            missing = "a thermostat" if self.thermostat is None else "forces"
+            raise InputError(
+                f"{reason}; without {missing} it cannot be warmed up. Give it velocities, for "
+                "instance with ase.md.velocitydistribution.MaxwellBoltzmannDistribution or "
+                "context.setVelocitiesToTemperature"
+            )
+        finding = Finding("cold", state.kinetic_temperature, coldest, reason)
+        self._note(molecule, state, finding, "fallback")
+        return self._force_steps([state], stride, [molecule])[0]
+
+    def _with_other_forces(self, states: list[State]) -> list[State]:
+        """Evaluate what acts besides the propagator's potential, if it is to kick."""
+        if self.other_forces != "kick":
+            return states
+        assert self._forces is not None
+        assert self.propagator.potential is not None
+        return with_other_forces(states, self._forces, self.propagator.potential)
 
     def _reach(
         self, molecules: list[int], states: list[State], stride: float, halvings: int
@@ -342,6 +481,11 @@ class JumpLoop:
             raise self._end(molecule, state, rejected)
         self._record(molecule, state, rejected, "fallback")
         self._fallbacks[molecule] += 1
+        before = self._befores[molecule]
+        self._befores[molecule] = None
+        if before is not None:
+            # The state, the end of a jump that nothing was found wrong with, may be to blame.
+            state, stride = before, stride + state.time - before.time
         return self._force_steps([state], stride, [molecule])[0]
 
     def _force_steps(
@@ -365,10 +509,12 @@ class JumpLoop:
     def _draw_jumps(
         self, molecules: list[int], states: list[State], stride: float
     ) -> list[State | Rejected]:
+        kicking = self.other_forces == "kick"
+        starts = [kicked(state, 0.5 * stride) for state in states] if kicking else states
         with self._ending(molecules, states):
             proposals = propose_jumps(
                 self.propagator,
-                states,
+                starts,
                 stride,
                 self.generator,
                 rotate=self.corrections.random_rotation,
@@ -377,7 +523,7 @@ class JumpLoop:
         proposals = [self._relaxed(proposal) for proposal in proposals]
         if not self.propagator.gives_velocities:
             proposals = [self._with_velocities(proposal) for proposal in proposals]
-        return self._judge(molecules, proposals)
+        return self._judge(molecules, proposals, kick=kicking)
 
     def _relaxed(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
         if isinstance(proposal, Rejected):
@@ -411,15 +557,17 @@ class JumpLoop:
         return replace(proposal, after=replace(proposal.after, velocities=velocities))
 
     def _judge(
-        self, molecules: list[int], proposals: list[Proposal | Rejected]
+        self, molecules: list[int], proposals: list[Proposal | Rejected], *, kick: bool = False
     ) -> list[State | Rejected]:
-        """Judge and correct jumps."""
+        """Judge and correct jumps, and give them the kick after them."""
         results = [
             self._judge_motion(molecule, proposal) if isinstance(proposal, Proposal) else proposal
             for molecule, proposal in zip(molecules, proposals, strict=True)
         ]
+        if kick:
+            results = self._completed(molecules, results, self._kicked_after)
         if self._needs_energy:
-            results = self._judge_energies(molecules, results)
+            results = self._completed(molecules, results, self._judged_by_energy)
         return [result.after if isinstance(result, Proposal) else result for result in results]
 
     def _judge_motion(self, molecule: int, proposal: Proposal) -> Proposal | Rejected:
@@ -446,34 +594,59 @@ class JumpLoop:
             self._record(molecule, proposal.before, rejected, "accept")
         return None
 
-    def _judge_energies(
-        self, molecules: list[int], results: list[Proposal | Rejected]
+    def _completed(
+        self,
+        molecules: list[int],
+        results: list[Proposal | Rejected],
+        complete: Callable[[list[int], list[Proposal]], list[Proposal | Rejected]],
     ) -> list[Proposal | Rejected]:
-        """Evaluate, judge and correct the energies of jumps that have passed so far."""
-        passed = [result for result in results if isinstance(result, Proposal)]
+        """Do something that needs forces to the jumps that have passed so far."""
+        passed = [
+            (molecule, result)
+            for molecule, result in zip(molecules, results, strict=True)
+            if isinstance(result, Proposal)
+        ]
+        if not passed:
+            return results
         try:
-            states = iter(self._with_energies([proposal.after for proposal in passed]))
+            jumps = [jump for _, jump in passed]
+            done = iter(complete([molecule for molecule, _ in passed], jumps))
         except ConfigError:
             raise
         except Exception as error:
             if len(results) > 1:
                 # One of them is to blame.
                 return [
-                    self._judge_energies([molecule], [result])[0]
+                    self._completed([molecule], [result], complete)[0]
                     for molecule, result in zip(molecules, results, strict=True)
                 ]
-            reason = f"the energy cannot be evaluated: {error}"
-            positions = passed[0].after.positions
-            rejected = Rejected(Finding("energy", np.nan, np.nan, reason), positions)
+            molecule, jump = passed[0]
+            reason = f"energy or forces cannot be evaluated: {error}"
+            rejected = Rejected(Finding("energy", np.nan, np.nan, reason), jump.after.positions)
             if isinstance(error, (InputError, PredictionError)):
                 return [rejected]
-            self._record(molecules[0], passed[0].before, rejected, "raise")
+            self._record(molecule, jump.before, rejected, "raise")
             raise
+        return [next(done) if isinstance(result, Proposal) else result for result in results]
+
+    def _kicked_after(
+        self, molecules: list[int], jumps: list[Proposal]
+    ) -> list[Proposal | Rejected]:
+        """Let what the propagator does not know act after the jumps, as it did before them."""
+        afters = self._with_other_forces([jump.after for jump in jumps])
         return [
-            self._judge_energy(molecule, replace(result, after=next(states)))
-            if isinstance(result, Proposal)
-            else result
-            for molecule, result in zip(molecules, results, strict=True)
+            replace(jump, after=kicked(after, 0.5 * jump.stride))
+            for jump, after in zip(jumps, afters, strict=True)
+        ]
+
+    def _judged_by_energy(
+        self, molecules: list[int], jumps: list[Proposal]
+    ) -> list[Proposal | Rejected]:
+        """Evaluate, judge and correct the energies of jumps."""
+        afters = self._with_energies([jump.after for jump in jumps])
+        return [
+            self._judge_energy(molecule, replace(jump, after=after))
+            for molecule, jump, after in zip(molecules, jumps, afters, strict=True)
         ]
 
     def _judge_energy(self, molecule: int, proposal: Proposal) -> Proposal | Rejected:
@@ -498,7 +671,14 @@ class JumpLoop:
 
     def _record(self, molecule: int, before: State, rejected: Rejected, action: str) -> None:
         """Note an intervention, and write the frame that caused it."""
-        finding = rejected.finding
+        event = self._note(molecule, before, rejected.finding, action)
+        frame = before.positions if rejected.positions is None else rejected.positions
+        # What has another number of atoms is written with unknown elements.
+        numbers = before.numbers if len(frame) == len(before) else np.zeros(len(frame), dtype=int)
+        atoms = ase.Atoms(numbers, frame, info=asdict(event))
+        ase.io.write(Path(self.guard.frames_file), atoms, format="extxyz", append=True)
+
+    def _note(self, molecule: int, before: State, finding: Finding, action: str) -> Event:
         event = Event(
             step=self.step,
             time_fs=before.time,
@@ -510,11 +690,7 @@ class JumpLoop:
             action=action,
         )
         self.events.append(event)
-        frame = before.positions if rejected.positions is None else rejected.positions
-        # What has another number of atoms is written with unknown elements.
-        numbers = before.numbers if len(frame) == len(before) else np.zeros(len(frame), dtype=int)
-        atoms = ase.Atoms(numbers, frame, info=asdict(event))
-        ase.io.write(Path(self.guard.frames_file), atoms, format="extxyz", append=True)
+        return event
 
     def _end(self, molecule: int, before: State, rejected: Rejected) -> Exception:
         """Record the end of the run and return what to raise."""
@@ -533,8 +709,9 @@ class JumpLoop:
         """Return what a continued run must have in common with the run it continues."""
         return {
             "propagator": self.propagator.identity,
-            "stride_fs": self.stride_fs,
-            "thermostat": repr(self.thermostat),
+            "stride_fs": self._began_with[1],
+            "thermostat": self._began_with[0],
+            "other_forces": self.other_forces,
             "corrections": repr(self.corrections),
             "checks": [check.name for check in self._checks[0]],
             "md_steps_per_jump": self.md_steps_per_jump,
@@ -548,12 +725,13 @@ class JumpLoop:
         return {
             "settings": self.settings(),
             "step": self.step,
-            "states": [
-                {item.name: getattr(state, item.name) for item in fields(State)}
-                for state in self._states
-            ],
+            "states": [_stored(state) for state in self._states],
             "totals": self._totals,
             "fallbacks": self._fallbacks,
+            "warm": self._warm,
+            "befores": [None if state is None else _stored(state) for state in self._befores],
+            "present stride_fs": self.stride_fs,
+            "present thermostat": asdict(self.thermostat) if _is_ours(self.thermostat) else None,
             "rng": self.rng.bit_generator.state,
             "generator": self.generator.get_state().numpy(),
             "checks": [[check.state_dict() for check in own] for own in self._checks],
@@ -582,6 +760,11 @@ class JumpLoop:
         self._states = [State(**stored) for stored in state["states"]]
         self._totals = list(state["totals"])
         self._fallbacks = list(state["fallbacks"])
+        self._warm = list(state["warm"])
+        self._befores = [None if old is None else State(**old) for old in state["befores"]]
+        self._stride_fs = state["present stride_fs"]
+        if _is_ours(self._thermostat):
+            self._thermostat = replace(self._thermostat, **state["present thermostat"])
         self.rng.bit_generator.state = state["rng"]
         self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
         for own, stored in zip(self._checks, state["checks"], strict=True):
@@ -605,6 +788,15 @@ class JumpLoop:
             If it is missing or damaged, or belongs to a run with other settings.
         """
         self.load_state_dict(read_restart(path))
+
+
+def _is_ours(thermostat: Thermostat | None) -> TypeGuard[Langevin | Bussi]:
+    """Whether it is a thermostat whose settings can be stored."""
+    return isinstance(thermostat, Langevin | Bussi)
+
+
+def _stored(state: State) -> dict[str, Any]:
+    return {item.name: getattr(state, item.name) for item in fields(State)}
 
 
 def _checked_rng(rng: Any) -> np.random.Generator:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from mlmd_calc.propagation.guards import Check
     from mlmd_calc.propagation.thermostats import Thermostat
 
-_ROUNDING = 1e-9
+_ROUNDING: Final = 1e-9
+_BELOW: Final = 1.0 - _ROUNDING
+"""A number less than a limit times this is below it, whatever units it came from."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,24 @@ class Strides:
         Limits, included.
     unit
         Only multiples of this; None: any time between the limits.
+    only
+        Only these; None: any that the rest allows.
     """
 
     shortest: float = 0.0
     longest: float = math.inf
     unit: float | None = None
+    only: tuple[float, ...] | None = None
+
+    @classmethod
+    def among(cls, times: Sequence[float]) -> Strides:
+        """Just these times in fs, those that a model was trained on for instance."""
+        return cls(shortest=min(times), longest=max(times), only=tuple(sorted(times)))
 
     def __contains__(self, time: float) -> bool:
         slack = _ROUNDING * time
+        if self.only is not None:
+            return any(abs(time - known) <= slack for known in self.only)
         within = time > 0.0 and self.shortest - slack <= time <= self.longest + slack
         if not within or self.unit is None:
             return within
@@ -48,6 +61,8 @@ class Strides:
     def __str__(self) -> str:
         if self.shortest == self.longest:
             return f"{self.shortest:g} fs"
+        if self.only is not None:
+            return ", ".join(f"{time:g}" for time in self.only) + " fs"
         multiples = "" if self.unit is None else f"multiples of {self.unit:g} fs "
         if not math.isfinite(self.longest):
             return f"{multiples}from {self.shortest:g} fs on"
@@ -68,6 +83,75 @@ class Strides:
             )
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Where a propagator was measured to work; None where nobody has measured.
+
+    Attributes
+    ----------
+    stride_fs
+        Recommended length of a jump in fs.
+    friction_per_ps
+        Recommended friction of a Langevin thermostat in 1/ps.
+    lowest_friction_per_ps
+        Runs with less friction were seen to fail.
+    temperature_range_K
+        Lowest and highest temperature at which runs were seen to go well.
+    """
+
+    stride_fs: float | None = None
+    friction_per_ps: float | None = None
+    lowest_friction_per_ps: float | None = None
+    temperature_range_K: tuple[float, float] | None = None  # noqa: N815
+
+    @classmethod
+    def from_card(cls, recommended: Mapping[str, Any]) -> Conditions:
+        """Take them out of what a model card recommends."""
+        known = {item.name: recommended.get(item.name) for item in fields(cls)}
+        if known["temperature_range_K"] is not None:
+            lowest, highest = known["temperature_range_K"]
+            known["temperature_range_K"] = (float(lowest), float(highest))
+        return cls(**known)
+
+    @property
+    def coldest_K(self) -> float:  # noqa: N802
+        """Kinetic temperature in K of one molecule below which it is too cold for jumps."""
+        # One small molecule is often much colder than the mean of many.
+        return 0.0 if self.temperature_range_K is None else 0.5 * self.temperature_range_K[0]
+
+    def check(self, temperature_K: float, friction_per_ps: float | None) -> None:
+        """Refuse a thermostat with which runs fail, and warn of one that nobody has tried.
+
+        Parameters
+        ----------
+        temperature_K
+            Temperature in K.
+        friction_per_ps
+            Friction in 1/ps; None for thermostats without.
+
+        Raises
+        ------
+        ConfigError
+            If the friction is too low.
+        """
+        least = self.lowest_friction_per_ps
+        if friction_per_ps is not None and least is not None and friction_per_ps < least * _BELOW:
+            advice = "" if self.friction_per_ps is None else f"; use {self.friction_per_ps:g}/ps"
+            raise ConfigError(
+                f"a friction of {friction_per_ps:g}/ps is too low for this propagator, whose "
+                f"errors then add up until a run fails; at least {least:g}/ps is needed{advice}"
+            )
+        if self.temperature_range_K is None:
+            return
+        lowest, highest = self.temperature_range_K
+        if not lowest <= temperature_K <= highest:
+            warnings.warn(
+                f"{temperature_K:g} K is outside {lowest:g} to {highest:g} K, where this "
+                "propagator was tried; watch the run, or use force-based steps",
+                stacklevel=2,
+            )
+
+
 class Propagator(ABC):
     """Moves molecules over a time that is long for a force-based integrator.
 
@@ -84,12 +168,29 @@ class Propagator(ABC):
         distribution of the thermostat, and the centre of mass stays where it is put.
     temperature_K
         The only temperature it was made for; None: any.
+    conditions
+        Where it was measured to work.
+    potential
+        Force model of the potential energy in which it moves molecules; None if it does not tell.
+        It stands in for the forces of an engine that has none, and is compared with those of one
+        that has.
     """
 
     strides: Strides = Strides()
     stochastic: bool = False
     gives_velocities: bool = True
     temperature_K: float | None = None  # noqa: N815
+    conditions: Conditions = Conditions()
+    potential: ForceModel | None = None
+
+    def check(self, state: State) -> None:  # noqa: B027
+        """Refuse a molecule that it cannot move.
+
+        Raises
+        ------
+        InputError
+            With what is wrong.
+        """
 
     @abstractmethod
     def propagate(

@@ -179,9 +179,7 @@ def propose_force_steps(
 def _turned(state: State, turn: FloatArray) -> State:
     """Centre a state and turn it by a rotation ``(3, 3)``."""
     centre = centre_of_mass(state.positions, state.masses)
-    return replace(
-        state, positions=(state.positions - centre) @ turn, velocities=state.velocities @ turn
-    )
+    return state.moved_to((state.positions - centre) @ turn, velocities=state.velocities @ turn)
 
 
 def _turned_back(after: State, before: State, turn: FloatArray) -> State:
@@ -263,11 +261,9 @@ def _shown_positions(frames: Any) -> FloatArray | None:
 def _last(frames: Frames, state: State, stride_fs: float) -> State:
     """State at the last frame, with the old velocities if it has none."""
     velocities = state.velocities if frames.velocities is None else frames.velocities[-1]
-    return replace(
-        state,
-        positions=frames.positions[-1],
+    return state.moved_to(
+        frames.positions[-1],
         velocities=velocities,
         time=state.time + stride_fs,
         memory=frames.memory,
-        energy=None,
     )

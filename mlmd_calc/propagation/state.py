@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import ase
@@ -39,6 +39,9 @@ class State:
         Total charge in e and spin multiplicity 2S + 1.
     energy
         Potential energy in eV at these positions, or None if it is not known.
+    other_forces
+        ``(n, 3)`` eV/Å, forces at these positions that the propagator does not know of, or None if
+        they are not known.
 
     Raises
     ------
@@ -55,6 +58,7 @@ class State:
     charge: int = 0
     multiplicity: int = 1
     energy: float | None = None
+    other_forces: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.numbers)
@@ -88,9 +92,18 @@ class State:
         return 0.5 * float(self.masses @ (speed * speed).sum(axis=1))
 
     @property
+    def kinetic_temperature(self) -> float:
+        """Temperature in K of all 3 n degrees of freedom."""
+        return 2.0 * self.kinetic_energy / (3 * len(self) * units.KB)
+
+    @property
     def structure(self) -> Structure:
         """The molecule as force models see it."""
         return Structure(self.numbers, self.positions, self.charge, self.multiplicity)
+
+    def moved_to(self, positions: FloatArray, **others: Any) -> State:
+        """Return the state at other positions, where energy and forces are not known."""
+        return replace(self, positions=positions, energy=None, other_forces=None, **others)
 
     def to_atoms(self) -> ase.Atoms:
         """Return ASE atoms with momenta; charge and multiplicity are in ``atoms.info``."""

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import torch
 from ase.data import chemical_symbols
 
+from mlmd_calc import units
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
@@ -193,7 +194,8 @@ def _atom_task(
         JumpBatches, table, atoms_per_batch=recipe.atoms_per_batch, times=recipe.times
     )
     module = ATOMTraining(network.train(), recipe, tuple(batches), identity)
-    return Task(module, stream, batches, {}, sorted(elements), {})
+    strides = [round(n * table.dt_fs / units.FS_PER_PS, 9) for n in table.strides]
+    return Task(module, stream, batches, {}, sorted(elements), {"strides_ps": strides})
 
 
 def _atmos_task(

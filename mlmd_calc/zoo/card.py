@@ -16,6 +16,7 @@ from mlmd_calc.errors import ConfigError
 RECOMMENDED_SETTINGS: Final = (
     *("forces", "rotation", "n_rotations", "dtype"),
     *("potential", "stride_fs"),
+    *("friction_per_ps", "lowest_friction_per_ps", "temperature_range_K"),
 )
 """Settings of :class:`mlmd_calc.Potential`, and of jumps, that a card may recommend."""
 
@@ -36,8 +37,10 @@ class ModelCard:
         Atomic numbers the model was trained on; None when unknown.
     recommended
         Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype", and
-        for propagators the force field "potential" and the time step "stride_fs"; empty if nothing
-        is recommended.
+        for propagators the force field "potential", the time step "stride_fs" and a Langevin
+        thermostat's "friction_per_ps"; also what was measured to go wrong, friction below
+        "lowest_friction_per_ps", and to go well, "temperature_range_K" from lowest to highest;
+        empty if nothing is recommended.
     strides_ps
         Times in ps between the frames the model was trained on, for models that know no others.
     temperature_K
