@@ -11,6 +11,7 @@ import sys
 import numpy as np
 from ase import units
 from ase.build import molecule
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlmd_calc import MDETCalculator, load_propagator
 from mlmd_calc.md import JumpNVT
@@ -18,8 +19,10 @@ from mlmd_calc.propagation import Guard
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 
+random = np.random.default_rng(1)
 atoms = molecule("CH3CH2OH")
 atoms.calc = MDETCalculator()
+MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=random)
 dyn = JumpNVT(
     atoms,
     timestep=8 * units.fs,
@@ -29,7 +32,7 @@ dyn = JumpNVT(
     md_steps_per_jump=4,
     md_timestep=0.5 * units.fs,
     guard=Guard(last="stop"),
-    rng=np.random.default_rng(1),
+    rng=random,
 )
 temperatures = []
 dyn.attach(lambda: temperatures.append(atoms.get_temperature()))

@@ -73,15 +73,15 @@ def test_replicas_of_a_shipped_model_restart_bit_for_bit(tmp_path):
 
 def test_openmm_with_steps_between_jumps(tmp_path):
     pytest.importorskip("openmm", reason="openmm is not installed")
-    options = ("--propagator", SHIPPED, "--engine", "openmm", "--steps-per-jump", 2, "--jump", 3)
-    for name, duration in (("whole", 0.024), ("parts", 0.008)):
+    options = ("--propagator", SHIPPED, "--engine", "openmm", "--steps-per-jump", 2, "--jump", 4)
+    for name, duration in (("whole", 0.030), ("parts", 0.010)):
         out = ("--seed", 3, "--interval", 1, "-d", duration, "-o", tmp_path / name)
         assert invoke("run", "CH4", *options, *out).exit_code == 0
-    result = invoke("run", "--restart", "-d", 0.024, "-o", tmp_path / "parts", "--json")
+    result = invoke("run", "--restart", "-d", 0.030, "-o", tmp_path / "parts", "--json")
     assert result.exit_code == 0
     summary = json.loads(result.stdout)
     assert summary["step"] == 6
-    assert summary["time_ps"] == pytest.approx(0.024)
+    assert summary["time_ps"] == pytest.approx(0.030)
     assert summary["jumps"]["accepted"] == 6
     assert summary["engine"]["name"] == "openmm"
     whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
