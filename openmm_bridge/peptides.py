@@ -37,6 +37,7 @@ from mlmd_calc.data.biomolecules.trajectories import (
 from mlmd_calc.data.pool import run_tasks
 from mlmd_calc.data.provenance import is_finished, require_same
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
+from mlmd_calc.files import replacing
 from mlmd_calc.optional import require
 from mlmd_calc.stereochemistry import chirality_flips
 
@@ -243,9 +244,13 @@ class PeptideRun:
         ConfigError
             If it exists but holds something else.
         """
-        return is_finished(
+        done = is_finished(
             self.path, lambda path: read_trajectories(path)[0].metadata, self._identity()
         )
+        if done:
+            # A kill may have come in between.
+            self._state_path.unlink(missing_ok=True)
+        return done
 
     def _identity(self) -> dict[str, Any]:
         """Everything that must agree for a finished file to be the one asked for."""
@@ -268,19 +273,14 @@ class PeptideRun:
         frames: list[NDArray[np.float32]],
         identity: dict[str, Any],
     ) -> None:
-        temporary = self._state_path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    identity=np.str_(json.dumps(identity)),
-                    start=start,
-                    x=np.array(frames),
-                    checkpoint=np.frombuffer(context.createCheckpoint(), dtype=np.uint8),
-                )
-            temporary.replace(self._state_path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self._state_path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                identity=np.str_(json.dumps(identity)),
+                start=start,
+                x=np.array(frames),
+                checkpoint=np.frombuffer(context.createCheckpoint(), dtype=np.uint8),
+            )
 
     def _load(self, identity: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
         path = self._state_path

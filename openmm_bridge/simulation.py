@@ -21,7 +21,7 @@ further, at the time of the positions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -117,6 +117,7 @@ class OpenMMSimulation(RecordedRun):
         keep_velocities: bool = False,
         platform: str = "Reference",
         backend: str = "auto",
+        job: Mapping[str, Any] | None = None,
         **parts: Any,
     ) -> OpenMMSimulation:
         """Begin a run.
@@ -125,7 +126,7 @@ class OpenMMSimulation(RecordedRun):
         ----------
         atoms
             An isolated molecule with an :class:`mlmd_calc.MDETCalculator`; it is copied.
-        folder, settings, bonds, keep_velocities
+        folder, settings, bonds, keep_velocities, job
             As for :meth:`mlmd_calc.md.Simulation.start`.
         platform
             Platform of OpenMM. There is so little to do besides the forces that the overhead
@@ -159,7 +160,7 @@ class OpenMMSimulation(RecordedRun):
                 "use backend 'python' or another platform"
             )
         options = {"platform": platform, "backend": chosen}
-        return cls._start(atoms, folder, settings, bonds, keep_velocities, options, **parts)
+        return cls._start(atoms, folder, settings, bonds, keep_velocities, options, job, **parts)
 
     def _make_integrator(self) -> Any:
         return _integrator(self.settings, int(self._rng.integers(1, 2**31)))

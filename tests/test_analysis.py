@@ -8,6 +8,8 @@ from matplotlib.image import imread
 from mlmd_calc import units
 from mlmd_calc.analysis import block_average, fit_drift, summarise
 from mlmd_calc.analysis.plots import plot_comparison, plot_run
+from mlmd_calc.analysis.statistics import Mean
+from mlmd_calc.analysis.trajectory import misses_thermostat
 from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import InputError
 from mlmd_calc.md import Ensemble, MDSettings, RunRecord
@@ -114,6 +116,21 @@ def test_temperature_leaves_out_the_warming_up_only_with_a_thermostat():
         record.frames["kinetic"][:40] = 0.0
         expected = record.temperatures[skipped:].mean()
         assert summarise(record).temperature.value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "span_ps", "off"),
+    [(305.0, 1000.0, False), (396.0, 1000.0, True), (204.0, 1000.0, True), (396.0, 2.0, False)],
+)
+def test_a_thermostat_that_is_not_obeyed_is_noticed(value, span_ps, off):
+    # In 2 ps with 1/ps, chance alone explains 100 K in 27 degrees of freedom.
+    mean = Mean(value, 1.0, True)
+    assert misses_thermostat(mean, MDSettings(), 27, span_ps) is off
+    assert not misses_thermostat(mean, MDSettings(Ensemble.NVE), 27, span_ps)
+
+
+def test_a_thermostat_leaves_no_drift_to_speak_of():
+    assert summarise(make_record(Ensemble.LANGEVIN)).energy is None
 
 
 def test_summary_of_hardly_any_frames():

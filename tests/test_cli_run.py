@@ -15,7 +15,8 @@ from toy_models import write_model
 from typer.testing import CliRunner
 
 from mlmd_calc.cli.demo import demo
-from mlmd_calc.cli.job import JOB_FILE, relax, steps_of, stop_on_signal
+from mlmd_calc.cli.endings import stop_on_signal
+from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
 from mlmd_calc.cli.run import run
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
@@ -218,7 +219,9 @@ def interrupt_at(step, out):
 def test_steps_of_a_duration():
     settings = MDSettings(timestep_fs=0.25)
     assert steps_of(1.0, settings) == 4000
-    assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 333
+    # The duration is covered.
+    assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 334
+    assert steps_of(1.0, MDSettings(timestep_fs=0.1)) == 10000
 
 
 def test_file_comes_before_names(tmp_path, monkeypatch):

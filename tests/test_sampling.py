@@ -367,6 +367,7 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     whole = start(tmp_path / "whole", dipeptide, models, **options)
     assert whole.run()
     killed = start(tmp_path / "killed", dipeptide, models, **options)
+    killed.close()
     # Children of a server that has imported what takes long start at once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mlmd_calc.sampling"])
@@ -390,8 +391,12 @@ def test_longer_run_goes_on(dipeptide, models, tmp_path):
     whole.run()
     short = start(tmp_path / "short", dipeptide, models, frames=3, format="extxyz")
     assert not short.run(should_stop=lambda: short.frame == 2)
+    with pytest.raises(ConfigError, match="being written to by another"):
+        SamplingRun.resume(short.folder)
+    short.close()
     longer = SamplingRun.resume(short.folder, frames=5)
     assert longer.run()
+    longer.close()
     assert longer.paths[0].read_bytes() == whole.paths[0].read_bytes()
     with pytest.raises(ConfigError, match="frames=4, but the run has 5 already"):
         SamplingRun.resume(short.folder, frames=4)
@@ -460,6 +465,7 @@ def test_sampler_and_steps_change_the_frames(dipeptide, models, tmp_path):
 def test_changed_model_is_refused(dipeptide, tmp_path):
     path = write_model(tmp_path / "key.safetensors")
     run = start(tmp_path / "run", dipeptide, {"model": str(path)}, frames=1)
+    run.close()
     write_model(path, seed=1)
     with pytest.raises(ModelFileError, match="bring back the original models"):
         SamplingRun.resume(run.folder)
@@ -513,4 +519,5 @@ def test_command_refuses(arguments, sentence, models, tmp_path):
 
 def test_a_job_is_stored_as_it_was_given(dipeptide, models, tmp_path):
     run = start(tmp_path, dipeptide, models, ligands={})
+    run.close()
     assert asdict(SamplingRun.resume(tmp_path).job) == asdict(run.job)

@@ -1,5 +1,6 @@
 """Dynamics on analytic systems, restart to the last bit, and the guards."""
 
+import errno
 import json
 
 import ase.io
@@ -17,7 +18,7 @@ from mlmd_calc.analysis import summarise
 from mlmd_calc.bonds import find_bonds
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.md import Ensemble, MDSettings, Simulation, read_record
-from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
+from mlmd_calc.md.checkpoint import CHECKPOINT_FILE, Checkpoint
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.record import DESCRIPTION_FILE, FRAMES_FILE, STOPPED_FILE
@@ -197,7 +198,8 @@ def test_restart_goes_on_bit_for_bit(tmp_path, model, ensemble):
     np.testing.assert_array_equal(simulation.atoms.get_momenta(), expected.get_momenta())
     whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
     assert whole.tobytes() == parts.tobytes()
-    assert whole["step"].tolist() == list(range(0, 40, 3))
+    # The end is recorded too, and dropped where the run goes on.
+    assert whole["step"].tolist() == [*range(0, 40, 3), 40]
 
 
 def test_restart_after_a_kill_drops_what_the_checkpoint_does_not_know(tmp_path, model):
@@ -220,6 +222,83 @@ def test_restart_after_a_kill_drops_what_the_checkpoint_does_not_know(tmp_path, 
         assert simulation.step == 20
         simulation.run(40)
     whole, again = (read_record(tmp_path / name).frames for name in ("whole", "killed"))
+    assert whole.tobytes() == again.tobytes()
+
+
+def springs(distance=1.0):
+    atoms = diatomic(distance)
+    atoms.calc = Springs(k=80.0, r0=1.0)
+    return atoms
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(tmp_path, monkeypatch):
+    def die(checkpoint, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", die)
+        with pytest.raises(KeyboardInterrupt):
+            Simulation.start(springs(), tmp_path / "run", MDSettings(), job={"for": "a test"})
+    with pytest.raises(ModelFileError, match="stopped before its first step"):
+        Simulation.resume(tmp_path / "run", Springs(k=80.0, r0=1.0))
+    for name in ("run", "whole"):
+        simulate(springs(), tmp_path / name, 20)
+    whole, again = (read_record(tmp_path / name).frames for name in ("whole", "run"))
+    assert whole.tobytes() == again.tobytes()
+
+
+def test_frames_without_their_checkpoint_are_not_overwritten(tmp_path):
+    simulate(springs(), tmp_path, 20)
+    (tmp_path / CHECKPOINT_FILE).unlink()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        Simulation.start(springs(), tmp_path, MDSettings())
+
+
+def test_one_at_a_time(tmp_path):
+    with Simulation.start(springs(), tmp_path, MDSettings()) as simulation:
+        simulation.run(10)
+        with pytest.raises(ConfigError, match="is being written to by another process"):
+            Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0))
+    Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0)).close()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"distance": 1.2}, "lengths is .1.2. there and .1.0. here"),
+        ({"temperature_K": 900.0}, "temperature_K is 900.0 there and 300.0 here"),
+        ({"calculator": Morse(depth=5.0, a=1.0, r0=1.0)}, "calculator is 'Morse' there"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, other, message):
+    simulate(springs(), tmp_path / "run", 10)
+    atoms = springs(other.pop("distance", 1.0))
+    atoms.calc = other.pop("calculator", atoms.calc)
+    simulate(atoms, tmp_path / "other", 10, **other)
+    (tmp_path / "other" / CHECKPOINT_FILE).replace(tmp_path / "run" / CHECKPOINT_FILE)
+    with pytest.raises(ModelFileError, match=message):
+        Simulation.resume(tmp_path / "run", Springs(k=80.0, r0=1.0))
+
+
+def test_a_full_disk_leaves_what_can_be_continued(tmp_path, monkeypatch):
+    settings = MDSettings(interval=1, checkpoint_interval=10)
+    with Simulation.start(springs(), tmp_path / "whole", settings) as simulation:
+        simulation.run(40)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Simulation.start(springs(), tmp_path / "full", settings) as simulation:
+        simulation.run(20)
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            simulation.run(40)
+        monkeypatch.undo()
+    assert not list((tmp_path / "full").glob(".*.part"))
+    with Simulation.resume(tmp_path / "full", Springs(k=80.0, r0=1.0)) as simulation:
+        assert simulation.step == 20
+        simulation.run(40)
+    whole, again = (read_record(tmp_path / name).frames for name in ("whole", "full"))
     assert whole.tobytes() == again.tobytes()
 
 

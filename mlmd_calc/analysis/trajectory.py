@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, Drift, Mean, block_average, fit_drift
 from mlmd_calc.md.record import RunRecord
+from mlmd_calc.md.settings import MDSettings
 
 EQUILIBRATION: Final = 0.2
 """Fraction of a thermostatted run that averages leave out, while the molecule warms up."""
+
+
+_TEMPERATURE_TOLERANCE: Final = 0.1
+"""Relative deviation from the thermostat that no run is blamed for."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,13 @@ class RunSummary:
     temperature
         Mean kinetic temperature in K, of a thermostatted run without its first fifth; None if there
         are too few frames.
+    temperature_off
+        Whether the temperature is further from that of the thermostat than chance explains; see
+        :func:`misses_thermostat`.
     energy
         Drift of the total energy in meV/atom/ps and its fluctuation about the drift in meV/atom, of
-        the whole run; None if the model has no energy or there are too few frames. Only without a
-        thermostat is the total energy meant to stay constant.
+        the whole run; None if the model has no energy, there are too few frames, or a thermostat
+        changes the energy.
     bond_deviation
         Largest deviation of any bond from its reference length at any step, in Å; None without
         bonds.
@@ -43,6 +51,7 @@ class RunSummary:
 
     time_ps: float
     temperature: Mean | None
+    temperature_off: bool
     energy: Drift | None
     bond_deviation: float | None
     bond: str | None
@@ -53,6 +62,7 @@ class RunSummary:
         return {
             "time_ps": self.time_ps,
             "temperature_K": None if self.temperature is None else asdict(self.temperature),
+            "temperature_off": self.temperature_off,
             "energy_drift_meV_per_atom_per_ps": None if self.energy is None else self.energy.slope,
             "energy_fluctuation_meV_per_atom": None
             if self.energy is None
@@ -81,14 +91,51 @@ def summarise(record: RunRecord) -> RunSummary:
         deviation = float(largest.max())
         beyond = np.flatnonzero(largest > description.settings.bond_limit)
         broken = float(record.times_ps[beyond[0]]) if len(beyond) else None
+    temperature = _mean(record.temperatures[skip:])
+    span_ps = float(record.times_ps[-1] - record.times_ps[min(skip, len(record) - 1)])
     return RunSummary(
         time_ps=float(record.times_ps[-1]),
-        temperature=_mean(record.temperatures[skip:]),
+        temperature=temperature,
+        temperature_off=temperature is not None
+        and misses_thermostat(
+            temperature, description.settings, description.degrees_of_freedom, span_ps
+        ),
         energy=_energy(record),
         bond_deviation=deviation,
         bond=bond,
         broken_at_ps=broken,
     )
+
+
+def misses_thermostat(
+    temperature: Mean, settings: MDSettings, degrees_of_freedom: int, span_ps: float
+) -> bool:
+    """Tell whether a mean temperature is further from the thermostat's than chance explains.
+
+    It is if it differs by more than a tenth and by more than three standard errors. The error is
+    that of the series, but at least that of a canonical ensemble whose kinetic energy is
+    correlated over the relaxation time τ of the thermostat: T √(2 / f) √(2 τ / t) with f degrees
+    of freedom and the time t of the average. Always false without a thermostat.
+
+    Parameters
+    ----------
+    temperature
+        Mean temperature in K.
+    settings
+        Settings of the run.
+    degrees_of_freedom
+        Number of degrees of freedom that share the kinetic energy, of all replicas.
+    span_ps
+        Time in ps that the mean is over.
+    """
+    if not settings.thermostatted:
+        return False
+    relaxations = span_ps * settings.friction_per_ps
+    independent = max(1.0, relaxations / 2.0)
+    wanted = settings.temperature_K
+    error = wanted * float(np.sqrt(2.0 / degrees_of_freedom / independent))
+    allowed = max(_TEMPERATURE_TOLERANCE * wanted, 3.0 * max(error, temperature.standard_error))
+    return abs(temperature.value - wanted) > allowed
 
 
 def _mean(series: NDArray[np.float64]) -> Mean | None:
@@ -97,6 +144,8 @@ def _mean(series: NDArray[np.float64]) -> Mean | None:
 
 def _energy(record: RunRecord) -> Drift | None:
     energies = record.total_energies
-    if len(energies) < 2 or not np.isfinite(energies).all():
+    if record.description.settings.thermostatted or len(energies) < 2:
+        return None
+    if not np.isfinite(energies).all():
         return None
     return fit_drift(record.times_ps, energies / (len(record.description.numbers) * units.MEV))

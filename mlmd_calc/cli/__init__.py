@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
-import typer
-
-from mlmd_calc.cli import bench, data, models, train
-from mlmd_calc.cli.demo import demo
-from mlmd_calc.cli.doctor import doctor
-from mlmd_calc.cli.export import export
-from mlmd_calc.cli.run import run
-from mlmd_calc.cli.sample import sample
-from mlmd_calc.errors import MLMDError
-
-app = typer.Typer(
-    help="Learned molecular dynamics: train, run and inspect models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-app.command("demo")(demo)
-app.command("run")(run)
-app.command("sample")(sample)
-app.command("doctor")(doctor)
-app.add_typer(data.app, name="data")
-app.command("train")(train.train_command)
-app.command("finetune")(train.finetune_command)
-app.command("models")(models.models_command)
-app.command("evaluate")(models.evaluate_command)
-app.command("export")(export)
-app.add_typer(bench.app, name="bench")
+from mlmd_calc.cli.endings import run_command
 
 
 def main() -> None:
-    """Run the command line; our own errors become one sentence and exit status 1."""
-    try:
-        app()
-    except MLMDError as error:
-        typer.echo(f"mlmd: {error}", err=True)
-        sys.exit(1)
+    """Run the command line; whatever ends it, it ends as `mlmd_calc.cli.endings` describes."""
+    run_command(_run)
+
+
+def _run() -> None:
+    # Imports take a second, in which a signal must end the command as it does later.
+    from mlmd_calc.cli.commands import app
+
+    app()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from mlmd_calc.cli.commands import app
+
+        return app
+    raise AttributeError(f"module 'mlmd_calc.cli' has no attribute {name!r}")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
@@ -70,8 +71,16 @@ def rollout_command(context: typer.Context) -> None:
 def _run(script: str, arguments: list[str]) -> None:
     for folder in (_FOLDER, Path.cwd() / "benchmarks"):
         if (folder / script).is_file():
-            done = subprocess.run([sys.executable, str(folder / script), *arguments], check=False)
-            raise typer.Exit(done.returncode)
+            advise("nothing was kept; give the command again")
+            with (
+                raise_on_signal(),
+                subprocess.Popen([sys.executable, str(folder / script), *arguments]) as process,
+            ):
+                try:
+                    status = process.wait()
+                finally:
+                    process.terminate()
+            raise typer.Exit(status)
     raise ConfigError(
         f"benchmarks/{script} is part of the source checkout and is not installed; run this "
         "command in a checkout"

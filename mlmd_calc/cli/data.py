@@ -17,10 +17,13 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from mlmd_calc import units
+from mlmd_calc.cli.endings import advise, raise_on_signal
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.files import FolderLock
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
@@ -78,7 +81,10 @@ def generate_command(
         seed=seed,
     )
     console = Console(stderr=True)
-    paths = generate(select_molecules(molecules), out, settings, workers=workers, console=console)
+    chosen = select_molecules(molecules)
+    _advise_to_repeat("molecules", out)
+    with raise_on_signal():
+        paths = generate(chosen, out, settings, workers=workers, console=console)
     console.print(f"{len(paths)} molecules in {out}")
 
 
@@ -127,15 +133,17 @@ def peptides_command(
     )
     console = Console(stderr=True)
     named = {"all20": list(AMINO_ACIDS)}
-    paths = generate_peptides(
-        [sequence for entry in sequences for sequence in named.get(entry, [entry])],
-        out,
-        settings,
-        temperatures_K=temperature or [300.0],
-        replicas=replicas,
-        workers=workers,
-        console=console,
-    )
+    _advise_to_repeat("runs", out)
+    with raise_on_signal():
+        paths = generate_peptides(
+            [sequence for entry in sequences for sequence in named.get(entry, [entry])],
+            out,
+            settings,
+            temperatures_K=temperature or [300.0],
+            replicas=replicas,
+            workers=workers,
+            console=console,
+        )
     console.print(f"{len(paths)} runs in {out}")
 
 
@@ -178,6 +186,8 @@ def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], 
 
     console = Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    advise(f"files in {out} are complete; give the command again for all")
     left_out = []
     for label, read in track(sources.items(), "converting", console=console):
         try:
@@ -193,7 +203,12 @@ def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], 
         raise InputError(f"nothing could be converted; the first: {left_out[0]}")
     for reason in left_out:
         console.print(f"left out: {reason}", highlight=False, markup=False)
+    lock.release()
     console.print(f"{len(sources) - len(left_out)} of {len(sources)} converted to {out}")
+
+
+def _advise_to_repeat(kind: str, out: Path) -> None:
+    advise(f"finished {kind} are kept in {out}; the same command goes on with the rest")
 
 
 @app.command("label")
@@ -245,7 +260,7 @@ def info_command(
         )
     total = sum(row["frames"] for row in rows)
     table.caption = f"{len(rows)} entries, {total} frames"
-    Console().print(table)
+    print_table(table)
 
 
 def _summary(frames: MoleculeFrames) -> dict[str, Any]:

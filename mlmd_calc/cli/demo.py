@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -18,8 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.run import describe_temperature
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.files import write_json
 
 if TYPE_CHECKING:
     from mlmd_calc.cli.demo_worker import Task
@@ -85,10 +89,12 @@ def demo(
     console = Console(stderr=True)
     for setting, options in calculators.items():
         console.print(f"[bold]{setting}[/bold]: {_describe(options)}", highlight=False)
-    ends = _run_all(tasks, workers, console)
+    advise(f"what was done is in {out}; remove it, or choose another --out, and begin again")
+    with raise_on_signal():
+        ends = _run_all(tasks, workers, console)
     rows = [row for name, task in tasks.items() for row in _evaluate(out, name, task, ends[name])]
     summary = {"calculators": calculators, "runs": rows}
-    (out / _SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(out / _SUMMARY_FILE, summary)
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:
@@ -128,16 +134,20 @@ def _run_all(
         TimeRemainingColumn(),
     )
     running: set[subprocess.Popen[str]] = set()
+    given_up = Event()
     with Progress(*columns, console=console) as progress:
         pool = ThreadPoolExecutor(workers)
         try:
             futures = {
-                name: pool.submit(_run_molecule, task, _reporter(progress, name, task), running)
+                name: pool.submit(
+                    _run_molecule, task, _reporter(progress, name, task), running, given_up
+                )
                 for name, task in tasks.items()
             }
             return {name: future.result() for name, future in futures.items()}
         finally:
-            # After Ctrl-C nothing further is begun, and what is under way is given up.
+            # After a signal nothing further is begun, and what is under way is given up.
+            given_up.set()
             for process in list(running):
                 process.terminate()
             pool.shutdown(cancel_futures=True)
@@ -162,7 +172,10 @@ def _reporter(progress: Progress, name: str, task: Task) -> Callable[[dict[str, 
 
 
 def _run_molecule(
-    task: Task, show: Callable[[dict[str, Any]], None], running: set[subprocess.Popen[str]]
+    task: Task,
+    show: Callable[[dict[str, Any]], None],
+    running: set[subprocess.Popen[str]],
+    given_up: Event,
 ) -> dict[str, dict[str, Any]]:
     """Run one molecule in a process of its own; return the last message of each run."""
     ends: dict[str, dict[str, Any]] = {}
@@ -178,6 +191,8 @@ def _run_molecule(
             env={**os.environ, **_ONE_THREAD},
         )
         running.add(process)
+        if given_up.is_set():
+            process.terminate()
         with process:
             for line in process.stdout or ():
                 message = json.loads(line)
@@ -249,7 +264,7 @@ def _print(rows: list[dict[str, Any]], out: Path) -> None:
                 f"{row['ms_per_step']:.0f}",
                 end_section=not nve and row["setting"] == list(_DIRECT)[-1],
             )
-        console.print(table)
+        print_table(table)
     console.print(
         "*  of the total energy, meV/atom/ps, without a thermostat; it should be zero.\n"
         "** largest change of any bond from its equilibrium length.\n"
@@ -267,4 +282,6 @@ def _print(rows: list[dict[str, Any]], out: Path) -> None:
 def _verdict(row: dict[str, Any]) -> str:
     if row["verdict"] == "failed":
         return f"failed, {row['time_ps']:.2f} ps"
-    return "stable" if row["broken_at_ps"] is None else "bond too long"
+    if row["broken_at_ps"] is not None:
+        return "bond too long"
+    return "wrong temperature" if row["temperature_off"] else "bonds whole"

@@ -24,6 +24,7 @@ from mlmd_calc.analysis.jumps import (
     measure_jumps,
     rotation_defect,
 )
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.potential import Potential
@@ -140,7 +141,6 @@ def summary(errors: JumpErrors) -> dict[str, Any]:
 
 
 def _print(errors: Mapping[str, JumpErrors], extra: Mapping[str, list[float]]) -> None:
-    console = Console()
     times = [f"{time:g} fs" for time in errors[MODEL].times]
     for quantity in ("position", "velocity"):
         table = Table("", *times, title=f"{quantity} error, % of RMS change")
@@ -150,15 +150,15 @@ def _print(errors: Mapping[str, JumpErrors], extra: Mapping[str, list[float]]) -
         for z in errors[MODEL].elements:
             values = 100.0 * errors[MODEL].relative(quantity, z)
             table.add_row(f"{MODEL}, {chemical_symbols[z]}", *_cells(values))
-        console.print(table)
+        print_table(table)
     table = Table("", "S2S, Å²", "S2T, Å²", title="mean square position error per coordinate")
     for name, found in errors.items():
         table.add_row(name, f"{found.s2s:.3g}", f"{found.s2t:.3g}")
-    console.print(table)
+    print_table(table)
     table = Table("", *times, title=MODEL)
     for name, numbers in extra.items():
         table.add_row(name, *_cells(numbers))
-    console.print(table)
+    print_table(table)
 
 
 def _cells(values: Any) -> list[str]:

@@ -26,6 +26,7 @@ from mlmd_calc.analysis.rollouts import (
     plot_rollouts,
     roll_out,
 )
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -385,7 +386,7 @@ def _print(report: Mapping[str, Any]) -> None:
         for column in rows[0]:
             if column != "row" and any(row[column] is not None for row in rows):
                 shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
-        console.print(shown)
+        print_table(shown)
     for name, seconds in report["seconds_per_frame"].items():
         if seconds is not None:
             console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)

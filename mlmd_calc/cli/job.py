@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import ase
@@ -28,13 +25,14 @@ from rich.progress import (
 from mlmd_calc import units
 from mlmd_calc.bonds import find_bonds
 from mlmd_calc.calculator import MDETCalculator
+from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
+from mlmd_calc.files import write_json
 from mlmd_calc.md import Engine, MDSettings, Outcome, RecordedRun
 from mlmd_calc.md.record import Description
+from mlmd_calc.md.recorded_run import JOB_FILE
 from mlmd_calc.optional import require
-
-JOB_FILE: Final = "job.json"
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
@@ -63,8 +61,8 @@ class Job:
     steps: int
 
     def write(self, folder: Path) -> None:
-        """Write the job into the folder of its run."""
-        (folder / JOB_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write the job into the folder of its run, replacing an older one."""
+        write_json(folder / JOB_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Job:
@@ -79,11 +77,11 @@ class Job:
         """
         path = folder / JOB_FILE
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise ConfigError(
-                f"{folder} holds no run to continue ({JOB_FILE} is missing); give the --out of the "
-                "run, or start one without --restart"
+                f"{folder} holds no run to continue ({JOB_FILE} is missing, which mlmd run writes "
+                "before the first step); give the --out of the run, or start one without --restart"
             ) from error
         except (ValueError, TypeError) as error:
             raise ModelFileError(f"{path} is damaged: {error!r}") from error
@@ -109,14 +107,15 @@ class Job:
 
 
 def steps_of(duration_ps: float, settings: MDSettings) -> int:
-    """Count the steps in a duration; raises ConfigError if there is less than one."""
+    """Count the steps that cover a duration; raises ConfigError if it is less than one."""
     steps = duration_ps * units.FS_PER_PS / settings.step_fs
     if not steps >= 1:
         raise ConfigError(
             f"a duration of {duration_ps:g} ps is shorter than one step of "
             f"{settings.step_fs:g} fs; give a longer one"
         )
-    return round(steps)
+    # The duration is covered; 125 steps of 8 fs are one ps whatever the last digit says.
+    return math.ceil(steps - 1e-6)
 
 
 def simulation_class(engine: Engine, *, jumps: bool = False) -> Any:
@@ -230,30 +229,7 @@ def relax(atoms: ase.Atoms) -> str:
     return f"Relaxed in {steps}." if converged else f"Relaxation not converged after {steps}."
 
 
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop; a second one acts as usual."""
-    received: list[int] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in handled}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    for number in handled:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        restore()
-
-
-def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Outcome, float]:
+def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Outcome, float, int]:
     """Run a simulation under a progress bar until it ends or the user stops it.
 
     Parameters
@@ -267,8 +243,8 @@ def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Ou
 
     Returns
     -------
-    outcome, ns_per_day
-        How it ended, and its speed, of all replicas together.
+    outcome, ns_per_day, signal
+        How it ended, its speed, of all replicas together, and the signal that stopped it, or 0.
     """
     step_ps = simulation.settings.step_fs / units.FS_PER_PS
     first, begin = simulation.step, time.perf_counter()
@@ -299,4 +275,4 @@ def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Ou
             progress.update(bar, completed=running.step, description=text)
 
         outcome = simulation.run(last_step, on_frame=on_frame, should_stop=should_stop)
-    return outcome, ns_per_day()
+    return outcome, ns_per_day(), should_stop.number

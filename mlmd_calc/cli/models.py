@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from mlmd_calc import units
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.errors import ConfigError
 
@@ -52,7 +53,7 @@ def models_command(model: ModelName = None, as_json: AsJSON = False) -> None:
     for card in cards:
         settings = " ".join(f"{key}={value}" for key, value in card.recommended.items())
         table.add_row(card.name, card.kind, f"{card.parameters:,}", settings, card.description)
-    console.print(table)
+    print_table(table)
 
 
 def evaluate_command(
@@ -243,7 +244,7 @@ def _evaluate_forces(
     table = Table("molecule", *columns, caption=" ".join(f"{k}={v}" for k, v in settings.items()))
     for name, row in rows.items():
         table.add_row(name, *(_cell(row[column]) for column in columns))
-    Console().print(table)
+    print_table(table)
 
 
 _ALL: Final = "all"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlmd_calc.cli.endings import advise, end_of
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 
@@ -145,6 +149,9 @@ _Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj, dcd or xtc.")
 ]
 _Interval: TypeAlias = Annotated[int, typer.Option(help="Steps or jumps between recorded frames.")]
+_CheckpointInterval: TypeAlias = Annotated[
+    int, typer.Option(help="Steps or jumps between checkpoints, from which --restart goes on.")
+]
 _Restart: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -186,6 +193,7 @@ def run(
     out: Out = Path("mlmd-run"),
     trajectory_format: _Format = "extxyz",
     interval: _Interval = 10,
+    checkpoint_interval: _CheckpointInterval = MDSettings.checkpoint_interval,
     restart: _Restart = False,
     as_json: Json = False,
 ) -> None:
@@ -224,7 +232,14 @@ def run(
             jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
             engine_options["propagator"] = made
         settings = MDSettings(
-            ensemble, temperature, timestep, friction, seed, interval, jumps=jumps
+            ensemble,
+            temperature,
+            timestep,
+            friction,
+            seed,
+            interval,
+            checkpoint_interval,
+            jumps=jumps,
         )
         steps = steps_of(duration, settings)
         atoms = load_structure(
@@ -234,12 +249,19 @@ def run(
         relax_start(atoms, relax, keep_velocities, console)
         job = Job(molecule, calculator.todict(), trajectory_format, steps)
         simulation = make_simulation(
-            atoms, out, settings, keep_velocities=keep_velocities, **engine_options
+            atoms,
+            out,
+            settings,
+            keep_velocities=keep_velocities,
+            job=asdict(job),
+            **engine_options,
         )
-        job.write(out)
+    go_on = f"go on with: mlmd run --restart --out {shlex.quote(str(out))}"
+    advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     with simulation:
-        outcome, ns_per_day = drive(simulation, job.steps, console)
-    _report(finish(simulation, job, outcome, ns_per_day), as_json)
+        outcome, ns_per_day, stopped = drive(simulation, job.steps, console)
+    advise(f"all {outcome.step} steps are kept in {out}; {go_on}")
+    _report(finish(simulation, job, outcome, ns_per_day), stopped, as_json)
 
 
 def _is_given(context: typer.Context, option: str) -> bool:
@@ -271,16 +293,16 @@ def _refuse_other_options(context: typer.Context) -> None:
         )
 
 
-def _report(summary: dict[str, Any], as_json: bool) -> None:
+def _report(summary: dict[str, Any], stopped: int, as_json: bool) -> None:
     """Print the summary and end with the exit status that fits the verdict."""
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:
-        Console().print(_table(summary))
-    if summary["verdict"] == "failed":
-        raise typer.Exit(1)
+        print_table(_table(summary))
     if summary["verdict"] == "interrupted":
-        raise typer.Exit(130)
+        raise typer.Exit(end_of(stopped))
+    if summary["verdict"] != "completed":
+        raise typer.Exit(1)
 
 
 def _table(summary: dict[str, Any]) -> Table:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +11,15 @@ import numpy as np
 import mlmd_calc
 from mlmd_calc.analysis import summarise
 from mlmd_calc.analysis.plots import plot_run
+from mlmd_calc.analysis.statistics import Mean
+from mlmd_calc.analysis.trajectory import EQUILIBRATION, misses_thermostat
 from mlmd_calc.cli.job import Job
+from mlmd_calc.files import write_json
 from mlmd_calc.md import Outcome, RecordedRun, read_record
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.jump_simulation import EVENTS_FILE, JumpRun
-from mlmd_calc.md.record import replica_folders
+from mlmd_calc.md.record import Description, replica_folders
+from mlmd_calc.md.settings import MDSettings
 
 PLOT_FILE: Final = "run.png"
 SUMMARY_FILE: Final = "summary.json"
@@ -49,11 +52,12 @@ def finish(run: RecordedRun, job: Job, outcome: Outcome, ns_per_day: float) -> d
         _finish_replica(folder, job.trajectory_format, title)
         for folder in replica_folders(run.folder, settings)
     ]
+    whole = parts[0] if len(parts) == 1 else {**_pooled(parts, description), "replicas": parts}
     summary = {
         "version": mlmd_calc.__version__,
         "molecule": job.molecule,
-        **asdict(outcome),
-        **(parts[0] if len(parts) == 1 else {**_pooled(parts), "replicas": parts}),
+        **asdict(_judged(outcome, whole, settings)),
+        **whole,
         "degrees_of_freedom": description.degrees_of_freedom,
         "ns_per_day": ns_per_day,
         "settings": settings.to_dict(),
@@ -63,7 +67,7 @@ def finish(run: RecordedRun, job: Job, outcome: Outcome, ns_per_day: float) -> d
     if isinstance(run, JumpRun):
         events = {"tripped": dict(run.tripped()), "events": str(run.folder / EVENTS_FILE)}
         summary["jumps"] = {**run.counts, **events}
-    (run.folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(run.folder / SUMMARY_FILE, summary)
     return summary
 
 
@@ -75,7 +79,23 @@ def _finish_replica(folder: Path, trajectory_format: str, title: str) -> dict[st
     return {**summarise(record).to_dict(), "trajectory": str(trajectory), "plot": str(plot)}
 
 
-def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _judged(outcome: Outcome, summary: dict[str, Any], settings: MDSettings) -> Outcome:
+    """Do not call a run completed whose temperature is not that of its thermostat."""
+    if outcome.verdict != "completed" or not summary["temperature_off"]:
+        return outcome
+    mean, wanted = summary["temperature_K"]["value"], settings.temperature_K
+    cause = (
+        "the forces heat the molecule faster than the thermostat cools it; use conservative forces "
+        "or averaged orientations, a shorter time step, or more friction"
+        if mean > wanted
+        else "the molecule has not warmed up, or loses energy to its forces; run longer, or use a "
+        "shorter time step or more friction"
+    )
+    reason = f"the mean temperature is {mean:.0f} K under a thermostat of {wanted:g} K: {cause}"
+    return replace(outcome, verdict="wrong temperature", reason=reason)
+
+
+def _pooled(parts: list[dict[str, Any]], description: Description) -> dict[str, Any]:
     """Means over the replicas, and the worst of their bonds."""
 
     def known(name: str) -> list[Any]:
@@ -86,19 +106,23 @@ def _pooled(parts: list[dict[str, Any]]) -> dict[str, Any]:
         return float(np.mean(values)) if len(values) == len(parts) else None
 
     temperatures = [found["value"] for found in known("temperature_K")]
-    temperature = None
+    temperature, off = None, False
     if len(temperatures) == len(parts):
         # Replicas are independent, so that their scatter is the error.
-        temperature = {
-            "value": float(np.mean(temperatures)),
-            "standard_error": float(np.std(temperatures, ddof=1) / np.sqrt(len(parts))),
-            "resolved": True,
-        }
+        error = float(np.std(temperatures, ddof=1) / np.sqrt(len(parts)))
+        temperature = Mean(float(np.mean(temperatures)), error, True)
+        off = misses_thermostat(
+            temperature,
+            description.settings,
+            len(parts) * description.degrees_of_freedom,
+            (1.0 - EQUILIBRATION) * parts[0]["time_ps"],
+        )
     deviations = known("largest_bond_deviation_A")
     worst = parts[int(np.argmax(deviations))] if deviations else parts[0]
     return {
         "time_ps": parts[0]["time_ps"],
-        "temperature_K": temperature,
+        "temperature_K": None if temperature is None else asdict(temperature),
+        "temperature_off": off,
         "energy_drift_meV_per_atom_per_ps": mean("energy_drift_meV_per_atom_per_ps"),
         "energy_fluctuation_meV_per_atom": mean("energy_fluctuation_meV_per_atom"),
         "largest_bond_deviation_A": worst["largest_bond_deviation_A"],

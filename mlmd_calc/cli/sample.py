@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -14,8 +15,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.cli.run import Device, Json, Out, Seed
+from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.files import write_json
 
 if TYPE_CHECKING:
     from mlmd_calc.biomolecules import BondedStructure
@@ -161,21 +165,27 @@ def sample(
             ligands=_ligands(ligand),
         )
         run = SamplingRun.start(out, job, read_start(start, seed))
+    go_on = f"go on with: mlmd sample --restart --out {shlex.quote(str(out))}"
+    advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     for note in run.notes:
         console.print(note, markup=False, highlight=False)
-    done, seconds_per_frame = _drive(run, console)
+    stopped, seconds_per_frame = _drive(run, console)
+    advise(f"{run.frame} frames of each trajectory are kept in {out}; {go_on}")
     summary = {
-        "verdict": "completed" if done else "interrupted",
+        "verdict": "interrupted" if stopped else _verdict(run.quality.state_dict()),
         **run.summary(),
         "seconds_per_frame": seconds_per_frame,
     }
-    (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(out / SUMMARY_FILE, summary)
+    run.close()
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:
-        Console().print(_table(summary))
-    if not done:
-        raise typer.Exit(130)
+        print_table(_table(summary))
+    if stopped:
+        raise typer.Exit(end_of(stopped))
+    if summary["verdict"] != "completed":
+        raise typer.Exit(1)
 
 
 def read_start(text: str, seed: int) -> BondedStructure:
@@ -237,16 +247,21 @@ def _refuse_other_options(context: typer.Context) -> None:
         )
 
 
-def _drive(run: SamplingRun, console: Console) -> tuple[bool, float | None]:
-    """Sample under a progress bar; return whether all was done, and seconds per frame."""
-    from mlmd_calc.cli.job import stop_on_signal
+def _verdict(quality: dict[str, Any]) -> str:
+    """Judge the frames: those with clashes or mirror images are good for nothing."""
+    bad = max(quality["clashing"], quality["flipped"])
+    return "mostly broken frames" if 2 * bad > quality["frames"] else "completed"
 
+
+def _drive(run: SamplingRun, console: Console) -> tuple[int, float | None]:
+    """Sample under a progress bar; return the signal that stopped it, or 0, and s per frame."""
     first, begin = run.frame, time.perf_counter()
     with Progress(console=console) as progress, stop_on_signal() as should_stop:
         bar = progress.add_task("sampling", total=run.job.frames, completed=first)
-        done = run.run(lambda frame: progress.update(bar, completed=frame), should_stop)
+        run.run(lambda frame: progress.update(bar, completed=frame), should_stop)
     count = (run.frame - first) * run.job.replicas
-    return done, (time.perf_counter() - begin) / count if count else None
+    stopped = should_stop.number if run.frame < run.job.frames else 0
+    return stopped, (time.perf_counter() - begin) / count if count else None
 
 
 def _table(summary: dict[str, Any]) -> Table:

@@ -213,6 +213,11 @@ def _from_row(path: Path, row: Mapping[str | None, Any]) -> Molecule:
             f"{path}: a molecule has the fields {list(row)}; needed are name and smiles, allowed "
             "charge, multiplicity and tags"
         )
+    for key in ("name", "smiles"):
+        if not (isinstance(row[key], str) and row[key]):
+            raise InputError(
+                f"{path}: the molecule {row['name']!r} has {key}={row[key]!r}; it must be a text"
+            )
     tags = row.get("tags") or ()
     try:
         # An empty cell of a CSV means "not given".

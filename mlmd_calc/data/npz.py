@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
+from mlmd_calc.files import replacing
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -264,12 +265,5 @@ def _write(path: Path, frames: MoleculeFrames, arrays: dict[str, Any]) -> None:
         "smiles": np.str_(frames.metadata.get("smiles", "")),
         "metadata": np.str_(json.dumps(metadata, sort_keys=True)),
     }
-    # Written beside the target and renamed, so that a kill leaves no half-written file under its
-    # name. The suffix keeps readers of the directory from picking it up.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

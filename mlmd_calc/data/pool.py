@@ -9,8 +9,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Protocol
 
 from rich.console import Console
@@ -24,6 +26,7 @@ from rich.progress import (
 )
 
 from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.files import FolderLock
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -78,16 +81,21 @@ def run_tasks(
     Raises
     ------
     ConfigError
-        If the number of workers is not positive, or a file exists but holds something else.
+        If the number of workers is not positive, a file exists but holds something else, or another
+        process writes to the same directory.
     PredictionError
         After all others are done, if some tasks failed; the message has the reasons.
     """
     if workers < 1:
         raise ConfigError(f"workers is {workers}; at least 1 is needed")
-    pending = [task for task in tasks if not task.is_done()]
-    if pending:
-        with _progress(console) as progress:
-            failures = _run_all(pending, kind, workers, progress)
+    with ExitStack() as locks:
+        for folder in sorted({task.path.parent for task in tasks}):
+            locks.callback(FolderLock(folder).release)
+        pending = [task for task in tasks if not task.is_done()]
+        failures = {}
+        if pending:
+            with _progress(console) as progress:
+                failures = _run_all(pending, kind, workers, progress)
         if failures:
             raise PredictionError(
                 f"{len(failures)} of {len(tasks)} {kind} failed, the others are done:"
@@ -116,10 +124,11 @@ def _run_all(
     bar = progress.add_task(f"0/{len(tasks)} {kind}", total=total)
     failures: dict[str, str] = {}
     running: set[subprocess.Popen[bytes]] = set()
+    given_up = Event()
     pool = ThreadPoolExecutor(workers)
     try:
         futures = {
-            pool.submit(_run_process, task, partial(progress.advance, bar), running): task
+            pool.submit(_run_process, task, partial(progress.advance, bar), running, given_up): task
             for task in tasks
         }
         for done, future in enumerate(as_completed(futures), start=1):
@@ -128,7 +137,8 @@ def _run_all(
                 failures[futures[future].label] = reason
             progress.update(bar, description=f"{done}/{len(tasks)} {kind}")
     finally:
-        # After Ctrl-C no further task is begun, and those under way are given up.
+        # After a signal no further task is begun, and those under way are given up.
+        given_up.set()
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(running):
             process.terminate()
@@ -137,7 +147,10 @@ def _run_all(
 
 
 def _run_process(
-    task: PoolTask, advance: Callable[[float], None], running: set[subprocess.Popen[bytes]]
+    task: PoolTask,
+    advance: Callable[[float], None],
+    running: set[subprocess.Popen[bytes]],
+    given_up: Event,
 ) -> str | None:
     """Run one task in a process of its own; return the reason if it fails."""
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
@@ -151,6 +164,8 @@ def _run_process(
             env={**os.environ, **_ONE_THREAD},
         )
         running.add(process)
+        if given_up.is_set():
+            process.terminate()
         with process:
             seen = 0
             for _ in process.stdout or ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,12 +62,15 @@ class Checkpoint:
         another answer.
     progress
         Everything else.
+    identity
+        What this is a checkpoint of, JSON-able: :func:`run_identity`.
     """
 
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
     results: dict[str, Any]
     progress: Progress
+    identity: dict[str, Any]
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into the folder of a run, replacing an older one."""
@@ -74,6 +79,7 @@ class Checkpoint:
             "momenta": self.momenta,
             "results": self.results,
             "progress": asdict(self.progress),
+            "identity": self.identity,
         }
         write_restart(folder / CHECKPOINT_FILE, content)
 
@@ -89,7 +95,8 @@ class Checkpoint:
         path = folder / CHECKPOINT_FILE
         if not path.exists():
             raise ModelFileError(
-                f"{folder} holds no checkpoint ({path.name}) to continue from; start a new run"
+                f"{folder} holds no checkpoint ({path.name}) to continue from; a run was "
+                "stopped before its first step, if at all; start it anew"
             )
         content = read_restart(path)
         try:
@@ -98,6 +105,25 @@ class Checkpoint:
             raise ModelFileError(
                 f"{path} is no checkpoint of a run ({error!r}); start a new run"
             ) from error
+
+
+def run_identity(description: Mapping[str, Any], calculator: Any) -> dict[str, Any]:
+    """Describe what decides the course of a run.
+
+    Parameters
+    ----------
+    description
+        Atoms and settings, JSON-able.
+    calculator
+        Calculator of the run.
+    """
+    options = {"calculator": type(calculator).__name__}
+    if getattr(calculator, "potential", None) is not None:
+        # The same model may lie elsewhere by now; the seed is in the state of the random numbers.
+        passing = ("model", "device", "seed")
+        options |= {k: v for k, v in calculator.todict().items() if k not in passing}
+    identity: dict[str, Any] = json.loads(json.dumps({**description, **options}))
+    return identity
 
 
 def calculator_results(calculator: Any) -> dict[str, NDArray[np.float64]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -105,8 +106,10 @@ class JumpRun(RecordedRun):
 
     def close(self) -> None:
         """Write the events, and close the files of frames."""
-        self.loop.events.save(self.folder / EVENTS_FILE)
-        super().close()
+        try:
+            self.loop.events.save(self.folder / EVENTS_FILE)
+        finally:
+            super().close()
 
     def _thermostat(self) -> Thermostat | None:
         if not self.settings.thermostatted:
@@ -194,12 +197,13 @@ class JumpSimulation(JumpRun):
         propagator: Propagator,
         bonds: Bonds | None = None,
         keep_velocities: bool = False,
+        job: Mapping[str, Any] | None = None,
     ) -> JumpSimulation:
         """Begin a run.
 
         Parameters
         ----------
-        atoms, folder, bonds, keep_velocities
+        atoms, folder, bonds, keep_velocities, job
             As for :meth:`mlmd_calc.md.Simulation.start`.
         settings
             Settings of the run, with `jumps`.
@@ -215,7 +219,7 @@ class JumpSimulation(JumpRun):
             If the atoms carry constraints, or calculator or propagator refuse them.
         """
         return cls._start(
-            atoms, folder, settings, bonds, keep_velocities, {}, propagator=propagator
+            atoms, folder, settings, bonds, keep_velocities, {}, job, propagator=propagator
         )
 
     def _move(self) -> None:

@@ -18,6 +18,7 @@ from ase.md.md import MolecularDynamics
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.files import replacing
 from mlmd_calc.md.checkpoint import (
     calculator_results,
     load_rotation_state,
@@ -591,12 +592,10 @@ def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
             )
         if len(old) == frames:
             return
-        temporary = path.with_name(path.name + ".part")
-        with Trajectory(temporary, "w") as new:
+        with replacing(path) as temporary, Trajectory(temporary, "w") as new:
             new.set_description(old.description or {})
             for index in range(frames):
                 new.write(old[index])
-    temporary.replace(path)
 
 
 def _friction_per_fs(thermostat: str, friction: float | None, taut: float | None) -> float:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.files import write_json
 from mlmd_calc.md.settings import Engine, MDSettings
 
 DESCRIPTION_FILE: Final = "simulation.json"
@@ -76,7 +77,6 @@ class FrameWriter:
     def __init__(self, path: Path, n_atoms: int, keep: int = 0) -> None:
         self.count = keep
         self._dtype = frame_dtype(n_atoms)
-        end = len(self._header()) + keep * self._dtype.itemsize
         if keep:
             found = read_frames(path)
             if found.dtype != self._dtype or len(found) < keep:
@@ -87,10 +87,8 @@ class FrameWriter:
                 )
             del found
         self._file = path.open("r+b" if keep else "w+b")
-        # A kill in between must not leave a header that promises more than there is.
-        self.flush()
-        self._file.truncate(end)
-        self._file.seek(0, io.SEEK_END)
+        # The header first: a kill in between must not leave one that promises more than there is.
+        self.drop(keep)
 
     def _header(self) -> bytes:
         """Header of the file; NumPy pads it so that its size does not depend on the count."""
@@ -108,15 +106,26 @@ class FrameWriter:
 
     def flush(self) -> None:
         """Make everything appended so far readable."""
+        # What is in the buffer goes to the disk first: where that is full the header stays true.
+        self._file.flush()
         self._file.seek(0)
         self._file.write(self._header())
         self._file.seek(0, io.SEEK_END)
         self._file.flush()
 
+    def drop(self, keep: int) -> None:
+        """Drop all but a number of frames."""
+        self.count = keep
+        self.flush()
+        self._file.truncate(len(self._header()) + keep * self._dtype.itemsize)
+        self._file.seek(0, io.SEEK_END)
+
     def close(self) -> None:
         """Flush and close the file."""
-        self.flush()
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
 
 def read_frames(path: Path) -> NDArray[np.void]:
@@ -167,10 +176,10 @@ class Description:
     engine: Engine = Engine.ASE
     engine_options: dict[str, str] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> None:
-        """Write the description into the folder of a run."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as JSON-able values."""
         arrays = {"numbers": self.numbers, "masses": self.masses, **asdict(self.bonds)}
-        content = {
+        return {
             **{name: array.tolist() for name, array in arrays.items()},
             "settings": self.settings.to_dict(),
             "degrees_of_freedom": self.degrees_of_freedom,
@@ -178,7 +187,10 @@ class Description:
             "engine": self.engine.value,
             "engine_options": self.engine_options,
         }
-        (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1) + "\n")
+
+    def write(self, folder: Path) -> None:
+        """Write the description into the folder of a run."""
+        write_json(folder / DESCRIPTION_FILE, self.to_dict())
 
     @classmethod
     def read(cls, folder: Path) -> Description:
@@ -191,7 +203,7 @@ class Description:
         """
         path = folder / DESCRIPTION_FILE
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 numbers=np.array(content["numbers"], dtype=np.int64),
                 masses=np.array(content["masses"], dtype=np.float64),

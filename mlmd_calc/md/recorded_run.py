@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,18 +17,24 @@ from ase.calculators.calculator import CalculatorError
 
 from mlmd_calc import units
 from mlmd_calc.bonds import Bonds, find_bonds
-from mlmd_calc.errors import ConfigError, InputError, MLMDError
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.files import FolderLock, write_json
 from mlmd_calc.md.checkpoint import (
+    CHECKPOINT_FILE,
     Checkpoint,
     Progress,
     calculator_results,
     load_rotation_state,
     rotation_state,
+    run_identity,
 )
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
-from mlmd_calc.md.record import DESCRIPTION_FILE, Description, replica_folders
+from mlmd_calc.md.record import FRAMES_FILE, Description, read_frames, replica_folders
 from mlmd_calc.md.replica import Replica
 from mlmd_calc.md.settings import Engine, MDSettings
+from mlmd_calc.propagation.restart import check_identity
+
+JOB_FILE: Final = "job.json"
 
 _INFO: Final = ("charge", "multiplicity", "spin")
 """Entries of ``atoms.info`` that decide the forces."""
@@ -89,6 +96,7 @@ class RecordedRun(ABC):
 
     engine: ClassVar[Engine]
     made_of_jumps: ClassVar[bool] = False
+    _lock: FolderLock | None = None
 
     def __init__(
         self,
@@ -144,6 +152,7 @@ class RecordedRun(ABC):
         bonds: Bonds | None,
         keep_velocities: bool,
         engine_options: dict[str, str],
+        job: Mapping[str, Any] | None,
         **parts: Any,
     ) -> _Run:
         """Begin a run; see the `start` of the engines."""
@@ -183,16 +192,23 @@ class RecordedRun(ABC):
                 thermostat={},
                 rotations=rotation_state(moving.calc),
             ),
+            identity=run_identity(description.to_dict(), moving.calc),
         )
         # What calculator or engine refuse must not leave a folder behind.
         run = cls(molecules, folder, description, checkpoint, **parts)
         folder.mkdir(parents=True, exist_ok=True)
-        description.write(folder)
-        for replica in run.replicas:
-            replica.create()
-        run._watch_bonds()
-        run._record()
-        run.checkpoint()
+        with FolderLock(folder) as run._lock:
+            # Again, now that no other process can begin one.
+            _refuse_run(folder)
+            description.write(folder)
+            if job is not None:
+                write_json(folder / JOB_FILE, job)
+            for replica in run.replicas:
+                replica.create()
+            run._watch_bonds()
+            run._record()
+            # From here on there is a run that can be continued.
+            run.checkpoint()
         return run
 
     @classmethod
@@ -225,7 +241,28 @@ class RecordedRun(ABC):
                 f"go on with {cls.engine.value!r}; continue it with the engine it was started with"
             )
         cls._check_kind(description.settings)
-        checkpoint = Checkpoint.read(folder)
+        with FolderLock(folder) as lock:
+            checkpoint = Checkpoint.read(folder)
+            check_identity(
+                folder / CHECKPOINT_FILE,
+                checkpoint.identity,
+                run_identity(description.to_dict(), calculator),
+                remedy="bring back the files of this run and its model, or start a new run",
+            )
+            run = cls._continued(folder, description, checkpoint, calculator, parts)
+            run._lock = lock
+        return run
+
+    @classmethod
+    def _continued(
+        cls: type[_Run],
+        folder: Path,
+        description: Description,
+        checkpoint: Checkpoint,
+        calculator: Any,
+        parts: Mapping[str, Any],
+    ) -> _Run:
+        """Put a run together again as it was at a checkpoint."""
         load_rotation_state(calculator, checkpoint.progress.rotations)
         molecules = [
             ase.Atoms(
@@ -286,8 +323,11 @@ class RecordedRun(ABC):
         -------
         Outcome
             With a checkpoint at its step, unless it failed: then the last checkpoint from before
-            the failure stays.
+            the failure stays. The state at the end is recorded even between two regular frames;
+            such a frame is dropped when the run goes on.
         """
+        for replica in self.replicas:
+            replica.forget_end()
         while self.step < last_step:
             reason = self._advance()
             if reason is not None:
@@ -299,10 +339,16 @@ class RecordedRun(ABC):
             if self.step % self.settings.checkpoint_interval == 0:
                 self.checkpoint()
             if should_stop is not None and should_stop():
-                self.checkpoint()
-                return Outcome("interrupted", self.step)
+                return self._end("interrupted")
+        return self._end("completed")
+
+    def _end(self, verdict: str) -> Outcome:
         self.checkpoint()
-        return Outcome("completed", self.step)
+        if self.step % self.settings.interval:
+            # After the checkpoint, which knows nothing of it: a run that goes on is the same.
+            for replica, potential in zip(self.replicas, self._measure(), strict=True):
+                replica.record_end(self.step, potential)
+        return Outcome(verdict, self.step)
 
     def _advance(self) -> str | None:
         """Do one step, and record it if that is due; return what went wrong, if anything."""
@@ -350,12 +396,17 @@ class RecordedRun(ABC):
                 thermostat=self._thermostat_state(),
                 rotations=rotation_state(self.atoms.calc),
             ),
+            identity=run_identity(self.description.to_dict(), self.atoms.calc),
         ).write(self.folder)
 
     def close(self) -> None:
-        """Close the files of frames."""
-        for replica in self.replicas:
-            replica.close()
+        """Close the files of frames, and leave the folder to others."""
+        try:
+            for replica in self.replicas:
+                replica.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self: _Run) -> _Run:
         return self
@@ -372,8 +423,7 @@ class RecordedRun(ABC):
 def _check_start(
     atoms: ase.Atoms, folder: Path, settings: MDSettings, keep_velocities: bool
 ) -> None:
-    if (folder / DESCRIPTION_FILE).exists():
-        raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
+    _refuse_run(folder)
     if atoms.constraints:
         raise InputError(
             f"the atoms carry the constraints {atoms.constraints}, which would change the number "
@@ -386,6 +436,19 @@ def _check_start(
             f"{settings.replicas} replicas with the same velocities would all do the same at "
             "constant energy; let velocities be drawn, or use a thermostat"
         )
+
+
+def _refuse_run(folder: Path) -> None:
+    """Refuse a folder with a run that can be continued, or of which there is more than the start.
+
+    One that was killed before its first checkpoint is no run yet.
+    """
+    begun = (folder / CHECKPOINT_FILE).exists()
+    for path in [folder / FRAMES_FILE, *folder.glob(f"replica-*/{FRAMES_FILE}")]:
+        with contextlib.suppress(ModelFileError):
+            begun = begun or len(read_frames(path)) > 1
+    if begun:
+        raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
 
 
 def _torque_free(calculator: Any) -> bool:

@@ -28,6 +28,8 @@ class Replica:
     """
 
     _writer: FrameWriter
+    _ended_at: int | None = None
+    """Number of frames before the one that :meth:`record_end` has added."""
 
     def __init__(
         self, atoms: ase.Atoms, folder: Path, description: Description, bond_deviation: float
@@ -77,6 +79,21 @@ class Replica:
 
     def record(self, step: int, potential: float) -> None:
         """Append the present state to the recorded frames."""
+        self._append(step, potential)
+        self.bond_deviation = 0.0
+
+    def record_end(self, step: int, potential: float) -> None:
+        """Append the state at the end, as a frame that is dropped if the run goes on."""
+        self._ended_at = self.frames
+        self._append(step, potential)
+
+    def forget_end(self) -> None:
+        """Drop the frame of :meth:`record_end`."""
+        if self._ended_at is not None:
+            self._writer.drop(self._ended_at)
+            self._ended_at = None
+
+    def _append(self, step: int, potential: float) -> None:
         self._writer.append(
             (
                 step,
@@ -87,7 +104,6 @@ class Replica:
                 self.atoms.get_velocities() * units.FS,
             )
         )
-        self.bond_deviation = 0.0
 
     def write_stopped(self) -> None:
         """Keep the geometry in which a run failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +58,7 @@ class Simulation(RecordedRun):
         *,
         bonds: Bonds | None = None,
         keep_velocities: bool = False,
+        job: Mapping[str, Any] | None = None,
     ) -> Simulation:
         """Begin a run.
 
@@ -73,6 +75,8 @@ class Simulation(RecordedRun):
         keep_velocities
             Use the velocities of the atoms instead of drawing them. What the ensemble conserves
             (see :mod:`mlmd_calc.md.dynamics`) is removed from them too.
+        job
+            What a program wants to find again beside the run; JSON-able, written as ``job.json``.
 
         Raises
         ------
@@ -81,7 +85,7 @@ class Simulation(RecordedRun):
         InputError
             If the atoms carry constraints, or the calculator refuses them.
         """
-        return cls._start(atoms, folder, settings, bonds, keep_velocities, {})
+        return cls._start(atoms, folder, settings, bonds, keep_velocities, {}, job)
 
     def _move(self) -> None:
         self._dynamics.step()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlmd_calc import units
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.files import replacing
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class EventLog:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file with one line of JSON for each event."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EventLog:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.files import replacing
 
 FORMAT: Final = "mlmd-restart"
 VERSION: Final = 1
@@ -39,13 +40,8 @@ def write_restart(path: str | os.PathLike[str], content: Mapping[str, Any]) -> N
     arrays: dict[str, NDArray[Any]] = {}
     text = _bytes(json.dumps(_pack(content, arrays)))
     header = {"format": FORMAT, "version": VERSION, "sha256": _digest(text, arrays)}
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
         np.savez(file, header=_bytes(json.dumps(header)), content=text, **_as_any(arrays))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_restart(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -75,6 +71,43 @@ def read_restart(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ModelFileError(f"{path} is damaged: its checksum is wrong; use an older one")
     content: dict[str, Any] = _unpack(json.loads(text.tobytes()), arrays)
     return content
+
+
+def check_identity(
+    path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], *, remedy: str
+) -> None:
+    """Refuse a checkpoint of another run.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    stored, wanted
+        What it is of, and what it should be of; both JSON-able.
+    remedy
+        What to do otherwise.
+
+    Raises
+    ------
+    ModelFileError
+        If they differ; the first difference is named.
+    """
+    if stored == wanted:
+        return
+    for name in sorted({*stored, *wanted}):
+        old, new = stored.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            check_identity(path, old, new, remedy=remedy)
+        elif old != new:
+            raise ModelFileError(
+                f"{path} belongs to another run: {name} is {_short(old)} there and {_short(new)} "
+                f"here; {remedy}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:

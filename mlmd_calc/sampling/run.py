@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+import ase
 import numpy as np
 from numpy.typing import NDArray
 
 import mlmd_calc
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.files import FolderLock, write_json
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import trained_stride_ps
-from mlmd_calc.propagation.restart import read_restart, write_restart
+from mlmd_calc.propagation.restart import check_identity, read_restart, write_restart
 from mlmd_calc.sampling.quality import FrameGuard, FrameQuality
 from mlmd_calc.sampling.rollouts import (
     REDRAWS,
@@ -34,6 +38,7 @@ from mlmd_calc.sampling.trajectory_file import (
 from mlmd_calc.zoo import ATMOSModel, load_atmos
 
 RESTART_FILE: Final = "restart.npz"
+IDENTITY_FILE: Final = "run.json"
 START_FILE: Final = "start.pdb"
 
 
@@ -108,8 +113,10 @@ class SamplingRun:
     """Trajectories that grow in a folder; made by :meth:`start` or :meth:`resume`.
 
     The folder holds the start as ``start.pdb``, a trajectory file for each replica, whose first
-    frame is the start, and a restart file.
+    frame is the start, a restart file, and what run it is. One process at a time can write to it.
     """
+
+    _lock: FolderLock | None = None
 
     def __init__(self, folder: Path, job: SamplingJob, structure: BondedStructure) -> None:
         model = load_atmos(job.model, device=job.device, dtype=job.dtype)
@@ -210,18 +217,20 @@ class SamplingRun:
         InputError
             If the models cannot be given the structure.
         """
-        if (folder / RESTART_FILE).exists():
-            raise ConfigError(
-                f"{folder} holds a run already; continue it with --restart, or give another folder"
-            )
+        _refuse_run(folder)
         run = cls(folder, job, structure)
         folder.mkdir(parents=True, exist_ok=True)
-        first = structure.positions[None, run._written]
-        write_start(folder / START_FILE, run._files[0].topology, first[0])
-        for file in run._files:
-            file.cut(0)
-            file.append(first, 0)
-        run._save()
+        with FolderLock(folder) as run._lock:
+            # Again, now that no other process can begin one.
+            _refuse_run(folder)
+            first = structure.positions[None, run._written]
+            write_start(folder / START_FILE, run._files[0].topology, first[0])
+            write_json(folder / IDENTITY_FILE, run._identity())
+            for file in run._files:
+                file.cut(0)
+                file.append(first, 0)
+            # From here on there is a run that can be continued.
+            run._save()
         return run
 
     @classmethod
@@ -245,10 +254,31 @@ class SamplingRun:
         path = folder / RESTART_FILE
         if not path.exists():
             raise ConfigError(
-                f"{folder} holds no run to continue ({RESTART_FILE} is missing); give the --out of "
-                "the run, or start one without --restart"
+                f"{folder} holds no run to continue ({RESTART_FILE} is missing, so it was stopped "
+                "before its first frame, if at all); give the --out of the run, or start one "
+                "without --restart"
             )
-        stored = read_restart(path)
+        with FolderLock(folder) as lock:
+            run = cls._continued(folder, read_restart(path), frames)
+            run._lock = lock
+        return run
+
+    @classmethod
+    def _continued(cls, folder: Path, stored: dict[str, Any], frames: int | None) -> SamplingRun:
+        """Put a run together again as it was at a restart file."""
+        try:
+            known = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelFileError(
+                f"{folder / IDENTITY_FILE}, which says what the run is, cannot be read ({error}); "
+                "bring it back, or start a new run"
+            ) from error
+        check_identity(
+            folder / RESTART_FILE,
+            stored.get("identity", {}),
+            known,
+            remedy="bring back the files of this run, or start a new one",
+        )
         job = SamplingJob(**stored["job"])
         if frames is not None:
             job = replace(job, frames=frames)
@@ -271,10 +301,28 @@ class SamplingRun:
             file.cut(size)
         return run
 
+    def _identity(self) -> dict[str, Any]:
+        """Say what the run is, whatever its length and wherever its models lie; JSON-able."""
+        passing = ("input", "model", "interpolator", "frames", "device")
+        options = {name: value for name, value in asdict(self.job).items() if name not in passing}
+        positions = np.ascontiguousarray(self._structure.positions)
+        return {
+            "atoms": ase.Atoms(self._structure.numbers).get_chemical_formula(),
+            "start": hashlib.sha256(positions.tobytes()).hexdigest(),
+            "models": self.checksums,
+            **options,
+        }
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        if self._lock is not None:
+            self._lock.release()
+
     def _save(self) -> None:
         write_restart(
             self.folder / RESTART_FILE,
             {
+                "identity": self._identity(),
                 "job": asdict(self.job),
                 "structure": {
                     entry.name: getattr(self._structure, entry.name)
@@ -331,6 +379,14 @@ class SamplingRun:
             file.append(full[:, self._written], self.frame + 1)
         self.frame += frames.shape[1]
         self._save()
+
+
+def _refuse_run(folder: Path) -> None:
+    """Refuse a folder with a run that can be continued."""
+    if (folder / RESTART_FILE).exists():
+        raise ConfigError(
+            f"{folder} holds a run already; continue it with --restart, or give another folder"
+        )
 
 
 def _written_atoms(

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.files import replacing
 from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
 from mlmd_calc.models.atom import ATOM, ATOMConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
@@ -97,10 +98,8 @@ def save_model(
         for name, tensor in network.state_dict().items()
     }
     metadata = {_DESCRIPTION: description, _CHECKSUM: content_checksum(description, tensors)}
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def describe_model(

@@ -33,6 +33,7 @@ from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure, read_structure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.files import replacing
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -320,12 +321,5 @@ def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None
         "ligands": np.str_(json.dumps(dict(trajectory.ligands), sort_keys=True)),
         "metadata": np.str_(json.dumps(dict(trajectory.metadata), sort_keys=True)),
     }
-    # Written beside the target and renamed, so that a kill leaves no half-written file under its
-    # name.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,23 @@
+"""Tables on stdout in which no word is cut."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+_UNLIMITED: Final = 1000
+
+
+def print_table(table: Table) -> None:
+    """Print a table; in a terminal long words are folded, in a file the table is wide enough."""
+    console = Console()
+    if not console.is_terminal:
+        options = console.options.update(width=_UNLIMITED)
+        needed = Measurement.get(console, options, table).minimum
+        console = Console(width=max(console.width, needed))
+    for column in table.columns:
+        column.overflow = "fold"
+    console.print(table)

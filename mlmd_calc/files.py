@@ -1,0 +1,106 @@
+"""Files that are complete or not there, and folders that one process at a time writes to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+
+from mlmd_calc.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE: Final = ".lock"
+_PART: Final = ".part"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside its place, and put it there in one go when it is complete.
+
+    A process that is killed, or finds the disk full, leaves the older file as it was.
+
+    Parameters
+    ----------
+    path
+        Where the file is to be.
+
+    Yields
+    ------
+    Path
+        What to write instead: a hidden file that readers of the folder pass over.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one go; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+class FolderLock:
+    """The right to write into a folder, which ends with :meth:`release` or with the process.
+
+    As a context manager it is given up if the block fails, and kept otherwise.
+
+    Parameters
+    ----------
+    folder
+        An existing folder.
+
+    Raises
+    ------
+    ConfigError
+        If another process, or another object of this process, has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: IO[bytes] | None = (folder / LOCK_FILE).open("ab")
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise ConfigError(
+                f"{folder} is being written to by another process; wait until it has ended, or "
+                "choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        # What processes that were killed have left.
+        for part in folder.glob(f".*{_PART}"):
+            part.unlink(missing_ok=True)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.release()
+
+    def release(self) -> None:
+        """Let others write."""
+        # The file stays: another process might lock it between opening and removing it.
+        if self._file is not None:
+            self._file.close()
+            self._file = None

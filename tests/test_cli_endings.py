@@ -1,0 +1,177 @@
+"""How commands end: signals, full disks, terminals that know ASCII only."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from toy_models import write_model
+
+from mlmd_calc.md import read_record
+from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def python(code, **options):
+    """Start Python as a job of its own, with signals as in a terminal."""
+    environment = {**os.environ, **options.pop("environment", {})}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, options.pop("arguments", ()))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def ends(process):
+    """Return exit status and stderr, which holds no traceback."""
+    _, stderr = process.communicate(timeout=120)
+    assert "Traceback" not in stderr
+    return process.returncode, stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_amid_imports_ends_with_a_sentence(number):
+    code = """
+from mlmd_calc.cli.endings import run_command
+def command():
+    print("up", flush=True)
+    while True:
+        import numpy, sys
+        for name in [n for n in sys.modules if n.startswith("email")]:
+            del sys.modules[name]
+        import email.message
+run_command(command)
+"""
+    process = python(code)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    status, stderr = ends(process)
+    assert status == 128 + number
+    assert stderr == (
+        f"mlmd: stopped by {number.name}; nothing was written; give the command again\n"
+    )
+
+
+def test_an_ignored_hangup_stays_ignored():
+    code = """
+import signal, os
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from mlmd_calc.cli.endings import raise_on_signal, run_command
+def command():
+    with raise_on_signal():
+        os.kill(os.getpid(), signal.SIGHUP)
+    print("went on", flush=True)
+run_command(command)
+"""
+    process = python(code)
+    assert process.stdout.read() == "went on\n"
+    assert ends(process) == (0, "")
+
+
+def test_what_is_raised_on_a_signal_lets_clean_up():
+    code = """
+import os, signal
+from mlmd_calc.cli.endings import advise, raise_on_signal, run_command
+def command():
+    advise("half is kept")
+    with raise_on_signal():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            print("clean", flush=True)
+run_command(command)
+"""
+    process = python(code)
+    assert process.stdout.read() == "clean\n"
+    assert ends(process) == (143, "mlmd: stopped by SIGTERM; half is kept\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_is_stopped_goes_on(tmp_path, number):
+    model = write_model(tmp_path / "weak.safetensors", 0.3)
+    main = "from mlmd_calc.cli import main; main()"
+    options = ["run", "CH4", "-m", model, "--seed", 1, "--interval", 4, "-o"]
+    process = python(main, arguments=[*options, tmp_path / "run", "-d", 1000])
+    while not (tmp_path / "run" / CHECKPOINT_FILE).exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    status, stderr = ends(process)
+    assert status == 128 + number
+    assert f"mlmd: stopped by {number.name}; all " in stderr
+    assert f"are kept in {tmp_path / 'run'}; go on with: mlmd run --restart --out" in stderr
+    step = int(read_record(tmp_path / "run").frames["step"][-1])
+    duration = (step + 2) * 0.0005
+    assert (
+        ends(python(main, arguments=["run", "--restart", "-o", tmp_path / "run", "-d", duration]))[
+            0
+        ]
+        == 0
+    )
+    assert ends(python(main, arguments=[*options, tmp_path / "whole", "-d", duration]))[0] == 0
+    again, whole = (read_record(tmp_path / name).frames for name in ("run", "whole"))
+    assert again.tobytes() == whole.tobytes()
+
+
+def test_a_terminal_that_knows_ascii_only_ends_nothing():
+    code = """
+from mlmd_calc.cli.endings import run_command
+from rich.console import Console
+run_command(lambda: Console().print("1 Å ± 0.1 × 2 ☃"))
+"""
+    process = python(code, environment={"PYTHONIOENCODING": "ascii"})
+    assert process.stdout.read() == "1 A +- 0.1 x 2 ?\n"
+    assert ends(process) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "make space on that disk. Then: "),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "'/x'; choose another place"),
+        (MemoryError("1 TiB"), "too little memory (1 TiB)"),
+        (ZeroDivisionError("odd"), "ZeroDivisionError: odd (<module>"),
+    ],
+)
+def test_errors_become_one_sentence(error, sentence):
+    code = f"""
+from mlmd_calc.cli.endings import advise, run_command
+advise("go on with: mlmd run --restart")
+import errno
+error = {type(error).__name__}{error.args!r}
+{"error.filename = '/x'" if getattr(error, "filename", None) else ""}
+def command():
+    raise error
+run_command(command)
+"""
+    status, stderr = ends(python(code))
+    assert status == 1
+    assert stderr.startswith("mlmd: ")
+    assert stderr.count("\n") == 1
+    assert sentence.replace("<module>", "command") in stderr
+
+
+def test_version():
+    import mlmd_calc
+
+    process = python("from mlmd_calc.cli import main; main()", arguments=["--version"])
+    assert process.stdout.read() == f"mlmd {mlmd_calc.__version__}\n"
+    assert ends(process) == (0, "")
+
+
+def test_no_word_of_a_table_is_cut(capsys, monkeypatch):
+    from rich.table import Table
+
+    from mlmd_calc.cli.tables import print_table
+
+    monkeypatch.setenv("COLUMNS", "20")
+    words = ["equivariance", "structures", "multiplicities"]
+    print_table(Table(*words))
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)

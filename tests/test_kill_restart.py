@@ -1,0 +1,117 @@
+"""SIGKILL at random moments, each time in a process of its own: nothing changes, none in limbo."""
+
+import multiprocessing
+import signal
+import time
+from functools import partial
+from importlib.util import find_spec
+
+import kill_child
+import numpy as np
+import pytest
+from toy_models import write_model
+
+KILLS = 2
+MANY_KILLS = 20
+"""Per kind of work, of which there are ten with those that count twice."""
+
+
+def needs(*modules):
+    missing = [module for module in modules if find_spec(module) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from atmos_systems import write_model as write_atmos
+
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "mdet": write_model(folder / "weak.safetensors", 0.3),
+        "atmos": write_atmos(folder / "atmos.safetensors"),
+    }
+
+
+WORK = {
+    "run, ase": lambda m: partial(kill_child.run, model=m["mdet"], engine="ase", jumps=False),
+    "jumps, ase": lambda m: partial(kill_child.run, model=m["mdet"], engine="ase", jumps=True),
+    "run, openmm": lambda m: partial(kill_child.run, model=m["mdet"], engine="openmm", jumps=False),
+    "jumps, openmm": lambda m: partial(
+        kill_child.run, model=m["mdet"], engine="openmm", jumps=True
+    ),
+    "sample": lambda m: partial(kill_child.sample, model=m["atmos"]),
+    "data generate": lambda m: kill_child.generate,
+    "data peptides": lambda m: kill_child.peptides,
+}
+NEEDS = {
+    "run, openmm": needs("openmm"),
+    "jumps, openmm": needs("openmm"),
+    "sample": needs("mdtraj", "rdkit"),
+    "data generate": needs("tblite", "rdkit"),
+    "data peptides": needs("openmm", "rdkit"),
+}
+TIMES = {"run, ase": 2, "run, openmm": 2, "jumps, openmm": 2}
+"""Kinds with more kills than others."""
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Children of a server that has imported what takes long start at once."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["kill_child", "mlmd_calc.cli.commands", "mlmd_calc.cli.run_results", "torch"]
+    modules += ["mlmd_calc.md.jump_simulation", "mlmd_calc.sampling"]
+    bridge = ["openmm.app", "openmm_bridge.jump_simulation", "openmm_bridge.peptides"]
+    context.set_forkserver_preload(modules + (bridge if find_spec("openmm") else []))
+    return context
+
+
+def contents(folder):
+    """What must not depend on kills: frames, trajectories, events, labels."""
+    suffixes = (".npy", ".extxyz", ".dcd", ".jsonl", ".npz")
+    passing = ("checkpoint.npz", "restart.npz")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in suffixes and path.name not in passing
+    }
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [KILLS, pytest.param(MANY_KILLS, marks=pytest.mark.kills)],
+    ids=["some", "many"],
+)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=NEEDS.get(k, ())) for k in WORK])
+def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kills):
+    work, count = WORK[kind](models), kills * TIMES.get(kind, 1)
+    whole = tmp_path / "whole"
+    begin = time.monotonic()
+    assert finish(processes, work, whole) == 0
+    span = time.monotonic() - begin
+    expected = contents(whole)
+    assert expected
+    rng = np.random.default_rng([kills, *kind.encode()])
+    folder, done = tmp_path / "0", 0
+    while done < count:
+        # Several kills of one run, one after the other, and as many runs as that takes.
+        status = finish(processes, work, folder, kill_after=span * rng.random())
+        assert status in (0, -signal.SIGKILL)
+        done += status != 0
+        if status == 0:
+            assert contents(folder) == expected
+            folder = tmp_path / f"{done}-{folder.name}"
+    assert finish(processes, work, folder) == 0
+    assert contents(folder) == expected
+
+
+def finish(processes, work, folder, kill_after=None):
+    """Do work in a process; return its exit status."""
+    child = processes.Process(target=work, args=(folder,))
+    child.start()
+    if kill_after is not None:
+        child.join(kill_after)
+        child.kill()
+    child.join()
+    status = child.exitcode
+    child.close()
+    return status
