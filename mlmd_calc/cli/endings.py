@@ -197,7 +197,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {os.fspath(error.filename)!r}" if error.filename else ""
         remedy = _REMEDIES.get(error.errno, "see to that place")
-        return f"{error.strerror}{where}; {remedy}. Then: {_advice}"
+        return f"{error.strerror}{where}; {remedy}. {_advice[0].upper()}{_advice[1:]}"
     if isinstance(error, MemoryError):
         return f"there is too little memory ({error}); ask for less, or give a smaller file"
     place = traceback.extract_tb(error.__traceback__)[-1]

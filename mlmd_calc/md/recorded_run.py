@@ -197,7 +197,7 @@ class RecordedRun(ABC):
         # What calculator or engine refuse must not leave a folder behind.
         run = cls(molecules, folder, description, checkpoint, **parts)
         folder.mkdir(parents=True, exist_ok=True)
-        with FolderLock(folder) as run._lock:
+        with FolderLock(folder) as run._lock, contextlib.ExitStack() as on_failure:
             # Again, now that no other process can begin one.
             _refuse_run(folder)
             description.write(folder)
@@ -205,10 +205,12 @@ class RecordedRun(ABC):
                 write_json(folder / JOB_FILE, job)
             for replica in run.replicas:
                 replica.create()
+                on_failure.callback(replica.close)
             run._watch_bonds()
             run._record()
             # From here on there is a run that can be continued.
             run.checkpoint()
+            on_failure.pop_all()
         return run
 
     @classmethod

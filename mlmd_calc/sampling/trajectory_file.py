@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -110,12 +111,21 @@ class TrajectoryFile:
         steps = np.arange(first, first + len(frames))
 
         def write(path: str) -> None:
-            with _mdtraj_formats().XTCTrajectoryFile(path, "w", force_overwrite=True) as file:
-                file.write(
-                    (frames / units.NM).astype(np.float32),
-                    (steps * self.interval_ps).astype(np.float32),
-                    steps.astype(np.int32),
-                )
+            kind = _mdtraj_formats().XTCTrajectoryFile
+            try:
+                with kind(path, "w", force_overwrite=True) as file:
+                    file.write(
+                        (frames / units.NM).astype(np.float32),
+                        (steps * self.interval_ps).astype(np.float32),
+                        steps.astype(np.int32),
+                    )
+                with kind(path) as file:
+                    complete = len(file) == len(frames)
+            except RuntimeError:
+                complete = False
+            if not complete:
+                # All that mdtraj says of a full disk is a number, and nothing of one at closing.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
         return self._written(write)
 
@@ -157,11 +167,12 @@ class TrajectoryFile:
 
     def _written(self, write: Callable[[str], None]) -> bytes:
         """Bytes that a function writes into a file."""
-        part = self.path.with_name(self.path.name + ".part")
-        write(str(part))
-        content = part.read_bytes()
-        part.unlink()
-        return content
+        part = self.path.with_name(f".{self.path.name}.part")
+        try:
+            write(str(part))
+            return part.read_bytes()
+        finally:
+            part.unlink(missing_ok=True)
 
 
 _ENCODERS: Final[Mapping[str, Callable[[TrajectoryFile, NDArray[np.float64], int], bytes]]] = (
