@@ -131,7 +131,8 @@ run_command(lambda: Console().print("1 Å ± 0.1 × 2 ☃"))
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "make space on that disk. Go on with: mlmd"),
+        (OSError(errno.ENOSPC, "No space left"), "make space on that disk. Go on with: mlmd"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x/y"), "the folder '/x' is not there"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "'/x'; choose another place"),
         (MemoryError("1 TiB"), "too little memory (1 TiB)"),
         (ZeroDivisionError("odd"), "ZeroDivisionError: odd (<module>"),
@@ -143,7 +144,7 @@ from mlmd_calc.cli.endings import advise, run_command
 advise("go on with: mlmd run --restart")
 import errno
 error = {type(error).__name__}{error.args!r}
-{"error.filename = '/x'" if getattr(error, "filename", None) else ""}
+{"error.filename = {error.filename!r}" if getattr(error, "filename", None) else ""}
 def command():
     raise error
 run_command(command)

@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any, Final, NoReturn
 
@@ -195,6 +196,12 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MLMDError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
+        folder = Path(os.fsdecode(error.filename or ".")).parent
+        if error.errno == errno.ENOENT and not folder.is_dir():
+            return (
+                f"the folder '{folder}' is not there, or no longer; if it was removed while the "
+                "command was at work, what was in it is lost: begin again"
+            )
         where = f": {os.fspath(error.filename)!r}" if error.filename else ""
         remedy = _REMEDIES.get(error.errno, "see to that place")
         return f"{error.strerror}{where}; {remedy}. {_advice[0].upper()}{_advice[1:]}"
