@@ -50,7 +50,7 @@ def start(name: str) -> ase.Atoms:
     return ase.Atoms(built.numbers, built.positions[0])
 
 
-def orientation(calculator: MDETCalculator, name: str) -> dict[str, float]:
+def orientation(calculator: Any, name: str) -> dict[str, float]:
     """Spread of the energy over 60 rotations, meV."""
     atoms = start(name)
     energies = []
@@ -61,7 +61,7 @@ def orientation(calculator: MDETCalculator, name: str) -> dict[str, float]:
     return {"std_meV": float(np.std(energies)), "range_meV": float(np.ptp(energies))}
 
 
-def angular_momentum(calculator: MDETCalculator, name: str) -> dict[str, float]:
+def angular_momentum(calculator: Any, name: str) -> dict[str, float]:
     """Angular momentum after half a picosecond from rest, in units of its thermal size."""
     atoms = start(name)
     atoms.rattle(DISTORTION, seed=0)
@@ -72,7 +72,7 @@ def angular_momentum(calculator: MDETCalculator, name: str) -> dict[str, float]:
     return {"relative": float(np.linalg.norm(atoms.get_angular_momentum()) / thermal)}
 
 
-def optimisation(calculator: MDETCalculator, name: str) -> dict[str, Any]:
+def optimisation(calculator: Any, name: str) -> dict[str, Any]:
     """Whether and how fast BFGS converges."""
     atoms = start(name)
     atoms.calc = calculator
@@ -81,7 +81,7 @@ def optimisation(calculator: MDETCalculator, name: str) -> dict[str, Any]:
     return {"converged": converged, "steps": int(optimiser.nsteps)}
 
 
-def separation(calculator: MDETCalculator, pair: tuple[str, str]) -> dict[str, float]:
+def separation(calculator: Any, pair: tuple[str, str]) -> dict[str, float]:
     """Energy of two molecules far apart less that of each alone, meV."""
     first, second = map(start, pair)
     alone = sum(calculator.get_potential_energy(atoms) for atoms in (first, second))
