@@ -82,6 +82,24 @@ def test_the_same_forces_are_not_refused_however_noisy():
     assert loop_of(FunctionForces(noisy)).advance()
 
 
+def test_a_bias_that_grows_is_noticed():
+    harmonic, _ = tethered()
+    strength = [0.0]
+
+    def growing(positions):
+        energy, forces = harmonic.energy_and_forces(positions)
+        return energy, forces + strength[0]
+
+    loop = loop_of(FunctionForces(growing))
+    for _ in range(60):
+        assert loop.advance()
+    strength[0] = 0.1
+    for _ in range(40):
+        assert loop.advance()
+    with pytest.raises(ConfigError, match="forces of the engine differ"):
+        loop.advance()
+
+
 def test_kicks_are_right_to_second_order():
     """The error of the energy falls by four when the stride is halved."""
     harmonic, start = tethered()

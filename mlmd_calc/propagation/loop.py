@@ -21,6 +21,7 @@ from mlmd_calc.propagation.events import Event, EventLog
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.guards import Guard, Temperature, default_checks
 from mlmd_calc.propagation.other_forces import (
+    COMPARE_EVERY,
     OtherForces,
     checked_choice,
     compare,
@@ -218,8 +219,8 @@ class JumpLoop:
                 f"{self.propagator.identity} was made for {made_for:g} K, but the thermostat has "
                 f"{temperature:g} K; set that to the former"
             )
-        langevin = isinstance(self.thermostat, Langevin)
-        friction = units.FS_PER_PS / self.thermostat.relaxation_fs if langevin else None
+        rescales = isinstance(self.thermostat, Bussi)
+        friction = 0.0 if rescales else units.FS_PER_PS / self.thermostat.relaxation_fs
         self.propagator.conditions.check(temperature, friction)
 
     @property
@@ -308,7 +309,7 @@ class JumpLoop:
         """
         if self.stopped is not None:
             return False
-        if not self._compared:
+        if not self._compared or (self.step and self.step % COMPARE_EVERY == 0):
             self._compare_forces()
         try:
             states = self._thermostatted(self._states, self.stride_fs, self._jump)

@@ -33,6 +33,9 @@ OtherForces: TypeAlias = Literal["refuse", "kick", "ignore"]
 LIMIT: Final = 0.01
 """Difference in eV/Å on an atom up to which two force models are taken for the same."""
 
+COMPARE_EVERY: Final = 100
+"""Steps after which they are compared again: a bias may grow from nothing, as in metadynamics."""
+
 _STRETCH: Final = 1.05
 _SHAKE: Final = 0.05
 """Å. A restraint may be at its minimum at the start, but not in a stretched, shaken structure."""
@@ -108,8 +111,10 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
         return
     for structure in (state.structure, _strained(state)):
         try:
-            theirs, again = (evaluated_forces(engine, [structure])[0] for _ in range(2))
-            own, once_more = (evaluated_forces(potential, [structure])[0] for _ in range(2))
+            theirs, own = (evaluated_forces(f, [structure])[0] for f in (engine, potential))
+            if _longest(theirs - own)[0] <= LIMIT:
+                continue
+            again, once_more = (evaluated_forces(f, [structure])[0] for f in (engine, potential))
         except (InputError, PredictionError):
             if structure is state.structure:
                 raise

@@ -119,7 +119,7 @@ class Conditions:
         # One small molecule is often much colder than the mean of many.
         return 0.0 if self.temperature_range_K is None else 0.5 * self.temperature_range_K[0]
 
-    def check(self, temperature_K: float, friction_per_ps: float | None) -> None:
+    def check(self, temperature_K: float, friction_per_ps: float) -> None:
         """Refuse a thermostat with which runs fail, and warn of one that nobody has tried.
 
         Parameters
@@ -127,7 +127,7 @@ class Conditions:
         temperature_K
             Temperature in K.
         friction_per_ps
-            Friction in 1/ps; None for thermostats without.
+            Friction in 1/ps, 0 for thermostats without.
 
         Raises
         ------
@@ -135,11 +135,12 @@ class Conditions:
             If the friction is too low.
         """
         least = self.lowest_friction_per_ps
-        if friction_per_ps is not None and least is not None and friction_per_ps < least * _BELOW:
-            advice = "" if self.friction_per_ps is None else f"; use {self.friction_per_ps:g}/ps"
+        if least is not None and friction_per_ps < least * _BELOW:
             raise ConfigError(
                 f"a friction of {friction_per_ps:g}/ps is too low for this propagator, whose "
-                f"errors then add up until a run fails; at least {least:g}/ps is needed{advice}"
+                "errors then add up until a run fails (velocity rescaling has no friction at "
+                f"all); use the thermostat 'langevin' with at least {least:g}/ps, best "
+                f"{self.friction_per_ps or least:g}/ps"
             )
         if self.temperature_range_K is None:
             return
