@@ -7,15 +7,30 @@ from typing import Final
 
 import ase
 import numpy as np
-from ase.data import chemical_symbols
-from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from mlmd_calc.errors import InputError
 
 BOND_LIMIT: Final = 0.5
 """Å; by default guards refuse a larger change of a bond."""
 
-_STRETCH: Final = 1.3
+STRETCH: Final = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
+
+_CLOSEST: Final = 0.6
+"""Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77."""
+
+_CARBON: Final = 6
+_SEVERAL: Final = 2
+_TRIPLE_BOND: Final = 1.25
+"""Å; the longest triple bond of a carbon atom, to carbon, is 1.21 Å."""
+_STRAIGHT: Final = float(np.cos(np.deg2rad(150.0)))
+
+_NEVER_ALONE: Final = frozenset(
+    atomic_numbers[symbol] for symbol in ("H", "B", "C", "N", "O", "Si", "P", "S", "Se")
+)
 
 
 @dataclass(frozen=True)
@@ -93,12 +108,102 @@ def find_bonds(atoms: ase.Atoms) -> Bonds:
     Parameters
     ----------
     atoms
-        A structure near equilibrium.
+        Whole molecules near equilibrium; a cell is not looked at.
     """
-    cutoffs = natural_cutoffs(atoms, mult=_STRETCH)
-    first, second, lengths = neighbor_list("ijd", atoms, cutoffs)
-    once = first < second
-    return Bonds(
-        pairs=np.stack([first[once], second[once]], axis=1).astype(np.int64),
-        lengths=np.asarray(lengths[once], dtype=np.float64),
-    )
+    radii = STRETCH * covalent_radii[atoms.numbers]
+    tree = KDTree(atoms.positions)
+    pairs = tree.query_pairs(2.0 * float(radii.max(initial=0.0)), output_type="ndarray")
+    pairs = pairs[np.lexsort(pairs.T[::-1])].astype(np.int64)
+    lengths = bond_lengths(atoms.positions, pairs)
+    bonded = lengths < radii[pairs].sum(axis=1)
+    return Bonds(pairs[bonded], lengths[bonded])
+
+
+def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64]) -> None:
+    """Refuse atoms that overlap, as they do when nm are taken for Å.
+
+    Parameters
+    ----------
+    numbers, positions
+        ``(n,)``, 0 for sites that are no atoms, and ``(n, 3)`` Å.
+
+    Raises
+    ------
+    InputError
+        If two atoms are nearer than 0.6 times the sum of their covalent radii.
+    """
+    atoms = np.flatnonzero(numbers > 0)
+    if len(atoms) < 2:
+        return
+    distances, nearest = KDTree(positions[atoms]).query(positions[atoms], k=2)
+    radii = covalent_radii[numbers[atoms]]
+    # Where atoms coincide, the nearest may be named before the atom itself.
+    itself = nearest[:, 1] == np.arange(len(atoms))
+    partner = np.where(itself, nearest[:, 0], nearest[:, 1])
+    ratios = distances[:, 1] / (radii + radii[partner])
+    worst = int(ratios.argmin())
+    if ratios[worst] < _CLOSEST:
+        first, second = sorted((int(atoms[worst]), int(atoms[partner[worst]])))
+        label = " and ".join(f"{chemical_symbols[numbers[i]]}{i}" for i in (first, second))
+        raise InputError(
+            f"atoms {label} are {distances[worst, 1]:.3f} Å apart, which is an overlap; give "
+            "positions in Å (not nm), and every atom once"
+        )
+
+
+def check_bonded(atoms: ase.Atoms) -> None:
+    """Refuse atoms that belong to no molecule, as all seem to do when Å are taken for nm.
+
+    Parameters
+    ----------
+    atoms
+        What is to be simulated. Ions of metals and halogens, and noble gases, may be alone.
+
+    Raises
+    ------
+    InputError
+        If an atom of another element is bonded to nothing and is not the only one.
+    """
+    bonded = np.zeros(len(atoms), dtype=bool)
+    bonded[find_bonds(atoms).pairs] = True
+    alone = [i for i in np.flatnonzero(~bonded).tolist() if atoms.numbers[i] in _NEVER_ALONE]
+    if alone and len(atoms) > 1:
+        index = alone[0]
+        distances = np.linalg.norm(atoms.positions - atoms.positions[index], axis=1)
+        distances[index] = np.inf
+        raise InputError(
+            f"atom {atoms.symbols[index]}{index} is bonded to nothing: the nearest other atom is "
+            f"{distances.min():.2f} Å away; give whole molecules with positions in Å"
+        )
+
+
+def check_hydrogens(atoms: ase.Atoms) -> None:
+    """Refuse molecules whose hydrogens were left out.
+
+    Only what leaves no doubt is refused: no hydrogen at all, and carbon atoms with two neighbours
+    in an angle, or with one that is not as near as in a triple bond.
+
+    Raises
+    ------
+    InputError
+        If most carbon atoms are such.
+    """
+    carbons = np.flatnonzero(atoms.numbers == _CARBON)
+    if (atoms.numbers == 1).any() or len(carbons) < _SEVERAL:
+        return
+    bonds = find_bonds(atoms)
+    bare = 0
+    for carbon in carbons.tolist():
+        own = (bonds.pairs == carbon).any(axis=1)
+        others = bonds.pairs[own].sum(axis=1) - carbon
+        arms = atoms.positions[others] - atoms.positions[carbon]
+        if len(others) == 1:
+            bare += bool(bonds.lengths[own][0] > _TRIPLE_BOND)
+        elif len(others) == 2:
+            arms /= bonds.lengths[own][:, None]
+            bare += bool(arms[0] @ arms[1] > _STRAIGHT)
+    if 2 * bare > len(carbons):
+        raise InputError(
+            f"there is no hydrogen, but {bare} of {len(carbons)} carbon atoms have only one or two "
+            "neighbours; add the hydrogens first, for example with Open Babel or PDBFixer"
+        )

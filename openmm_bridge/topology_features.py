@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from openmm import unit
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure
+from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.errors import InputError
+
+_LONGEST_BOND: Final = 4.0
 
 
 def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
@@ -25,7 +28,7 @@ def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
     Raises
     ------
     InputError
-        If the topology is not one, or positions do not fit it.
+        If the topology is not one, positions do not fit it, or a bond is longer than 4 Å.
 
     Examples
     --------
@@ -42,7 +45,7 @@ def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
         positions = positions.value_in_unit(unit.nanometer)
     atoms, residues = list(topology.atoms()), list(topology.residues())
     bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
-    return BondedStructure(
+    structure = BondedStructure(
         names=tuple(atom.name for atom in atoms),
         numbers=np.array(
             [atom.element.atomic_number if atom.element else 0 for atom in atoms], dtype=np.int64
@@ -55,7 +58,22 @@ def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
         bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),
         charges=np.array([getattr(atom, "formalCharge", None) or 0 for atom in atoms]),
         positions=np.array(positions, dtype=np.float64).reshape(-1, 3) * units.NM,
+        insertion_codes=tuple(residue.insertionCode.strip() for residue in residues),
     )
+    _check_unit(structure)
+    return structure
+
+
+def _check_unit(structure: BondedStructure) -> None:
+    """Refuse positions in Å, and molecules that are not whole."""
+    pairs = structure.bonds[(structure.numbers[structure.bonds] > 0).all(axis=1)]
+    lengths = bond_lengths(structure.positions, pairs)
+    if len(pairs) and lengths.max() > _LONGEST_BOND:
+        first, second = pairs[int(lengths.argmax())].tolist()
+        raise InputError(
+            f"the bond between {structure.atom_label(first)} and {structure.atom_label(second)} is "
+            f"{lengths.max():.2f} Å long; give positions with a unit, or in nm, and whole molecules"
+        )
 
 
 def _residue_numbers(ids: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -520,22 +520,8 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ModelFileError, match="no structure file by its name"):
         read_structure(tmp_path / "structure.xyz")
     (tmp_path / "broken.cif").write_text("loop_\n")
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match=r"there is no table _atom_site"):
         read_structure(tmp_path / "broken.cif")
-
-
-def test_elements_of_ligands_are_not_guessed(tmp_path):
-    path = write_dipeptide(tmp_path / "complex.pdb", complexed=True)
-    cut = tmp_path / "cut.pdb"
-    cut.write_text("".join(f"{line[:66]}\n" for line in path.read_text().splitlines()))
-    with pytest.raises(ModelFileError, match="atom C1 of residue LIG has no element in columns"):
-        read_structure(cut)
-    # Names of amino acids leave no doubt.
-    write_dipeptide(path)
-    cut.write_text("".join(f"{line[:66]}\n" for line in path.read_text().splitlines()))
-    assert_same(
-        build_system(read_structure(cut)).features, build_system(read_structure(path)).features
-    )
 
 
 def test_shapes_are_checked(dipeptide):

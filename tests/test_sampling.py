@@ -25,7 +25,7 @@ from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import FORMATS, SamplingJob, SamplingRun, Trajectories, TrajectoryFile
 from mlmd_calc.sampling.quality import FrameGuard
-from mlmd_calc.sampling.trajectory_file import topology_of
+from mlmd_calc.sampling.trajectory_file import topology_of, write_start
 
 mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 pytest.importorskip("rdkit", reason="rdkit is not installed")
@@ -322,7 +322,8 @@ def test_files_grow_and_are_cut_back(dipeptide, tmp_path, suffix):
         assert [image.info["time_ps"] for image in read] == [0.0, 0.5, 1.0, 1.5, 2.0]
         np.testing.assert_array_equal(read[0].numbers, dipeptide.numbers)
     else:
-        arguments = {} if suffix == "pdb" else {"top": topology}
+        write_start(tmp_path / "start.pdb", topology, topology.positions)
+        arguments = {} if suffix == "pdb" else {"top": str(tmp_path / "start.pdb")}
         read = mdtraj.load(str(grown.path), **arguments)
         found = 10.0 * read.xyz
     if suffix == "xtc":

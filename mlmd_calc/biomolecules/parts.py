@@ -16,6 +16,8 @@ from mlmd_calc.biomolecules.residues import (
     ACIDS,
     C_TERMINUS,
     CAPS,
+    EXCHANGED,
+    HYDROGENS,
     N_TERMINUS,
     PROLINE_N_TERMINUS,
     RESIDUES,
@@ -29,6 +31,8 @@ from mlmd_calc.errors import InputError
 
 LONGEST_NAME: Final = 4
 """Characters of an atom name that the network reads."""
+
+_CARBON: Final = 6
 
 
 class Part(NamedTuple):
@@ -85,12 +89,14 @@ def standard_part(graph: BondGraph, residue: int, parent: str) -> Part:
             f"{graph.structure.residue_label(residue)} lacks {', '.join(missing)}; complete the "
             "structure first, for example with PDBFixer"
         )
-    names = tuple(name for name in kind.atoms if name in by_name)
     charges = _formal_charges(graph, residue, parent, by_name)
+    # By the names that the network knows them by.
+    atoms = {EXCHANGED.get((parent, name), name): atom for name, atom in by_name.items()}
+    names = tuple(name for name in kind.atoms if name in atoms)
     return Part(
         residue=residue,
         kind=kind,
-        atoms=tuple(by_name[name] for name in names),
+        atoms=tuple(atoms[name] for name in names),
         names=names,
         numbers=np.array([atomic_numbers[name[0]] for name in names], dtype=np.int64),
         charges=np.array([charges.get(name, 0) for name in names], dtype=np.int64),
@@ -117,6 +123,10 @@ def _atoms_by_name(graph: BondGraph, residue: int, parent: str) -> dict[str, int
                 "by its element; correct one of them"
             )
         by_name[name] = atom
+    if parent == "ILE" and {"CG1", "CG2", "CD1"} <= by_name.keys():
+        first, second = by_name["CG1"], by_name["CG2"]
+        if second in graph.heavy_neighbours[by_name["CD1"]]:  # RDKit's names
+            by_name |= {"CG1": second, "CG2": first}
     return by_name
 
 
@@ -124,26 +134,69 @@ def _formal_charges(
     graph: BondGraph, residue: int, parent: str, by_name: Mapping[str, int]
 ) -> dict[str, int]:
     """Charges by atom name; from hydrogens where there are any, else those of pH 7."""
+    explicit = graph.hydrogens_on(list(by_name.values())) > 0
+    if explicit:
+        _check_hydrogens(graph, residue, parent, by_name)
     if parent in CAPS:
         return {}
-    explicit = graph.hydrogens_on(list(by_name.values())) > 0
     charges = {}
-    if acid := ACIDS.get(parent):
-        stated = STATED_CHARGES.get(graph.structure.residue_names[residue], acid.charge)
-        charges[acid.atoms[-1]] = _proton_charge(graph, by_name, acid) if explicit else stated
-    termini = [C_TERMINUS] if "OXT" in by_name else []
-    if not graph.across(by_name["N"]):
-        termini.append(PROLINE_N_TERMINUS if parent == "PRO" else N_TERMINUS)
-    for end in termini:
-        charges[end.atoms[-1]] = _proton_charge(graph, by_name, end) if explicit else end.charge
+    for acid in _acids(graph, parent, by_name):
+        charge = acid.charged * acid.at_ph_7
+        if acid == ACIDS.get(parent):
+            charge = STATED_CHARGES.get(graph.structure.residue_names[residue], charge)
+        if explicit:
+            charge = _proton_charge(graph, residue, by_name, acid)
+        charges[acid.atoms[-1]] = charge
     return charges
 
 
-def _proton_charge(graph: BondGraph, by_name: Mapping[str, int], acid: Acid) -> int:
+def _acids(graph: BondGraph, parent: str, by_name: Mapping[str, int]) -> list[Acid]:
+    """List the groups of an amino acid that may be charged."""
+    acids = [ACIDS[parent]] if parent in ACIDS else []
+    if "OXT" in by_name:
+        acids.append(C_TERMINUS)
+    if not graph.across(by_name["N"]):
+        acids.append(PROLINE_N_TERMINUS if parent == "PRO" else N_TERMINUS)
+    return acids
+
+
+def _check_hydrogens(
+    graph: BondGraph, residue: int, parent: str, by_name: Mapping[str, int]
+) -> None:
+    """Refuse what is no protonation state; hydrogens may be missing on all carbon atoms at once."""
+    expected = dict(HYDROGENS[parent])
+    if parent not in CAPS and graph.across(by_name["N"]):
+        expected["N"] = 0 if parent == "PRO" else 1
+    numbers = graph.structure.numbers
+    carbons = [atom for atom in by_name.values() if numbers[atom] == _CARBON]
+    polar_only = graph.hydrogens_on(carbons) == 0
+    for name, count in expected.items():
+        atom = by_name[name]
+        found = graph.hydrogens_on([atom])
+        if found + _links(graph, atom, name) != count and not (polar_only and atom in carbons):
+            raise InputError(
+                f"{graph.structure.residue_label(residue)} has {found} hydrogens on {name} where "
+                f"{count} belong; complete the structure first, for example with PDBFixer"
+            )
+
+
+def _links(graph: BondGraph, atom: int, name: str) -> int:
+    """Bonds to other residues that stand for a hydrogen."""
+    return 0 if name in ("N", "C") else len(graph.across(atom))
+
+
+def _proton_charge(graph: BondGraph, residue: int, by_name: Mapping[str, int], acid: Acid) -> int:
     """Charge by the number of hydrogens; a bond to another residue stands for one."""
     atoms = [by_name[name] for name in acid.atoms]
-    bonds = graph.hydrogens_on(atoms) + sum(len(graph.across(atom)) for atom in atoms)
-    return bonds - acid.hydrogens
+    hydrogens = graph.hydrogens_on(atoms)
+    charge = hydrogens + sum(len(graph.across(atom)) for atom in atoms) - acid.hydrogens
+    if charge not in (0, acid.charged):
+        raise InputError(
+            f"{graph.structure.residue_label(residue)} has {hydrogens} hydrogens on "
+            f"{', '.join(acid.atoms)}, which would be a charge of {charge:+d}; possible are 0 and "
+            f"{acid.charged:+d}. Complete the structure first, for example with PDBFixer"
+        )
+    return charge
 
 
 def ligand_part(graph: BondGraph, residue: int, smiles: str | None) -> Part:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import ase
 import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.residue_conformers import RESIDUE_CONFORMERS
+from mlmd_calc.bonds import find_bonds
 
 
 class Residue(NamedTuple):
@@ -51,12 +53,40 @@ RESIDUES: Final = {name: _parse(name, index) for index, name in enumerate(RESIDU
 
 CAPS: Final = ("ACE", "NME")
 
-PARENTS: Final = {
+
+def _bonds(name: str, residue: Residue) -> frozenset[tuple[str, str]]:
+    elements = [atomic_numbers[atom[0]] for atom in residue.atoms]
+    pairs = find_bonds(ase.Atoms(elements, residue.conformer)).pairs
+    names = [EXCHANGED.get((name, atom), atom) for atom in residue.atoms]
+    return frozenset((names[i], names[j]) for i, j in pairs.tolist())
+
+
+EXCHANGED: Final = {("ILE", "CG1"): "CG2", ("ILE", "CG2"): "CG1"}
+"""Atoms whose names the conformers, and with them all trained networks, have the wrong way round:
+in PDB files CD1 of isoleucine is bonded to CG1."""
+
+RESIDUE_BONDS: Final = {name: _bonds(name, residue) for name, residue in RESIDUES.items()}
+"""Bonds between heavy atoms of each residue, as pairs of names in PDB files."""
+
+_STATES: Final = {
     **dict.fromkeys(("HID", "HIE", "HIP", "HSD", "HSE", "HSP"), "HIS"),
-    **dict.fromkeys(("CYX", "CYM", "CYS2"), "CYS"),
-    **{"ASH": "ASP", "GLH": "GLU", "LYN": "LYS", "MSE": "MET", "NMA": "NME"},
+    **dict.fromkeys(("HISD", "HISE", "HISH"), "HIS"),
+    **dict.fromkeys(("CYX", "CYM", "CYS2", "CYSH"), "CYS"),
+    **{"ASH": "ASP", "ASPH": "ASP", "GLH": "GLU", "GLUH": "GLU", "LYN": "LYS", "LYSH": "LYS"},
+    **{"MSE": "MET", "NMA": "NME"},
 }
-"""Names of protonation states and the like, to the residue whose token they are."""
+
+PARENTS: Final = _STATES | {
+    f"{end}{name}": _STATES.get(name, name)
+    for end in "NC"
+    for name in (*RESIDUES, *_STATES)
+    if len(name) == 3 and name not in (*CAPS, "NMA")
+}
+"""Names of protonation states, of ends in Amber's libraries (NALA, CALA) and the like, to the
+residue whose token they are."""
+
+BRIDGED: Final = frozenset({"CYX", "NCYX", "CCYX", "CYS2"})
+"""Names of cysteines in disulfide bridges."""
 
 _TERMINAL_OXYGENS: Final = {"OT1": "O", "OC1": "O", "O1": "O"} | dict.fromkeys(
     ("OT2", "OC2", "O2"), "OXT"
@@ -77,22 +107,24 @@ def standard_atom_name(residue: str, name: str) -> str:
 
 
 class Acid(NamedTuple):
-    """A group of atoms that takes up or gives off protons."""
+    """A group of atoms that takes up or gives off a proton."""
 
     atoms: tuple[str, ...]
     """The last one bears the charge in the features."""
     hydrogens: int
     """Number of hydrogens when neutral."""
-    charge: int
-    """Charge at pH 7, for structures without hydrogens."""
+    charged: int
+    """Charge when not neutral, -1 or 1."""
+    at_ph_7: bool = True
+    """Whether it is charged at pH 7, for structures without hydrogens."""
 
 
 ACIDS: Final = {
     "ASP": Acid(("OD1", "OD2"), 1, -1),
     "GLU": Acid(("OE1", "OE2"), 1, -1),
-    "HIS": Acid(("NE2", "ND1"), 1, 0),
-    "CYS": Acid(("SG",), 1, 0),
-    "TYR": Acid(("OH",), 1, 0),
+    "HIS": Acid(("NE2", "ND1"), 1, 1, at_ph_7=False),
+    "CYS": Acid(("SG",), 1, -1, at_ph_7=False),
+    "TYR": Acid(("OH",), 1, -1, at_ph_7=False),
     "LYS": Acid(("NZ",), 2, 1),
     "ARG": Acid(("NE", "NH1", "NH2"), 4, 1),
 }
@@ -102,8 +134,47 @@ C_TERMINUS: Final = Acid(("O", "OXT"), 1, -1)
 N_TERMINUS: Final = Acid(("N",), 2, 1)
 PROLINE_N_TERMINUS: Final = Acid(("N",), 1, 1)
 
-STATED_CHARGES: Final = {"ASH": 0, "GLH": 0, "LYN": 0, "HIP": 1, "HSP": 1, "CYM": -1}
+STATED_CHARGES: Final = {
+    **{"ASH": 0, "ASPH": 0, "GLH": 0, "GLUH": 0, "LYN": 0},
+    **{"HIP": 1, "HSP": 1, "HISH": 1, "CYM": -1},
+}
 """Charges of side chains that the name of the residue tells."""
+
+_HYDROGENS: Final = """
+    ALA CA:1 CB:3
+    ARG CA:1 CB:2 CG:2 CD:2
+    ASN CA:1 CB:2 CG:0 OD1:0 ND2:2
+    ASP CA:1 CB:2 CG:0
+    CYS CA:1 CB:2
+    GLN CA:1 CB:2 CG:2 CD:0 OE1:0 NE2:2
+    GLU CA:1 CB:2 CG:2 CD:0
+    GLY CA:2
+    HIS CA:1 CB:2 CG:0 CD2:1 CE1:1
+    ILE CA:1 CB:1 CG1:2 CG2:3 CD1:3
+    LEU CA:1 CB:2 CG:1 CD1:3 CD2:3
+    LYS CA:1 CB:2 CG:2 CD:2 CE:2
+    MET CA:1 CB:2 CG:2 SD:0 CE:3
+    PHE CA:1 CB:2 CG:0 CD1:1 CD2:1 CE1:1 CE2:1 CZ:1
+    PRO CA:1 CB:2 CG:2 CD:2
+    SER CA:1 CB:2 OG:1
+    THR CA:1 CB:1 OG1:1 CG2:3
+    TRP CA:1 CB:2 CG:0 CD1:1 CD2:0 NE1:1 CE2:0 CE3:1 CZ2:1 CZ3:1 CH2:1
+    TYR CA:1 CB:2 CG:0 CD1:1 CD2:1 CE1:1 CE2:1 CZ:0
+    VAL CA:1 CB:1 CG1:3 CG2:3
+    ACE CH3:3 C:0 O:0
+    NME N:1 C:3
+"""
+
+
+def _hydrogens(line: str) -> tuple[str, dict[str, int]]:
+    name, *entries = line.split()
+    counts = (entry.split(":") for entry in entries)
+    return name, {atom: int(count) for atom, count in counts}
+
+
+HYDROGENS: Final = dict(map(_hydrogens, _HYDROGENS.strip().splitlines()))
+"""Hydrogens of heavy atoms that are the same in every protonation state; without N, C and O of
+amino acids."""
 
 WATERS: Final = frozenset(
     {"HOH", "H2O", "DOD", "WAT", "SOL", "TIP", "SPC", "SPCE", "OPC", "OPC3"}

@@ -1,10 +1,8 @@
-"""Structures with names and bonds, from files, ASE and SMILES."""
+"""Structures with names and bonds, and those of ASE."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import ase
@@ -14,13 +12,20 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mlmd_calc import units
-from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES, WATERS
+from mlmd_calc.biomolecules.residues import (
+    ION_ELEMENTS,
+    NUCLEOTIDES,
+    PARENTS,
+    RESIDUES,
+    WATERS,
+)
 from mlmd_calc.bonds import find_bonds
-from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.optional import require
+from mlmd_calc.errors import InputError
 
-_SUFFIXES: Final = (".pdb", ".ent", ".cif", ".mmcif")
+LIGAND: Final = "ligand"
+WATER: Final = "water"
+ION: Final = "ion"
+NUCLEOTIDE: Final = "nucleotide"
 _PDB_COLUMNS: Final = ("residuenames", "atomtypes", "residuenumbers")
 """What ASE calls names and numbers of residues and names of atoms read from PDB files."""
 
@@ -54,6 +59,10 @@ class BondedStructure:
     positions
         ``(n, 3)`` Å. The reference for geometry: chirality, places of hydrogens, conformers of
         ligands without a SMILES. Molecules must be whole.
+    insertion_codes
+        Of each residue, as PDB files have them after the number; empty if the source has none.
+    notes
+        Sentences on what was chosen or assumed when the structure was read.
 
     Raises
     ------
@@ -71,6 +80,8 @@ class BondedStructure:
     bonds: NDArray[np.int64]
     charges: NDArray[np.int64]
     positions: NDArray[np.float64]
+    insertion_codes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.positions.shape != (len(self), 3) or not np.isfinite(self.positions).all():
@@ -84,76 +95,32 @@ class BondedStructure:
 
     def residue_label(self, residue: int) -> str:
         """Name a residue for people, e.g. ``"ALA 3 of chain A"``."""
-        chain = self.chain_names[self.chains[residue]]
-        number = self.residue_numbers[residue]
-        return f"{self.residue_names[residue]} {number} of chain {chain or '(unnamed)'}"
+        chain = self.chain_names[self.chains[residue]] or "(unnamed)"
+        return f"{self.residue_names[residue]} {self.residue_id(residue)} of chain {chain}"
+
+    def residue_id(self, residue: int) -> str:
+        """Return the number of a residue with its insertion code, e.g. ``"52A"``."""
+        code = self.insertion_codes[residue] if self.insertion_codes else ""
+        return f"{self.residue_numbers[residue]}{code}"
 
     def atom_label(self, atom: int) -> str:
         """Name an atom for people, e.g. ``"atom 7 (CB)"``."""
         return f"atom {atom} ({self.names[atom] or chemical_symbols[self.numbers[atom]]})"
 
 
-def read_structure(path: str | os.PathLike[str]) -> BondedStructure:
-    """Read the first model of a PDB or mmCIF file with mdtraj.
-
-    Residues and atoms get their standard names, and of alternate locations the first is taken.
-
-    Parameters
-    ----------
-    path
-        File that ends in .pdb, .ent, .cif or .mmcif.
-
-    Raises
-    ------
-    ModelFileError
-        If the file is missing, of another kind, or cannot be read, or if a PDB file has no elements
-        for ligands or ions.
-    MissingDependencyError
-        If mdtraj is not installed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"the structure file {path} does not exist")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ModelFileError(
-            f"{path} is no structure file by its name; readable are {', '.join(_SUFFIXES)}"
-        )
-    mdtraj = require("mdtraj", extra="dcd", why="read PDB and mmCIF files")
-    if path.suffix.lower() in (".pdb", ".ent"):
-        _check_elements(path)
-    try:
-        model = mdtraj.load_frame(str(path), 0)
-    except Exception as error:  # mdtraj raises whatever its parsers meet
-        raise ModelFileError(f"the structure file {path} cannot be read: {error}") from error
-    atoms, residues = list(model.top.atoms), list(model.top.residues)
-    return BondedStructure(
-        names=tuple(atom.name for atom in atoms),
-        numbers=np.array([atom.element.atomic_number for atom in atoms], dtype=np.int64),
-        residues=np.array([atom.residue.index for atom in atoms], dtype=np.int64),
-        residue_names=tuple(residue.name for residue in residues),
-        residue_numbers=np.array([residue.resSeq for residue in residues], dtype=np.int64),
-        chains=np.array([residue.chain.index for residue in residues], dtype=np.int64),
-        chain_names=tuple((chain.chain_id or "").strip() for chain in model.top.chains),
-        bonds=np.array(
-            [(bond[0].index, bond[1].index) for bond in model.top.bonds], dtype=np.int64
-        ).reshape(-1, 2),
-        charges=np.array([atom.formal_charge or 0 for atom in atoms], dtype=np.int64),
-        positions=model.xyz[0].astype(np.float64) * units.NM,
-    )
-
-
-def _check_elements(path: Path) -> None:
-    """Refuse PDB files in which elements of ligands or ions would have to be guessed from names."""
-    known = {*RESIDUES, *PARENTS, *WATERS}
-    with path.open(errors="replace") as lines:
-        for line in lines:
-            residue = line[17:21].strip()
-            atom = line.startswith(("ATOM", "HETATM")) and not line[76:78].strip()
-            if atom and residue not in known:
-                raise ModelFileError(
-                    f"{path}: atom {line[12:16].strip()} of residue {residue} has no element in "
-                    "columns 77-78; write the file anew with elements, for example with OpenMM"
-                )
+def residue_kind(structure: BondedStructure, residue: int) -> str:
+    """Tell what a residue is: an entry of `RESIDUES`, or one of the kinds above."""
+    name = structure.residue_names[residue]
+    if name in NUCLEOTIDES:
+        return NUCLEOTIDE
+    parent = PARENTS.get(name, name)
+    if parent in RESIDUES:
+        return parent
+    if name in WATERS:
+        return WATER
+    atoms = np.flatnonzero(structure.residues == residue)
+    alone = len(atoms) == 1 and not np.isin(structure.bonds, atoms).any()
+    return ION if alone and int(structure.numbers[atoms[0]]) in ION_ELEMENTS else LIGAND
 
 
 def structure_from_ase(atoms: ase.Atoms) -> BondedStructure:

@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from mlmd_calc.biomolecules.bond_graph import BondGraph
 from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
 from mlmd_calc.biomolecules.parts import Part, ligand_part, standard_part
-from mlmd_calc.biomolecules.residues import (
-    ION_ELEMENTS,
-    NUCLEOTIDES,
-    PARENTS,
-    RESIDUES,
-    WATERS,
+from mlmd_calc.biomolecules.structure import (
+    ION,
+    LIGAND,
+    NUCLEOTIDE,
+    WATER,
+    BondedStructure,
+    residue_kind,
 )
-from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.tokens import token_features
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.atmos.features import Features
 
-_LIGAND: Final = "ligand"
-_LEFT_OUT: Final = "left out"
+_LEFT_OUT: Final = (WATER, ION)
 _CARBON: Final = 6
 _FLAT: Final = 0.5
 """Triple product of unit vectors to three neighbours: 0.77 for a tetrahedron, 0 in a plane."""
@@ -165,48 +164,38 @@ def build_system(
     4
     """
     ligands = dict(ligands or {})
-    kinds = [_kind(structure, residue) for residue in range(len(structure.residue_names))]
-    kept = [residue for residue, kind in enumerate(kinds) if kind != _LEFT_OUT]
+    kinds = [residue_kind(structure, residue) for residue in range(len(structure.residue_names))]
+    if NUCLEOTIDE in kinds:
+        raise InputError(
+            f"{structure.residue_label(kinds.index(NUCLEOTIDE))} is a nucleotide; proteins, "
+            "peptides and ligands are supported, nucleic acids are not"
+        )
+    kept = [residue for residue, kind in enumerate(kinds) if kind not in _LEFT_OUT]
     if not kept:
         raise InputError("the structure holds nothing but water and ions; nothing is left to move")
-    names = {structure.residue_names[residue] for residue in kept if kinds[residue] == _LIGAND}
+    names = {structure.residue_names[residue] for residue in kept if kinds[residue] == LIGAND}
     if unknown := sorted(ligands.keys() - names):
         raise InputError(
             f"a SMILES is given for {unknown[0]}, but no ligand has that name; the ligands are "
             f"{', '.join(sorted(names)) or 'none'}"
         )
     graph = BondGraph(structure, kept)
+    hydrogens = graph.hydrogen_frames()
     parts = [
         ligand_part(graph, residue, ligands.get(structure.residue_names[residue]))
-        if kinds[residue] == _LIGAND
+        if kinds[residue] == LIGAND
         else standard_part(graph, residue, kinds[residue])
         for residue in kept
     ]
-    return _assemble(graph, parts, [*_notes(structure, kinds, parts), *graph.notes])
-
-
-def _kind(structure: BondedStructure, residue: int) -> str:
-    """Name of an entry of `RESIDUES`, or one of the two words above."""
-    name = structure.residue_names[residue]
-    if name in NUCLEOTIDES:
-        raise InputError(
-            f"{structure.residue_label(residue)} is a nucleotide; proteins, peptides and ligands "
-            "are supported, nucleic acids are not"
-        )
-    if PARENTS.get(name, name) in RESIDUES:
-        return PARENTS.get(name, name)
-    atoms = np.flatnonzero(structure.residues == residue)
-    alone = len(atoms) == 1 and not np.isin(structure.bonds, atoms).any()
-    ion = alone and int(structure.numbers[atoms[0]]) in ION_ELEMENTS
-    return _LEFT_OUT if ion or name in WATERS else _LIGAND
+    return _assemble(graph, parts, hydrogens, [*_notes(structure, kinds, parts), *graph.notes])
 
 
 def _notes(structure: BondedStructure, kinds: Sequence[str], parts: Sequence[Part]) -> list[str]:
     left_out = Counter(
-        name for name, kind in zip(structure.residue_names, kinds, strict=True) if kind == _LEFT_OUT
+        name for name, kind in zip(structure.residue_names, kinds, strict=True) if kind in _LEFT_OUT
     )
     notes = [f"Left out: {count} {name}." for name, count in left_out.items()]
-    return notes + [
+    return [*structure.notes, *notes] + [
         f"{structure.residue_label(part.residue)} is no standard residue; its {len(part.atoms)} "
         "heavy atoms are one token each."
         for part in parts
@@ -214,7 +203,9 @@ def _notes(structure: BondedStructure, kinds: Sequence[str], parts: Sequence[Par
     ]
 
 
-def _assemble(graph: BondGraph, parts: Sequence[Part], notes: Sequence[str]) -> MolecularSystem:
+def _assemble(
+    graph: BondGraph, parts: Sequence[Part], hydrogens: HydrogenFrames, notes: Sequence[str]
+) -> MolecularSystem:
     structure = graph.structure
     atoms = np.array([atom for part in parts for atom in part.atoms], dtype=np.int64)
     model_index = np.full(len(structure), -1)
@@ -227,7 +218,7 @@ def _assemble(graph: BondGraph, parts: Sequence[Part], notes: Sequence[str]) -> 
         features=token_features(graph, parts, bonds, model_index),
         atoms=atoms,
         size=len(structure),
-        hydrogens=graph.hydrogen_frames(),
+        hydrogens=hydrogens,
         left_out=np.flatnonzero(~np.isin(structure.residues, [part.residue for part in parts])),
         bonds=bonds,
         reference=reference,

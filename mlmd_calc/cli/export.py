@@ -16,6 +16,7 @@ from mlmd_calc.cli.run import (
     NRotations,
     Rotation,
     Smiles,
+    Vacuum,
 )
 from mlmd_calc.optional import require
 
@@ -34,6 +35,7 @@ def export(
     smiles: Smiles = False,
     charge: Charge = None,
     multiplicity: Multiplicity = None,
+    vacuum: Vacuum = False,
     model: Model = None,
     forces: Forces = None,
     rotation: Rotation = None,
@@ -54,7 +56,13 @@ def export(
     from openmm_bridge.region import region_from_structure
 
     atoms = load_structure(
-        molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed or 0
+        molecule,
+        smiles=smiles,
+        charge=charge,
+        multiplicity=multiplicity,
+        seed=seed or 0,
+        vacuum=vacuum,
+        report=lambda note: typer.echo(note, err=True),
     )
     potential = Potential(
         model,

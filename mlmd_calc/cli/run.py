@@ -26,14 +26,20 @@ _Molecule: TypeAlias = Annotated[
     str | None,
     typer.Argument(
         metavar="MOLECULE",
-        help="A structure file, a SMILES as smiles:CCO, or a name: of ASE's g2 collection "
-        "(CH3CH2OH, trans-butane) or of the built-in table (ethanol, aspirin). The first of these "
-        "that fits.",
+        help="A structure file, a name of ASE's g2 collection (CH3CH2OH, trans-butane) or of the "
+        "built-in table (ethanol, aspirin), or a SMILES: the first of these that fits. smiles:CO "
+        "is a SMILES in any case.",
     ),
 ]
 Smiles: TypeAlias = Annotated[bool, typer.Option("--smiles", help="MOLECULE is a SMILES.")]
 Charge: TypeAlias = Annotated[int | None, typer.Option(help="Total charge in e.")]
 Multiplicity: TypeAlias = Annotated[int | None, typer.Option(help="Spin multiplicity, 2S + 1.")]
+Vacuum: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--vacuum", help="Leave out the periodic cell of the file; the molecule must be whole."
+    ),
+]
 _Relax: TypeAlias = Annotated[
     bool | None,
     typer.Option(
@@ -169,6 +175,7 @@ def run(
     smiles: Smiles = False,
     charge: Charge = None,
     multiplicity: Multiplicity = None,
+    vacuum: Vacuum = False,
     relax: _Relax = None,
     keep_velocities: _KeepVelocities = False,
     model: Model = None,
@@ -243,7 +250,13 @@ def run(
         )
         steps = steps_of(duration, settings)
         atoms = load_structure(
-            molecule, smiles=smiles, charge=charge, multiplicity=multiplicity, seed=seed
+            molecule,
+            smiles=smiles,
+            charge=charge,
+            multiplicity=multiplicity,
+            seed=seed,
+            vacuum=vacuum,
+            report=lambda note: console.print(note, markup=False, highlight=False),
         )
         atoms.calc = calculator
         relax_start(atoms, relax, keep_velocities, console)

@@ -194,7 +194,7 @@ def read_start(text: str, seed: int) -> BondedStructure:
     Parameters
     ----------
     text
-        A PDB or mmCIF file, ``smiles:`` and a SMILES, or ``sequence:`` and the
+        A PDB or mmCIF file, a SMILES, alone or after ``smiles:``, or ``sequence:`` and the
         one-letter codes of a peptide, which gets the caps Ace and Nme.
     seed
         Seed of structures that are built.
@@ -207,12 +207,15 @@ def read_start(text: str, seed: int) -> BondedStructure:
     from mlmd_calc.biomolecules import read_structure
     from mlmd_calc.data.biomolecules import structure_from_smiles
     from mlmd_calc.data.biomolecules.peptides import capped_peptide
+    from mlmd_calc.data.molecules import is_smiles
 
     if text.startswith(SEQUENCE_PREFIX):
         return capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed)
     if text.startswith(SMILES_PREFIX):
         return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
     if not Path(text).is_file():
+        if is_smiles(text):
+            return structure_from_smiles(text, seed=seed)
         raise InputError(
             f"there is no file {text!r}; give a PDB or mmCIF file, a SMILES as {SMILES_PREFIX}CCO, "
             f"or a peptide as {SEQUENCE_PREFIX}AAG"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +12,20 @@ import ase.build
 import ase.io
 import numpy as np
 from ase.collections import g2
+from ase.io.formats import extension2format
 
+from mlmd_calc.biomolecules.charges import total_charge
+from mlmd_calc.biomolecules.reader import (
+    COMPRESSED,
+    StructureFile,
+    is_structure_file,
+    read_structure_file,
+)
+from mlmd_calc.bonds import check_bonded, check_contacts, check_hydrogens
 from mlmd_calc.data.molecules import (
     MOLECULES,
     Molecule,
+    is_smiles,
     molecule_from_smiles,
     start_structures,
 )
@@ -30,13 +41,17 @@ def load_structure(
     charge: int | None = None,
     multiplicity: int | None = None,
     seed: int = 0,
+    vacuum: bool = False,
+    report: Callable[[str], None] = lambda note: None,
 ) -> ase.Atoms:
     """Build or read a molecule; the first of these that fits decides.
 
     1. ``smiles:CCO``, or any text with ``smiles=True``: a SMILES, embedded and optimised by RDKit.
-    2. A file that exists: its last frame, in any format ASE reads.
+    2. A file that exists: the first model of a PDB or mmCIF file, else the last frame in any format
+       ASE reads; also compressed.
     3. A name ASE knows (``CH3CH2OH``, ``trans-butane``, ...).
     4. A name of the built-in molecule table (``ethanol``, ``aspirin``, ...), built from its SMILES.
+    5. A SMILES.
 
     Parameters
     ----------
@@ -49,6 +64,10 @@ def load_structure(
         SMILES.
     seed
         Seed of RDKit's embedding.
+    vacuum
+        Leave out a periodic cell of the file.
+    report
+        Called with sentences on what was chosen or assumed.
 
     Returns
     -------
@@ -58,18 +77,17 @@ def load_structure(
     Raises
     ------
     InputError
-        If the text is none of these, or the file or SMILES cannot be read.
+        If the text is none of these, the file or SMILES cannot be read, atoms overlap or are bonded
+        to nothing, or hydrogens are missing.
     MissingDependencyError
         If RDKit is needed but not installed.
     """
     if smiles or text.startswith(SMILES_PREFIX):
-        smiles_text = text.removeprefix(SMILES_PREFIX)
-        molecule = molecule_from_smiles(
-            "input", smiles_text, charge=charge, multiplicity=multiplicity
-        )
-        return _embed(molecule, seed)
+        return _from_smiles(text.removeprefix(SMILES_PREFIX), charge, multiplicity, seed)
     if Path(text).is_file():
-        return _with_state(_read(Path(text)), charge, multiplicity)
+        atoms = _with_state(_read(Path(text), vacuum, report), charge, multiplicity)
+        check_start(atoms)
+        return atoms
     if text in g2.names:
         return _with_state(_from_ase(text), charge, multiplicity)
     if text in MOLECULES:
@@ -81,7 +99,28 @@ def load_structure(
             multiplicity=known.multiplicity if multiplicity is None else multiplicity,
         )
         return _embed(molecule, seed)
+    if is_smiles(text):
+        report(f"{text!r} is taken as a SMILES.")
+        return _from_smiles(text, charge, multiplicity, seed)
     raise InputError(_unknown(text))
+
+
+def check_start(atoms: ase.Atoms) -> None:
+    """Refuse a structure that is not made of whole molecules with all their hydrogens.
+
+    Raises
+    ------
+    InputError
+        If atoms overlap or are bonded to nothing, or there is no hydrogen where some belong.
+    """
+    check_contacts(atoms.numbers, atoms.positions)
+    check_hydrogens(atoms)
+    check_bonded(atoms)
+
+
+def _from_smiles(smiles: str, charge: int | None, multiplicity: int | None, seed: int) -> ase.Atoms:
+    molecule = molecule_from_smiles("input", smiles, charge=charge, multiplicity=multiplicity)
+    return _embed(molecule, seed)
 
 
 def _with_state(atoms: ase.Atoms, charge: int | None, multiplicity: int | None) -> ase.Atoms:
@@ -96,17 +135,60 @@ def _with_state(atoms: ase.Atoms, charge: int | None, multiplicity: int | None) 
 def _embed(molecule: Molecule, seed: int) -> ase.Atoms:
     structure = start_structures(molecule, conformers=1, seed=seed)
     info = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
-    return ase.Atoms(structure.numbers, structure.positions[0], info=info)
+    masses = structure.masses if structure.has_isotopes else None
+    return ase.Atoms(structure.numbers, structure.positions[0], masses=masses, info=info)
 
 
-def _read(path: Path) -> ase.Atoms:
+def _read(path: Path, vacuum: bool, report: Callable[[str], None]) -> ase.Atoms:
+    if is_structure_file(path):
+        atoms = _from_structure(read_structure_file(path), report)
+    else:
+        atoms = _read_with_ase(path)
+        # The file's forces and energy are not the model's.
+        atoms.calc = None
+    if vacuum:
+        atoms.pbc, atoms.cell = False, None
+    if atoms.pbc.any():
+        raise InputError(
+            f"{path} has a periodic cell of {atoms.cell.lengths().round(3).tolist()} Å, but the "
+            "model knows isolated molecules only; give --vacuum if the molecule is whole and alone"
+        )
+    return atoms
+
+
+def _from_structure(file: StructureFile, report: Callable[[str], None]) -> ase.Atoms:
+    structure = file.structure
+    for note in structure.notes:
+        report(note)
+    atoms = ase.Atoms(structure.numbers, structure.positions)
+    if file.has_isotopes:
+        atoms.set_masses(file.masses)
+    if file.cell is not None:
+        atoms.set_cell(file.cell)
+        atoms.pbc = True
+    charge = total_charge(structure)
+    if charge is None:
+        report("The file does not state the charges of its ions or nucleotides; give --charge.")
+    else:
+        atoms.info["charge"] = charge
+    return atoms
+
+
+def _read_with_ase(path: Path) -> ase.Atoms:
+    suffix = next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
+    known = extension2format.get(suffix.lower().removeprefix("."))
+    # ASE does not know capital letters; where it knows nothing, it looks into the file.
+    format_name = known.name if known is not None and suffix != suffix.lower() else None
     try:
-        atoms: Any = ase.io.read(path, index=-1)
+        atoms: Any = ase.io.read(path, index=-1, format=format_name)
     except Exception as error:  # ASE's many readers raise whatever they stumble over
+        if isinstance(error, KeyError) and error.args:
+            raise InputError(
+                f"{path} has {error.args[0]!r} where ASE expects a chemical symbol; write symbols, "
+                "and for isotopes H and a column masses:R:1 (or a SMILES with [2H])"
+            ) from error
         raise InputError(f"ASE cannot read {path} ({type(error).__name__}: {error})") from error
     result: ase.Atoms = atoms
-    # The file's forces and energy are not the model's.
-    result.calc = None
     return result
 
 

@@ -6,13 +6,16 @@ import csv
 import difflib
 import re
 import sys
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlmd_calc.data.molecule_table import GROUPS, IONS, MD17, RADICALS, TG80_GROUPS
@@ -26,6 +29,14 @@ else:
     import tomli as tomllib
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+
+_EMBEDDING_ATTEMPTS: Final = 40
+_EMBEDDING_SECONDS: Final = 30
+"""Time after which a molecule is given up; RDKit would go on for hours with a large one."""
+
+_DISTANCES_ALONE: Final = MappingProxyType(
+    {"useExpTorsionAnglePrefs": False, "useBasicKnowledge": False}
+)
 
 
 @dataclass(frozen=True)
@@ -251,6 +262,17 @@ def _graph(name: str, smiles: str) -> Any:
     return chem.AddHs(graph)
 
 
+def is_smiles(text: str) -> bool:
+    """Tell whether RDKit is there and can read a text as a SMILES."""
+    if find_spec("rdkit") is None:
+        return False
+    try:
+        _graph("input", text)
+    except InputError:
+        return False
+    return True
+
+
 def atom_count(molecule: Molecule) -> int:
     """Return the number of atoms, hydrogens included; errors as `molecule_from_smiles`."""
     return int(_graph(molecule.name, molecule.smiles).GetNumAtoms())
@@ -268,17 +290,26 @@ class StartStructures:
         ``(conformers, n, 3)`` Å.
     bonds
         Index pairs of bonded atoms, ``(bonds, 2)``.
+    masses
+        ``(n,)`` amu: of the isotopes that the SMILES names, of the natural mixture elsewhere.
     """
 
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
     bonds: NDArray[np.int64]
+    masses: NDArray[np.float64]
+
+    @property
+    def has_isotopes(self) -> bool:
+        """Whether the SMILES names isotopes."""
+        return bool((self.masses != atomic_masses[self.numbers]).any())
 
 
 def start_structures(molecule: Molecule, conformers: int, seed: int) -> StartStructures:
     """Build conformers with RDKit: ETKDG, then MMFF94 or, where that lacks parameters, UFF.
 
-    Molecules neither force field knows (some ions and radicals) stay as embedded.
+    Cages that ETKDG's knowledge of torsions does not fit, such as fullerenes, are built from
+    distances alone. Molecules neither force field knows (some ions and radicals) stay as embedded.
 
     Parameters
     ----------
@@ -292,33 +323,53 @@ def start_structures(molecule: Molecule, conformers: int, seed: int) -> StartStr
     Raises
     ------
     InputError
-        If RDKit cannot embed the molecule.
+        If RDKit cannot embed the molecule within the attempts and the time it is given.
     MissingDependencyError
         If rdkit is not installed.
     """
     graph = _graph(molecule.name, molecule.smiles)
-    embedding = require("rdkit.Chem.rdDistGeom", extra="data", why="build 3-D structures")
     force_fields = require("rdkit.Chem.rdForceFieldHelpers", extra="data", why="build structures")
     base = require("rdkit.rdBase", extra="data", why="build 3-D structures")
-    parameters = embedding.ETKDGv3()
-    parameters.randomSeed = seed
     with base.BlockLogs():
-        found = list(embedding.EmbedMultipleConfs(graph, conformers, parameters))
-        if len(found) < conformers:
-            parameters.useRandomCoords = True
-            found = list(embedding.EmbedMultipleConfs(graph, conformers, parameters))
-        if len(found) < conformers:
-            raise InputError(
-                f"molecule {molecule.name!r}: only {len(found)} of {conformers} conformers of "
-                f"{molecule.smiles!r} could be built; ask for fewer or check the SMILES"
-            )
+        found = _embed(graph, molecule, conformers, seed)
         if force_fields.MMFFHasAllMoleculeParams(graph):
             force_fields.MMFFOptimizeMoleculeConfs(graph)
         elif force_fields.UFFHasAllMoleculeParams(graph):
             force_fields.UFFOptimizeMoleculeConfs(graph)
+    atoms = list(graph.GetAtoms())
+    numbers = np.array([atom.GetAtomicNum() for atom in atoms])
+    isotope = np.array([atom.GetIsotope() > 0 for atom in atoms])
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in graph.GetBonds()]
     return StartStructures(
-        numbers=np.array([atom.GetAtomicNum() for atom in graph.GetAtoms()]),
+        numbers=numbers,
         positions=np.array([graph.GetConformer(index).GetPositions() for index in found]),
         bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),
+        masses=np.where(isotope, [atom.GetMass() for atom in atoms], atomic_masses[numbers]),
+    )
+
+
+def _embed(graph: Any, molecule: Molecule, conformers: int, seed: int) -> list[int]:
+    """Give a graph conformers, by simpler methods where ETKDG fails; return their indices."""
+    embedding = require("rdkit.Chem.rdDistGeom", extra="data", why="build 3-D structures")
+    parameters = embedding.ETKDGv3()
+    parameters.randomSeed = seed
+    # Attempts are what decides, so that a seed gives the same structure on every machine.
+    parameters.maxIterations = _EMBEDDING_ATTEMPTS
+    parameters.timeout = _EMBEDDING_SECONDS
+    begin = time.monotonic()
+    found: list[int] = []
+    for change in ({}, {"useRandomCoords": True}, _DISTANCES_ALONE):
+        for name, value in change.items():
+            setattr(parameters, name, value)
+        tried = embedding.EmbedMultipleConfs(graph, conformers, parameters)
+        found = [index for index in tried if index >= 0]
+        if len(found) == conformers:
+            return found
+        if time.monotonic() - begin > _EMBEDDING_SECONDS:
+            break
+    raise InputError(
+        f"molecule {molecule.name!r}: only {len(found)} of {conformers} conformers of "
+        f"{molecule.smiles[:60]!r} ({graph.GetNumAtoms()} atoms) could be built within "
+        f"{_EMBEDDING_ATTEMPTS} attempts and {_EMBEDDING_SECONDS} s; ask for fewer, "
+        "check the SMILES, or give a structure file"
     )

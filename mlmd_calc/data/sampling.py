@@ -28,7 +28,7 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.molecules import Molecule, StartStructures, start_structures
 from mlmd_calc.data.sampling_settings import TIMESTEP_FS, SamplingSettings
 from mlmd_calc.data.teacher import evaluate, teacher_calculator
-from mlmd_calc.errors import PredictionError
+from mlmd_calc.errors import InputError, PredictionError
 
 MINIMUM: Final = 0
 SAMPLED: Final = 1
@@ -83,7 +83,7 @@ def sample(
     Raises
     ------
     InputError
-        If the molecule cannot be built.
+        If the molecule cannot be built, or has isotopes.
     PredictionError
         If the teacher fails, no minimum is found, or bonds break on the way to it.
     MissingDependencyError
@@ -91,6 +91,11 @@ def sample(
     """
     rng = _generator(molecule.name, settings.seed)
     start = start_structures(molecule, settings.conformers, int(rng.integers(2**31)))
+    if start.has_isotopes:
+        raise InputError(
+            f"molecule {molecule.name!r}: {molecule.smiles!r} names isotopes, but data files "
+            "hold no masses; leave them out, energies and forces are the same"
+        )
     record = _Record(settings.max_force)
     segment = 0
     for positions in start.positions:

@@ -7,6 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure
+from mlmd_calc.biomolecules.pdb import format_conect, format_pdb
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.optional import require
 
@@ -44,7 +46,7 @@ class TrajectoryFile:
         File to write; its suffix, one of `FORMATS`, decides. ``.xtc`` holds positions to 0.01 Å,
         ``.dcd`` in single precision, ``.pdb`` to 0.001 Å, ``.extxyz`` to 8 digits after the point.
     topology
-        ``mdtraj.Topology`` of the atoms.
+        Names and residues of the atoms.
     interval_ps
         Time between frames.
 
@@ -54,7 +56,7 @@ class TrajectoryFile:
         If the suffix is none of these.
     """
 
-    def __init__(self, path: Path, topology: Any, interval_ps: float) -> None:
+    def __init__(self, path: Path, topology: BondedStructure, interval_ps: float) -> None:
         self.path = path
         self.topology = topology
         self.interval_ps = interval_ps
@@ -100,11 +102,10 @@ class TrajectoryFile:
             os.fsync(file.fileno())
 
     def _encode_extxyz(self, frames: NDArray[np.float64], first: int) -> bytes:
-        symbols = [atom.element.symbol for atom in self.topology.atoms]
         text = io.StringIO()
         for index, frame in enumerate(frames, start=first):
             info = {"frame": index, "time_ps": index * self.interval_ps}
-            write_extxyz(text, [ase.Atoms(symbols, frame, info=info)])
+            write_extxyz(text, [ase.Atoms(self.topology.numbers, frame, info=info)])
         return text.getvalue().encode()
 
     def _encode_xtc(self, frames: NDArray[np.float64], first: int) -> bytes:
@@ -130,14 +131,10 @@ class TrajectoryFile:
         return self._written(write)
 
     def _encode_pdb(self, frames: NDArray[np.float64], first: int) -> bytes:
-        def write(path: str) -> None:
-            with _mdtraj_formats().PDBTrajectoryFile(path, "w", force_overwrite=True) as file:
-                for index, frame in enumerate(frames, start=first):
-                    file.write(frame, self.topology, modelIndex=index)
-
-        text = self._written(write)
-        # Without the date, which would make every file another one.
-        return text[text.index(b"MODEL") : text.rindex(b"ENDMDL")] + b"ENDMDL\n"
+        return "".join(
+            f"MODEL{index:9d}\n{format_pdb(self.topology, frame)}ENDMDL\n"
+            for index, frame in enumerate(frames, start=first)
+        ).encode()
 
     def _encode_dcd(self, frames: NDArray[np.float64], first: int) -> bytes:
         n = frames.shape[1]
@@ -197,37 +194,25 @@ def checked_format(name: str) -> str:
     return name
 
 
-def topology_of(structure: BondedStructure, atoms: NDArray[np.int64]) -> Any:
-    """``mdtraj.Topology`` of some atoms of a structure; atoms without a name get one.
-
-    Raises
-    ------
-    MissingDependencyError
-        If mdtraj is not installed.
-    """
-    mdtraj = require("mdtraj", extra="dcd", why="write trajectories")
-    topology = mdtraj.Topology()
-    chains = [topology.add_chain(chain_id=name or None) for name in structure.chain_names]
-    residues = [
-        topology.add_residue(name, chains[chain], resSeq=int(number))
-        for name, chain, number in zip(
-            structure.residue_names, structure.chains, structure.residue_numbers, strict=True
-        )
-    ]
-    added = []
-    for index, number in enumerate(structure.numbers.tolist()):
-        element = mdtraj.element.Element.getByAtomicNumber(number)
-        name = structure.names[index] or f"{element.symbol}{index + 1}"
-        added.append(topology.add_atom(name, element, residues[structure.residues[index]]))
-    for first, second in structure.bonds.tolist():
-        topology.add_bond(added[first], added[second])
-    return topology.subset(atoms)
+def topology_of(structure: BondedStructure, atoms: NDArray[np.int64]) -> BondedStructure:
+    """Names, residues and bonds of some atoms of a structure; its residues stay numbered."""
+    place = np.full(len(structure), -1)
+    place[atoms] = np.arange(len(atoms))
+    bonds = place[structure.bonds]
+    return replace(
+        structure,
+        names=tuple(structure.names[atom] for atom in atoms.tolist()),
+        numbers=structure.numbers[atoms],
+        residues=structure.residues[atoms],
+        bonds=bonds[(bonds >= 0).all(axis=1)],
+        charges=structure.charges[atoms],
+        positions=structure.positions[atoms],
+    )
 
 
-def write_start(path: Path, topology: Any, positions: NDArray[np.float64]) -> None:
+def write_start(path: Path, topology: BondedStructure, positions: NDArray[np.float64]) -> None:
     """Write one structure ``(n, 3)`` Å as PDB, which tells other programs what the atoms are."""
-    with _mdtraj_formats().PDBTrajectoryFile(str(path), "w", force_overwrite=True) as file:
-        file.write(positions, topology)
+    path.write_text(f"{format_pdb(topology, positions)}{format_conect(topology)}END\n")
 
 
 def _mdtraj_formats() -> Any:

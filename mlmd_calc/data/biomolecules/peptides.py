@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from mlmd_calc.biomolecules.residues import EXCHANGED
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
@@ -124,7 +125,13 @@ def _structure(molecule: Any) -> BondedStructure:
     residue_names = {entry.GetResidueNumber(): entry.GetResidueName() for entry in info}
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
     return BondedStructure(
-        names=tuple(entry.GetName().strip() for entry in info),
+        names=tuple(
+            # RDKit has the names that the networks have.
+            EXCHANGED.get(
+                (entry.GetResidueName(), entry.GetName().strip()), entry.GetName().strip()
+            )
+            for entry in info
+        ),
         numbers=np.array([atom.GetAtomicNum() for atom in atoms], dtype=np.int64),
         residues=np.array([entry.GetResidueNumber() - 1 for entry in info], dtype=np.int64),
         residue_names=tuple(residue_names.values()),

@@ -6,6 +6,7 @@ import numpy as np
 
 from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.data.molecules import molecule_from_smiles, start_structures
+from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
 
 
@@ -24,11 +25,15 @@ def structure_from_smiles(smiles: str, name: str = "MOL", seed: int = 0) -> Bond
     Raises
     ------
     InputError
-        If the SMILES cannot be read or built.
+        If the SMILES cannot be read or built, or names isotopes.
     MissingDependencyError
         If rdkit is not installed.
     """
     built = start_structures(molecule_from_smiles(name, smiles), 1, seed)
+    if built.has_isotopes:
+        raise InputError(
+            f"{smiles!r} names isotopes, which no model of trajectories knows; leave them out"
+        )
     chem = require("rdkit.Chem", extra="data", why="build molecules from SMILES")
     formal = [atom.GetFormalCharge() for atom in chem.MolFromSmiles(smiles).GetAtoms()]
     count = len(built.numbers)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -29,8 +28,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
-from mlmd_calc.biomolecules.structure import BondedStructure, read_structure
+from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.files import replacing
@@ -41,8 +41,12 @@ PathLike: TypeAlias = str | os.PathLike[str]
 _LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
 """One-letter codes in the order of the residue classes."""
 
-_NAMES: Final = ("names", "residue_names", "chain_names")
-_STRUCTURE: Final = tuple(entry.name for entry in fields(BondedStructure))
+_LATER: Final = ("insertion_codes", "notes")
+"""Fields that older files lack."""
+_NAMES: Final = ("names", "residue_names", "chain_names", *_LATER)
+_STRUCTURE: Final = tuple(
+    entry.name for entry in fields(BondedStructure) if entry.name not in _LATER
+)
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> BiomolecularTrajectory:
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(
+            f"{path} is no npz file, in which trajectories of ATMOS are kept; read frames with "
+            "mdtraj or MDAnalysis, the structure with read_structure, join them with "
+            "BiomolecularTrajectory.from_frames, and write them with write_trajectory"
+        )
     try:
         # Not np.load(path): it leaves the file open when it is no zip file.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -245,8 +255,9 @@ def _read(path: Path) -> BiomolecularTrajectory:
 
 
 def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
-    known: dict[str, Any] = {key: arrays[key] for key in _STRUCTURE}
-    structure = BondedStructure(**known | {key: tuple(known[key].tolist()) for key in _NAMES})
+    known: dict[str, Any] = {key: arrays[key] for key in (*_STRUCTURE, *_LATER) if key in arrays}
+    texts = {key: tuple(known[key].tolist()) for key in _NAMES if key in known}
+    structure = BondedStructure(**known | texts)
     ligands = json.loads(str(arrays["ligands"]))
     return BiomolecularTrajectory(
         name=str(arrays["name"]),
@@ -262,12 +273,8 @@ def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
 
 
 def _all_atoms(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
-    with tempfile.TemporaryDirectory() as folder:
-        pdb = Path(folder) / "start.pdb"
-        pdb.write_text(str(arrays["pdb"]))
-        structure = read_structure(pdb)
     # The text may hold a structure with overlapping atoms, from which no bond can be told.
-    structure = replace(structure, positions=arrays["x"][0].astype(np.float64))
+    structure = structure_from_pdb(str(arrays["pdb"]), arrays["x"][0].astype(np.float64))
     numbered = re.fullmatch(r"(.+)_r(\d+)", path.stem)
     return BiomolecularTrajectory.from_frames(
         numbered[1] if numbered else path.stem,
@@ -289,7 +296,7 @@ _LAYOUTS: Final[tuple[tuple[frozenset[str], Callable[..., BiomolecularTrajectory
     (frozenset({"x", "dt_ps", "name", "replica", "ligands", "metadata", *_STRUCTURE}), _heavy),
     (frozenset({"x", "dt_ps", "pdb"}), _all_atoms),
 )
-_OPTIONAL: Final = frozenset({"temperature_K"})
+_OPTIONAL: Final = frozenset({"temperature_K", *_LATER})
 
 
 def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None:
@@ -313,6 +320,7 @@ def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None
     temperature = trajectory.temperature_K
     arrays = {
         **{key: np.asarray(getattr(trajectory.structure, key)) for key in _STRUCTURE},
+        **{key: np.array(getattr(trajectory.structure, key), dtype=np.str_) for key in _LATER},
         "x": trajectory.positions,
         "dt_ps": np.float64(trajectory.dt_ps),
         "name": np.str_(trajectory.name),

@@ -1,0 +1,74 @@
+"""Total charge of a structure with all its hydrogens, for models that see every atom."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from mlmd_calc.biomolecules.bond_graph import BondGraph
+from mlmd_calc.biomolecules.parts import standard_part
+from mlmd_calc.biomolecules.residues import RESIDUES
+from mlmd_calc.biomolecules.structure import (
+    LIGAND,
+    WATER,
+    BondedStructure,
+    residue_kind,
+)
+from mlmd_calc.errors import InputError
+
+_ADD: Final = "add hydrogens and what else is missing first, for example with PDBFixer"
+_CARBON: Final = 6
+_WATER_HYDROGENS: Final = 2
+
+
+def total_charge(structure: BondedStructure) -> int | None:
+    """Add up the charges of all residues.
+
+    Amino acids and caps have the charges their hydrogens tell, other residues those of the source;
+    a residue without stated charges counts as neutral.
+
+    Parameters
+    ----------
+    structure
+        Whole molecules with all hydrogens.
+
+    Returns
+    -------
+    int or None
+        In e; None if there are ions or nucleotides whose charge the source does not state.
+
+    Raises
+    ------
+    InputError
+        If an amino acid, a cap or a water lacks atoms or has foreign ones.
+    """
+    kinds = [residue_kind(structure, residue) for residue in range(len(structure.residue_names))]
+    linked = [residue for residue, kind in enumerate(kinds) if kind in (*RESIDUES, LIGAND)]
+    graph = BondGraph(structure, linked)
+    total, known = 0, True
+    for residue, kind in enumerate(kinds):
+        if kind in RESIDUES:
+            total += _standard_charge(graph, residue, kind)
+            continue
+        atoms = np.flatnonzero(structure.residues == residue)
+        if kind == WATER and (structure.numbers[atoms] == 1).sum() != _WATER_HYDROGENS:
+            raise InputError(f"{structure.residue_label(residue)} lacks hydrogens; {_ADD}")
+        stated = int(structure.charges[atoms].sum())
+        known &= kind in (WATER, LIGAND) or stated != 0
+        total += stated
+    return total if known else None
+
+
+def _standard_charge(graph: BondGraph, residue: int, kind: str) -> int:
+    structure = graph.structure
+    part = standard_part(graph, residue, kind)
+    carbons = [atom for atom in part.atoms if structure.numbers[atom] == _CARBON]
+    if graph.hydrogens_on(carbons) == 0:
+        raise InputError(f"{structure.residue_label(residue)} lacks hydrogens; {_ADD}")
+    if part.is_amino_acid and "OXT" not in part.names and not graph.across(part.atom("C")):
+        raise InputError(
+            f"{structure.residue_label(residue)} ends the chain without OXT or a next residue; "
+            f"{_ADD}"
+        )
+    return int(part.charges.sum())

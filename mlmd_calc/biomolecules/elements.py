@@ -1,0 +1,106 @@
+"""Elements of atoms in PDB and mmCIF files, also of those that state none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from ase.data import atomic_numbers
+
+from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES, WATERS, standard_atom_name
+from mlmd_calc.biomolecules.sites import Site
+from mlmd_calc.errors import InputError
+
+_HYDROGENS: Final = {"H": 0.0, "D": 2.01410178, "T": 3.01604928}
+"""Symbols of hydrogen with masses in amu; 0 is the natural mixture."""
+_NO_ATOMS: Final = ("EP", "LP", "M", "MW", "VS", "X")
+_UNMISTAKABLE: Final = ("CL", "BR", "SI", "SE")
+"""Elements of two letters that no atom name of carbon, sulfur and so on begins with."""
+
+
+class Element(NamedTuple):
+    """Element and isotope of an atom.
+
+    Attributes
+    ----------
+    number
+        Atomic number, 0 for a site that is no atom.
+    mass
+        Of an isotope in amu, 0 for the natural mixture.
+    """
+
+    number: int
+    mass: float = 0.0
+
+
+def is_aligned(atoms: Sequence[Site]) -> bool:
+    """Tell whether names stand in the columns that tell the element, as the format asks for."""
+    return any(atom.columns.startswith(" ") for atom in atoms)
+
+
+def site_element(atom: Site, residue_size: int, aligned: bool) -> Element:
+    """Find the element: as stated, by the residue, or by the columns of the name.
+
+    Parameters
+    ----------
+    atom
+        As the file has it.
+    residue_size
+        Number of atoms of its residue.
+    aligned
+        From `is_aligned`.
+
+    Raises
+    ------
+    InputError
+        If the element is unknown, or there is none and the name leaves it open.
+    """
+    letters = atom.name.lstrip("0123456789'\"*").upper()
+    residue = PARENTS.get(atom.residue_name, atom.residue_name)
+    if atom.element:
+        symbol = atom.element.upper()
+    elif residue in RESIDUES:
+        symbol = _in_residue(residue, letters)
+    elif atom.residue_name in WATERS:
+        symbol = letters[:1] if letters[:1] in ("O", "H", "D") else "X"
+    elif residue_size == 1 and _is_element(re.sub(r"[^A-Z].*", "", letters)):
+        symbol = re.sub(r"[^A-Z].*", "", letters)
+    else:
+        symbol = _by_columns(atom, letters) if aligned else ""
+    if symbol in _HYDROGENS:
+        return Element(1, _HYDROGENS[symbol])
+    if symbol in _NO_ATOMS:
+        return Element(0)
+    if _is_element(symbol):
+        return Element(atomic_numbers[symbol.capitalize()])
+    raise InputError(
+        f"atom {atom.name} of residue {atom.residue_name} {atom.key.number} has "
+        + (f"the element {atom.element!r}" if atom.element else "no element")
+        + " in columns 77-78, and its name leaves it open; write the file anew with elements, for "
+        "example with OpenMM"
+    )
+
+
+def _is_element(symbol: str) -> bool:
+    return symbol.capitalize() in atomic_numbers and symbol != "X"
+
+
+def _in_residue(residue: str, letters: str) -> str:
+    name = standard_atom_name(residue, letters)
+    if name in RESIDUES[residue].atoms:
+        return "SE" if letters == "SE" else name[0]
+    return letters[:1]
+
+
+def _by_columns(atom: Site, letters: str) -> str:
+    """Element that ends in the second column of an aligned name; empty if that is no answer."""
+    first, pair = letters[:1], letters[:2]
+    if atom.columns[:1] == " ":
+        # The second letter of a name that was written one column too far to the right.
+        return "" if pair in ("CL", "BR") else first
+    if atom.columns[:1].isdigit() or pair in _UNMISTAKABLE:
+        return first if atom.columns[:1].isdigit() else pair
+    if len(atom.name) == 4 and (first in _HYDROGENS or not _is_element(pair)):
+        return first
+    return ""
