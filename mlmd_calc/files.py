@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.errors import ConfigError, ModelFileError
 
 try:
     import fcntl
@@ -51,6 +51,27 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON in one go; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} cannot be read ({error}); bring back the file") from error
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path} holds {str(content)[:40]!r}, not an object of JSON")
+    return content
 
 
 class FolderLock:

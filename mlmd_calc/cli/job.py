@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -28,8 +27,9 @@ from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
-from mlmd_calc.files import write_json
+from mlmd_calc.files import read_json, write_json
 from mlmd_calc.md import Engine, MDSettings, Outcome, RecordedRun
+from mlmd_calc.md.export import check_format
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorded_run import JOB_FILE
 from mlmd_calc.optional import require
@@ -77,14 +77,20 @@ class Job:
         """
         path = folder / JOB_FILE
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            job = cls(**read_json(path))
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{folder} holds no run to continue ({JOB_FILE} is missing, which mlmd run writes "
                 "before the first step); give the --out of the run, or start one without --restart"
             ) from error
-        except (ValueError, TypeError) as error:
+        except TypeError as error:
             raise ModelFileError(f"{path} is damaged: {error!r}") from error
+        kinds = {"molecule": str, "calculator": dict, "trajectory_format": str, "steps": int}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(job, name), kind):
+                raise ModelFileError(f"{path} is damaged: {name} is {getattr(job, name)!r}")
+        check_format(job.trajectory_format)
+        return job
 
     def make_calculator(self) -> MDETCalculator:
         """Build the calculator of the run again.
@@ -95,8 +101,13 @@ class Job:
             If the model has changed since.
         """
         options = dict(self.calculator)
-        checksum = options.pop("sha256")
-        calculator = MDETCalculator(**options)
+        checksum = options.pop("sha256", None)
+        try:
+            calculator = MDETCalculator(**options)
+        except TypeError as error:
+            raise ModelFileError(
+                f"{JOB_FILE} is damaged: its calculator cannot be made ({error})"
+            ) from error
         found = calculator.potential.model.sha256
         if found != checksum:
             raise ModelFileError(

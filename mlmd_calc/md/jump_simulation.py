@@ -60,12 +60,13 @@ class JumpRun(RecordedRun):
         bonds: Bonds | None,
         keep_velocities: bool,
         engine_options: dict[str, str],
+        job: Mapping[str, Any] | None,
         **parts: Any,
     ) -> _Run:
         conditions = parts["propagator"].conditions
         settings = settings.with_friction(conditions.friction_per_ps)
         return super()._start(
-            atoms, folder, settings, bonds, keep_velocities, engine_options, **parts
+            atoms, folder, settings, bonds, keep_velocities, engine_options, job, **parts
         )
 
     @property

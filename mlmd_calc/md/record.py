@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import ModelFileError
-from mlmd_calc.files import write_json
+from mlmd_calc.files import read_json, write_json
 from mlmd_calc.md.settings import Engine, MDSettings
 
 DESCRIPTION_FILE: Final = "simulation.json"
@@ -203,7 +202,7 @@ class Description:
         """
         path = folder / DESCRIPTION_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             return cls(
                 numbers=np.array(content["numbers"], dtype=np.int64),
                 masses=np.array(content["masses"], dtype=np.float64),
@@ -219,7 +218,9 @@ class Description:
             )
         except FileNotFoundError as error:
             raise ModelFileError(f"{folder} holds no run: {path.name} is missing") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except ModelFileError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{path} is damaged: {error!r}") from error
 
 

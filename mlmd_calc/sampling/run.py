@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 import mlmd_calc
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.files import FolderLock, write_json
+from mlmd_calc.files import FolderLock, read_json, write_json
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import trained_stride_ps
 from mlmd_calc.propagation.restart import check_identity, read_restart, write_restart
@@ -267,11 +266,11 @@ class SamplingRun:
     def _continued(cls, folder: Path, stored: dict[str, Any], frames: int | None) -> SamplingRun:
         """Put a run together again as it was at a restart file."""
         try:
-            known = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            known = read_json(folder / IDENTITY_FILE)
+        except FileNotFoundError as error:
             raise ModelFileError(
-                f"{folder / IDENTITY_FILE}, which says what the run is, cannot be read ({error}); "
-                "bring it back, or start a new run"
+                f"{folder / IDENTITY_FILE}, which says what the run is, is missing; bring it back, "
+                "or start a new run"
             ) from error
         check_identity(
             folder / RESTART_FILE,
