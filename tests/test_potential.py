@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import ase
 import numpy as np
@@ -742,3 +745,23 @@ def test_spin_means_multiplicity() -> None:
     assert_same(make(rotation="none").evaluate([oxygen]), expected, atol=0.0)
     oxygen.info = {}
     assert make(rotation="none").evaluate([oxygen])[0].energy != expected[0].energy
+
+
+def test_forked_children_draw_their_own_orientations(model_file: Path) -> None:
+    # A process of its own, because a test runner may have threads, which do not survive a fork.
+    script = (
+        "import os, sys\n"
+        "from ase.build import molecule\n"
+        "from mlmd_calc import MDETCalculator\n"
+        "calculator = MDETCalculator(sys.argv[1], forces='direct', rotation='random')\n"
+        "for _ in range(2):\n"
+        "    if os.fork() == 0:\n"
+        "        print(calculator.get_potential_energy(molecule('H2O')), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(model_file)], capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.split()
+    assert first != second

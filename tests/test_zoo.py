@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.zoo import ModelCard, list_models, load_any_model, load_model, manifest, save_model
-from mlmd_calc.zoo.model_file import read_model
+from mlmd_calc.zoo.model_file import content_checksum, read_model
 from mlmd_calc.zoo.run_directory import read_run_directory
 
 GOLDEN = Path(
@@ -718,3 +718,125 @@ def test_unreadable_repository(hub: FakeHub, kind: type[Exception], message: str
 def test_malformed_repository_is_refused(hub: FakeHub, source: str) -> None:
     with pytest.raises(ConfigError, match="form hf://owner/repo"):
         load_model(source)
+
+
+# Files made to harm
+
+
+def hostile_file(path: Path, **changes) -> Path:
+    """Write a model file, correct checksum included, whose description has entries changed."""
+    network = random_network()
+    content = {
+        "version": 2,
+        "model": "mdet",
+        "config": network.config.to_dict(),
+        "atomic_energies": {"1": -13.5},
+        "card": {"name": "toy"},
+    }
+    for entry, values in changes.items():
+        content[entry] = {**content[entry], **values} if isinstance(values, dict) else values
+    tensors = dict(network.state_dict())
+    description = json.dumps(content)
+    metadata = {"mlmd": description, "sha256": content_checksum(description, tensors)}
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+def nested(depth: int) -> dict:
+    table: dict = {}
+    for _ in range(depth):
+        table = {"a": table}
+    return table
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"atomic_energies": {"1": float("nan")}}, "atomic energy of element 1 is nan"),
+        ({"atomic_energies": {"1": "x"}}, "atomic energy of element 1 is 'x'"),
+        ({"atomic_energies": {"H": 0.0}}, "'H'"),
+        ({"atomic_energies": [1]}, "cannot build|can build"),
+        ({"config": {"n_layers": 10**9}}, "n_layers=1000000000; .* from 1 to 1,000"),
+        ({"config": {"embd_dim": -16}}, "embd_dim=-16"),
+        ({"config": {"embd_dim": "16"}}, "embd_dim='16'"),
+        ({"config": {"num_3d_kernels": 10**12}}, "num_3d_kernels=1000000000000"),
+        ({"config": {"ffn_dropout": [0.1]}}, "ffn_dropout="),
+        ({"config": {"target_heads": {"forces": 1}}}, "target_heads="),
+        ({"config": {"embd_dim": 4096}}, "wrong shape"),
+        ({"config": 7}, "MD-ET options are 7"),
+        ({"card": {"name": "a\x1b[2Jb"}}, r"name='a\\x1b\[2Jb'"),
+        ({"card": {"name": "../../etc/passwd"}}, "no path"),
+        ({"card": {"elements": [-1]}}, r"\[-1\]"),
+        ({"card": {"elements": "CH"}}, "elements='CH'"),
+        ({"card": {"recipe": nested(900)}}, "20 levels"),
+        ({"card": {"errors": {"a\x07": 1}}}, "control characters"),
+        ({"card": {"parameters": "many"}}, "parameters='many'"),
+        ({"card": [1]}, "card entries are"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_hostile_model_file_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    path = hostile_file(tmp_path / "bad.safetensors", **changes)
+    with pytest.raises(ModelFileError, match=message) as refusal:
+        load_model(path, device="cpu")
+    assert str(path) in str(refusal.value)
+    assert str(refusal.value).isprintable()
+
+
+def test_terabytes_of_nothing_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    size = 2**40
+    tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    network = random_network()
+    content = {"version": 2, "model": "mdet", "config": network.config.to_dict()}
+    header = json.dumps({"__metadata__": {"mlmd": json.dumps(content)}, "x": tensor}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    with pytest.raises(ModelFileError, match=r"huge\.safetensors: 1,024 GiB"):
+        load_model(path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["ckpts/best_model.pth", ".hydra/config.yaml"])
+def test_huge_file_of_a_run_directory_is_refused(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", random_network())
+    with (run / name).open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ModelFileError, match=r"GiB|bytes"):
+        read_run_directory(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding.nuclear_embedding.embedding.weight": torch.ones(128, 16, dtype=torch.int64)},
+        {"layers.0.norm.weight": torch.full((16,), float("nan"))},
+        {"layers.0.norm.weight": torch.ones(1).expand(2**40)},
+    ],
+    ids=["integers", "not finite", "one number a trillion times"],
+)
+def test_weights_that_are_none_are_refused(tmp_path: Path, change: dict) -> None:
+    state = {**random_network().state_dict(), **change}
+    run = write_run(tmp_path / "run", random_network(), model_state_dict=state)
+    with pytest.raises(ModelFileError, match=r"floating-point|finite|weights"):
+        read_run_directory(run)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Each line stands for ten of the one before.
+        "a0: &a0 [x]\n"
+        + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+        "[" * 2_000,
+        "train: {model: 2001-99-99}",
+        f"train: {{model: {'9' * 5000}}}",
+    ],
+    ids=["bomb", "deep", "no date", "long number"],
+)
+def test_hostile_yaml_is_refused_in_a_short_sentence(tmp_path: Path, text: str) -> None:
+    run = write_run(tmp_path / "run", random_network())
+    (run / ".hydra" / "config.yaml").write_text(text)
+    with pytest.raises(ModelFileError, match=r"config\.yaml") as refusal:
+        read_run_directory(run)
+    assert len(str(refusal.value)) < 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import operator
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.models.mdet.edge_attention import edge_attention, edge_attention_reference
+from mlmd_calc.options import shown
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.projections import remove_net_force, remove_net_torque
 from mlmd_calc.potential.results import (
@@ -66,7 +68,8 @@ class Potential:
         Orientations per call. With "random" and more than one, the fixed set is turned as a whole.
         None: what the card recommends for this kind of rotation, else 1.
     seed
-        Seed of the random orientations; None draws one from the system.
+        Seed of the random orientations; None draws one from the system, and another one in every
+        forked process.
     remove_net_force, remove_net_torque
         Project the forces. None: yes for direct forces, no for conservative ones, whose projection
         would not be a gradient any more.
@@ -109,7 +112,7 @@ class Potential:
             # A recommended number belongs to the recommended kind of rotation.
             n_rotations = recommended.get("n_rotations")
         self._check_options(n_rotations)
-        self.n_rotations = 1 if n_rotations is None else operator.index(n_rotations)
+        self.n_rotations = 1 if n_rotations is None else _whole("n_rotations", n_rotations)
         self.dtype = _choice("dtype", dtype, "float64", PRECISIONS)
         self.device = resolve_device(device)
         projected = not self.conservative
@@ -126,10 +129,12 @@ class Potential:
                 .requires_grad_(False)
             )
         self._generator = torch.Generator()
+        self._process = os.getpid()
+        self._unseeded = seed is None
         if seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(operator.index(seed))
+            self._generator.manual_seed(_whole("seed", seed))
 
     def _check_options(self, n_rotations: int | None) -> None:
         config = self.model.network.config
@@ -278,6 +283,10 @@ class Potential:
 
     def _rotations(self) -> Tensor:
         if self.rotation == "random":
+            if self._unseeded and self._process != os.getpid():
+                # Forked children would all draw the orientations of their parent.
+                self._process = os.getpid()
+                self._generator.seed()
             return self._fixed @ random_rotations(1, self._generator)
         return self._fixed
 
@@ -405,12 +414,20 @@ class Potential:
         return torch.stack(rows).double()
 
 
+def _whole(name: str, value: Any) -> int:
+    """Return a whole number as int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={shown(value)}; it must be a whole number") from None
+
+
 def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]) -> str:
     """Check an option; None is the default, which the model card may have set."""
     if value is None:
         value = default
     if value not in allowed:
-        raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
+        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
     return value
 
 

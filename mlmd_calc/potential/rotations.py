@@ -62,6 +62,9 @@ def random_reflections(count: int, generator: torch.Generator) -> Tensor:
     return reflections
 
 
+_MOST_ROTATIONS: Final = 10_000
+"""More would only fill the memory: the error of the mean is far below that of the model."""
+
 _GOLDEN: Final = (1.0 + math.sqrt(5.0)) / 2.0
 
 
@@ -102,7 +105,7 @@ def fixed_rotations(count: int) -> Tensor:
     Parameters
     ----------
     count
-        Number of rotations, at least 1.
+        Number of rotations, from 1 to 10,000.
 
     Returns
     -------
@@ -112,10 +115,10 @@ def fixed_rotations(count: int) -> Tensor:
     Raises
     ------
     ConfigError
-        If ``count`` is below 1.
+        If ``count`` is outside that range.
     """
-    if count < 1:
-        raise ConfigError(f"n_rotations={count}; it must be at least 1")
+    if not 1 <= count <= _MOST_ROTATIONS:
+        raise ConfigError(f"n_rotations={count}; it must be from 1 to {_MOST_ROTATIONS:,}")
     if count == 60:
         return torch.from_numpy(icosahedral_rotations())
     if count in (1, 2, 4, 12, 24):

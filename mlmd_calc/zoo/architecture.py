@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.mdet import MDETConfig
+from mlmd_calc.options import shown
 
 _ELEMENTS: Final = "embedding.nuclear_embedding.embedding.weight"
 _GAUSSIAN: Final = "embedding.m3d_embed.gbf.means.weight"
@@ -59,7 +60,7 @@ def checkpoint_config(tensors: Mapping[str, Tensor], options: Mapping[str, Any])
             "which ignores the entry, set cls_token: false in the configuration file"
         )
     try:
-        dropout: dict[str, Any] = {name: float(options.get(name, 0.0)) for name in _DROPOUT}
+        dropout: dict[str, Any] = {name: options.get(name, 0.0) for name in _DROPOUT}
         return MDETConfig(
             **visible,
             **_distances(tensors, options),
@@ -71,7 +72,7 @@ def checkpoint_config(tensors: Mapping[str, Tensor], options: Mapping[str, Any])
             activation="gelu" if ignored else options.get("activation", "gelu"),
             **dropout,
         )
-    except (ConfigError, ValueError, TypeError) as error:
+    except (ConfigError, ArithmeticError, TypeError) as error:
         raise ModelFileError(f"the network cannot be built: {error}") from error
 
 
@@ -117,7 +118,7 @@ def _distances(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> dic
         edge_types = options.get("embed_edge_types")
         if not isinstance(edge_types, bool):
             raise ModelFileError(
-                f"embed_edge_types is {edge_types!r} in the configuration file; with Bessel "
+                f"embed_edge_types is {shown(edge_types)} in the configuration file; with Bessel "
                 "distances it must be true or false, because the tensors do not show it"
             )
         kernels = _shape(tensors, _BESSEL)[1]
@@ -152,7 +153,7 @@ def _number(options: Mapping[str, Any], name: str) -> int:
     value = options.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ModelFileError(
-            f"{name} is {value!r} in the configuration file; it must be a whole number, because "
-            "the tensors do not show it"
+            f"{name} is {shown(value)} in the configuration file; it must be a whole number, "
+            "because the tensors do not show it"
         )
     return value

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import check_count, check_depth, check_types, refuse_unknown, shown
 
 RECOMMENDED_SETTINGS: Final = (
     *("forces", "rotation", "n_rotations", "dtype"),
@@ -19,6 +20,9 @@ RECOMMENDED_SETTINGS: Final = (
     *("friction_per_ps", "lowest_friction_per_ps", "temperature_range_K"),
 )
 """Settings of :class:`mlmd_calc.Potential`, and of jumps, that a card may recommend."""
+
+_LONGEST_NAME: Final = 200
+_MOST_PARAMETERS: Final = 10**12
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class ModelCard:
     Raises
     ------
     ConfigError
-        If an element is not an atomic number from 1 to 100 or a recommended setting is unknown.
+        If an entry has a value of another type or control characters, the name looks like a path,
+        an element is not an atomic number from 1 to 100, or a recommended setting is unknown.
     """
 
     name: str = ""
@@ -96,14 +101,33 @@ class ModelCard:
     validation: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self)
+        for item in fields(self):
+            check_depth(f"{item.name} of a model card", getattr(self, item.name))
+            _check_printable(item.name, getattr(self, item.name))
+        check_count(self, "parameters", 0, most=_MOST_PARAMETERS)
+        self._check_name()
         wrong = [z for z in self.elements or () if not 1 <= z <= 100]
         if wrong:
-            raise ConfigError(f"elements {wrong} of a model card are not atomic numbers 1 to 100")
+            raise ConfigError(
+                f"elements {shown(wrong)} of a model card are not atomic numbers 1 to 100"
+            )
         unknown = sorted(set(self.recommended) - set(RECOMMENDED_SETTINGS))
         if unknown:
             raise ConfigError(
-                f"a model card cannot recommend {unknown}; known settings are "
+                f"a model card cannot recommend {shown(unknown)}; known settings are "
                 f"{', '.join(RECOMMENDED_SETTINGS)}"
+            )
+
+    def _check_name(self) -> None:
+        """Refuse names that would be taken for a path or break a line."""
+        parts = self.name.split("/")
+        wrong = "\n" in self.name or "\\" in self.name or len(self.name) > _LONGEST_NAME
+        # Models of repositories are called owner/repo/variant.
+        if self.name and (wrong or {"", ".", ".."} & set(parts)):
+            raise ConfigError(
+                f"name={shown(self.name)} of a model card; it must be one line of at most "
+                f"{_LONGEST_NAME} characters and no path"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,14 +146,11 @@ class ModelCard:
         ConfigError
             If an entry is unknown or not allowed.
         """
-        known = [item.name for item in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown model card entries {unknown}; known are {known}")
-        elements = values.get("elements")
-        elements = None if elements is None else tuple(elements)
-        strides = tuple(values.get("strides_ps", ()))
-        return cls(**{**values, "elements": elements, "strides_ps": strides})
+        values = dict(refuse_unknown(cls, values, "model card entries"))
+        for name in ("elements", "strides_ps"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        return cls(**values)
 
     def _rows(self) -> list[tuple[str, str]]:
         """Label and text of every entry that says something."""
@@ -162,6 +183,21 @@ class ModelCard:
             # The texts are data: brackets in them are not rich markup.
             table.add_row(label, Text(text))
         return table
+
+
+def _check_printable(name: str, value: object) -> None:
+    """Refuse texts that do more to a terminal than to fill it; line breaks are allowed."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _check_printable(name, key)
+            _check_printable(name, entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            _check_printable(name, entry)
+    elif isinstance(value, str) and not value.replace("\n", "").isprintable():
+        raise ConfigError(
+            f"{name}={shown(value)} of a model card holds control characters; take them out"
+        )
 
 
 def _symbols(elements: tuple[int, ...]) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -25,12 +27,22 @@ from mlmd_calc.files import replacing
 from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
 from mlmd_calc.models.atom import ATOM, ATOMConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
+from mlmd_calc.options import shown
 from mlmd_calc.zoo.card import ModelCard
 
 _DESCRIPTION: Final = "mlmd"
 _CHECKSUM: Final = "sha256"
 _VERSION: Final = 2
 """Version 1 had no checksum."""
+
+LARGEST_NETWORK: Final = 2**31
+"""Weights; the largest published network of the three kinds has a quarter of it."""
+
+_LARGEST_FILE: Final = 4 * LARGEST_NETWORK + 2**27
+"""Bytes: numbers in single precision, and a description of the length the format allows."""
+
+_LARGEST_ENERGY: Final = 1e7
+"""eV; the electrons of the heaviest atom have less."""
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -90,7 +102,8 @@ def save_model(
     Raises
     ------
     ConfigError
-        If the card has an unknown entry, or elements without an atomic energy.
+        If the card has a wrong entry or elements without an atomic energy, or an atomic energy is
+        no finite number.
     """
     description = describe_model(network, atomic_energies, card)
     tensors = {
@@ -109,6 +122,7 @@ def describe_model(
 
     See :func:`save_model` for arguments and errors.
     """
+    _check_energies(atomic_energies)
     complete = _complete(ModelCard.from_dict(card), network, atomic_energies)
     content = {
         "version": _VERSION,
@@ -129,14 +143,20 @@ def read_model(path: Path) -> ModelFile:
         If the file is missing, damaged, or not one of ours.
     """
     try:
+        _check_size(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            content = _description(path, metadata)
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            # What is declared must be what the network needs before memory is set aside for it.
+            with _explained(path):
+                _check_shapes(*_architecture(content), shapes)
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
         raise ModelFileError(
             f"{path} is not a readable model file ({error}); fetch or copy it again"
         ) from error
-    content = _description(path, metadata)
     _verify(path, metadata, content, tensors)
     return _build(path, content, tensors)
 
@@ -160,19 +180,32 @@ def build_model(path: Path, description: str, tensors: Mapping[str, Tensor]) -> 
 
 
 def _build(path: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelFile:
-    try:
-        kind = _KINDS[content["model"]]
-        network: MDET | ATOM | ATMOS = build_network(
-            kind.network, kind.config.from_dict(content["config"]), tensors
-        )
-        energies = {int(z): float(e) for z, e in content["atomic_energies"].items()}
+    with _explained(path):
+        network: MDET | ATOM | ATMOS = build_network(*_architecture(content), tensors)
+        energies = {int(z): e for z, e in content["atomic_energies"].items()}
+        _check_energies(energies)
         card = _complete(ModelCard.from_dict(content["card"]), network, energies)
-    except (KeyError, TypeError, ValueError) as error:
+    card = dataclasses.replace(card, name=card.name or path.stem, sha256=file_checksum(path))
+    return ModelFile(network=network, atomic_energies=energies, card=card)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of which file it is that a model cannot be built."""
+    try:
+        yield
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(
             f"{path} does not hold a model this version of mlmd can build: {error}"
         ) from error
-    card = dataclasses.replace(card, name=card.name or path.stem, sha256=file_checksum(path))
-    return ModelFile(network=network, atomic_energies=energies, card=card)
+
+
+def _architecture(content: Mapping[str, Any]) -> tuple[type[Any], Any]:
+    """Class of the network a description is of, and its options."""
+    kind = _KINDS[content["model"]]
+    return kind.network, kind.config.from_dict(content["config"])
 
 
 def read_card(path: Path) -> ModelCard:
@@ -184,10 +217,11 @@ def read_card(path: Path) -> ModelCard:
         If the file is missing, damaged, or not one of ours.
     """
     try:
+        _check_size(path)
         with safe_open(path, framework="pt") as file:
             content = _description(path, file.metadata() or {})
         card = ModelCard.from_dict(content["card"])
-    except (SafetensorError, OSError, KeyError, TypeError, ConfigError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} has no readable model card: {error}") from error
     return dataclasses.replace(card, name=card.name or path.stem)
 
@@ -204,20 +238,40 @@ def build_network(
     ModelFileError
         If tensors are missing, superfluous or of the wrong shape.
     """
-    # On the meta device no initial weights are drawn: global random numbers stay as they are.
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    network = _check_shapes(kind, config, shapes)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            what = f"of type {tensor.dtype}" if tensor.isfinite().all() else "not finite"
+            raise ModelFileError(f"tensor {name} is {what}; weights must be finite real numbers")
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
+def _check_shapes(
+    kind: Callable[[Any], N], config: Any, shapes: Mapping[str, tuple[int, ...]]
+) -> N:
+    """Compare names and shapes of tensors with those a network needs; return it without weights."""
+    # On the meta device no memory is taken and no initial weights are drawn: global random numbers
+    # stay as they are.
     with torch.device("meta"):
         network = kind(config)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    missing = sorted(set(expected) - set(tensors))
-    extra = sorted(set(tensors) - set(expected))
+    missing = sorted(set(expected) - set(shapes))
+    extra = sorted(set(shapes) - set(expected))
     if missing or extra:
-        raise ModelFileError(f"tensors do not fit: missing {missing}, not expected {extra}")
-    wrong = [n for n, shape in expected.items() if tuple(tensors[n].shape) != shape]
+        raise ModelFileError(
+            f"tensors do not fit: missing {shown(missing)}, not expected {shown(extra)}"
+        )
+    wrong = [f"{n} {shapes[n]} not {shape}" for n, shape in expected.items() if shapes[n] != shape]
     if wrong:
-        details = ", ".join(f"{n} {tuple(tensors[n].shape)} not {expected[n]}" for n in wrong)
-        raise ModelFileError(f"tensors have the wrong shape: {details}")
-    network.load_state_dict(tensors, assign=True)
-    return network.eval()
+        raise ModelFileError(f"tensors have the wrong shape: {shown(wrong)}")
+    numbers = sum(math.prod(shape) for shape in expected.values())
+    if numbers > LARGEST_NETWORK:
+        raise ModelFileError(
+            f"the network has {numbers:,} weights; at most {LARGEST_NETWORK:,} are read"
+        )
+    return network
 
 
 def file_checksum(path: Path) -> str:
@@ -239,18 +293,28 @@ def content_checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _check_size(path: Path) -> None:
+    """Refuse files that no memory has room for before any of it is set aside."""
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise ModelFileError(
+            f"{size / 2**30:,.0f} GiB are more than a model file has ({_LARGEST_FILE / 2**30:,.0f} "
+            "GiB at most)"
+        )
+
+
 def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if _DESCRIPTION not in metadata:
         raise ModelFileError(f"{path} is a safetensors file but holds no mlmd model description")
     try:
         content = json.loads(metadata[_DESCRIPTION])
         version, model = int(content["version"]), str(content["model"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"the model description in {path} is damaged: {error!r}") from error
     if not 1 <= version <= _VERSION or model not in _KINDS:
         raise ModelFileError(
-            f"{path} holds model {model!r} in format version {version}; this version of mlmd reads "
-            f"{', '.join(map(repr, _KINDS))} up to version {_VERSION}"
+            f"{path} holds model {shown(model)} in format version {version}; this version of "
+            f"mlmd reads {', '.join(map(repr, _KINDS))} up to version {_VERSION}"
         )
     return dict(content)
 
@@ -267,6 +331,16 @@ def _verify(
             f"{path} is damaged or was changed: its content has sha256 {actual}, but it says "
             f"{expected}. Fetch or copy it again"
         )
+
+
+def _check_energies(energies: Mapping[int, Any]) -> None:
+    for number, energy in energies.items():
+        a_number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
+        if not a_number or not abs(energy) < _LARGEST_ENERGY:
+            raise ConfigError(
+                f"the atomic energy of element {number} is {shown(energy)}; it must be a finite "
+                "number in eV"
+            )
 
 
 def _complete(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,15 +20,20 @@ from torch import Tensor
 
 from mlmd_calc.errors import ModelFileError
 from mlmd_calc.models.mdet import MDET
+from mlmd_calc.options import shown
 from mlmd_calc.zoo.architecture import checkpoint_config
 from mlmd_calc.zoo.card import ModelCard
-from mlmd_calc.zoo.model_file import ModelFile, build_network, content_checksum
+from mlmd_calc.zoo.model_file import LARGEST_NETWORK, ModelFile, build_network, content_checksum
 
 _WRAPPERS: Final = ("module", "encoder")
 """Names of modules that training code wraps around the network."""
 
 _COMPILED: Final = "_orig_mod"
 """Name that torch.compile puts before the parameters of what it compiles, at any depth."""
+
+_LARGEST_YAML: Final = 2**20
+_LARGEST_CHECKPOINT: Final = 2**36
+"""Bytes; weights in double precision, their averages, and two moments of an optimizer."""
 
 
 def read_run_directory(
@@ -89,17 +95,39 @@ def _architecture_options(path: Path) -> dict[str, Any]:
     return options
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, with which a few lines can stand for any amount of data."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(
+                f"alias *{alias.anchor} in line {alias.start_mark.line + 1}; write the value out"
+            )
+        return super().compose_node(parent, index)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > _LARGEST_YAML:
+            raise ModelFileError(
+                f"{path} has {size:,} bytes; the configuration of a run has at most "
+                f"{_LARGEST_YAML:,}"
+            )
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except FileNotFoundError as error:
         raise ModelFileError(
             f"there is no {path}; a run directory of the MD-ET authors' code holds ckpts and "
             ".hydra/config.yaml (and, after fine-tuning, .hydra/model_pretrain_conf.yaml), one of "
             "mlmd train model.safetensors or last.ckpt"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelFileError(f"{path} is not a readable YAML file: {error}") from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # what is no number or date makes its reader fail in its own way
+        raise ModelFileError(
+            f"{path} is not a readable YAML file ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} holds {type(content).__name__}, not a mapping")
     return content
@@ -121,11 +149,13 @@ def _checkpoint_file(path: Path, checkpoint: str | None) -> Path:
 
 def _read_checkpoint(path: Path, ema: bool) -> dict[str, Tensor]:
     """State dictionary of a checkpoint, without prefixes, in one floating-point type."""
+    _check_size(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in almost any way
         raise ModelFileError(
-            f"{path} is damaged or not a checkpoint of tensors ({type(error).__name__}: {error}). "
+            f"{path} is damaged or not a checkpoint of tensors ({type(error).__name__}: "
+            f"{shown(str(error))}). "
             "Fetch or copy it again"
         ) from error
     if not isinstance(content, Mapping):
@@ -136,6 +166,22 @@ def _read_checkpoint(path: Path, ema: bool) -> dict[str, Tensor]:
     double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
     dtype = torch.float64 if double else torch.float32
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what would fill the memory: a file, or its content once unpacked."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(entry.file_size for entry in archive.infolist()))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ModelFileError(f"{path} is damaged ({error}); fetch or copy it again") from error
+    if size > _LARGEST_CHECKPOINT:
+        raise ModelFileError(
+            f"{path} holds {size / 2**30:,.0f} GiB; a checkpoint has at most "
+            f"{_LARGEST_CHECKPOINT // 2**30} GiB"
+        )
 
 
 def _averaged(
@@ -161,14 +207,24 @@ def _plain_names(path: Path, state: Any) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelFileError(
-                f"{path} is no MD-ET checkpoint: entry {name!r} is {type(tensor).__name__}, "
+                f"{path} is no MD-ET checkpoint: entry {shown(name)} is {type(tensor).__name__}, "
                 "not a tensor"
+            )
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise ModelFileError(
+                f"{path} is no MD-ET checkpoint: entry {shown(name)} is a tensor of "
+                f"{tensor.dtype} ({tensor.layout}); weights are floating-point numbers"
             )
         parts = [part for part in name.split(".") if part != _COMPILED]
         while parts and parts[0] in _WRAPPERS:
             parts = parts[1:]
         plain = ".".join(parts)
         if plain in tensors:
-            raise ModelFileError(f"{path} holds tensor {plain!r} twice, under different prefixes")
+            raise ModelFileError(
+                f"{path} holds tensor {shown(plain)} twice, under different prefixes"
+            )
         tensors[plain] = tensor
+    # A tensor may show one stored number any number of times.
+    if sum(tensor.numel() for tensor in tensors.values()) > LARGEST_NETWORK:
+        raise ModelFileError(f"{path} has more than {LARGEST_NETWORK:,} weights")
     return tensors

@@ -7,15 +7,26 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import (
+    MOST_LAYERS,
+    check_choices,
+    check_count,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+    check_types,
+    refuse_unknown,
+)
 
 _COUNTS: Final = (
     *("c_s", "c_z", "c_token", "c_atom", "c_atompair", "c_m", "c_triangle", "c_diffusion"),
     *("triangle_heads", "triangle_head_width", "single_heads", "pair_transition_factor"),
-    *("atom_heads", "atom_queries", "atom_keys", "diffusion_heads", "diffusion_blocks"),
-    *("context_blocks", "context_cycles", "context_atom_blocks", "transition_blocks", "max_steps"),
-    *("encoder_atom_blocks", "decoder_atom_blocks"),
+    *("atom_heads", "atom_queries", "atom_keys", "diffusion_heads", "max_steps"),
 )
-_MAY_BE_ZERO: Final = ("msa_blocks", "max_remaining")
+_BLOCKS: Final = (
+    *("diffusion_blocks", "context_blocks", "context_cycles", "context_atom_blocks"),
+    *("transition_blocks", "encoder_atom_blocks", "decoder_atom_blocks"),
+)
 _POSITIVE: Final = ("sigma_data", "noise_std")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "coord_mode": ("local", "augment"),
@@ -98,12 +109,10 @@ class SamplerConfig:
     step_scale: float = 1.5
 
     def __post_init__(self) -> None:
-        _check_count(self, "steps", 1)
-        for name in ("s_min", "rho", "step_scale"):
-            _check_positive(self, name)
-        for name in ("gamma_0", "gamma_min", "noise_scale"):
-            if not getattr(self, name) >= 0.0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; it must not be negative")
+        check_types(self)
+        check_count(self, "steps")
+        check_positive(self, "s_min", "rho", "step_scale")
+        check_not_negative(self, "gamma_0", "gamma_min", "noise_scale")
         if not self.s_max > self.s_min:
             raise ConfigError(f"s_max={self.s_max!r} must exceed s_min={self.s_min!r}")
 
@@ -137,10 +146,8 @@ class LossConfig:
     protein_atom: float = 1.0
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if not value >= 0.0:
-                raise ConfigError(f"{entry.name}={value!r}; a weight must not be negative")
+        check_types(self)
+        check_not_negative(self, *(entry.name for entry in fields(self)))
         if not (self.diffusion or self.distogram or self.smooth_lddt or self.bond):
             raise ConfigError("all terms of the loss have weight 0; give one of them a weight")
 
@@ -280,30 +287,23 @@ class ATMOSConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in _COUNTS:
-            _check_count(self, name, 1)
-        for name in _MAY_BE_ZERO:
-            _check_count(self, name, 0)
-        for name in _POSITIVE:
-            _check_positive(self, name)
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
+            check_count(self, name)
+        for name in _BLOCKS:
+            check_count(self, name, most=MOST_LAYERS)
+        check_count(self, "msa_blocks", 0, MOST_LAYERS)
+        check_count(self, "max_remaining", 0)
+        check_positive(self, *_POSITIVE)
+        check_choices(self, _CHOICES)
         for width, heads in _DIVISIBLE:
             if getattr(self, width) % getattr(self, heads):
                 raise ConfigError(
                     f"{width}={getattr(self, width)} is not a multiple of "
                     f"{heads}={getattr(self, heads)}"
                 )
-        if not 0.0 <= self.pair_dropout < 1.0:
-            raise ConfigError(
-                f"pair_dropout={self.pair_dropout!r}; it must be at least 0 and less than 1"
-            )
-        if not self.pose_translation >= 0.0:
-            raise ConfigError(
-                f"pose_translation={self.pose_translation!r}; it must not be negative"
-            )
+        check_fraction(self, "pair_dropout")
+        check_not_negative(self, "pose_translation")
         if self.atom_keys < self.atom_queries or (self.atom_keys - self.atom_queries) % 2:
             raise ConfigError(
                 f"atom_keys={self.atom_keys} must exceed atom_queries={self.atom_queries} by an "
@@ -314,7 +314,7 @@ class ATMOSConfig:
 
     def _check_bins(self, kind: str) -> None:
         """Check one set of distance bins."""
-        _check_count(self, f"{kind}_bins", 3)
+        check_count(self, f"{kind}_bins", 3)
         low, high = getattr(self, f"{kind}_min"), getattr(self, f"{kind}_max")
         if not 0.0 < low < high:
             raise ConfigError(
@@ -360,28 +360,8 @@ class ATMOSConfig:
         ConfigError
             If an option is unknown.
         """
-        _check_known(cls, options)
-        values = dict(options)
-        if isinstance(values.get("sampler"), Mapping):
-            _check_known(SamplerConfig, values["sampler"])
-            values["sampler"] = SamplerConfig(**values["sampler"])
+        values = dict(refuse_unknown(cls, options, "ATMOS options"))
+        if not isinstance(values.get("sampler", SamplerConfig()), SamplerConfig):
+            inner = refuse_unknown(SamplerConfig, values["sampler"], "ATMOS sampler options")
+            values["sampler"] = SamplerConfig(**inner)
         return cls(**values)
-
-
-def _check_known(kind: type[ATMOSConfig | SamplerConfig], options: Mapping[str, Any]) -> None:
-    known = {entry.name for entry in fields(kind)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ConfigError(f"unknown {kind.__name__} options {unknown}; known are {sorted(known)}")
-
-
-def _check_count(config: ATMOSConfig | SamplerConfig, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if type(value) is not int or value < least:
-        raise ConfigError(f"{name}={value!r}; it must be a whole number, at least {least}")
-
-
-def _check_positive(config: ATMOSConfig | SamplerConfig, name: str) -> None:
-    value = getattr(config, name)
-    if not value > 0.0:
-        raise ConfigError(f"{name}={value!r}; it must be positive")

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import (
+    MOST_LAYERS,
+    check_choices,
+    check_count,
+    check_fraction,
+    check_positive,
+    check_types,
+    refuse_unknown,
+)
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "norm": ("rms", "layer"),
@@ -23,8 +32,6 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "output_mode": ("pos_only", "pos_vel", "full"),
 }
 _WITH_TENSOR_PRODUCT: Final = ("quasi_equivariant_tp", "canonicalization")
-_COUNTS: Final = ("lifting_dim", "num_layers", "num_heads")
-_POSITIVE: Final = ("rope_base", "rope_tau")
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,11 @@ class IntegratorConfig:
     max_horizon: float = 32.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, ("temperature", "time_scale", "max_horizon", "vector_channels"))
-        if self.vector_layers < 0 or (self.vector_layers and not self.pairs):
+        check_types(self)
+        check_positive(self, "temperature", "time_scale", "max_horizon")
+        check_count(self, "vector_channels")
+        check_count(self, "vector_layers", 0, MOST_LAYERS)
+        if self.vector_layers and not self.pairs:
             raise ConfigError(
                 f"vector_layers={self.vector_layers!r}; it must be 0, or positive with pairs=True"
             )
@@ -177,23 +187,15 @@ class ATOMConfig:
 
     def _check_values(self) -> None:
         """Check every option by itself."""
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name}={value!r}; it must be a whole number, at least 1")
-        if type(self.rrwp_length) is not int or self.rrwp_length < 0:
-            raise ConfigError(
-                f"rrwp_length={self.rrwp_length!r}; it must be a whole number, at least 0"
-            )
-        _check_positive(self, _POSITIVE)
+        check_types(self)
+        check_choices(self, _CHOICES)
+        check_count(self, "num_layers", most=MOST_LAYERS)
+        for name in ("lifting_dim", "num_heads"):
+            check_count(self, name)
+        check_count(self, "rrwp_length", 0)
+        check_positive(self, "rope_base", "rope_tau")
         for name in ("attention_dropout", "ffn_dropout"):
-            value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise ConfigError(f"{name}={value!r}; it must be at least 0 and less than 1")
+            check_fraction(self, name)
 
     def _check_need_of_scalars(self) -> None:
         needing = [
@@ -273,25 +275,10 @@ class ATOMConfig:
         ConfigError
             If an option is unknown.
         """
-        values = dict(options)
-        _refuse_unknown(cls, values)
+        values = dict(refuse_unknown(cls, options, "ATOM options"))
         if values.get("integrator") is not None:
-            _refuse_unknown(IntegratorConfig, values["integrator"])
-            values["integrator"] = IntegratorConfig(**values["integrator"])
+            inner = refuse_unknown(
+                IntegratorConfig, values["integrator"], "ATOM integrator options"
+            )
+            values["integrator"] = IntegratorConfig(**inner)
         return cls(**values)
-
-
-def _check_positive(config: ATOMConfig | IntegratorConfig, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not 0.0 < value < float("inf"):
-            raise ConfigError(f"{name}={value!r}; it must be a positive number")
-
-
-def _refuse_unknown(
-    kind: type[ATOMConfig] | type[IntegratorConfig], options: Mapping[str, Any]
-) -> None:
-    known = {field.name for field in fields(kind)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise ConfigError(f"unknown ATOM options {unknown}; known are {sorted(known)}")

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import (
+    MOST_LAYERS,
+    check_choices,
+    check_count,
+    check_fraction,
+    check_types,
+    refuse_unknown,
+)
 
 TARGET_DIMENSION: Final[dict[str, int]] = {
     "forces": 3,
@@ -17,7 +25,7 @@ TARGET_DIMENSION: Final[dict[str, int]] = {
 }
 """Output size of each head MD-ET can have."""
 
-_COUNTS: Final = ("n_layers", "embd_dim", "num_heads", "num_3d_kernels", "ffn_multiplier")
+_COUNTS: Final = ("embd_dim", "num_heads", "num_3d_kernels", "ffn_multiplier")
 _PROBABILITIES: Final = ("attention_dropout", "ffn_dropout", "head_dropout")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "activation": ("gelu", "relu"),
@@ -149,18 +157,13 @@ class MDETConfig:
 
     def _check_values(self) -> None:
         """Check every option by itself."""
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
+        check_types(self)
+        check_choices(self, _CHOICES)
+        check_count(self, "n_layers", most=MOST_LAYERS)
         for name in _COUNTS:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name}={value!r}; it must be a whole number, at least 1")
+            check_count(self, name)
         for name in _PROBABILITIES:
-            value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise ConfigError(f"{name}={value!r}; it must be at least 0 and less than 1")
+            check_fraction(self, name)
 
     @property
     def invariant(self) -> bool:
@@ -180,11 +183,7 @@ class MDETConfig:
         ConfigError
             If an option is unknown.
         """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise ConfigError(f"unknown MD-ET options {unknown}; known are {sorted(known)}")
-        values = dict(options)
-        if "target_heads" in values:
+        values = dict(refuse_unknown(cls, options, "MD-ET options"))
+        if isinstance(values.get("target_heads"), list):
             values["target_heads"] = tuple(values["target_heads"])
         return cls(**values)

@@ -1,0 +1,166 @@
+"""Values that come from files: their types and sizes, and how to print them.
+
+A file of somebody else may hold anything where an option is expected. Nothing of it is computed
+with, allocated for or shown before it has been looked at here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+import types
+from collections.abc import Mapping
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+
+from mlmd_calc.errors import ConfigError
+
+LARGEST_COUNT: Final = 2**16
+"""No width or other count of an architecture is larger; published ones stay below 1,000."""
+
+MOST_LAYERS: Final = 1000
+"""No network has more layers, blocks or cycles of one kind; published ones stay below 50."""
+
+_LARGEST_INTEGER: Final = 2**53
+"""Whole numbers up to here are exact in double precision."""
+
+_DEEPEST: Final = 20
+"""Levels of tables within tables."""
+
+_printer: Final = reprlib.Repr()
+_printer.maxlevel = 2
+_printer.maxstring = _printer.maxother = _printer.maxlong = 80
+
+
+def shown(value: object) -> str:
+    """Show a value of unknown origin in one short line without control characters."""
+    text = _printer.repr(value)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def check_types(options: Any) -> None:
+    """Refuse values that are not of the type a dataclass declares, and numbers without end.
+
+    Parameters
+    ----------
+    options
+        Instance of a dataclass whose fields are of simple types: bool, int, float, str, tuples of
+        one of them, dictionaries, other dataclasses, or one of these and None.
+
+    Raises
+    ------
+    ConfigError
+        With the first offending field.
+    """
+    for name, kind in _declared(type(options)).items():
+        value = getattr(options, name)
+        if not _fits(value, kind):
+            raise ConfigError(f"{name}={shown(value)}; it must be {_words(kind)}")
+
+
+def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
+    """Refuse a count outside the range of what can be built."""
+    value = getattr(options, name)
+    if not _fits(value, int) or not least <= value <= most:
+        raise ConfigError(
+            f"{name}={shown(value)}; it must be a whole number from {least} to {most:,}"
+        )
+
+
+def check_choices(options: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse words that are not among the allowed ones."""
+    for name, allowed in choices.items():
+        value = getattr(options, name)
+        if not isinstance(value, str) or value not in allowed:
+            raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
+
+
+def check_fraction(options: Any, name: str) -> None:
+    """Refuse what is no probability below 1."""
+    value = getattr(options, name)
+    if not _fits(value, float) or not 0.0 <= value < 1.0:
+        raise ConfigError(f"{name}={shown(value)}; it must be at least 0 and less than 1")
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Refuse what is no positive number."""
+    for name in names:
+        value = getattr(options, name)
+        if not _fits(value, float) or not value > 0.0:
+            raise ConfigError(f"{name}={shown(value)}; it must be a positive number")
+
+
+def check_not_negative(options: Any, *names: str) -> None:
+    """Refuse what is no number of at least 0."""
+    for name in names:
+        value = getattr(options, name)
+        if not _fits(value, float) or not value >= 0.0:
+            raise ConfigError(f"{name}={shown(value)}; it must not be negative")
+
+
+def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str, Any]:
+    """Return the options if they are a table with names of fields of a dataclass only.
+
+    Raises
+    ------
+    ConfigError
+        If they are no table, or one of the names is unknown.
+    """
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{title} are {shown(options)}; they must be a table of names and values")
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(f"unknown {title} {shown(unknown)}; known are {', '.join(sorted(known))}")
+    return options
+
+
+def check_depth(name: str, value: object, deepest: int = _DEEPEST) -> None:
+    """Refuse tables in tables in tables, which functions that call themselves cannot follow."""
+    level = [value]
+    for _ in range(deepest):
+        level = [inner for outer in level for inner in _contents(outer)]
+        if not level:
+            return
+    raise ConfigError(f"{name} has tables more than {deepest} levels deep; make it flatter")
+
+
+def _contents(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _declared(kind: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a declared type; whole numbers are numbers, True is none."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if kind in (int, float) and isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= _LARGEST_INTEGER
+    if kind is float:
+        return isinstance(value, float) and math.isfinite(value)
+    return isinstance(value, get_origin(kind) or kind)
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_words(option) for option in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list in which each entry is {_words(get_args(kind)[0])}"
+    names = {
+        int: "a whole number",
+        float: "a finite number",
+        str: "a text",
+        bool: "true or false",
+        dict: "a table",
+        type(None): "nothing",
+    }
+    kind = get_origin(kind) or kind
+    return names.get(kind, f"a table of {kind.__name__}")
