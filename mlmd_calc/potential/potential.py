@@ -22,6 +22,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.models.mdet.edge_attention import edge_attention, edge_attention_reference
 from mlmd_calc.options import shown
+from mlmd_calc.potential.coverage import Coverage
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.projections import remove_net_force, remove_net_torque
 from mlmd_calc.potential.results import (
@@ -128,6 +129,7 @@ class Potential:
                 .eval()
                 .requires_grad_(False)
             )
+        self.coverage = Coverage.of(self.model.card)
         self._generator = torch.Generator()
         self._process = os.getpid()
         self._unseeded = seed is None
@@ -258,7 +260,7 @@ class Potential:
             item if isinstance(item, Structure) else structure_from_ase(item) for item in structures
         ]
         for molecule in molecules:
-            molecule.check(self.model.card.elements)
+            molecule.check(self.model.card.elements, self.coverage)
         results: list[Evaluation] = []
         with self._computing(gradient=forces and self.conservative):
             for chunk in self._chunks(molecules):
@@ -383,7 +385,7 @@ class Potential:
             If the derivatives are not finite.
         """
         molecule = structure if isinstance(structure, Structure) else structure_from_ase(structure)
-        molecule.check(self.model.card.elements)
+        molecule.check(self.model.card.elements, self.coverage)
         with self._computing(gradient=True):
             raw = -self._jacobian(molecule).cpu().numpy() * units.MDET_HESSIAN
         check_jacobian(raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import ase
 import numpy as np
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.mdet.embeddings import CHARGE_OFFSET, NUM_ELEMENTS, NUM_STATES
-
-_CLOSEST: Final = 0.05
-"""Atoms nearer than this (Å) coincide: no molecule has such a contact."""
+from mlmd_calc.potential.coverage import Coverage
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,17 @@ class Structure:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def check(self, elements: Collection[int] | None = None) -> None:
+    def check(
+        self, elements: Collection[int] | None = None, coverage: Coverage | None = None
+    ) -> None:
         """Refuse what a model of isolated molecules cannot answer.
 
         Parameters
         ----------
         elements
             Atomic numbers the model was trained on; None if unknown.
+        coverage
+            Distances the model may be asked about; None if unknown.
 
         Raises
         ------
@@ -56,7 +58,7 @@ class Structure:
             With the offending value and the remedy.
         """
         self.check_composition(elements)
-        self.check_geometry()
+        self.check_geometry(coverage or Coverage())
 
     def check_composition(self, elements: Collection[int] | None = None) -> None:
         """Refuse elements, charges and multiplicities that are unknown or impossible."""
@@ -98,8 +100,8 @@ class Structure:
                 f"(multiplicities possible at this charge: {shown})"
             )
 
-    def check_geometry(self) -> None:
-        """Refuse non-finite positions and coincident atoms."""
+    def check_geometry(self, coverage: Coverage) -> None:
+        """Refuse positions that are not finite and distances beyond what the model knows."""
         bad = ~np.isfinite(self.positions).all(axis=1)
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
@@ -108,16 +110,7 @@ class Structure:
                 "be finite numbers in Å. In a running simulation this means that it has exploded: "
                 "restart from an earlier frame with a shorter time step"
             )
-        if len(self) > 1:
-            difference = self.positions[:, None] - self.positions[None]
-            square = np.einsum("ijk,ijk->ij", difference, difference)
-            square[np.diag_indices(len(self))] = np.inf
-            if square.min() < _CLOSEST**2:
-                i, j = np.unravel_index(int(square.argmin()), square.shape)
-                raise InputError(
-                    f"atoms {i} and {j} are {np.sqrt(square.min()):.2g} Å apart; atoms closer than "
-                    f"{_CLOSEST} Å coincide. Remove the duplicate or check the unit (Å)"
-                )
+        coverage.check(self.numbers, self.positions)
 
 
 def structure_from_ase(

@@ -75,8 +75,11 @@ class State:
                 array = array.copy()
                 array.flags.writeable = False
             object.__setattr__(self, name, array)
-        if not (self.masses > 0.0).all():
-            raise InputError(f"masses are {self.masses.tolist()} amu; all must be positive")
+        if not ((self.masses > 0.0) & np.isfinite(self.masses)).all():
+            raise InputError(
+                f"masses are {self.masses.tolist()} amu; all must be positive and finite. To hold "
+                "an atom in place use a constraint with force-based steps"
+            )
         memory = {name: np.asarray(value).view() for name, value in self.memory.items()}
         for view in memory.values():
             view.flags.writeable = False

@@ -18,6 +18,7 @@ from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atmos.interpolator import interpolator_from
 from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
+from mlmd_calc.potential.coverage import measure
 from mlmd_calc.training.atmos_module import ATMOSTraining
 from mlmd_calc.training.atom_module import ATOMTraining
 from mlmd_calc.training.atomic_energies import fit_atomic_energies, refit_atomic_energies
@@ -159,7 +160,19 @@ def _mdet_task(
         copies=recipe.copies,
     )
     module = MDETTraining(network.train(), recipe, tuple(batches), identity)
-    return Task(module, stream, batches, references, sorted(references), {})
+    return Task(module, stream, batches, references, sorted(references), _distances(train, start))
+
+
+def _distances(train: Sequence[MoleculeFrames], start: Model | None) -> dict[str, float]:
+    """Card entries of the distances in the training data, those of the parent included."""
+    measured = measure((molecule.numbers, molecule.positions) for molecule in train)
+    if measured is None:
+        return {}
+    closest, gap = measured
+    if start is not None:
+        closest = min(closest, start.card.closest_contact or closest)
+        gap = max(gap, start.card.largest_gap_A or gap)
+    return {"closest_contact": round(closest, 3), "largest_gap_A": round(gap, 2)}
 
 
 def _atom_task(

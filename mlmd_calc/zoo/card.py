@@ -49,6 +49,12 @@ class ModelCard:
         Times in ps between the frames the model was trained on, for models that know no others.
     temperature_K
         Temperature of the training data, for models that know no other.
+    closest_contact
+        Smallest distance of two atoms in the training data, as a fraction of the sum of their
+        covalent radii.
+    largest_gap_A
+        Largest distance in Å in the training data from a part of a structure to the rest. Force
+        fields refuse structures beyond both.
     level_of_theory
         Method that made the labels.
     training_data
@@ -87,6 +93,8 @@ class ModelCard:
     recommended: dict[str, Any] = field(default_factory=dict)
     strides_ps: tuple[float, ...] = ()
     temperature_K: float | None = None  # noqa: N815
+    closest_contact: float | None = None
+    largest_gap_A: float | None = None  # noqa: N815
     level_of_theory: str = ""
     training_data: str = ""
     fine_tuned_from: str = ""
@@ -159,7 +167,12 @@ class ModelCard:
         texts["parameters"] = f"{self.parameters:,}" if self.parameters else ""
         texts["strides_ps"] = ", ".join(f"{stride:g} ps" for stride in self.strides_ps)
         texts["temperature_K"] = "" if self.temperature_K is None else f"{self.temperature_K:g} K"
+        closest, gap = self.closest_contact, self.largest_gap_A
+        texts["closest_contact"] = "" if closest is None else f"{closest:.2f} of the covalent radii"
+        texts["largest_gap_A"] = "" if gap is None else f"{gap:.2f} Å"
         labels = {
+            "closest_contact": "closest atoms",
+            "largest_gap_A": "largest gap",
             "level_of_theory": "level of theory",
             "training_data": "training data",
             "fine_tuned_from": "fine-tuned from",
