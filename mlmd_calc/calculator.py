@@ -46,7 +46,7 @@ class MDETCalculator(Calculator):
         If an option does not fit the model.
     InputError
         From calculations: periodic cells, unknown elements, impossible charge or multiplicity, no
-        atoms, coincident atoms, non-finite positions.
+        atoms, non-finite positions, distances beyond those of the training data.
     PredictionError
         From calculations: non-finite or absurd model output.
 

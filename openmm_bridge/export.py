@@ -27,7 +27,6 @@ from mlmd_calc.errors import PredictionError
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.results import _ABSURD_FORCE
 from mlmd_calc.potential.rotations import fixed_rotations
-from mlmd_calc.potential.structure import _CLOSEST
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
 from openmm_bridge.region import Region
 
@@ -180,10 +179,15 @@ def _check_parity(module: torch.jit.ScriptModule, potential: Potential, region: 
 
 
 def _scattered(region: Region, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Positions in nm near a grid and, if the region is periodic, in any images of a box."""
+    """Positions in nm near a grid and, if the region is periodic, in any images of a box.
+
+    The atoms of the region are neighbours, as those of a molecule are.
+    """
     generator = np.random.default_rng(seed)
     side = math.ceil(region.system_size ** (1 / 3))
     grid = np.stack(np.unravel_index(np.arange(region.system_size), (side,) * 3), axis=1)
+    others = np.setdiff1d(np.arange(region.system_size), region.particles)
+    grid[np.concatenate([region.particles, others])] = grid.copy()
     positions = 0.15 * grid + generator.uniform(-0.02, 0.02, grid.shape)
     if not region.periodic:
         return positions, None
@@ -221,7 +225,9 @@ class _ForceModule(nn.Module):
         self.nm = float(units.NM)
         self.energy_unit = float(1.0 / units.KJ_PER_MOL)
         self.force_unit = float(FORCE_UNIT)
-        self.closest = _CLOSEST
+        shortest = potential.coverage.shortest(region.numbers)
+        self.shortest = nn.Buffer(torch.from_numpy(shortest))
+        self.gap = float(potential.coverage.gap)
         self.absurd_force = _ABSURD_FORCE
 
     def forward(self, positions: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -269,7 +275,7 @@ class _ForceModule(nn.Module):
         return own * self.nm
 
     def check_geometry(self, own: Tensor) -> None:
-        """Refuse non-finite positions and coincident atoms."""
+        """Refuse positions that are not finite and distances beyond what the model knows."""
         wrong = torch.nonzero(~torch.isfinite(own).all(dim=1))
         if len(wrong) > 0:
             atom = int(wrong[0])
@@ -279,15 +285,32 @@ class _ForceModule(nn.Module):
                 f"has position {values} nm. The simulation has exploded: restart from an earlier "
                 "frame with a shorter time step"
             )
-        square = (own[:, None] - own[None]).square().sum(dim=-1).fill_diagonal_(math.inf)
-        if bool(square.min() < self.closest**2):
-            pair = int(square.argmin())
-            i = int(self.particles[pair // len(own)])
-            j = int(self.particles[pair % len(own)])
+        square = (own[:, None] - own[None]).square().sum(dim=-1)
+        close = torch.nonzero(square < self.shortest.square())
+        if len(close) > 0:
+            i, j = int(close[0, 0]), int(close[0, 1])
             raise ValueError(
-                f"MD-ET force evaluation {int(self.calls)}: particles {i} and {j} are "
-                f"{float(square.min().sqrt())} Å apart, which no two atoms of a molecule are"
+                f"MD-ET force evaluation {int(self.calls)}: particles {int(self.particles[i])} and "
+                f"{int(self.particles[j])} are {float(square[i, j].sqrt())} Å apart; the model "
+                f"knows nothing of distances below {float(self.shortest[i, j])} Å between these "
+                "elements. Restart from an earlier frame with a shorter time step"
             )
+        if not bool(self.connected(square <= self.gap**2).all()):
+            raise ValueError(
+                f"MD-ET force evaluation {int(self.calls)}: the molecule is in parts that are more "
+                f"than {self.gap} Å apart, of which the model knows nothing. Restart from an "
+                "earlier frame with a shorter time step"
+            )
+
+    def connected(self, near: Tensor) -> Tensor:
+        """Atoms ``(n,)`` that steps between near atoms connect to the first one."""
+        part = near[0]
+        for _ in range(len(near)):
+            grown = near[part].any(dim=0)
+            if bool((grown == part).all()):
+                break
+            part = grown
+        return part
 
     def average(self, centred: Tensor) -> tuple[Tensor, Tensor]:
         """Mean energy in eV and forces ``(n, 3)`` in eV/Å over the fixed orientations."""

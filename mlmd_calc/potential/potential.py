@@ -75,6 +75,12 @@ class Potential:
         Project the forces. None: yes for direct forces, no for conservative ones, whose projection
         would not be a gradient any more.
 
+    Attributes
+    ----------
+    coverage
+        Distances beyond which structures are refused: a tenth beyond those of the training data,
+        or wide limits for a model whose card does not state them.
+
     Raises
     ------
     ConfigError

@@ -9,6 +9,7 @@ import numpy as np
 from mlmd_calc.analysis.accuracy import spread_index, structures_of
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.potential import Potential
+from mlmd_calc.potential.coverage import Coverage
 from mlmd_calc.training.batches import labels
 from mlmd_calc.zoo import Model
 
@@ -64,6 +65,8 @@ def refit_atomic_energies(start: Model, frames: Sequence[MoleculeFrames]) -> dic
         If a molecule has no energies, or has an element the model was not trained on.
     """
     potential = Potential(start, device="cpu", dtype="float32", forces="direct", rotation="none")
+    # To learn more than the model knows is what the new labels are for.
+    potential.coverage = Coverage()
     unexplained = []
     for molecule in frames:
         expected = labels(molecule, "energies")[spread_index(len(molecule), _FRAMES_PER_MOLECULE)]
