@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ase.data import chemical_symbols
-from rdkit import Chem
 
 from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.data.biomolecules import structure_from_smiles
+
+# Test modules that import this one are skipped without it.
+Chem = pytest.importorskip("rdkit.Chem", reason="rdkit, which builds peptides, is not installed")
 
 DIPEPTIDE = """
     CH3  ACE 1   0.231  -3.574  -0.179

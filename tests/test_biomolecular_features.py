@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import ase.io
 import numpy as np
-import openmm.app as app
 import pytest
 import torch
-from openmm import unit
 from peptide_structures import (
     HEAVY_DIPEPTIDE,
     permuted,
@@ -27,7 +25,12 @@ from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.models import ATMOS, ATMOSConfig
 from mlmd_calc.models.atmos.features import Features
-from openmm_bridge.topology_features import structure_from_topology
+
+app = pytest.importorskip("openmm.app", reason="openmm is not installed")
+
+from openmm import unit  # noqa: E402
+
+from openmm_bridge.topology_features import structure_from_topology  # noqa: E402
 
 ALL = "ARNDCQEGHILKMFPSTWYV"
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import matplotlib
-import mdtraj
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -18,6 +17,8 @@ from mlmd_calc.analysis.biomolecular import EnsembleTarget, evaluate_ensembles, 
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.errors import InputError
+
+mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 
 
 @pytest.fixture(scope="module")

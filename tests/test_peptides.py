@@ -3,9 +3,7 @@
 import json
 
 import numpy as np
-import openmm
 import pytest
-from openmm import app, unit
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
@@ -16,16 +14,20 @@ from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS, capped_peptide, pe
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.stereochemistry import dihedrals, handedness
-from openmm_bridge import peptides
-from openmm_bridge.peptides import (
+
+openmm = pytest.importorskip("openmm", reason="openmm is not installed")
+pytest.importorskip("rdkit", reason="rdkit builds the peptides")
+
+from openmm import app, unit  # noqa: E402
+
+from openmm_bridge import peptides  # noqa: E402
+from openmm_bridge.peptides import (  # noqa: E402
     PeptideRun,
     PeptideSettings,
     generate_peptides,
     peptide_system,
     peptide_topology,
 )
-
-pytest.importorskip("rdkit", reason="rdkit builds the peptides")
 
 QUICK = PeptideSettings(frames=5, interval_ps=0.1, equilibration_ps=0.1)
 CHARGES = {"D": -1, "E": -1, "K": 1, "R": 1}

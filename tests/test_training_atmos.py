@@ -4,6 +4,7 @@ import json
 from dataclasses import fields, replace
 from itertools import islice
 
+import needs_lightning  # noqa: F401
 import numpy as np
 import pytest
 import torch

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import needs_lightning  # noqa: F401
 import numpy as np
 import pytest
 import torch

@@ -7,6 +7,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import needs_lightning  # noqa: F401
 import pytest
 import torch
 from spring_molecules import spring_frames

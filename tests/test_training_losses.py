@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import needs_lightning  # noqa: F401
 import pytest
 import torch
 from spring_molecules import spring_frames

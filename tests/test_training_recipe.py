@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import needs_lightning  # noqa: F401
 import pytest
 from toy_models import SMALL
 

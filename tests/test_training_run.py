@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import needs_lightning  # noqa: F401
 import numpy as np
 import pytest
 import torch
