@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.potential import Potential
+from mlmd_calc.potential.coverage import Coverage
 from openmm_bridge.region import Region, make_whole
 
 _LOG: Final = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class MDETComputation:
                 f"the System has {len(positions)} particles, but the topology the force was made "
                 f"for has {region.system_size} atoms; make the force from the System's topology"
             )
-        if not self.potential.conservative and _minimising():
+        minimising = _minimising()
+        if minimising and not self.potential.conservative:
             raise ConfigError(
                 "energy minimisation needs forces that are the gradient of an energy, and direct "
                 "forces are not; minimise with a force made with forces='conservative' (if the "
@@ -109,7 +111,10 @@ class MDETComputation:
         own = positions[region.particles] if region.is_subset else positions
         if box is not None:
             own = make_whole(own, box, region.parents, self._lineage)
-        result = self.potential.evaluate([region.structure(own * units.NM)])[0]
+        # The first trial step of the minimiser is long, whatever the forces.
+        coverage = Coverage(closest=0.05, gap=np.inf) if minimising else None
+        structure = region.structure(own * units.NM)
+        result = self.potential.evaluate([structure], coverage=coverage)[0]
         assert result.forces is not None  # evaluate was asked for them
         forces = result.forces * FORCE_UNIT
         if region.is_subset:

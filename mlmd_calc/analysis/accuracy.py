@@ -12,6 +12,7 @@ from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential import Evaluation, Potential, Structure
+from mlmd_calc.potential.coverage import Coverage
 from mlmd_calc.potential.rotations import icosahedral_rotations
 
 
@@ -115,7 +116,8 @@ def molecule_errors(
             "(mlmd data generate)"
         )
     index = spread_index(len(molecule), most)
-    results = potential.evaluate(structures_of(molecule, most))
+    # How wrong a model is beyond its training data is worth measuring.
+    results = potential.evaluate(structures_of(molecule, most), coverage=Coverage())
     energies = None
     if molecule.energies is not None and potential.has_energy:
         predicted = np.array([result.energy for result in results], dtype=np.float64)
@@ -176,6 +178,7 @@ def orientation_errors(potential: Potential, structure: Structure) -> NDArray[np
     rotations = icosahedral_rotations()
     centred = structure.positions - structure.positions.mean(axis=0)
     turned = [replace(structure, positions=centred @ rotation) for rotation in rotations]
-    forces = _forces(potential.evaluate(turned, ["forces"])) @ rotations.transpose(0, 2, 1)
+    results = potential.evaluate(turned, ["forces"], coverage=Coverage())
+    forces = _forces(results) @ rotations.transpose(0, 2, 1)
     lengths: NDArray[np.float64] = np.linalg.norm(forces - forces.mean(axis=0), axis=-1)
     return lengths

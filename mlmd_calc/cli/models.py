@@ -226,11 +226,8 @@ def _evaluate_forces(
     as_json: bool,
 ) -> None:
     from mlmd_calc.potential import Potential
-    from mlmd_calc.potential.coverage import Coverage
 
     potential = Potential(model, dtype=dtype, seed=seed, **options)
-    # How wrong a model is beyond its training data is worth measuring.
-    potential.coverage = Coverage()
     rows = _measure(potential, molecules, frames)
     settings = {
         "model": potential.model.card.name,

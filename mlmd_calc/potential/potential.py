@@ -232,6 +232,8 @@ class Potential:
         self,
         structures: Sequence[ase.Atoms | Structure],
         properties: Sequence[str] = ("energy", "forces"),
+        *,
+        coverage: Coverage | None = None,
     ) -> list[Evaluation]:
         """Evaluate molecules of any sizes.
 
@@ -241,6 +243,9 @@ class Potential:
             ASE atoms (charge and multiplicity in ``atoms.info``) or structures.
         properties
             "energy", "forces" or both; what is not asked for is not computed.
+        coverage
+            Distances beyond which structures are refused. None: those of the model. Wider limits
+            are for whoever compares the answer with a better one, or takes it for a trial.
 
         Returns
         -------
@@ -266,7 +271,7 @@ class Potential:
             item if isinstance(item, Structure) else structure_from_ase(item) for item in structures
         ]
         for molecule in molecules:
-            molecule.check(self.model.card.elements, self.coverage)
+            molecule.check(self.model.card.elements, coverage or self.coverage)
         results: list[Evaluation] = []
         with self._computing(gradient=forces and self.conservative):
             for chunk in self._chunks(molecules):

@@ -65,12 +65,12 @@ def refit_atomic_energies(start: Model, frames: Sequence[MoleculeFrames]) -> dic
         If a molecule has no energies, or has an element the model was not trained on.
     """
     potential = Potential(start, device="cpu", dtype="float32", forces="direct", rotation="none")
-    # To learn more than the model knows is what the new labels are for.
-    potential.coverage = Coverage()
     unexplained = []
     for molecule in frames:
         expected = labels(molecule, "energies")[spread_index(len(molecule), _FRAMES_PER_MOLECULE)]
-        results = potential.evaluate(structures_of(molecule, _FRAMES_PER_MOLECULE), ["energy"])
+        structures = structures_of(molecule, _FRAMES_PER_MOLECULE)
+        # To learn more than the model knows is what the new labels are for.
+        results = potential.evaluate(structures, ["energy"], coverage=Coverage())
         predicted = np.array([result.energy for result in results], dtype=np.float64)
         unexplained.append(float((expected - predicted).mean()))
     references = dict(start.atomic_energies)

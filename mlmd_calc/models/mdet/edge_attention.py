@@ -59,7 +59,9 @@ def pair_bias(mask: Tensor | None, envelope: Tensor | None) -> Tensor | None:
     if envelope is None:
         if mask is None:
             return None
-        fading = torch.zeros(mask.shape[0], mask.shape[1], mask.shape[1], device=mask.device)
+        shape = (mask.shape[0], mask.shape[1], mask.shape[1])
+        # The default type is the caller's, and half precision has no room for what masks.
+        fading = torch.zeros(shape, dtype=torch.float32, device=mask.device)
     else:
         fading = torch.log(envelope + _FADED)
     return fading if mask is None else fading.masked_fill(~mask[:, None, :], _MASKED)
