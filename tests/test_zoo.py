@@ -793,7 +793,7 @@ def test_terabytes_of_nothing_are_refused_before_they_are_read(tmp_path: Path) -
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
-    with pytest.raises(ModelFileError, match=r"huge\.safetensors: 1,024 GiB"):
+    with pytest.raises(ModelFileError, match=r"huge\.safetensors has 1,024 GiB"):
         load_model(path, device="cpu")
 
 

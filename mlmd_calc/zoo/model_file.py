@@ -298,8 +298,7 @@ def _check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > _LARGEST_FILE:
         raise ModelFileError(
-            f"{size / 2**30:,.0f} GiB are more than a model file has ({_LARGEST_FILE / 2**30:,.0f} "
-            "GiB at most)"
+            f"{path} has {size / 2**30:,.0f} GiB, a model file {_LARGEST_FILE / 2**30:,.0f} at most"
         )
 
 
