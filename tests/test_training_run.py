@@ -20,6 +20,7 @@ from toy_models import SMALL, toy_model
 from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.files import FolderLock
 from mlmd_calc.potential import Potential
 from mlmd_calc.training.description import card_entries
 from mlmd_calc.training.held_out import spare_molecules, split
@@ -293,22 +294,31 @@ def test_run_stops_amid_a_validation(tmp_path, finished):
 
 
 def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, finished):
-    original = Path.open
+    original = Path.write_bytes
 
-    def full(path, mode="r", *arguments, **options):
-        file = original(path, mode, *arguments, **options)
-        if path.name == "last.ckpt.part" and (tmp_path / "last.ckpt").exists():
-            file.write = lambda _content: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
-        return file
+    def full(path, content):
+        if (tmp_path / "last.ckpt").exists():
+            original(path, content[:1000])
+            raise OSError(errno.ENOSPC, "full")
+        original(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="full"):
             run(tmp_path)
     assert checkpoint(tmp_path)["global_step"] == 6
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*last.ckpt*part"))
     run(tmp_path)
     assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
+
+
+def test_folder_has_one_writer(tmp_path):
+    lock = FolderLock(tmp_path)
+    with pytest.raises(ConfigError, match="is being written to by another process"):
+        run(tmp_path)
+    lock.release()
+    run(tmp_path, replace(RECIPE, steps=1))
+    FolderLock(tmp_path).release()
 
 
 def test_folder_that_vanished_ends_the_run(tmp_path, monkeypatch):
@@ -509,6 +519,15 @@ def test_divergence_is_an_error_and_no_model_is_written(tmp_path):
     with pytest.raises(PredictionError, match=r"not finite at step 0 \(forces nan.*learning_rate"):
         run(tmp_path, replace(RECIPE, held_out_molecules=()), [labels])
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_missing_compiler_is_a_sentence(tmp_path, monkeypatch):
+    def failing(*_arguments):
+        raise torch._dynamo.exc.TorchDynamoException("No working C++ compiler found\n\nSet ...")
+
+    monkeypatch.setattr(MDETTraining, "training_step", failing)
+    with pytest.raises(ConfigError, match=r"\(No working C\+\+ compiler found\); .*compile=false"):
+        run(tmp_path, replace(RECIPE, compile=True))
 
 
 def test_training_leaves_no_trace_in_the_process(tmp_path):

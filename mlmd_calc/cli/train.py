@@ -7,17 +7,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
+from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.data import read_dataset
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
     from mlmd_calc.training.task import AnyModel
+
+_GO_ON: Final = "the same command goes on from there"
 
 Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
 Out = Annotated[
@@ -123,6 +126,7 @@ def _run(
     entries.setdefault("command", shlex.join(["mlmd", *sys.argv[1:]]))
     require("lightning", extra="train", why="train models")
     from mlmd_calc.training.held_out import spare_molecules
+    from mlmd_calc.training.stop import TrainingStopped
     from mlmd_calc.training.train import train
 
     # Every process of a distributed training runs this command; one of them speaks.
@@ -134,15 +138,22 @@ def _run(
         recipe = spare_molecules(frames, recipe)
     names = ", ".join(recipe.held_out_molecules) or "no molecules"
     console.print(f"held out: {names}, and {recipe.held_out_fraction:.0%} of the other structures")
-    path = train(
-        frames,
-        recipe,
-        out,
-        start=start,
-        card=entries,
-        devices=devices,
-        accelerator=accelerator,
-    )
+    with stop_on_signal() as should_stop:
+        advise(f"steps up to the last checkpoint are kept in {out}; {_GO_ON}")
+        try:
+            path = train(
+                frames,
+                recipe,
+                out,
+                start=start,
+                card=entries,
+                devices=devices,
+                accelerator=accelerator,
+                should_stop=should_stop,
+            )
+        except TrainingStopped as stop:
+            advise(f"{stop.step:,} of {recipe.steps:,} steps are kept in {out}; {_GO_ON}")
+            raise typer.Exit(end_of(should_stop.number)) from stop
     console.print(f"model written to {path}")
 
 

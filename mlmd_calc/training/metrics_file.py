@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mlmd_calc.files import replacing
+
 
 class MetricsFile(Logger):
     """CSV file with one row per logged step, which a resumed run continues.
@@ -58,9 +60,7 @@ class MetricsFile(Logger):
     def save(self) -> None:
         """Write all rows; the file is complete at any time."""
         names = sorted({name for row in self._rows.values() for name in row} - {"step"})
-        temporary = self.path.with_name(self.path.name + ".part")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", *names])
             writer.writeheader()
             writer.writerows(self._rows.values())
-        temporary.replace(self.path)

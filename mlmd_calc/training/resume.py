@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.files import replacing
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
 from mlmd_calc.zoo.training_run import PREVIOUS_CHECKPOINT, has_checkpoint, read_last_checkpoint
@@ -132,18 +133,10 @@ class CheckpointFiles(TorchCheckpointIO):
     ) -> None:
         """Write beside the file, keep the file under another name, and take its place."""
         target = Path(path)
-        part = target.with_name(target.name + ".part")
         # torch reports a full disk by a RuntimeError, a file by an OSError that says so.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        try:
-            with part.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        if target.exists():
-            target.replace(target.with_name(PREVIOUS_CHECKPOINT))
-        part.replace(target)
+        with replacing(target) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+            if target.exists():
+                target.replace(target.with_name(PREVIOUS_CHECKPOINT))

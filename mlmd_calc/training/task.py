@@ -200,7 +200,7 @@ def _atom_task(
             horizons,
             accelerations=options.accelerations,
             scales=table.scales,
-            part=f"validation ({name})",
+            held_out=True,
         )
         batches[name] = list(held_out.spread(recipe.validation_structures, recipe.atoms_per_batch))
     stream = functools.partial(

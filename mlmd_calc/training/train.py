@@ -15,8 +15,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.files import FolderLock
 from mlmd_calc.training.description import card_entries
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress
@@ -114,7 +116,8 @@ def train(
     Raises
     ------
     ConfigError
-        If data, model and recipe do not fit together, or the folder holds another run.
+        If data, model and recipe do not fit together, or the folder holds another run or is being
+        written to by another process.
     InputError
         If labels are missing, or the model to fine-tune does not know an element.
     PredictionError
@@ -130,20 +133,19 @@ def train(
     ModelCard.from_dict(card or {})
     identity = run_identity(frames, recipe, start, devices)
     entries = card_entries(frames, recipe, start, card or {})
-    found = read_checkpoint(folder, identity)
-    done = 0 if found is None else int(found[1]["global_step"])
-    task = prepare(frames, recipe, start, identity)
-    full = {
-        "name": folder.resolve().name,
-        "elements": task.elements,
-        **task.card,
-        **entries,
-        "recipe": recipe.to_dict(),
-    }
-    module, data = task.module, Batches(task)
-    module.description = describe_model(module.network, task.atomic_energies, full)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _quiet(), _compiler(recipe):
+    with _only_writer(folder), _quiet(), _compiler(recipe):
+        found = read_checkpoint(folder, identity)
+        done = 0 if found is None else int(found[1]["global_step"])
+        task = prepare(frames, recipe, start, identity)
+        full = {
+            "name": folder.resolve().name,
+            "elements": task.elements,
+            **task.card,
+            **entries,
+            "recipe": recipe.to_dict(),
+        }
+        module, data = task.module, Batches(task)
+        module.description = describe_model(module.network, task.atomic_energies, full)
         trainer = _trainer(recipe, folder, done, devices, accelerator, progress, should_stop)
         if not task.validation:
             # Lightning warns of empty loaders.
@@ -156,12 +158,26 @@ def train(
             last = None if found is None else found[0]
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
         results = trainer.validate(module, data, verbose=False) if task.validation else []
-    path = folder / MODEL_NAME
-    if trainer.is_global_zero:
-        errors = {name: round(value, 4) for result in results for name, value in result.items()}
-        card_dict = {**full, "validation": errors}
-        save_model(path, module.network.eval(), task.atomic_energies, card_dict)
+        path = folder / MODEL_NAME
+        if trainer.is_global_zero:
+            errors = {name: round(value, 4) for result in results for name, value in result.items()}
+            complete = {**full, "validation": errors}
+            save_model(path, module.network.eval(), task.atomic_energies, complete)
     return path
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it; of a distributed training one process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if getattr(rank_zero_only, "rank", 0):
+        yield
+        return
+    lock = FolderLock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _trainer(
@@ -228,11 +244,18 @@ def _loggers(folder: Path, done: int) -> list[Logger]:
 
 @contextlib.contextmanager
 def _compiler(recipe: Recipe) -> Iterator[None]:
-    """Compiler settings while training; nothing is imported where nothing is compiled."""
+    """Compiler settings while training; nothing is imported where nothing is compiled.
+
+    Raises
+    ------
+    ConfigError
+        If the compiler fails, as it does where there is none.
+    """
     if not recipe.compile:
         yield
         return
     import torch._dynamo.config
+    import torch._dynamo.exc
     import torch._inductor.config
 
     # Every size, precision and kind of gradient is a variant; beyond the limit layers are
@@ -242,8 +265,14 @@ def _compiler(recipe: Recipe) -> Iterator[None]:
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and _torch_version() < (2, 13):
         # Backward kernels that torch 2.9 writes for AVX-512 overwrite the heap; 2.13 does not.
         options["cpp.simdlen"] = 256
-    with torch._dynamo.config.patch(limits), torch._inductor.config.patch(options):
-        yield
+    try:
+        with torch._dynamo.config.patch(limits), torch._inductor.config.patch(options):
+            yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise ConfigError(
+            f"compile=true, but layers cannot be compiled here ({str(error).splitlines()[0]}); "
+            "install g++ and the headers of Python, or use --set compile=false"
+        ) from error
 
 
 def _torch_version() -> tuple[int, int]:

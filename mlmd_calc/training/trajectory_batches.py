@@ -117,8 +117,8 @@ class TrajectoryTable:
         Molecules are padded to a multiple of this many atoms.
     scales
         Units of errors; None to measure them on these trajectories.
-    part
-        What to call these frames in messages.
+    held_out
+        Whether these frames are held out of training.
 
     Raises
     ------
@@ -136,7 +136,7 @@ class TrajectoryTable:
         accelerations: bool = False,
         size_step: int = 1,
         scales: ChangeScales | None = None,
-        part: str = "training",
+        held_out: bool = False,
     ) -> None:
         trajectories = [Trajectory.of(molecule) for molecule in frames]
         spacings = sorted({trajectory.dt_fs for trajectory in trajectories})
@@ -157,11 +157,12 @@ class TrajectoryTable:
         if not len(self):
             longest = max(int(np.bincount(t.run).max(initial=0)) for t in trajectories)
             needed = self.strides[-1] + (2 if accelerations else 1)
+            kind = "held-out" if held_out else "training"
+            remedy = "hold out more or nothing (held_out_fraction)" if held_out else "hold out less"
             raise ConfigError(
-                f"the longest run of frames for {part} has {longest}, but jumps of up to "
-                f"{horizons[1]:g} fs need {needed} frames {self.dt_fs:g} fs apart; give longer "
-                "runs, train shorter jumps (model.integrator.max_horizon), or hold out longer "
-                "blocks or none (held_out_fraction)"
+                f"the longest run of {kind} frames has {longest}, but jumps of up to "
+                f"{horizons[1]:g} fs need {needed} frames {self.dt_fs:g} fs apart; {remedy}, give "
+                "longer runs, or train shorter jumps (model.integrator.max_horizon)"
             )
 
     def __len__(self) -> int:

@@ -1,0 +1,140 @@
+"""`mlmd train` in processes of its own: signals, kills, full disks."""
+
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from spring_molecules import spring_frames
+
+from mlmd_calc.data import write_labels
+from mlmd_calc.zoo import load_model
+
+COMMAND = [sys.executable, "-c", "from mlmd_calc.cli import main; main()"]
+
+RECIPE = """
+steps = 60
+warmup_steps = 1
+validate_every = 4
+pairs_per_batch = 100
+ema_decay = 0.9
+held_out_fraction = 0.2
+
+[model]
+n_layers = 1
+embd_dim = 16
+num_heads = 2
+num_3d_kernels = 8
+
+[loss]
+forces = 1.0
+energy = 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labels, a recipe, and a run of it from end to end."""
+    path = tmp_path_factory.mktemp("springs")
+    (path / "labels").mkdir()
+    for frames in (spring_frames("water", [8, 1, 1], 10), spring_frames("oxygen", [8, 8], 10)):
+        write_labels(path / "labels" / f"{frames.name}.npz", frames)
+    (path / "recipe.toml").write_text(RECIPE)
+    assert finish(path, path / "straight")[0] == 0
+    return path
+
+
+def start(folder, out, **options):
+    arguments = [folder / "labels", "-o", out, "--recipe", folder / "recipe.toml"]
+    command = [*COMMAND, "train", *map(str, arguments), "--accelerator", "cpu"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(folder, out, **options):
+    """Exit status of a run that is left alone, and what it said."""
+    with start(folder, out, **options) as process:
+        said = process.communicate(timeout=500)[1]
+    return process.returncode, said
+
+
+def interrupt(folder, out, number, delay=0.0):
+    """Start or continue a run, and send a signal some time after its next checkpoint.
+
+    Returns the exit status and what was said.
+    """
+    checkpoint = out / "last.ckpt"
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    with start(folder, out) as process:
+        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(number)
+        said = process.communicate(timeout=500)[1]
+    return process.returncode, said
+
+
+def assert_same_model(folder, out):
+    assert finish(folder, out)[0] == 0
+    first, second = (
+        load_model(path, dtype="float32").network.state_dict()
+        for path in (folder / "straight", out)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def steps_of(out):
+    return torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+
+
+def test_signals_and_kills_change_no_weight(folder, tmp_path):
+    out = tmp_path / "run"
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
+        status, said = interrupt(folder, out, number)
+        if number == signal.SIGKILL:
+            assert status == -number
+            continue
+        assert status == 128 + number
+        assert said.splitlines()[-1] == (
+            f"mlmd: stopped by {number.name}; {steps_of(out)} of 60 steps are kept in {out}; the "
+            "same command goes on from there"
+        )
+        assert "Traceback" not in said
+    assert_same_model(folder, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random_times_change_no_weight(folder, tmp_path, seed):
+    rng = random.Random(seed)
+    for _ in range(3):
+        interrupt(folder, tmp_path, signal.SIGKILL, delay=rng.uniform(0.0, 0.2))
+    assert_same_model(folder, tmp_path)
+
+
+def test_full_disk_ends_with_a_sentence_and_the_run_goes_on(folder, tmp_path):
+    """The limit is above the first checkpoint's metrics and below the size of a checkpoint."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    status, said = finish(folder, tmp_path, preexec_fn=limit)
+    assert status == 1
+    assert "Traceback" not in said
+    assert "mlmd: File too large" in said
+    assert "last.ckpt.part" in said
+    assert "the same command goes on from there" in said
+    assert_same_model(folder, tmp_path)
+
+
+def test_folder_that_cannot_be_made_is_a_sentence(folder, tmp_path):
+    (tmp_path / "file").touch()
+    status, said = finish(folder, tmp_path / "file" / "run")
+    assert status == 1
+    assert "Traceback" not in said
+    assert "mlmd: Not a directory" in said
