@@ -17,7 +17,7 @@ pytest.importorskip("rdkit", reason="rdkit builds the peptide")
 SEQUENCE = "HIG"
 HEAVY = {
     1: "N CA C O CB CG ND1 CD2 CE1 NE2",
-    2: "N CA C O CB CG1 CG2 CD1",
+    2: "N CA C O CB CG2 CG1 CD1",  # with the gamma carbons exchanged
     3: "N CA C O",
 }
 """Names in the order of the network, by residue of the capped peptide."""

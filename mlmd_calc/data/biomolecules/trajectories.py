@@ -256,8 +256,8 @@ def _read(path: Path) -> BiomolecularTrajectory:
 
 def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
     known: dict[str, Any] = {key: arrays[key] for key in (*_STRUCTURE, *_LATER) if key in arrays}
-    texts = {key: tuple(known[key].tolist()) for key in _NAMES if key in known}
-    structure = BondedStructure(**known | texts)
+    known |= {key: tuple(known[key].tolist()) for key in _NAMES if key in known}
+    structure = BondedStructure(**known)
     ligands = json.loads(str(arrays["ligands"]))
     return BiomolecularTrajectory(
         name=str(arrays["name"]),
