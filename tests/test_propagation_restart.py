@@ -255,9 +255,11 @@ def test_another_kind_of_force_model_is_refused(toy):
         corrections=Corrections.none(),
     )
     whole.save("run.npz")
+    untold = VerletPropagator(whole.forces, 0.1)
+    untold.potential = None
     without = JumpLoop(
         [state_from_ase(molecule("H2O"))],
-        VerletPropagator(whole.forces, 0.1),
+        untold,
         0.2,
         guard=Guard.off(),
         corrections=Corrections.none(),

@@ -231,8 +231,8 @@ class JumpDynamics(MolecularDynamics):
         Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
     other_forces
         What is done with forces of the calculator that are not those of the propagator's potential,
-        a bias for instance: "refuse" the run, let them "kick" the molecule for half a jump before
-        and half a jump after each jump, or "ignore" them in jumps.
+        a bias for instance: "refuse" the run, let them "kick" the molecule before and
+        after each of two jumps over half the stride, or "ignore" them in jumps.
     md_steps_per_jump
         Force-based steps after each jump, part of the same step.
     md_timestep

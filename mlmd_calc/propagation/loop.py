@@ -74,8 +74,8 @@ class JumpLoop:
         if it tells it.
     other_forces
         What is done if these forces are not those of the propagator's potential: "refuse", "kick"
-        (the difference acts for half a jump before and half a jump after it) or "ignore" (it acts
-        in force-based steps alone).
+        (the difference acts before and after each of two jumps over half the stride) or "ignore"
+        (it acts in force-based steps alone).
     md_steps_per_jump
         Force-based steps after each jump.
     md_timestep_fs
@@ -170,8 +170,17 @@ class JumpLoop:
         known = bool(getattr(self._forces, "has_energy", False))
         return known and self.propagator.gives_velocities and self.other_forces != "ignore"
 
+    def _check_stride(self, stride_fs: float) -> None:
+        self.propagator.strides.check(stride_fs)
+        if self.other_forces == "kick" and 0.5 * stride_fs not in self.propagator.strides:
+            raise ConfigError(
+                f"with other_forces='kick' a jump of {stride_fs:g} fs is two of "
+                f"{0.5 * stride_fs:g} fs, but the propagator was made for "
+                f"{self.propagator.strides}; choose another stride"
+            )
+
     def _check_options(self) -> None:
-        self.propagator.strides.check(self.stride_fs)
+        self._check_stride(self.stride_fs)
         if self.md_steps_per_jump < 0 or not self.md_timestep_fs > 0.0:
             raise ConfigError(
                 f"md_steps_per_jump={self.md_steps_per_jump} with md_timestep_fs="
@@ -243,7 +252,7 @@ class JumpLoop:
 
     @stride_fs.setter
     def stride_fs(self, stride_fs: float) -> None:
-        self.propagator.strides.check(stride_fs)
+        self._check_stride(stride_fs)
         self._stride_fs = stride_fs
 
     @property
@@ -381,8 +390,15 @@ class JumpLoop:
         return [float(state.energy) for state in self._states if state.energy is not None]
 
     def _jump(self, states: list[State], stride: float) -> list[State]:
+        """Jump with all molecules, in two halves where other forces kick them."""
+        if self.other_forces != "kick":
+            return self._jump_once(states, stride)
+        for _ in range(2):
+            states = self._jump_once(self._with_other_forces(states), 0.5 * stride)
+        return states
+
+    def _jump_once(self, states: list[State], stride: float) -> list[State]:
         """Jump with all molecules; those that fail are rescued one by one."""
-        states = self._with_other_forces(states)
         ready = [i for i, state in enumerate(states) if self._is_warm(i, state)]
         reached = self._reach(ready, [states[i] for i in ready], stride, self.guard.halvings)
         results = dict(zip(ready, reached, strict=True))
@@ -425,9 +441,7 @@ class JumpLoop:
         return self._force_steps([state], stride, [molecule])[0]
 
     def _with_other_forces(self, states: list[State]) -> list[State]:
-        """Evaluate what acts besides the propagator's potential, if it is to kick."""
-        if self.other_forces != "kick":
-            return states
+        """Evaluate what acts besides the propagator's potential."""
         assert self._forces is not None
         assert self.propagator.potential is not None
         return with_other_forces(states, self._forces, self.propagator.potential)
