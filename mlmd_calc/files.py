@@ -21,6 +21,30 @@ LOCK_FILE: Final = ".lock"
 _PART: Final = ".part"
 
 
+_TEXT_EXPANDS: Final = 8
+"""How many times its size a text takes in memory while it is read, about."""
+
+
+def refuse_huge(path: Path) -> None:
+    """Refuse a text file that would not fit into the memory of this machine.
+
+    Raises
+    ------
+    ModelFileError
+        If it would not.
+    """
+    size = path.stat().st_size
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return
+    if size > memory // _TEXT_EXPANDS:
+        raise ModelFileError(
+            f"{path} has {size / 2**30:.1f} GiB, too much to read as text with "
+            f"{memory / 2**30:.0f} GiB of memory; split it, or give another file"
+        )
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside its place, and put it there in one go when it is complete.

@@ -12,6 +12,8 @@ from toy_models import write_model
 from typer.testing import CliRunner
 
 from mlmd_calc.cli import app
+from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.errors import ModelFileError
 from mlmd_calc.md import read_record
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 
@@ -174,3 +176,12 @@ def test_no_word_of_a_table_is_cut(capsys, monkeypatch):
     print_table(Table(*words))
     printed = capsys.readouterr().out
     assert all(word in printed for word in words)
+
+
+@pytest.mark.parametrize("suffix", ["pdb", "cif", "xyz", "sdf"])
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path, suffix):
+    path = tmp_path / f"huge.{suffix}"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(ModelFileError, match=r"has 1024\.0 GiB, too much"):
+        load_structure(str(path))

@@ -23,6 +23,7 @@ from mlmd_calc.biomolecules.pdb import parse_pdb
 from mlmd_calc.biomolecules.sites import Site, Sites
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.files import refuse_huge
 
 _PARSERS: Final[Mapping[str, Callable[[str, int], Sites]]] = MappingProxyType(
     {".pdb": parse_pdb, ".ent": parse_pdb, ".cif": parse_mmcif, ".mmcif": parse_mmcif}
@@ -98,6 +99,7 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"the structure file {path} does not exist")
+    refuse_huge(path)
     parse = _PARSERS.get(_suffix(path))
     if parse is None:
         raise ModelFileError(

@@ -29,7 +29,8 @@ from mlmd_calc.data.molecules import (
     molecule_from_smiles,
     start_structures,
 )
-from mlmd_calc.errors import InputError
+from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.files import refuse_huge
 
 SMILES_PREFIX: Final = "smiles:"
 
@@ -180,7 +181,10 @@ def _read_with_ase(path: Path) -> ase.Atoms:
     # ASE does not know capital letters; where it knows nothing, it looks into the file.
     format_name = known.name if known is not None and suffix != suffix.lower() else None
     try:
+        refuse_huge(path)
         atoms: Any = ase.io.read(path, index=-1, format=format_name)
+    except ModelFileError:
+        raise
     except Exception as error:  # ASE's many readers raise whatever they stumble over
         if isinstance(error, KeyError) and error.args:
             raise InputError(
