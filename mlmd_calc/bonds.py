@@ -19,7 +19,7 @@ BOND_LIMIT: Final = 0.5
 STRETCH: Final = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
 
-_CLOSEST: Final = 0.6
+_CLOSEST: Final = 0.5
 """Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77."""
 
 _CARBON: Final = 6
@@ -130,7 +130,7 @@ def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64])
     Raises
     ------
     InputError
-        If two atoms are nearer than 0.6 times the sum of their covalent radii.
+        If two atoms are nearer than 0.5 times the sum of their covalent radii.
     """
     atoms = np.flatnonzero(numbers > 0)
     if len(atoms) < 2:
