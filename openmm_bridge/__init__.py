@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from openmm_bridge.backends import available_backends
+    from openmm_bridge.checks import check_system
     from openmm_bridge.export import export_module
-    from openmm_bridge.forces import check_system, create_force
+    from openmm_bridge.forces import create_force
     from openmm_bridge.integrators import JumpNVEIntegrator, JumpNVTIntegrator
     from openmm_bridge.reporters import ProgressReporter
     from openmm_bridge.simulation import OpenMMSimulation
+    from openmm_bridge.stored import load_system
 
 _HOME: Final = {
     "JumpNVEIntegrator": "openmm_bridge.integrators",
@@ -22,9 +24,10 @@ _HOME: Final = {
     "OpenMMSimulation": "openmm_bridge.simulation",
     "ProgressReporter": "openmm_bridge.reporters",
     "available_backends": "openmm_bridge.backends",
-    "check_system": "openmm_bridge.forces",
+    "check_system": "openmm_bridge.checks",
     "create_force": "openmm_bridge.forces",
     "export_module": "openmm_bridge.export",
+    "load_system": "openmm_bridge.stored",
 }
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "check_system",
     "create_force",
     "export_module",
+    "load_system",
 ]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Mapping
+import uuid
 from types import FrameType
 from typing import Any, Final
 
 import numpy as np
+import openmm
 import torch
 from numpy.typing import NDArray
 
@@ -16,12 +18,18 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.coverage import Coverage
-from openmm_bridge.region import Region, make_whole
+from openmm_bridge.checks import check_contexts
+from openmm_bridge.region import Region, check_nanometres, make_whole
 
 _LOG: Final = logging.getLogger(__name__)
 
 FORCE_UNIT: Final = units.NM / units.KJ_PER_MOL
 """kJ/mol/nm per eV/Å."""
+
+# OpenMM 8.5 reads what a Python force returns through numpy, which it loads only when it is first
+# given a sequence. Where that is never done, as after loadCheckpoint or loadState in a new process,
+# the first evaluation would end the process.
+openmm.Continuous1DFunction([0.0, 1.0, 2.0], 0.0, 1.0)
 
 
 class MDETComputation:
@@ -45,6 +53,10 @@ class MDETComputation:
     last_error
         What the last failing call raised. OpenMM passes on only the message, as an
         ``OpenMMException``; the error with its traceback is also in the log ``openmm_bridge``.
+    address
+        Where the force is that was made with it; None if that was not here.
+    identity
+        What it has in common with its copies.
     """
 
     def __init__(self, potential: Potential, region: Region, device: str = "auto") -> None:
@@ -52,7 +64,10 @@ class MDETComputation:
         self.region = region
         self.device = device
         self.last_error: Exception | None = None
+        self.address: int | None = None
+        self.identity = uuid.uuid4().hex
         self._lineage = region.lineage()
+        self._seen: Any = None
 
     def __call__(self, state: Any) -> tuple[float, NDArray[np.float64]]:
         """Evaluate a State.
@@ -77,6 +92,7 @@ class MDETComputation:
         """Evaluate ``(system_size, 3)`` nm with the rest of a State; see :meth:`__call__`."""
         box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.region.periodic else None
         try:
+            self._check_surroundings(state, positions, box)
             return self.evaluate(positions, box)
         except Exception as error:
             self.last_error = error
@@ -108,9 +124,7 @@ class MDETComputation:
                 "forces are not; minimise with a force made with forces='conservative' (if the "
                 "model has an energy) or with the force field, then run with this one"
             )
-        own = positions[region.particles] if region.is_subset else positions
-        if box is not None:
-            own = make_whole(own, box, region.parents, self._lineage)
+        own = self._molecule(positions, box)
         # The first trial step of the minimiser is long, whatever the forces.
         coverage = Coverage(closest=0.05, gap=np.inf) if minimising else None
         structure = region.structure(own * units.NM)
@@ -123,6 +137,31 @@ class MDETComputation:
             forces = everything
         return (0.0 if result.energy is None else result.energy / units.KJ_PER_MOL), forces
 
+    def _molecule(
+        self, positions: NDArray[np.float64], box: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """Whole molecule ``(n, 3)`` nm."""
+        region = self.region
+        own = positions[region.particles] if region.is_subset else positions
+        return own if box is None else make_whole(own, box, region.parents, self._lineage)
+
+    def _check_surroundings(
+        self, state: Any, positions: NDArray[np.float64], box: NDArray[np.float64] | None
+    ) -> None:
+        """Check what is around the force at first, and when it seems to have changed.
+
+        A barostat adds parameters. Those of a Context do not reach a force that is interpolated, so
+        that for direct forces, which no barostat may move, a change of the box counts as well.
+        """
+        fixed = box is None or self.potential.conservative
+        seen = [sorted(state.getParameters()), None if fixed else np.asarray(box).tolist()]
+        if seen == self._seen:
+            return
+        check_contexts(self)
+        if len(positions) == self.region.system_size:
+            check_nanometres(self._molecule(positions, box))
+        self._seen = seen
+
     def _explained(self, error: Exception, step: int) -> Exception:
         """Return the error with the step, which the potential cannot know."""
         text = str(error) if isinstance(error, MLMDError) else f"{type(error).__name__}: {error}"
@@ -132,23 +171,38 @@ class MDETComputation:
             note = f" (atoms are counted among the ML atoms, particles {first} to {last})"
         return RuntimeError(f"MD-ET force at step {step}: {text}{note}")
 
-    def _options(self) -> dict[str, Any]:
-        potential = self.potential
-        return {
-            "model": potential.model.source,
-            "device": self.device,
-            **potential.options,
-        }
+    @property
+    def reference(self) -> str:
+        """What a stored force holds: JSON of model, checksum, options, region and orientations.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        model = self.potential.model
+        Raises
+        ------
+        ModelFileError
+            If the model exists in memory only.
+        """
+        potential, model = self.potential, self.potential.model
         if not model.source:
             raise ModelFileError(
                 "a force is stored by the name of its model, and this model exists in memory only; "
                 "write it with mlmd_calc.zoo.save_model and make the force from the file"
             )
-        state = self.potential.state_dict() if self.potential.rotation == "random" else None
-        return _restore, (self._options(), model.sha256, self.region, state)
+        return json.dumps(
+            {
+                "id": self.identity,
+                "options": {
+                    "model": model.source,
+                    "device": self.device,
+                    **potential.options,
+                },
+                "sha256": model.sha256,
+                "region": self.region.to_dict(),
+                "state": potential.state_dict() if potential.rotation == "random" else None,
+            }
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A string and nothing else, so that a reader can tell it from foreign code.
+        return _restore, (self.reference,)
 
 
 class MissingComputation:
@@ -165,7 +219,7 @@ class MissingComputation:
         What was stored.
     """
 
-    def __init__(self, error: Exception, reference: tuple[Any, ...]) -> None:
+    def __init__(self, error: Exception, *reference: Any) -> None:
         self.error = error
         self._reference = reference
 
@@ -178,27 +232,34 @@ class MissingComputation:
 
 
 def _restore(*reference: Any) -> MDETComputation | MissingComputation:
-    """Load the computation that a stored force refers to."""
+    """Load the computation that a stored force refers to by `MDETComputation.reference`."""
     try:
         return _load(*reference)
     except Exception as error:
         _LOG.error("a stored MD-ET force cannot be used: %s", error)
-        return MissingComputation(error, reference)
+        return MissingComputation(error, *reference)
 
 
-def _load(
-    options: dict[str, Any], sha256: str, region: Region, state: Mapping[str, str] | None
-) -> MDETComputation:
+def _load(*reference: Any) -> MDETComputation:
+    if len(reference) != 1 or not isinstance(reference[0], str):
+        raise ModelFileError(
+            "the force was stored by another version of this package; make it anew with "
+            "create_force"
+        )
+    stored = json.loads(reference[0])
+    options = stored["options"]
     potential = Potential(**options)
     found = potential.model.sha256
-    if found != sha256:
+    if found != stored["sha256"]:
         raise ModelFileError(
             f"model {options['model']!r} has sha256 {found}, but the force was stored with "
-            f"{sha256}; bring back the original file or make a new force"
+            f"{stored['sha256']}; bring back the original file or make a new force"
         )
-    if state is not None:
-        potential.load_state_dict(state)
-    return MDETComputation(potential, region, options["device"])
+    if stored["state"] is not None:
+        potential.load_state_dict(stored["state"])
+    computation = MDETComputation(potential, Region.from_dict(stored["region"]), options["device"])
+    computation.identity = stored["id"]
+    return computation
 
 
 class TensorComputation:
@@ -212,6 +273,9 @@ class TensorComputation:
 
     def __init__(self, computation: MDETComputation) -> None:
         self.computation = computation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorComputation, (self.computation,)
 
     def __call__(self, state: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Evaluate positions ``(system_size, 3)`` nm; energy kJ/mol and forces kJ/mol/nm."""

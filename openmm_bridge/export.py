@@ -27,8 +27,9 @@ from mlmd_calc.errors import PredictionError
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.results import _ABSURD_FORCE
 from mlmd_calc.potential.rotations import fixed_rotations
+from openmm_bridge.backends import openmmtorch_module
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
-from openmm_bridge.region import Region
+from openmm_bridge.region import BONDS, Region
 
 METADATA: Final = "mlmd.json"
 """Name of the extra file, inside an exported file, that says what was exported."""
@@ -111,8 +112,7 @@ def export_module(potential: Potential, region: Region, path: str | os.PathLike[
         As for :func:`torchscript_module`.
     """
     module = torchscript_module(potential, region)
-    description = json.dumps(_metadata(potential, region))
-    torch.jit.save(module, os.fspath(path), _extra_files={METADATA: description})
+    torch.jit.save(module, os.fspath(path), _extra_files={METADATA: module.description})
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -123,6 +123,21 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return description
 
 
+def module_description(force: Any) -> dict[str, Any] | None:
+    """Read the same from a TorchForce, also of a System that was copied or read from XML.
+
+    Returns
+    -------
+    dict or None
+        None if it is not a TorchForce, or not one with a module of this package.
+    """
+    kind = openmmtorch_module().TorchForce
+    if not kind.isinstance(force):
+        return None
+    description = getattr(kind.cast(force).getModule(), "description", None)
+    return None if description is None else json.loads(description)
+
+
 def _metadata(potential: Potential, region: Region) -> dict[str, Any]:
     model = potential.model
     return {
@@ -130,12 +145,7 @@ def _metadata(potential: Potential, region: Region) -> dict[str, Any]:
         "source": model.source,
         "sha256": model.sha256,
         "options": potential.options,
-        "numbers": region.numbers.tolist(),
-        "particles": region.particles.tolist(),
-        "system_size": region.system_size,
-        "charge": region.charge,
-        "multiplicity": region.multiplicity,
-        "periodic": region.periodic,
+        "region": region.to_dict(),
         "versions": {"mlmd": __version__, "torch": str(torch.__version__)},
     }
 
@@ -221,6 +231,7 @@ class _ForceModule(nn.Module):
         self.reference_energy = float(potential._reference_energy(isolated))
         self.system_size = region.system_size
         self.periodic = region.periodic
+        self.description = json.dumps(_metadata(potential, region))
         # TorchScript sees no globals.
         self.nm = float(units.NM)
         self.energy_unit = float(1.0 / units.KJ_PER_MOL)
@@ -229,6 +240,7 @@ class _ForceModule(nn.Module):
         self.shortest = nn.Buffer(torch.from_numpy(shortest))
         self.gap = float(potential.coverage.gap)
         self.absurd_force = _ABSURD_FORCE
+        self.nearest, self.farthest = BONDS
 
     def forward(self, positions: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Energy in kJ/mol and forces in kJ/mol/nm; see :func:`torchscript_module`."""
@@ -294,6 +306,13 @@ class _ForceModule(nn.Module):
                 f"{int(self.particles[j])} are {float(square[i, j].sqrt())} Å apart; the model "
                 f"knows nothing of distances below {float(self.shortest[i, j])} Å between these "
                 "elements. Restart from an earlier frame with a shorter time step"
+            )
+        others = square.clone().fill_diagonal_(math.inf)
+        usual = float(others.min(dim=0)[0].median().sqrt()) / self.nm
+        if len(own) > 1 and (usual < self.nearest or usual > self.farthest):
+            raise ValueError(
+                f"MD-ET force evaluation {int(self.calls)}: most atoms are {usual} nm from the one "
+                "next to them, and bonds are 0.07 to 0.3 nm long; positions in OpenMM are in nm"
             )
         if not bool(self.connected(square <= self.gap**2).all()):
             raise ValueError(

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import openmm
 
-from mlmd_calc.errors import InputError
 from mlmd_calc.potential import Potential
 from mlmd_calc.zoo import Model
 from openmm_bridge.backends import choose_backend, openmmtorch_module
+from openmm_bridge.checks import FORCE_NAME
 from openmm_bridge.computation import MDETComputation, TensorComputation
-from openmm_bridge.region import Region, region_from_topology
-
-FORCE_NAME: Final = "MD-ET"
-"""What the force is called in the System and its XML."""
-
-_BAROSTATS: Final = (
-    openmm.MonteCarloBarostat,
-    openmm.MonteCarloAnisotropicBarostat,
-    openmm.MonteCarloFlexibleBarostat,
-    openmm.MonteCarloMembraneBarostat,
-)
+from openmm_bridge.region import Region, check_one_molecule, region_from_topology
 
 
 def create_force(
@@ -49,8 +39,9 @@ def create_force(
     The model sees the chosen atoms as one isolated molecule. In a periodic system, where only a
     part of the atoms can be chosen, it is handed over whole whichever images its atoms are in.
     Interactions with the rest, and the removal of the force field's terms within the molecule, are
-    up to the System; the OpenMM-ML potential "mdet" does that part as well. :func:`check_system`
-    finds what is at odds with the force in the System it was added to.
+    up to the System; the OpenMM-ML potential "mdet" does that part as well. What is at odds with
+    the force in the System it was added to is refused at the first evaluation, with the back end
+    "torchscript" by :func:`check_system` only.
 
     Parameters
     ----------
@@ -83,7 +74,8 @@ def create_force(
     ConfigError
         If an option is unknown or does not fit the model.
     InputError
-        If the model cannot be applied to these atoms.
+        If the model cannot be applied to these atoms: unknown elements, an impossible charge or
+        multiplicity, a part of a molecule or more than one by the topology's bonds.
     MissingDependencyError
         If the back end does not work here.
 
@@ -96,6 +88,7 @@ def create_force(
     """
     chosen = choose_backend(backend)
     region = region_from_topology(topology, atoms, charge=charge, multiplicity=multiplicity)
+    check_one_molecule(topology, region)
     return make_force(
         model,
         region,
@@ -134,6 +127,7 @@ def make_force(
     force = wrap(computation, backend)
     if backend != "torchscript":
         force.computation = computation
+        computation.address = int(force.this)
     force.setUsesPeriodicBoundaryConditions(region.periodic)
     force.setForceGroup(forceGroup)
     force.setName(FORCE_NAME)
@@ -155,74 +149,3 @@ def wrap(computation: MDETComputation, backend: str) -> Any:
     force = openmmtorch_module().TorchForce(module)
     force.setOutputsForces(True)
     return force
-
-
-def check_system(system: openmm.System, force: Any) -> None:
-    """Refuse a System in which a force made by :func:`create_force` would give wrong results.
-
-    Parameters
-    ----------
-    system
-        System that the force was or will be added to.
-    force
-        The force, as returned by :func:`create_force`.
-
-    Raises
-    ------
-    InputError
-        If the number of particles does not fit; if ML atoms are virtual sites or are held by
-        constraints among themselves; if the System is periodic and the force does not know it; if
-        there is a barostat and the forces are not conservative, or the ML atoms are not tied
-        together by bonds, so that the barostat would tear the molecule apart.
-    """
-    region: Region = force.region
-    if system.getNumParticles() != region.system_size:
-        raise InputError(
-            f"the System has {system.getNumParticles()} particles, but the topology the force was "
-            f"made for has {region.system_size} atoms; make both from the same topology"
-        )
-    own = {int(particle) for particle in region.particles}
-    virtual = [particle for particle in sorted(own) if system.isVirtualSite(particle)]
-    if virtual:
-        raise InputError(
-            f"particle {virtual[0]} is a virtual site; the model knows atoms only. Leave it out of "
-            "atoms=[...]"
-        )
-    pairs = [
-        tuple(system.getConstraintParameters(i)[:2]) for i in range(system.getNumConstraints())
-    ]
-    held = [pair for pair in pairs if own.issuperset(pair)]
-    if held:
-        raise InputError(
-            f"ML atoms {held[0][0]} and {held[0][1]} are held at a fixed distance by a constraint "
-            f"of the force field ({len(held)} such); remove the constraints among ML atoms, with "
-            "System.removeConstraint or by OpenMM-ML's createMixedSystem"
-        )
-    if system.usesPeriodicBoundaryConditions() and not region.periodic:
-        raise InputError(
-            "the System is periodic, but the topology the force was made from has no box; set "
-            "topology.setPeriodicBoxVectors(...) before create_force"
-        )
-    # OpenMM itself refuses a barostat without a box.
-    if system.usesPeriodicBoundaryConditions() and any(
-        isinstance(f, _BAROSTATS) for f in system.getForces()
-    ):
-        _check_barostat(system, force, own)
-
-
-def _check_barostat(system: openmm.System, force: Any, own: set[int]) -> None:
-    if not force.conservative:
-        raise InputError(
-            "a Monte Carlo barostat needs forces that are the gradient of an energy, and direct "
-            "forces are not; make the force with forces='conservative' or remove the barostat"
-        )
-    context = openmm.Context(
-        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
-    )
-    torn = [molecule for molecule in context.getMolecules() if own & set(molecule)]
-    if len(torn) > 1:
-        raise InputError(
-            f"the barostat would move the ML atoms as {len(torn)} separate molecules, because no "
-            "bonds of the System tie them together; add a HarmonicBondForce of zero strength along "
-            "their bonds, as the OpenMM-ML potential 'mdet' does"
-        )

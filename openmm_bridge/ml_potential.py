@@ -10,9 +10,10 @@ from openmmml.mlpotential import MLPotentialImpl
 
 from mlmd_calc.errors import ConfigError
 from openmm_bridge.backends import choose_backend
-from openmm_bridge.forces import check_system, make_force
+from openmm_bridge.checks import check_system
+from openmm_bridge.forces import make_force
 from openmm_bridge.plugin import refuse_unknown
-from openmm_bridge.region import Region, region_from_topology
+from openmm_bridge.region import Region, check_one_molecule, region_from_topology
 
 _PRECISIONS: Final = {"single": "float32", "double": "float64", "mixed": "mixed"}
 
@@ -89,6 +90,7 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
             multiplicity=options.pop("multiplicity", 1),
             periodic=boxed or system.usesPeriodicBoundaryConditions(),
         )
+        check_one_molecule(topology, region)
         force = make_force(
             self.model,
             region,
@@ -99,7 +101,8 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
         )
         system.addForce(force)
         system.addForce(_zero_bonds(region, forceGroup))
-        # For interpolation the forces are collected in a System without particles.
+        # For interpolation the forces are collected in a System without particles; they are checked
+        # when they are first evaluated.
         if system.getNumParticles() > 0:
             check_system(system, force)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential import Structure
 from mlmd_calc.potential.structure import as_integer
+
+BONDS: Final = (0.04, 0.4)
+"""nm; no molecule has most of its bonds outside of these, but one given in Å or pm has."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,21 @@ class Region:
     def is_subset(self) -> bool:
         """Whether the System has particles outside the region."""
         return len(self) != self.system_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe it in JSON-able values, which :meth:`from_dict` reads."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Region:
+        """Make a region from :meth:`to_dict`; other entries of the description do not matter."""
+        known = {}
+        for entry in fields(cls):
+            value = values[entry.name]
+            listed = isinstance(value, list)
+            known[entry.name] = np.array(value, dtype=np.int64) if listed else value
+        return cls(**known)
 
     def structure(self, positions: NDArray[np.float64]) -> Structure:
         """Structure of the region at ``(n, 3)`` Å."""
@@ -148,6 +168,62 @@ def region_from_topology(
     )
 
 
+def check_one_molecule(topology: Any, region: Region) -> None:
+    """Refuse a region that is a part of a molecule, or more than one, by the topology's bonds.
+
+    Atoms of a residue without any bonds among them, as of a ligand in a PDB file without CONECT
+    records, are taken for one fragment.
+
+    Raises
+    ------
+    InputError
+        If a bond leads out of the region, or none leads from one part of it to another.
+    """
+    own = {int(particle): i for i, particle in enumerate(region.particles)}
+    bonds = []
+    for bond in topology.bonds():
+        first, second = bond[0].index, bond[1].index
+        if (first in own) != (second in own):
+            inside, outside = (first, second) if first in own else (second, first)
+            raise InputError(
+                f"the ML atoms end at the bond between atom {inside} and atom {outside}, which is "
+                f"not one of them, but the model knows whole molecules only; put all atoms of the "
+                "molecule into atoms=[...], or none"
+            )
+        if first in own:
+            bonds.append((own[first], own[second]))
+    bonded = {i for pair in bonds for i in pair}
+    for residue in topology.residues():
+        inside = [own[atom.index] for atom in residue.atoms() if atom.index in own]
+        if not bonded.intersection(inside):
+            bonds += [(inside[0], other) for other in inside[1:]]
+    fragments = fragments_of(len(region), bonds)
+    if fragments.max() > 0:
+        other = int(region.particles[np.argmax(fragments > 0)])
+        raise InputError(
+            f"the ML atoms are {fragments.max() + 1} molecules (no bonds lead from atom "
+            f"{region.particles[0]} to atom {other}), but the model knows one isolated molecule at "
+            "a time; make one force for each, or add the missing bonds to the topology"
+        )
+
+
+def fragments_of(n_atoms: int, bonds: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
+    """Find the fragments that atoms belong to, ``(n,)``, from 0 on in the order of the atoms.
+
+    Parameters
+    ----------
+    n_atoms
+        Number of atoms.
+    bonds
+        Groups of atoms that belong together: bonds, angles, torsions.
+    """
+    pairs = np.array([(b[0], other) for b in bonds for other in b[1:]], dtype=np.int64)
+    i, j = pairs.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(i)), (i, j)), shape=(n_atoms, n_atoms))
+    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return labels
+
+
 def region_from_structure(structure: Structure) -> Region:
     """Return all atoms of a System that consists of one isolated molecule."""
     count = len(structure)
@@ -202,6 +278,28 @@ def _parents(particles: list[int], bonds: Iterable[tuple[int, int]]) -> NDArray[
                     parents[other] = atom
                     front.append(other)
     return parents
+
+
+def check_nanometres(positions: NDArray[np.float64]) -> None:
+    """Refuse positions ``(n, 3)`` that are in another unit of length than nm.
+
+    Raises
+    ------
+    InputError
+        If most atoms have no other atom at the distance of a bond, nor anywhere near it.
+    """
+    if len(positions) < 2 or not np.isfinite(positions).all():
+        return
+    distances = np.linalg.norm(positions[:, None] - positions, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    usual = float(np.median(distances.min(axis=1)))
+    # Coincident atoms are another mistake, which the potential names.
+    if 0.0 < usual < BONDS[0] or usual > BONDS[1]:
+        raise InputError(
+            f"most atoms are {usual:.3g} nm from the one next to them, and bonds are 0.07 to 0.3 nm"
+            " long; positions in OpenMM are in nm (1 nm = 10 Å), so divide by 10 what is in Å, or "
+            "give it its unit (positions * unit.angstrom)"
+        )
 
 
 def make_whole(

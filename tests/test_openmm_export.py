@@ -358,9 +358,10 @@ def test_file_says_what_it_is_and_gives_the_same_numbers(ethanol, solution, tmp_
     assert (found["model"], found["source"]) == ("mdet-ethanol", "mdet-ethanol")
     assert found["sha256"] == source.model.sha256
     assert found["options"]["forces"] == "conservative"
-    assert found["numbers"] == ethanol.numbers.tolist()
-    assert found["particles"] == chosen
-    assert (found["charge"], found["multiplicity"], found["periodic"]) == (0, 1, False)
+    described = found["region"]
+    assert described["numbers"] == ethanol.numbers.tolist()
+    assert described["particles"] == chosen
+    assert (described["charge"], described["multiplicity"], described["periodic"]) == (0, 1, False)
     assert found["versions"]["torch"] == torch.__version__
     energy, forces = torch.jit.load(path)(nm(everything))
     known = expected(ethanol, "mdet-ethanol")

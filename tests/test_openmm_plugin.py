@@ -19,6 +19,8 @@ openmmml = pytest.importorskip("openmmml", reason="openmmml is not installed")
 from openmm import app, unit  # noqa: E402
 from openmm_systems import context_of, energy_and_forces, topology_of  # noqa: E402
 
+import openmm_bridge  # noqa: E402
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 EDGE = 1.7
 """nm."""
@@ -104,8 +106,25 @@ def test_mixed_system_with_barostat_runs(solvated):
     assert np.abs(lengths[0] - lengths[1]).max() < 0.5
 
 
-def test_interpolation_goes_from_classical_to_learned(solvated):
+def flexible(solvated) -> openmm.System:
+    """Make the ethanol's constraints bonds, as a force field without constraints has them."""
     topology, classical, positions = solvated
+    classical = copy.deepcopy(classical)
+    for i in reversed(range(classical.getNumConstraints())):
+        if classical.getConstraintParameters(i)[0] < 9:
+            classical.removeConstraint(i)
+    bonds = openmm.HarmonicBondForce()
+    for bond in topology.bonds():
+        i, j = bond[0].index, bond[1].index
+        if i < 9:
+            bonds.addBond(i, j, np.linalg.norm(positions[i] - positions[j]) / 10, 2e5)
+    classical.addForce(bonds)
+    return classical
+
+
+def test_interpolation_goes_from_classical_to_learned(solvated):
+    topology, _, positions = solvated
+    classical = flexible(solvated)
     own = potential()
     both = own.createMixedSystem(topology, classical, range(9), interpolate=True, device="cpu")
     mixed = own.createMixedSystem(topology, classical, range(9), device="cpu")
@@ -116,6 +135,35 @@ def test_interpolation_goes_from_classical_to_learned(solvated):
         context.setParameter("lambda_interpolate", fraction)
         expected = fraction * learned + (1.0 - fraction) * known
         assert energy_and_forces(context)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_interpolation_needs_bonds_instead_of_constraints(solvated):
+    topology, classical, positions = solvated
+    both = potential().createMixedSystem(
+        topology, classical, range(9), interpolate=True, device="cpu"
+    )
+    with pytest.raises(InputError, match="with constraints=None"):
+        openmm_bridge.check_system(both)
+    with pytest.raises(openmm.OpenMMException, match="with constraints=None"):
+        energy_and_forces(context_of(both, positions))
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_a_barostat_added_to_direct_forces_is_noticed(solvated, interpolate):
+    topology, _, positions = solvated
+    mixed = potential(model="mdet-small-organics").createMixedSystem(
+        topology,
+        flexible(solvated),
+        range(9),
+        interpolate=interpolate,
+        forces="direct",
+        device="cpu",
+    )
+    energy_and_forces(context_of(mixed, positions))
+    mixed.addForce(openmm.MonteCarloBarostat(1.0, 300.0, 1))
+    context = context_of(mixed, positions, "CPU")
+    with pytest.raises(openmm.OpenMMException, match="barostat needs forces that are the gradient"):
+        context.getIntegrator().step(30)
 
 
 def test_unknown_options_are_refused():

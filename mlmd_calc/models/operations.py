@@ -1,0 +1,144 @@
+"""A function of tensors as the list of operations it consists of.
+
+The list is a Python function without modules, branches and views of views, which halves the time of
+small networks. Its operations are those of the function with the same numbers in the same memory
+layout, so that the results are the same bit by bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+_CONSTANT: Final = "constant"
+
+
+def record_operations(
+    function: Callable[..., Any], arguments: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """List the operations of a function for the shapes and strides of some arguments.
+
+    Parameters
+    ----------
+    function
+        What it does may depend on shapes and strides, not on numbers in tensors; returns a tensor,
+        or a tuple or dictionary of tensors. Of other tensors, such as weights, changes of the
+        values count. It must not draw random numbers.
+    arguments
+        Arguments to record it with.
+
+    Returns
+    -------
+    callable
+        The same function for arguments of these shapes and strides, without gradients.
+    """
+    # What is made in a caller's inference mode could not be used outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        recorded = make_fx(function)(*arguments)
+        _shorten(recorded, arguments)
+    forward = type(recorded).forward
+    names = {str(node.target) for node in recorded.graph.nodes if node.op == "get_attr"}
+    # Looking for attributes of a module would take as long as the operations.
+    tensors = types.SimpleNamespace(**{name: getattr(recorded, name) for name in names})
+    return functools.partial(forward, tensors)
+
+
+def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
+    """Compute what is always the same, make one view of several, and call operations directly."""
+    graph = recorded.graph
+    values = _values(recorded, arguments)
+    changed = {_memory(values[node.args[0]]) for node in graph.nodes if _changes_argument(node)}
+    origins: dict[int, fx.Node] = {}
+    fixed: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        value = values.get(node)
+        if not isinstance(value, Tensor):
+            continue
+        memory = _memory(value)
+        if node.op == "get_attr":
+            fixed.add(node)
+        elif _changes_argument(node):
+            # What looks at this memory from now on has to wait for the change.
+            origins[memory] = node
+        elif (
+            node.op == "call_function" and memory not in changed and _is_fixed(node, fixed, values)
+        ):
+            fixed.add(node)
+        elif memory in origins and node.op == "call_function":
+            view = (tuple(value.shape), value.stride(), value.storage_offset())
+            with graph.inserting_before(node):
+                new = graph.call_function(torch.as_strided, (origins[memory], *view))
+            values[new] = value
+            node.replace_all_uses_with(new)
+        elif node.op == "call_function" and not _is_view(node, values):
+            origins[memory] = node
+    _keep(recorded, fixed, values)
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        node.target = _direct(node.target)
+    recorded.recompile()
+
+
+def _values(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """Results of all operations."""
+
+    class Observer(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            values[n] = super().run_node(n)
+            return values[n]
+
+    values: dict[fx.Node, Any] = {}
+    Observer(recorded, garbage_collect_values=False).run(*arguments)
+    return values
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _changes_argument(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def _is_view(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Whether it looks at memory of what it is made from; parts of a tuple do, too."""
+    memory = _memory(values[node])
+    return not isinstance(node.target, torch._ops.OpOverload) or any(
+        isinstance(values[other], Tensor) and _memory(values[other]) == memory
+        for other in node.all_input_nodes
+    )
+
+
+def _is_fixed(node: fx.Node, fixed: set[fx.Node], values: dict[fx.Node, Any]) -> bool:
+    """Whether it is made of nothing, or a view of what is fixed, whose values may change."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if not node.all_input_nodes:
+        return torch.Tag.nondeterministic_seeded not in node.target.tags
+    return fixed.issuperset(node.all_input_nodes) and _is_view(node, values)
+
+
+def _keep(recorded: fx.GraphModule, fixed: set[fx.Node], values: dict[fx.Node, Any]) -> None:
+    """Put fixed tensors in the place of the operations that made them."""
+    used = [node for node in fixed if node.op != "get_attr" and not fixed.issuperset(node.users)]
+    for i, node in enumerate(used):
+        recorded.register_buffer(f"{_CONSTANT}{i}", values[node])
+        with recorded.graph.inserting_before(node):
+            constant = recorded.graph.get_attr(f"{_CONSTANT}{i}")
+        node.replace_all_uses_with(constant)
+
+
+def _direct(target: Any) -> Any:
+    """Find the function of torch that calls an operation faster than the operation itself."""
+    if isinstance(target, torch._ops.OpOverload):
+        function = getattr(torch, target._schema.name.removeprefix("aten::"), None)
+        if isinstance(function, types.BuiltinFunctionType):
+            return function
+    return target

@@ -1,0 +1,315 @@
+"""What must not stand beside a force of this package in a System."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import openmm
+
+from mlmd_calc.errors import InputError
+from openmm_bridge.region import Region, fragments_of
+from openmm_bridge.stored import stored_description
+
+FORCE_NAME: Final = "MD-ET"
+"""What the force is called in the System and its XML."""
+
+_BAROSTATS: Final = (
+    openmm.MonteCarloBarostat,
+    openmm.MonteCarloAnisotropicBarostat,
+    openmm.MonteCarloFlexibleBarostat,
+    openmm.MonteCarloMembraneBarostat,
+)
+
+_COVALENT: Final = (0.25, 5e4)
+"""Bonds of a force field are shorter (nm) and stiffer (kJ/mol/nm²); restraints are not both."""
+
+
+class _Placed(NamedTuple):
+    """A force of this package and what is known of it."""
+
+    force: Any
+    beside: Sequence[Any]
+    """Forces that are interpolated to it; empty if there is no interpolation."""
+
+
+def check_system(system: openmm.System, force: Any = None) -> None:
+    """Refuse a System in which a force made by :func:`create_force` would give wrong results.
+
+    Forces other than TorchForce do this by themselves when they are first evaluated, for Systems of
+    a Context made in Python; here it is known before.
+
+    Parameters
+    ----------
+    system
+        System that the force was or will be added to.
+    force
+        The force: what :func:`create_force` returned, or ``system.getForce(i)``, also of a System
+        that was copied or read from XML. None for all forces of this package in the System.
+
+    Raises
+    ------
+    InputError
+        If the number of particles does not fit; if ML atoms are virtual sites, are held by
+        constraints among themselves or bonded to others; if the System is periodic and the force
+        does not know it; if the force field's terms among the ML atoms are there too and would be
+        counted besides the model's, or are missing where the two are interpolated; if there is a
+        barostat and the forces are not conservative, or the ML atoms are not tied together by
+        bonds, so that the barostat would tear the molecule apart. Also if there is no such force,
+        or it does not say which atoms it acts on.
+    """
+    placed = list(_placed(system))
+    if force is not None:
+        same = [p for p in placed if _address(p.force) == _address(force)]
+        placed = [_Placed(force, same[0].beside if same else ())]
+    if not placed:
+        raise InputError(
+            "the System has no force of this package; add one that create_force returned"
+        )
+    for one in placed:
+        region, conservative = _described(one.force)
+        _check(system, region, conservative, one.beside)
+
+
+def check_contexts(computation: Any) -> None:
+    """Check every System with a Context that a Python force's computation is evaluated in."""
+    # `type`, because `isinstance` would run code of objects that have nothing to do with this.
+    contexts = [found for found in gc.get_objects() if issubclass(type(found), openmm.Context)]
+    # Those whose construction has failed are empty.
+    for system in (context.getSystem() for context in contexts if hasattr(context, "this")):
+        for placed in _placed(system):
+            if _is_of(placed.force, computation):
+                potential = computation.potential
+                _check(system, computation.region, potential.conservative, placed.beside)
+
+
+def _placed(system: openmm.System) -> Iterator[_Placed]:
+    """Find the forces of this package, also among collective variables."""
+    for force in system.getForces():
+        if _is_ours(force):
+            yield _Placed(force, ())
+        elif isinstance(force, openmm.CustomCVForce):
+            inner = [
+                force.getCollectiveVariable(i) for i in range(force.getNumCollectiveVariables())
+            ]
+            ours = [one for one in inner if _is_ours(one)]
+            others = [one for one in inner if not _is_ours(one)]
+            yield from (_Placed(one, others) for one in ours)
+
+
+def _is_ours(force: Any) -> bool:
+    # OpenMM 8.5 does not store the name of a Python force.
+    if isinstance(force, openmm.PythonForce) and stored_description(force) is not None:
+        return True
+    return bool(force.getName() == FORCE_NAME)
+
+
+def _address(force: Any) -> int:
+    """Where OpenMM's object is, of which there may be several in Python."""
+    return int(force.this)
+
+
+def _is_of(force: Any, computation: Any) -> bool:
+    if computation.address is not None:
+        return bool(_address(force) == computation.address)
+    found = stored_description(force)
+    return found is not None and found["id"] == computation.identity
+
+
+def _described(force: Any) -> tuple[Region, bool]:
+    """Find the region of a force, and whether it is conservative."""
+    if hasattr(force, "region"):
+        return force.region, force.conservative
+    found = stored_description(force) if isinstance(force, openmm.PythonForce) else _exported(force)
+    if found is None:
+        raise InputError(
+            f"the force {force.getName()!r} does not say which atoms it acts on; pass the object "
+            "that create_force returned. Only forces whose model has a name or a file, and made by "
+            "this version of the package, can be asked later"
+        )
+    return Region.from_dict(found["region"]), found["options"]["forces"] == "conservative"
+
+
+def _exported(force: Any) -> dict[str, Any] | None:
+    """Read what an exported module says about itself."""
+    # Only those who have such a force need the libraries behind it.
+    from openmm_bridge.export import module_description
+
+    return module_description(force)
+
+
+def _check(
+    system: openmm.System, region: Region, conservative: bool, beside: Sequence[Any]
+) -> None:
+    if system.getNumParticles() != region.system_size:
+        raise InputError(
+            f"the System has {system.getNumParticles()} particles, but the topology the force was "
+            f"made for has {region.system_size} atoms; make both from the same topology"
+        )
+    own = {int(particle): i for i, particle in enumerate(region.particles)}
+    virtual = [particle for particle in own if system.isVirtualSite(particle)]
+    if virtual:
+        raise InputError(
+            f"particle {virtual[0]} is a virtual site; the model knows atoms only. Leave it out of "
+            "atoms=[...]"
+        )
+    _check_constraints(system, own)
+    if system.usesPeriodicBoundaryConditions() and not region.periodic:
+        raise InputError(
+            "the System is periodic, but the topology the force was made from has no box; set "
+            "topology.setPeriodicBoxVectors(...) before create_force"
+        )
+    _check_bonds_outwards(system, own)
+    if beside:
+        _check_interpolation(beside, own)
+    else:
+        _check_not_counted_twice(system, own)
+    # OpenMM itself refuses a barostat without a box.
+    if system.usesPeriodicBoundaryConditions() and any(
+        isinstance(f, _BAROSTATS) for f in system.getForces()
+    ):
+        _check_barostat(system, conservative, own)
+
+
+def _check_constraints(system: openmm.System, own: dict[int, int]) -> None:
+    pairs = [
+        tuple(system.getConstraintParameters(i)[:2]) for i in range(system.getNumConstraints())
+    ]
+    touched = [pair for pair in pairs if pair[0] in own or pair[1] in own]
+    held = [pair for pair in touched if own.keys() >= set(pair)]
+    if held:
+        raise InputError(
+            f"ML atoms {held[0][0]} and {held[0][1]} are held at a fixed distance by a constraint "
+            f"of the force field ({len(held)} such); remove the constraints among ML atoms, with "
+            "System.removeConstraint or by OpenMM-ML's createMixedSystem"
+        )
+    if touched:
+        raise _cut(*touched[0], "constraint")
+
+
+def _cut(first: int, second: int, what: str) -> InputError:
+    return InputError(
+        f"a {what} ties particles {first} and {second}, of which only one is an ML atom, but the "
+        "model knows whole molecules only; put all atoms of the molecule into atoms=[...], or none"
+    )
+
+
+def _check_bonds_outwards(system: openmm.System, own: dict[int, int]) -> None:
+    """Refuse covalent bonds from ML atoms to others."""
+    length, strength = _COVALENT
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            for first, second, r0, k in _terms(force):
+                if (first in own) != (second in own) and r0 < length and k > strength:
+                    raise _cut(first, second, "bond of the force field")
+
+
+def _check_not_counted_twice(system: openmm.System, own: dict[int, int]) -> None:
+    """Refuse the force field's terms among the ML atoms.
+
+    Single terms may be restraints of the user's. The bonded terms of a force field tie all atoms of
+    a molecule together.
+    """
+    groups = [group for force in system.getForces() for group in _bonded(force, own)]
+    enough = len(groups) >= min(2, len(own) - 1) > 0
+    if enough and fragments_of(len(own), groups).max() == 0:
+        raise InputError(
+            f"{len(groups)} bonds, angles and torsions of a force field act among the ML atoms as "
+            "well, so that the molecule would be counted twice; take them away, as OpenMM-ML's "
+            "createMixedSystem does, or begin with an empty System if the molecule is alone"
+        )
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            pair = _nonbonded_pair(force, own)
+            if pair is not None:
+                raise InputError(
+                    f"the NonbondedForce acts between ML atoms {pair[0]} and {pair[1]}, which the "
+                    "model does too; add an exception with zero charge and epsilon for every pair "
+                    "of ML atoms, as OpenMM-ML's createMixedSystem does"
+                )
+
+
+def _check_interpolation(beside: Sequence[Any], own: dict[int, int]) -> None:
+    """Refuse a force field without bonds where it is to act alone."""
+    groups = [group for force in beside for group in _bonded(force, own, bonds_only=True)]
+    fragments = fragments_of(len(own), groups)
+    if fragments.max() > 0:
+        particles = list(own)
+        first, other = particles[0], particles[int((fragments > 0).argmax())]
+        raise InputError(
+            f"no bonds of the force field tie ML atoms {first} and {other} together, which would "
+            "drift apart as lambda_interpolate goes to 0; make the classical System with "
+            "constraints=None and rigidWater=False, because interpolate=True takes the constraints "
+            "among ML atoms away"
+        )
+
+
+def _bonded(
+    force: Any, own: dict[int, int], *, bonds_only: bool = False
+) -> Iterator[tuple[int, ...]]:
+    """Yield the ML atoms of bonded terms that act among ML atoms alone."""
+    size, strengths = _BONDED.get(type(force), (0, slice(0)))
+    # A diatomic molecule's one bond of a custom kind is more likely a restraint.
+    if not size or (bonds_only and size > 2):
+        return
+    if isinstance(force, openmm.CustomBondForce) and len(own) == 2:
+        return
+    for term in _terms(force):
+        atoms = term[:size]
+        if own.keys() >= set(atoms) and any(term[strengths]):
+            yield tuple(own[atom] for atom in atoms)
+
+
+_BONDED: Final[dict[type, tuple[int, slice]]] = {
+    openmm.HarmonicBondForce: (2, slice(3, 4)),
+    openmm.HarmonicAngleForce: (3, slice(4, 5)),
+    openmm.PeriodicTorsionForce: (4, slice(6, 7)),
+    openmm.RBTorsionForce: (4, slice(4, 10)),
+    openmm.CustomBondForce: (2, slice(0, 2)),
+}
+"""Number of atoms of a term, and its parameters that say how strong it is."""
+
+
+def _terms(force: Any) -> Iterator[tuple[Any, ...]]:
+    """Parameters of bonded terms, in OpenMM's units."""
+    kind = next(name for name in ("Bond", "Angle", "Torsion") if hasattr(force, f"getNum{name}s"))
+    read = getattr(force, f"get{kind}Parameters")
+    for i in range(getattr(force, f"getNum{kind}s")()):
+        yield tuple(getattr(value, "_value", value) for value in read(i))
+
+
+def _nonbonded_pair(force: openmm.NonbondedForce, own: dict[int, int]) -> tuple[int, int] | None:
+    """Find a pair of ML atoms that the force field's nonbonded interactions act between."""
+    excepted = set()
+    for i in range(force.getNumExceptions()):
+        first, second, charge, _, epsilon = force.getExceptionParameters(i)
+        if first in own and second in own:
+            if charge._value or epsilon._value:
+                return int(first), int(second)
+            excepted.add(frozenset((first, second)))
+    for value in (0, 2):
+        acting = [i for i in own if force.getParticleParameters(i)[value]._value]
+        for position, first in enumerate(acting):
+            for second in acting[:position]:
+                if frozenset((first, second)) not in excepted:
+                    return second, first
+    return None
+
+
+def _check_barostat(system: openmm.System, conservative: bool, own: dict[int, int]) -> None:
+    if not conservative:
+        raise InputError(
+            "a Monte Carlo barostat needs forces that are the gradient of an energy, and direct "
+            "forces are not; make the force with forces='conservative' or remove the barostat"
+        )
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    torn = [molecule for molecule in context.getMolecules() if own.keys() & set(molecule)]
+    if len(torn) > 1:
+        raise InputError(
+            f"the barostat would move the ML atoms as {len(torn)} separate molecules, because no "
+            "bonds of the System tie them together; add a HarmonicBondForce of zero strength along "
+            "their bonds, as the OpenMM-ML potential 'mdet' does"
+        )

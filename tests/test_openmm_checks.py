@@ -1,0 +1,262 @@
+"""What may stand beside the force in a System, and which Systems are read from XML."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+from ase.build import molecule
+from toy_models import SMALL, random_network, toy_model
+
+from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.zoo import save_model
+
+openmm = pytest.importorskip("openmm", reason="openmm is not installed")
+
+from openmm import app  # noqa: E402
+from openmm_systems import context_of, energy_and_forces, system_of, topology_of  # noqa: E402
+
+from openmm_bridge import check_system, create_force, load_system  # noqa: E402
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture
+def ethanol() -> ase.Atoms:
+    return molecule("CH3CH2OH")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    save_model(path, random_network(SMALL), {}, {"name": "toy"})
+    return str(path)
+
+
+def force_on(atoms: ase.Atoms, model: object = None, **options: object) -> openmm.Force:
+    options = {"device": "cpu", "rotation": "none", **options}
+    return create_force(topology_of(atoms), toy_model() if model is None else model, **options)
+
+
+def bonds_of(atoms: ase.Atoms, strength: float = 2e5) -> openmm.HarmonicBondForce:
+    """Bonds of a force field."""
+    force = openmm.HarmonicBondForce()
+    for bond in topology_of(atoms).bonds():
+        i, j = bond[0].index, bond[1].index
+        force.addBond(i, j, atoms.get_distance(i, j) / 10, strength)
+    return force
+
+
+def assert_refused(system: openmm.System, force: openmm.Force, atoms: ase.Atoms, match: str):
+    """By `check_system`, and by the first evaluation if nobody calls that."""
+    with pytest.raises(InputError, match=match):
+        check_system(system, force)
+    with pytest.raises(openmm.OpenMMException, match=match):
+        energy_and_forces(context_of(system, atoms.positions))
+
+
+# ---- forces that OpenMM hands out ---------------------------------------------------------------
+
+
+def test_forces_handed_out_again_are_known(ethanol, stored):
+    system = system_of(ethanol, force_on(ethanol, stored))
+    for made in (
+        system,
+        copy.deepcopy(system),
+        openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system)),
+    ):
+        check_system(made)
+        check_system(made, made.getForce(0))
+        made.addConstraint(0, 1, 0.15)
+        with pytest.raises(InputError, match="ML atoms 0 and 1 are held"):
+            check_system(made, made.getForce(0))
+
+
+def test_copies_check_the_system_they_are_in(ethanol, stored):
+    made = copy.deepcopy(system_of(ethanol, force_on(ethanol, stored)))
+    made.addConstraint(0, 1, 0.15)
+    with pytest.raises(openmm.OpenMMException, match="ML atoms 0 and 1 are held"):
+        energy_and_forces(context_of(made, ethanol.positions))
+
+
+def test_forces_that_say_nothing_of_their_atoms_are_refused(ethanol):
+    system = system_of(ethanol, force_on(ethanol))
+    with pytest.raises(InputError, match="does not say which atoms it acts on"):
+        check_system(system, system.getForce(0))
+    with pytest.raises(InputError, match="has no force of this package"):
+        check_system(system_of(ethanol))
+
+
+# ---- whole molecules, one at a time -------------------------------------------------------------
+
+
+def test_a_part_of_a_molecule_is_refused(ethanol):
+    carbon = [1, *(bond[1].index for bond in topology_of(ethanol).bonds() if bond[0].index == 1)]
+    group = [i for i in carbon if i == 1 or ethanol.numbers[i] == 1]
+    assert ethanol[group].get_chemical_formula() == "CH2"
+    with pytest.raises(InputError, match="end at the bond between atom 1 and atom"):
+        create_force(topology_of(ethanol), toy_model(), atoms=group)
+
+
+def test_a_residue_of_a_peptide_is_refused():
+    topology = app.PDBFile(str(EXAMPLES / "alanine_dipeptide.pdb")).topology
+    residue = [atom.index for atom in topology.atoms() if atom.residue.name == "ALA"]
+    with pytest.raises(InputError, match="put all atoms of the molecule into atoms"):
+        create_force(topology, toy_model(), atoms=residue)
+
+
+def test_two_molecules_are_refused(ethanol):
+    other = molecule("H2O")
+    other.translate([5.0, 0.0, 0.0])
+    topology = topology_of(ethanol + other)
+    with pytest.raises(InputError, match=r"are 2 molecules \(no bonds lead from atom 0 to atom 9"):
+        create_force(topology, toy_model())
+    create_force(topology, toy_model(), atoms=range(9))
+
+
+def test_a_ligand_without_bonds_is_one_molecule(ethanol):
+    topology = app.Topology()
+    residue = topology.addResidue("LIG", topology.addChain())
+    for symbol in ethanol.get_chemical_symbols():
+        topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    create_force(topology, toy_model())
+
+
+def test_bonds_of_the_system_are_not_cut(ethanol):
+    """The topology has no bonds, but the force field has."""
+    topology = app.Topology()
+    residue = topology.addResidue("LIG", topology.addChain())
+    for symbol in ethanol.get_chemical_symbols():
+        topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    force = create_force(topology, toy_model(), atoms=range(7), multiplicity=1, charge=0)
+    with pytest.raises(InputError, match="bond of the force field ties particles"):
+        check_system(system_of(ethanol, bonds_of(ethanol)), force)
+    system = system_of(ethanol)
+    system.addConstraint(0, 8, 0.109)
+    with pytest.raises(InputError, match="constraint ties particles 0 and 8"):
+        check_system(system, force)
+    restraint = openmm.HarmonicBondForce()
+    restraint.addBond(0, 8, 0.2, 1000.0)
+    check_system(system_of(ethanol, restraint, force), force)
+
+
+# ---- the force field beside the model -----------------------------------------------------------
+
+
+def test_a_force_field_beside_the_model_is_refused(ethanol):
+    force = force_on(ethanol)
+    system = system_of(ethanol, bonds_of(ethanol), force)
+    assert_refused(system, force, ethanol, "8 bonds, angles and torsions .* counted twice")
+
+
+def test_angles_that_are_left_count_as_a_force_field(ethanol):
+    force = force_on(ethanol)
+    angles = openmm.HarmonicAngleForce()
+    neighbours = {i: set() for i in range(9)}
+    for bond in topology_of(ethanol).bonds():
+        neighbours[bond[0].index].add(bond[1].index)
+        neighbours[bond[1].index].add(bond[0].index)
+    for centre, others in neighbours.items():
+        for i in others:
+            for j in others:
+                if i < j:
+                    angles.addAngle(i, centre, j, 1.9, 400.0)
+    assert_refused(system_of(ethanol, angles, force), force, ethanol, "counted twice")
+
+
+def test_nonbonded_interactions_among_ml_atoms_are_refused(ethanol):
+    force = force_on(ethanol)
+    nonbonded = openmm.NonbondedForce()
+    for _ in ethanol:
+        nonbonded.addParticle(0.1, 0.3, 0.0)
+    assert_refused(
+        system_of(ethanol, nonbonded, force), force, ethanol, "acts between ML atoms 0 and 1"
+    )
+    nonbonded = openmm.NonbondedForce(nonbonded)
+    for i in range(9):
+        for j in range(i):
+            nonbonded.addException(i, j, 0.0, 0.3, 0.0)
+    check_system(system_of(ethanol, nonbonded), force)
+
+
+def test_restraints_are_no_force_field(ethanol):
+    restraint = openmm.HarmonicBondForce()
+    restraint.addBond(0, 2, 0.24, 1e5)
+    torsion = openmm.PeriodicTorsionForce()
+    torsion.addTorsion(3, 2, 1, 0, 1, 0.0, 50.0)
+    pull = openmm.CustomBondForce("k*(r-r0)^2")
+    for name, value in (("k", 1000.0), ("r0", 0.3)):
+        pull.addGlobalParameter(name, value)
+    pull.addBond(0, 2)
+    system = system_of(ethanol, restraint, torsion, pull, force_on(ethanol))
+    energy_and_forces(context_of(system, ethanol.positions))
+
+
+def test_zero_bonds_are_no_force_field(ethanol):
+    system = system_of(ethanol, bonds_of(ethanol, strength=0.0), force_on(ethanol))
+    energy_and_forces(context_of(system, ethanol.positions))
+
+
+# ---- units --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_another_unit_of_length_is_refused(ethanol, factor):
+    context = context_of(system_of(ethanol, force_on(ethanol)), factor * ethanol.positions)
+    with pytest.raises(openmm.OpenMMException, match="positions in OpenMM are in nm"):
+        energy_and_forces(context)
+
+
+# ---- systems read from XML ----------------------------------------------------------------------
+
+
+class Foreign:
+    """What a stranger could have pickled: it leaves a trace when it is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_systems_with_our_forces_are_loaded(ethanol, stored, tmp_path):
+    system = system_of(ethanol, force_on(ethanol, stored))
+    path = tmp_path / "system.xml"
+    path.write_text(openmm.XmlSerializer.serialize(system))
+    results = [
+        energy_and_forces(context_of(s, ethanol.positions))[1] for s in (load_system(path), system)
+    ]
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_foreign_code_in_a_system_does_not_run(ethanol, stored, tmp_path, nested):
+    force = force_on(ethanol, stored)
+    if nested:
+        force, inner = openmm.CustomCVForce("x"), force
+        force.addCollectiveVariable("x", inner)
+    text = openmm.XmlSerializer.serialize(system_of(ethanol, force))
+    begin = text.index('function="') + len('function="')
+    end = text.index('"', begin)
+    path, trace = tmp_path / "system.xml", tmp_path / "trace"
+    foreign = pickle.dumps(Foreign(trace)).hex()
+    path.write_text(text[:begin] + foreign + text[end:])
+    with pytest.raises(ModelFileError, match=r"would run pathlib\S*Path\.touch|would run pathlib"):
+        load_system(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "<State/>", "no XML", '<System><Force type="PythonForce" function="zz"/></System>'],
+)
+def test_files_that_are_no_systems_are_refused(tmp_path, content):
+    path = tmp_path / "system.xml"
+    path.write_text(content)
+    with pytest.raises(ModelFileError, match=r"system\.xml"):
+        load_system(path)
+    with pytest.raises(ModelFileError, match=r"missing\.xml"):
+        load_system(tmp_path / "missing.xml")
