@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import openmm
 
-from mlmd_calc.errors import InputError
+from mlmd_calc.errors import InputError, MissingDependencyError
 from openmm_bridge.region import Region, fragments_of
 from openmm_bridge.stored import stored_description
 
@@ -102,7 +102,15 @@ def _is_ours(force: Any) -> bool:
     # OpenMM 8.5 does not store the name of a Python force.
     if isinstance(force, openmm.PythonForce) and stored_description(force) is not None:
         return True
-    return bool(force.getName() == FORCE_NAME)
+    if force.getName() == FORCE_NAME:
+        return True
+    # Nor does OpenMM-Torch in the XML of a System; to Python such a force has no kind.
+    if type(force) is not openmm.Force and type(force).__name__ != "TorchForce":
+        return False
+    try:
+        return _exported(force) is not None
+    except MissingDependencyError:
+        return False
 
 
 def _address(force: Any) -> int:
@@ -173,9 +181,8 @@ def _check(
 
 
 def _check_constraints(system: openmm.System, own: dict[int, int]) -> None:
-    pairs = [
-        tuple(system.getConstraintParameters(i)[:2]) for i in range(system.getNumConstraints())
-    ]
+    found = (system.getConstraintParameters(i) for i in range(system.getNumConstraints()))
+    pairs = [(int(first), int(second)) for first, second, _ in found]
     touched = [pair for pair in pairs if pair[0] in own or pair[1] in own]
     held = [pair for pair in touched if own.keys() >= set(pair)]
     if held:

@@ -66,7 +66,7 @@ class Region:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Region:
         """Make a region from :meth:`to_dict`; other entries of the description do not matter."""
-        known = {}
+        known: dict[str, Any] = {}
         for entry in fields(cls):
             value = values[entry.name]
             listed = isinstance(value, list)
