@@ -19,6 +19,7 @@ from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.sampling.trajectory_file import topology_of
+from openmm_bridge.topology_features import structure_from_topology
 
 ETHANOL = """
     C1 C  1.168 -0.400  0.000
@@ -397,6 +398,73 @@ def test_stated_bonds_are_measured(tmp_path):
         read_structure(write(tmp_path / "far.pdb", text))
 
 
+def test_links_of_mmcif_in_the_names_of_authors_and_of_the_archive(tmp_path):
+    """Quoted names, lines of text, and a bond between residues that only the table states."""
+    name = "O5'"
+    sites = []
+    for residue, shift in ((1, 0.0), (2, 2.75)):
+        for row in ETHANOL.strip().splitlines():
+            atom, symbol, x, y, z = row.split()
+            atom = f'"{name}"' if atom == "O" else atom
+            if (residue, atom) in ((1, "H3"), (2, f'"{name}"'), (2, "HO")):
+                continue
+            sites.append(
+                f"HETATM {len(sites) + 1} {symbol} {atom} . ETH A 1 . ? {float(x) + shift} {y} {z} "
+                f"1.0 X {10 * residue} ? {residue}"
+            )
+    text = """data_test
+_struct.title
+;several lines
+loop_
+;
+loop_
+_atom_site.group_PDB
+_atom_site.id
+_atom_site.type_symbol
+_atom_site.label_atom_id
+_atom_site.label_alt_id
+_atom_site.label_comp_id
+_atom_site.label_asym_id
+_atom_site.label_entity_id
+_atom_site.label_seq_id
+_atom_site.pdbx_PDB_ins_code
+_atom_site.Cartn_x
+_atom_site.Cartn_y
+_atom_site.Cartn_z
+_atom_site.occupancy
+_atom_site.auth_asym_id
+_atom_site.auth_seq_id
+_atom_site.pdbx_formal_charge
+_atom_site.unknown
+"""
+    link = """loop_
+_struct_conn.id
+_struct_conn.conn_type_id
+_struct_conn.ptnr1_auth_asym_id
+_struct_conn.ptnr1_auth_seq_id
+_struct_conn.ptnr1_label_atom_id
+_struct_conn.ptnr2_auth_asym_id
+_struct_conn.ptnr2_auth_seq_id
+_struct_conn.ptnr2_label_atom_id
+covale1 covale X 10 C1 X 20 C2
+"""
+    (tmp_path / "linked.cif").write_text(text + "\n".join(sites) + "\n" + link)
+    structure = read_structure(tmp_path / "linked.cif")
+    assert structure.residue_numbers.tolist() == [10, 20]
+    assert structure.chain_names == ("X",)
+    assert name in structure.names
+    first = structure.names.index("C1")
+    second = len(structure.names) - 1 - structure.names[::-1].index("C2")
+    assert [first, second] in structure.bonds.tolist()
+
+
+def test_openmm_positions_in_another_unit(tmp_path):
+    file = app.PDBFile(str(write_dipeptide(tmp_path / "dipeptide.pdb")))
+    bare = np.array(file.positions.value_in_unit(unit.angstrom))
+    with pytest.raises(InputError, match=r"Å long; give positions with a unit, or in nm"):
+        structure_from_topology(file.topology, bare)
+
+
 def test_ions_need_a_charge(tmp_path):
     ion = pdb_line(10, "NA", "NA", "B", 1, (9.0, 0.0, 0.0), "NA")
     path = write(tmp_path / "ion.pdb", [*ethanol(), ion])
@@ -416,9 +484,12 @@ def test_files_cut_off(peptide, tmp_path):
         read_structure(write(tmp_path / "cut.pdb", [text[: 40 * 81 + 40]]))
     with pytest.raises(ModelFileError, match="there are no atoms"):
         read_structure(write(tmp_path / "empty.pdb", [""]))
-    (tmp_path / "cut.pdb.gz").write_bytes(gzip.compress(text.encode())[:500])
-    with pytest.raises(ModelFileError, match="cannot be read"):
-        read_structure(tmp_path / "cut.pdb.gz")
+    compressed = gzip.compress(text.encode())
+    (tmp_path / "cut.pdb.gz").write_bytes(compressed[:500])
+    (tmp_path / "damaged.pdb.gz").write_bytes(compressed[:300] + bytes(50) + compressed[350:])
+    for name in ("cut.pdb.gz", "damaged.pdb.gz"):
+        with pytest.raises(ModelFileError, match="cannot be read"):
+            read_structure(tmp_path / name)
 
 
 def test_names_of_files(tmp_path):
@@ -429,5 +500,8 @@ def test_names_of_files(tmp_path):
     for name in ("START.XYZ", "start.xyz.gz"):
         assert len(load_structure(str(tmp_path / name))) == 9
     notes = []
+    assert len(load_structure("CO", report=notes.append)) == 2
+    assert notes == ["CO is taken as ASE's molecule; smiles:CO would be a SMILES."]
+    notes.clear()
     assert len(load_structure("CCO", report=notes.append)) == 9
     assert notes == ["'CCO' is taken as a SMILES."]

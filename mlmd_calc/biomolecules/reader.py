@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import lzma
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,12 +110,12 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
         )
     try:
         with ase.io.formats.open_with_compression(str(path), "rb") as file:
-            text = file.read().decode("utf-8", errors="replace")
+            text = file.read().decode("utf-8-sig", errors="replace")
         sites = parse(text, model)
         return _structure_file(sites, model)
     except (ModelFileError, InputError) as error:
         raise type(error)(f"{path}: {error}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ModelFileError(f"the structure file {path} cannot be read: {error}") from error
 
 

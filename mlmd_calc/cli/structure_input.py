@@ -90,6 +90,8 @@ def load_structure(
         check_start(atoms)
         return atoms
     if text in g2.names:
+        if is_smiles(text):
+            report(f"{text} is taken as ASE's molecule; {SMILES_PREFIX}{text} would be a SMILES.")
         return _with_state(_from_ase(text), charge, multiplicity)
     if text in MOLECULES:
         known = MOLECULES[text]
