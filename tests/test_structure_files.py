@@ -142,7 +142,9 @@ def test_bonds_and_charge_against_openmm(sequence, tmp_path):
 def test_charges_of_runs(sequence, tmp_path):
     path = written(tmp_path / "peptide.pdb", capped_peptide(sequence, 0))
     charge = sum({"D": -1, "E": -1, "K": 1, "R": 1}.get(letter, 0) for letter in sequence)
-    assert load_structure(str(path)).info["charge"] == charge
+    notes = []
+    assert load_structure(str(path), report=notes.append).info["charge"] == charge
+    assert notes[0].startswith(f"Charge {charge:+d}, from the hydrogens")
 
 
 @pytest.mark.parametrize("name", ["CYS", "CYX"])

@@ -21,6 +21,7 @@ from mlmd_calc.biomolecules.reader import (
     is_structure_file,
     read_structure_file,
 )
+from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
 from mlmd_calc.bonds import check_bonded, check_contacts, check_hydrogens
 from mlmd_calc.data.molecules import (
     MOLECULES,
@@ -174,6 +175,8 @@ def _from_structure(file: StructureFile, report: Callable[[str], None]) -> ase.A
         report("The file does not state the charges of its ions or nucleotides; give --charge.")
     else:
         atoms.info["charge"] = charge
+        if any(PARENTS.get(name, name) in RESIDUES for name in structure.residue_names):
+            report(f"Charge {charge:+d}, from the hydrogens of {len(structure)} atoms.")
     return atoms
 
 
