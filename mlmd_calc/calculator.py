@@ -14,9 +14,9 @@ from ase.calculators.calculator import (
 )
 from numpy.typing import NDArray
 
+from mlmd_calc.electrons import ElectronicState, as_integer, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
-from mlmd_calc.potential.structure import as_integer
 from mlmd_calc.zoo import Model
 
 
@@ -37,8 +37,9 @@ class MDETCalculator(Calculator):
     device, dtype, forces, rotation, n_rotations, seed, remove_net_force, remove_net_torque
         As in :class:`mlmd_calc.Potential`. Where the default is None the model card decides.
     charge, multiplicity
-        Total charge in e and spin multiplicity 2S + 1. None: ``atoms.info["charge"]`` and
-        ``atoms.info["multiplicity"]`` (or "spin"), else 0 and 1. A disagreement is an error.
+        Total charge in e and spin multiplicity 2S + 1 of all structures. None: what the atoms say
+        in ``atoms.info`` ("charge", "multiplicity" or "spin"), by initial charges or by initial
+        magnetic moments, else 0 and 1. A disagreement is an error.
 
     Raises
     ------
@@ -145,6 +146,16 @@ class MDETCalculator(Calculator):
         if changed:
             self.reset()  # type: ignore[no-untyped-call]
         return changed
+
+    def state_of(self, atoms: ase.Atoms) -> ElectronicState:
+        """Charge and multiplicity that are used for these atoms.
+
+        Raises
+        ------
+        InputError
+            If atoms and calculator disagree.
+        """
+        return electronic_state(atoms, self.charge, self.multiplicity)
 
     def _structure(self, atoms: ase.Atoms | None) -> Structure:
         if atoms is None:

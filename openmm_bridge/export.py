@@ -78,7 +78,7 @@ def torchscript_module(potential: Potential, region: Region) -> torch.jit.Script
     >>> force = openmmtorch.TorchForce(module)  # doctest: +SKIP
     >>> force.setOutputsForces(True)  # doctest: +SKIP
     """
-    region.check(potential.model.card.elements)
+    region.check(potential.model.card)
     # Independent of the mode the caller is in, as in Potential.
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         content = io.BytesIO()

@@ -116,7 +116,7 @@ def make_force(
 ) -> Any:
     """Put a model on a region into one of the back ends; see :func:`create_force`."""
     potential = Potential(model, device=device, **options)
-    region.check(potential.model.card.elements)
+    region.check(potential.model.card)
     if not potential.has_energy:
         warnings.warn(
             f"model {potential.model.card.name!r} predicts no energy; OpenMM will show a potential "

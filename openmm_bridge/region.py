@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mlmd_calc.electrons import as_integer
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential import Structure
-from mlmd_calc.potential.structure import as_integer
+from mlmd_calc.zoo import ModelCard
 
 BONDS: Final = (0.04, 0.4)
 """nm; no molecule has most of its bonds outside of these, but one given in Å or pm has."""
@@ -77,7 +78,7 @@ class Region:
         """Structure of the region at ``(n, 3)`` Å."""
         return Structure(self.numbers, positions, self.charge, self.multiplicity)
 
-    def check(self, elements: Collection[int] | None) -> None:
+    def check(self, card: ModelCard | None) -> None:
         """Refuse elements, charges and multiplicities that are unknown or impossible.
 
         Raises
@@ -85,7 +86,7 @@ class Region:
         InputError
             As :meth:`mlmd_calc.potential.Structure.check_composition`.
         """
-        self.structure(np.zeros((len(self), 3))).check_composition(elements)
+        self.structure(np.zeros((len(self), 3))).check_composition(card)
 
     def lineage(self) -> NDArray[np.float64]:
         """Matrix ``(n, n)`` with 1 where atom ``j`` is ``i`` or lies on the way from it to atom 0.
@@ -126,7 +127,8 @@ def region_from_topology(
     ------
     InputError
         If the topology is not one or has no elements, the atoms are out of range or repeated,
-        charge or multiplicity are not integers, or all atoms of a periodic system are meant.
+        charge or multiplicity are not integers, the charge contradicts the topology's formal
+        charges, or all atoms of a periodic system are meant.
     """
     if not hasattr(topology, "getPeriodicBoxVectors"):
         raise InputError(
@@ -156,6 +158,12 @@ def region_from_topology(
     )
     if whole_charge is None or whole_multiplicity is None:
         raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
+    formal = [getattr(everything[index], "formalCharge", None) or 0 for index in particles]
+    if any(formal) and sum(formal) != whole_charge:
+        raise InputError(
+            f"charge={whole_charge}, but the formal charges in the topology add up to {sum(formal)}"
+            f"; pass charge={sum(formal)} or correct the topology"
+        )
     bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
     return Region(
         numbers=np.array([everything[i].element.atomic_number for i in particles], dtype=np.int64),

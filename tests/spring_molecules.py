@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+from ase.data import covalent_radii
+from scipy.spatial.distance import pdist, squareform
 
 from mlmd_calc.data import MoleculeFrames
 
@@ -19,6 +21,11 @@ def spring_frames(
     """Frames scattered (Å) around a random geometry in which all springs are at rest."""
     rng = np.random.default_rng(seed)
     rest = rng.normal(size=(len(numbers), 3))
+    if len(numbers) > 1:
+        # Neighbours as far apart as in molecules, or a reader would doubt that these are Å.
+        radii = covalent_radii[list(numbers)]
+        distances = squareform(pdist(rest)) + 100.0 * np.eye(len(numbers))
+        rest /= np.median((distances / np.add.outer(radii, radii)).min(axis=1))
     positions = rest + scatter * rng.normal(size=(count, len(numbers), 3))
     # Far from the origin: nothing may depend on where a molecule is.
     positions += 10.0 * rng.normal(size=(count, 1, 3))

@@ -242,6 +242,48 @@ def test_ase_names_know_their_multiplicity():
     assert load_structure("CH3", charge=1, multiplicity=1).info == {"charge": 1, "multiplicity": 1}
 
 
+def test_files_with_integer_charges_run_and_say_so(tmp_path, model):
+    path = tmp_path / "water.xyz"
+    water = molecule("H2O")
+    water.info.update(charge=2, spin=3)
+    ase.io.write(path, water, format="extxyz")
+    out = tmp_path / "run"
+    result = invoke("run", path, "-m", model, "-d", 0.002, "-o", out, "--json")
+    assert "charge +2, multiplicity 3" in result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["charge"], summary["multiplicity"]) == (2, 3)
+    with pytest.raises(InputError, match="disagree"):
+        load_structure(str(path), charge=0)
+
+
+def test_mdl_files_have_formal_charges_radicals_and_isotopes(tmp_path):
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit reads MDL files")
+    pytest.importorskip("rdkit.Chem.AllChem")
+    for smiles, state in (
+        ("[O-]C(=O)CC(=O)[O-]", (-2, 1)),
+        ("[2H]C[NH3+]", (1, 1)),
+        ("[CH3]", (0, 2)),
+    ):
+        graph = chem.AddHs(chem.MolFromSmiles(smiles))
+        chem.AllChem.EmbedMolecule(graph, randomSeed=1)
+        path = tmp_path / "x.sdf"
+        path.write_text(chem.MolToMolBlock(graph) + "$$$$\n")
+        atoms = load_structure(str(path))
+        assert (atoms.info["charge"], atoms.info["multiplicity"]) == state
+        assert ("2H" in smiles) == (abs(atoms.get_masses() - 2.014) < 0.001).any()
+    with pytest.raises(InputError, match="disagree"):
+        load_structure(str(path), multiplicity=4)
+    path.write_text(2 * (chem.MolToMolBlock(graph) + "$$$$\n"))
+    with pytest.raises(InputError, match="holds 2 molecules"):
+        load_structure(str(path))
+    path.write_text(chem.MolToMolBlock(chem.MolFromSmiles("CCO")))
+    with pytest.raises(InputError, match="lacks 6 hydrogen atoms"):
+        load_structure(str(path))
+    path.write_text("no structure")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_structure(str(path))
+
+
 def test_smiles_and_table_names_are_built_in_three_dimensions():
     pytest.importorskip("rdkit", reason="RDKit builds molecules from SMILES")
     ion = load_structure("smiles:C[NH3+]", seed=1)

@@ -80,7 +80,7 @@ def test_labels_agree_with_existing_ones():
 @pytest.mark.parametrize(
     ("numbers", "positions", "message"),
     [
-        ([8, 1], np.eye(3)[:2], "cannot have multiplicity 1"),
+        ([8, 1], np.eye(3)[:2], "cannot have multiplicity=1"),
         ([8, 1, 1], np.eye(3)[:2], "do not fit"),
         ([], np.zeros((0, 3)), "do not fit"),
         ([1, 1], np.array([[0, 0, 0], [0, 0, np.inf]]), "not finite"),

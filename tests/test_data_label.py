@@ -5,6 +5,7 @@ from dataclasses import replace
 import ase
 import numpy as np
 import pytest
+from ase.build import molecule
 from spring_molecules import spring_frames
 from typer.testing import CliRunner
 
@@ -16,7 +17,11 @@ from mlmd_calc.errors import PredictionError
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import FunctionForces
 
-WATER = spring_frames("water", [8, 1, 1], 7)
+# The labels are of springs, but the model knows no molecule in pieces.
+WATER = replace(
+    spring_frames("water", [8, 1, 1], 7),
+    positions=molecule("H2O").positions + 0.01 * np.random.default_rng(0).normal(size=(7, 3, 3)),
+)
 TRAJECTORY = replace(
     WATER,
     velocities=np.zeros_like(WATER.positions),
@@ -53,3 +58,26 @@ def test_command_writes_the_forces_of_the_calculator_and_keeps_what_is_done(tmp_
     np.testing.assert_allclose(found.forces[3], atoms.get_forces(), rtol=1e-5, atol=1e-5)
     assert found.metadata["forces"] == Potential().model.card.name
     assert "0 molecules labelled" in CliRunner().invoke(app, arguments).output
+
+
+def test_molecules_of_one_name_get_a_file_each(tmp_path):
+    other = replace(TRAJECTORY, positions=TRAJECTORY.positions[::-1])
+    for folder, frames in (("a", TRAJECTORY), ("b", other)):
+        (tmp_path / folder).mkdir()
+        write_trajectory(tmp_path / folder / "water.npz", frames)
+    folders = [str(tmp_path / folder) for folder in "ab"]
+    arguments = ["data", "label", *folders, "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert "2 molecules labelled" in result.output
+    found = read_dataset(tmp_path / "out")
+    assert [frames.name for frames in found] == ["water", "water"]
+    np.testing.assert_array_equal(found[0].positions, found[1].positions[::-1])
+    assert "0 molecules labelled" in CliRunner().invoke(app, arguments).output
+    # The first file there is not that of the second folder.
+    again = CliRunner().invoke(app, ["data", "label", folders[1], "--out", str(tmp_path / "out")])
+    assert "water.npz holds other frames" in str(again.exception)
+
+
+def test_names_of_data_files_never_leave_the_folder():
+    named = [replace(WATER, name=name) for name in ("../../up", "a/b", "a_b", "", "H2O (1)")]
+    assert label.file_stems(named) == ["_.._up", "a_b", "a_b_2", "molecule", "H2O_(1)"]

@@ -99,7 +99,8 @@ def test_recipe_files(tmp_path):
         '[cyanide]\nsmiles = "[C-]#N"\ncharge = -1\n'
     )
     table = tmp_path / "mine.csv"
-    table.write_text("name,smiles,charge,tags\nketene2,C=C=O,,a b\ncyanate,[O-]C#N,-1,\n")
+    # As spreadsheets write it, with a byte-order mark.
+    table.write_text("\ufeffname,smiles,charge,tags\r\nketene2,C=C=O,,a b\ncyanate,[O-]C#N,-1,\n")
     carbene, cyanide, ketene, cyanate = select_molecules([str(toml), str(table)])
     assert carbene == Molecule("singlet_methylene", "[CH2]", 0, 1, frozenset({"carbene"}))
     assert cyanide.charge == cyanate.charge == -1
@@ -113,7 +114,7 @@ def test_recipe_files(tmp_path):
         ("x.toml", "[a", "cannot be read"),
         ("x.toml", '[a]\nsmile = "C"', r"fields \['name', 'smile'\]"),
         ("x.toml", '[a]\nsmiles = "C"\ncharge = 1', "given as 1 but the SMILES"),
-        ("x.toml", '[a]\nsmiles = "C"\nmultiplicity = 2', "cannot have multiplicity 2"),
+        ("x.toml", '[a]\nsmiles = "C"\nmultiplicity = 2', "cannot have multiplicity=2"),
         ("x.csv", "name,smiles,charge\na,C,one", "molecule 'a'.*one"),
         ("x.csv", "name,smiles\na,C,0", "fields"),
         ("x.csv", "", "no molecules"),

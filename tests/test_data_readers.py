@@ -1,5 +1,7 @@
 """Reading every kind of data file, and refusing what would be read wrongly."""
 
+import gzip
+import json
 from pathlib import Path
 
 import ase.db
@@ -9,10 +11,14 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
 
 from mlmd_calc import units
+from mlmd_calc.cli import app
 from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels, write_trajectory
+from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.training.batches import labels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -211,11 +217,13 @@ def test_pickled_arrays_are_not_loaded(tmp_path, water):
 def write_mixed(path: Path) -> None:
     """Two molecules, one of them in two charge states, in mixed order."""
     water, hydroxyl = molecule("H2O"), molecule("OH")
+    hydroxide = hydroxyl.copy()
+    hydroxide.set_initial_magnetic_moments(None)
     frames = [
         labelled(water, 1.0),
         labelled(hydroxyl, 2.0, multiplicity=2),
         labelled(water, 3.0),
-        labelled(hydroxyl, 4.0, charge=-1, multiplicity=1, name="hydroxide"),
+        labelled(hydroxide, 4.0, charge=-1, multiplicity=1, name="hydroxide"),
     ]
     if path.suffix == ".db":
         with ase.db.connect(path) as database:
@@ -255,6 +263,7 @@ def test_momenta_are_read_in_angstrom_per_fs(tmp_path):
     np.testing.assert_allclose(read.velocities[0], per_fs, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*left out are total_energy")
 def test_real_velocities_need_a_unit():
     # Both files have displacements over 1 fs; they agree with the velocities in one unit each.
     for name, unit in (
@@ -300,11 +309,11 @@ def test_frames_without_labels_among_labelled_ones_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"charge": 1}, "cannot have multiplicity 1"),
-        ({"multiplicity": 4}, "cannot have multiplicity 4"),
-        ({"charge": 0.5}, "charge is .*0.5"),
-        ({"charge": True}, "charge is True"),
-        ({"charge": "plus"}, "charge is 'plus'"),
+        ({"charge": 1}, "cannot have multiplicity=1"),
+        ({"multiplicity": 4}, "cannot have multiplicity=4"),
+        ({"charge": 0.5}, r"charge.*0\.5.* is not an integer"),
+        ({"charge": True}, "charge.*True.* is not an integer"),
+        ({"charge": "plus"}, "charge.*'plus' is not an integer"),
     ],
 )
 def test_impossible_charge_or_multiplicity_is_refused(tmp_path, info, message):
@@ -314,11 +323,122 @@ def test_impossible_charge_or_multiplicity_is_refused(tmp_path, info, message):
 
 
 def test_charges_of_atoms_must_agree_with_the_charge(tmp_path):
-    atoms = molecule("OH")
-    atoms.set_initial_charges([-1.0, 0.0])
-    ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
-    with pytest.raises(InputError, match="add up to -1"):
+    atoms = ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], charges=[-1.0, 0.0])
+    ase.io.write(tmp_path / "x.extxyz", [labelled(atoms, 1.0)], format="extxyz")
+    (hydroxide,) = read_dataset(tmp_path / "x.extxyz")
+    assert (hydroxide.charge, hydroxide.multiplicity) == (-1, 1)
+    atoms.info["charge"] = 1
+    ase.io.write(tmp_path / "x.extxyz", [labelled(atoms, 1.0)], format="extxyz")
+    with pytest.raises(InputError, match="initial charges=-1 disagree"):
         read_dataset(tmp_path / "x.extxyz")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"spin": 2}, "multiplicity=2"),
+        ({"total_charge": 1}, "charge=1 leaves 9"),
+        ({"charge": 0.5}, "0.5 is not an integer"),
+        ({"net_spin": 1}, "net_spin=1 looks like"),
+    ],
+)
+def test_charge_and_spin_of_npz_files_follow_the_same_rule(tmp_path, water, extra, message):
+    arrays = {"numbers": water.numbers, "R": water.positions, "F": water.forces}
+    path = tmp_path / "x.npz"
+    np.savez(path, **arrays, E=water.energies, total_charge=[1], total_spin=2.0)
+    (read,) = read_dataset(path)
+    assert (read.charge, read.multiplicity) == (1, 2)
+    np.savez(path, **arrays, E=water.energies, **extra)
+    with pytest.raises(InputError, match=message):
+        read_dataset(path)
+
+
+def test_all_kinds_of_ase_files_are_read_alike(tmp_path):
+    frames = [labelled(molecule("H2O"), value) for value in (1.0, 2.0)]
+    ase.io.write(tmp_path / "x.traj", frames)
+    ase.io.write(tmp_path / "x.XYZ", frames, format="extxyz")
+    packed = gzip.compress((tmp_path / "x.XYZ").read_bytes())
+    (tmp_path / "x.extxyz.gz").write_bytes(packed)
+    with ase.db.connect(tmp_path / "x.json") as database:
+        for atoms in frames:
+            database.write(atoms)
+    for name in ("x.traj", "x.XYZ", "x.extxyz.gz", "x.json"):
+        (read,) = read_dataset(tmp_path / name)
+        assert read.name == "x"
+        assert read.energies.tolist() == [1.0, 2.0]
+        np.testing.assert_array_equal(read.forces[1], np.full((3, 3), 2.0))
+    # Other JSON files may lie about in a directory.
+    assert len(read_dataset(tmp_path)) == 3
+
+
+def write_renamed(path: Path) -> None:
+    frames = []
+    for value in (1.0, 2.0):
+        atoms = molecule("H2O")
+        atoms.info.update(REF_energy=value, dft_energy=-value)
+        atoms.set_array("REF_forces", np.full((3, 3), value))
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+
+
+def test_labels_under_other_names_are_named_and_can_be_chosen(tmp_path):
+    path = tmp_path / "x.extxyz"
+    write_renamed(path)
+    with pytest.warns(UserWarning, match=r"REF_energy, dft_energy \(--energy-key\) and REF_forces"):
+        (bare,) = read_dataset(path)
+    with pytest.raises(InputError, match="no energies; its file has REF_energy"):
+        labels(bare, "energies")
+    (read,) = read_dataset(path, energy_key="dft_energy", forces_key="REF_forces")
+    assert read.energies.tolist() == [-1.0, -2.0]
+    np.testing.assert_array_equal(read.forces[1], np.full((3, 3), 2.0))
+    with pytest.raises(InputError, match="no 'energy_xtb'; energy may be REF_energy, dft_energy"):
+        read_dataset(path, energy_key="energy_xtb", forces_key="REF_forces")
+    options = ["--energy-key", "dft_energy", "--forces-key", "REF_forces", "--json"]
+    shown = CliRunner().invoke(app, ["data", "info", str(path), *options])
+    assert json.loads(shown.stdout)[0]["force_rms_eV_per_A"] == pytest.approx(np.sqrt(2.5))
+
+
+def test_single_atoms_are_kept_apart(tmp_path):
+    atoms = labelled(ase.Atoms("H"), -10.0, config_type="IsolatedAtom")
+    ase.io.write(tmp_path / "x.extxyz", [atoms, labelled(molecule("H2O"), 1.0)], format="extxyz")
+    with pytest.warns(UserWarning, match=r"1 frames of single atoms \(H\) are left out"):
+        (read,) = read_dataset(tmp_path / "x.extxyz")
+    assert read.energies.tolist() == [1.0]
+    ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
+    with pytest.raises(InputError, match="nothing but single atoms"):
+        read_dataset(tmp_path / "x.extxyz")
+
+
+def write_times(path: Path, times: list[float], key: str) -> None:
+    frames = []
+    for time in times:
+        atoms = molecule("H2O")
+        atoms.info[key] = time
+        atoms.set_velocities(np.ones((3, 3)))
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+
+
+@pytest.mark.parametrize(("key", "unit"), [("time_fs", 1.0), ("time_ps", 1e-3), ("time", 1.0)])
+def test_trajectories_with_times_can_train_propagators(tmp_path, key, unit):
+    path = tmp_path / "x.extxyz"
+    # A frame is missing before 10 fs, and another run begins.
+    write_times(path, [unit * time for time in (0.0, 2.0, 4.0, 10.0, 12.0, 0.0, 2.0)], key)
+    (read,) = read_dataset(path)
+    assert read.dt_fs == pytest.approx(2.0)
+    assert Trajectory.of(read).starts(1).tolist() == [0, 1, 3, 5]
+
+
+def test_the_spacing_of_frames_without_times_can_be_given(tmp_path):
+    path = tmp_path / "x.extxyz"
+    write_times(path, [0.0, 1.0], "note")
+    (bare,) = read_dataset(path)
+    with pytest.raises(InputError, match="--frame-spacing"):
+        Trajectory.of(bare)
+    (read,) = read_dataset(path, frame_spacing_fs=0.5)
+    assert (read.dt_fs, Trajectory.of(read).starts(1).tolist()) == (0.5, [0])
+    with pytest.raises(ConfigError, match="above 0"):
+        read_dataset(path, frame_spacing_fs=0.0)
 
 
 # paths and contents

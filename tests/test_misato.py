@@ -155,3 +155,13 @@ def test_command(tmp_path):
     (read,) = read_trajectories(out)
     assert (read.name, read.temperature_K) == ("10GS", 300.0)
     np.testing.assert_allclose(read.positions, frames[:, read.system.atoms], atol=1e-5)
+
+
+def test_files_of_another_kind_are_refused_in_a_sentence(tmp_path):
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["coordinates"] = np.zeros((2, 3, 3))
+        file.create_group("1ABC/atoms_number")
+    for name, message in (("coordinates", "is an array"), ("1ABC", "atoms_number is a group")):
+        with pytest.raises(ModelFileError, match=message):
+            read_misato(path, name, tmp_path / "production.top")

@@ -330,6 +330,13 @@ def test_unknown_element_names_atom_and_known_elements():
         create_force(topology_of(atoms), "mdet-small-organics")
 
 
+def test_a_charge_that_contradicts_the_formal_charges_is_refused(ethanol):
+    topology = topology_of(ethanol)
+    next(topology.atoms()).formalCharge = -2
+    with pytest.raises(InputError, match=r"charge=0.* add up to -2; pass charge=-2"):
+        create_force(topology)
+
+
 def test_something_that_is_no_topology_is_refused(ethanol):
     with pytest.raises(InputError, match=r"topology is a Atoms; pass an openmm.app.Topology"):
         create_force(ethanol)

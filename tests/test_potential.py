@@ -17,6 +17,7 @@ from ase.build import molecule
 from toy_models import CONFIGS, SMALL, molecules, random_network, toy_model
 
 from mlmd_calc import Potential, units
+from mlmd_calc.electrons import TrainedState
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.models import MDETConfig
 from mlmd_calc.potential import Evaluation, Structure, potential, structure_from_ase
@@ -690,7 +691,10 @@ REFUSED = {
     "coincident": (ase.Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.01]]), "atoms 0 and 1 are 0.01"),
     "dummy atom": (ase.Atoms("XH"), r"atom 0 is X \(Z = 0\)"),
     "mendelevium": (ase.Atoms("Md"), r"atom 0 is Md \(Z = 101\)"),
-    "radical as singlet": (molecule("OH"), "9 electrons.*multiplicity=1.*: 2, 4, 6, ..."),
+    "radical as singlet": (
+        ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]),
+        "9 electrons.*multiplicity=1.*: 2, 4, 6, ...",
+    ),
     "charge": (structure(molecule("H2O"), charge=1), "9 electrons.*multiplicity=1"),
     "too many unpaired": (structure(ase.Atoms("H"), multiplicity=4), r"\(.* charge: 2\)"),
     "more charge than electrons": (structure(ase.Atoms("H"), charge=2), "more than all 1"),
@@ -705,7 +709,7 @@ REFUSED = {
     "array charge": (structure(molecule("H2O"), charge=np.array([1, 2])), "is not an integer"),
     "multiplicity against spin": (
         structure(molecule("O2"), multiplicity=3, spin=1),
-        r"info\['multiplicity'\]=3 and atoms.info\['spin'\]=1 disagree",
+        r"info\['multiplicity'\]=3 and atoms.info\['spin'\]=1 .*disagree",
     ),
 }
 
@@ -743,7 +747,10 @@ def test_spin_means_multiplicity() -> None:
     expected = make(rotation="none").evaluate([oxygen])
     oxygen.info = {"spin": 3}
     assert_same(make(rotation="none").evaluate([oxygen]), expected, atol=0.0)
+    # ASE's molecule carries magnetic moments, which say the same.
     oxygen.info = {}
+    assert_same(make(rotation="none").evaluate([oxygen]), expected, atol=0.0)
+    oxygen.set_initial_magnetic_moments(None)
     assert make(rotation="none").evaluate([oxygen])[0].energy != expected[0].energy
 
 
@@ -765,3 +772,16 @@ def test_forked_children_draw_their_own_orientations(model_file: Path) -> None:
     )
     first, second = done.stdout.split()
     assert first != second
+
+
+def test_only_charges_and_spins_the_model_was_trained_on_are_answered() -> None:
+    states = (TrainedState(0, 1, 10, 9), TrainedState(0, 3, 1, 2))
+    model = toy_model(elements=(1, 6, 8))
+    one = Potential(
+        dataclasses.replace(model, card=dataclasses.replace(model.card, electronic_states=states))
+    )
+    one.evaluate([molecule("CH3CH2OH"), molecule("O2")])
+    with pytest.raises(InputError, match=r"charge -1, multiplicity 1.* trained on charge 0, mult"):
+        one.evaluate([structure(ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), charge=-1)])
+    with pytest.warns(UserWarning, match="up to 2 atoms.*for 9 atoms"):
+        one.evaluate([structure(molecule("CH3CH2OH"), multiplicity=3)])

@@ -470,11 +470,9 @@ def test_openmm_positions_in_another_unit(tmp_path):
 def test_ions_need_a_charge(tmp_path):
     ion = pdb_line(10, "NA", "NA", "B", 1, (9.0, 0.0, 0.0), "NA")
     path = write(tmp_path / "ion.pdb", [*ethanol(), ion])
-    notes = []
-    assert "charge" not in load_structure(str(path), report=notes.append).info
-    assert notes == [
-        "The file does not state the charges of its ions or nucleotides; give --charge."
-    ]
+    with pytest.raises(InputError, match=r"not state the charges of its ions .*; give --charge"):
+        load_structure(str(path))
+    assert load_structure(str(path), charge=1).info["charge"] == 1
     path = write(tmp_path / "stated.pdb", [*ethanol(), f"{ion.rstrip():<78}1+\n"])
     assert load_structure(str(path)).info["charge"] == 1
 

@@ -92,12 +92,12 @@ def test_training_learns(tmp_path):
         model={**TINY, "embd_dim": 32, "num_3d_kernels": 32, "extensive": True},
         loss=MDETLossWeights(forces=1.0, energy=1.0),
         optimizer="muon",
-        steps=60,
+        steps=120,
         learning_rate=2e-2,
         warmup_steps=10,
         pairs_per_batch=120,
         ema_decay=0.8,
-        validate_every=60,
+        validate_every=120,
         held_out_fraction=0.2,
     )
     held_out = split(frames, recipe)[1]["frames"][0]

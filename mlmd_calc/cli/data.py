@@ -17,9 +17,16 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from mlmd_calc import units
+from mlmd_calc.cli.data_options import (
+    EnergyKey,
+    ForcesKey,
+    FrameSpacing,
+    VelocityUnitOption,
+    read_with,
+)
 from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.tables import print_table
-from mlmd_calc.data import MoleculeFrames, read_dataset
+from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
@@ -220,33 +227,59 @@ def label_command(
         typer.Option("--model", "-m", help="Force model. Default: the default shipped model."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
 ) -> None:
     """Replace the forces of trajectories by those of a model; molecules that are done are kept."""
     # Imports torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.data.label import label_forces
+    from mlmd_calc.data.label import file_stems, is_labelled, label_forces
     from mlmd_calc.data.npz import write_trajectory
     from mlmd_calc.potential import Potential
 
+    molecules = read_with(
+        paths,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        velocity_unit=velocity_unit,
+        frame_spacing=frame_spacing,
+    )
     potential = Potential(model, dtype=dtype)
+    name = potential.model.card.name
+    files = {
+        out / f"{stem}.npz": m for stem, m in zip(file_stems(molecules), molecules, strict=True)
+    }
+    pending = {path: m for path, m in files.items() if not is_labelled(path, m, name)}
     out.mkdir(parents=True, exist_ok=True)
-    pending = [m for m in read_dataset(paths) if not (out / f"{m.name}.npz").exists()]
     console = Console(stderr=True)
     with Progress(console=console) as progress:
-        bar = progress.add_task("labelling", total=sum(map(len, pending)))
-        for molecule in pending:
+        bar = progress.add_task("labelling", total=sum(map(len, pending.values())))
+        for path, molecule in pending.items():
             labelled = label_forces(molecule, potential, lambda n: progress.advance(bar, n))
-            metadata = {**molecule.metadata, "forces": potential.model.card.name}
-            write_trajectory(out / f"{molecule.name}.npz", replace(labelled, metadata=metadata))
-    console.print(f"{len(pending)} molecules labelled in {out}")
+            metadata = {**molecule.metadata, "forces": name, "name": molecule.name}
+            write_trajectory(path, replace(labelled, metadata=metadata))
+    console.print(f"{len(pending)} molecules labelled in {out}, {len(files)} files in all")
 
 
 @app.command("info")
 def info_command(
     paths: Annotated[list[Path], typer.Argument(help="Data files or directories.")],
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
 ) -> None:
     """List the molecules in data files."""
-    rows = [_summary(frames) for frames in read_dataset(paths)]
+    molecules = read_with(
+        paths,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        velocity_unit=velocity_unit,
+        frame_spacing=frame_spacing,
+    )
+    rows = [_summary(frames) for frames in molecules]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -275,5 +308,6 @@ def _summary(frames: MoleculeFrames) -> dict[str, Any]:
         if forces is None
         else float(np.sqrt(np.mean(np.square(forces, dtype=np.float64)))),
         "velocities": frames.velocities is not None,
+        "frame_spacing_fs": frames.dt_fs,
         "metadata": frames.metadata,
     }

@@ -14,8 +14,15 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from mlmd_calc import units
+from mlmd_calc.cli.data_options import (
+    EnergyKey,
+    ForcesKey,
+    FrameSpacing,
+    VelocityUnitOption,
+    read_with,
+)
 from mlmd_calc.cli.tables import print_table
-from mlmd_calc.data import MoleculeFrames, read_dataset
+from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,6 +131,10 @@ def evaluate_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: AsJSON = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
 ) -> None:
     """Measure a model on data: errors of forces and energies, or of predicted trajectories."""
     from mlmd_calc.training.held_out import split
@@ -131,6 +142,12 @@ def evaluate_command(
     from mlmd_calc.zoo import ATMOSModel, Model, load_any_model, load_atmos
 
     loaded = load_any_model(model, device="cpu")
+    reading: dict[str, Any] = {
+        "energy_key": energy_key,
+        "forces_key": forces_key,
+        "velocity_unit": velocity_unit,
+        "frame_spacing": frame_spacing,
+    }
     labels = {"forces": forces, "rotation": rotation, "n_rotations": n_rotations}
     jumps = {"potential": potential, "time": time, "verlet": verlet}
     rollouts: dict[str, object] = {
@@ -141,7 +158,7 @@ def evaluate_command(
         from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, evaluate_trajectories
         from mlmd_calc.sampling.rollouts import REDRAWS
 
-        _refuse(loaded.card.name, {**labels, **jumps})
+        _refuse(loaded.card.name, {**labels, **jumps, **reading})
         place = {"device": device or "cpu", "dtype": dtype or "float32"}
         evaluate_trajectories(
             load_atmos(loaded.source, **place),
@@ -163,7 +180,7 @@ def evaluate_command(
         return
     _refuse(loaded.card.name, rollouts)
     dtype = dtype or "float64"
-    molecules = read_dataset(data)
+    molecules = read_with(data, **reading)
     if held_out is not None:
         parts = split(molecules, Recipe.from_dict(loaded.card.recipe))[1]
         if held_out not in parts:

@@ -259,6 +259,7 @@ def run(
             report=lambda note: console.print(note, markup=False, highlight=False),
         )
         atoms.calc = calculator
+        console.print(f"{atoms.symbols}: {calculator.state_of(atoms)}", highlight=False)
         relax_start(atoms, relax, keep_velocities, console)
         job = Job(molecule, calculator.todict(), trajectory_format, steps)
         simulation = make_simulation(
@@ -323,6 +324,7 @@ def _table(summary: dict[str, Any]) -> Table:
     table = Table(title=f"{summary['molecule']}, {settings['ensemble']}", show_header=False)
     rows = {
         "verdict": summary["verdict"],
+        "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
         "reason": summary["reason"],
         "simulated": f"{summary['time_ps']:.3f} ps, {summary['step']} steps",
         "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),

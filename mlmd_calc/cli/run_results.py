@@ -56,6 +56,7 @@ def finish(run: RecordedRun, job: Job, outcome: Outcome, ns_per_day: float) -> d
     summary = {
         "version": mlmd_calc.__version__,
         "molecule": job.molecule,
+        **description.info,
         **asdict(_judged(outcome, whole, settings)),
         **whole,
         "degrees_of_freedom": description.degrees_of_freedom,

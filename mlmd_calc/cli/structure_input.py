@@ -10,7 +10,6 @@ from typing import Any, Final
 import ase
 import ase.build
 import ase.io
-import numpy as np
 from ase.collections import g2
 from ase.io.formats import extension2format
 
@@ -30,6 +29,8 @@ from mlmd_calc.data.molecules import (
     molecule_from_smiles,
     start_structures,
 )
+from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
+from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.files import refuse_huge
 
@@ -62,8 +63,8 @@ def load_structure(
     smiles
         The text is a SMILES.
     charge, multiplicity
-        Total charge in e and 2S + 1. They replace what a file or ASE says, but must agree with a
-        SMILES.
+        Total charge in e and 2S + 1. They must agree with what a file or a SMILES says, and replace
+        the neutral ground state of ASE's names.
     seed
         Seed of RDKit's embedding.
     vacuum
@@ -74,26 +75,27 @@ def load_structure(
     Returns
     -------
     ase.Atoms
-        Charge and multiplicity are in ``atoms.info`` where the source knows them.
+        Charge and multiplicity are in ``atoms.info``.
 
     Raises
     ------
     InputError
-        If the text is none of these, the file or SMILES cannot be read, atoms overlap or are bonded
-        to nothing, or hydrogens are missing.
+        If the text is none of these, the file or SMILES cannot be read, charge or multiplicity
+        contradict it, atoms overlap or are bonded to nothing, or hydrogens are missing.
     MissingDependencyError
         If RDKit is needed but not installed.
     """
     if smiles or text.startswith(SMILES_PREFIX):
         return _from_smiles(text.removeprefix(SMILES_PREFIX), charge, multiplicity, seed)
     if Path(text).is_file():
-        atoms = _with_state(_read(Path(text), vacuum, report), charge, multiplicity)
+        atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
+        atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
         return atoms
     if text in g2.names:
         if is_smiles(text):
             report(f"{text} is taken as ASE's molecule; {SMILES_PREFIX}{text} would be a SMILES.")
-        return _with_state(_from_ase(text), charge, multiplicity)
+        return _from_ase(text, charge, multiplicity)
     if text in MOLECULES:
         known = MOLECULES[text]
         molecule = molecule_from_smiles(
@@ -128,11 +130,11 @@ def _from_smiles(smiles: str, charge: int | None, multiplicity: int | None, seed
 
 
 def _with_state(atoms: ase.Atoms, charge: int | None, multiplicity: int | None) -> ase.Atoms:
-    if charge is not None:
-        atoms.info["charge"] = charge
-    if multiplicity is not None:
-        atoms.info["multiplicity"] = multiplicity
-        atoms.info.pop("spin", None)
+    """Put charge and multiplicity into ``atoms.info``, by the rule for all atoms."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    store_state(atoms, electronic_state(atoms, charge, multiplicity, results=results))
+    # The file's forces and energy are not the model's.
+    atoms.calc = None
     return atoms
 
 
@@ -143,13 +145,19 @@ def _embed(molecule: Molecule, seed: int) -> ase.Atoms:
     return ase.Atoms(structure.numbers, structure.positions[0], masses=masses, info=info)
 
 
-def _read(path: Path, vacuum: bool, report: Callable[[str], None]) -> ase.Atoms:
+def _read(
+    path: Path, vacuum: bool, report: Callable[[str], None], *, charge_known: bool
+) -> ase.Atoms:
     if is_structure_file(path):
         atoms = _from_structure(read_structure_file(path), report)
+        if "charge" not in atoms.info and not charge_known:
+            raise InputError(
+                f"{path} does not state the charges of its ions or nucleotides; give --charge"
+            )
+    elif _suffix(path).lower() in MOLFILE_SUFFIXES:
+        atoms = read_molfile(path)
     else:
         atoms = _read_with_ase(path)
-        # The file's forces and energy are not the model's.
-        atoms.calc = None
     if vacuum:
         atoms.pbc, atoms.cell = False, None
     if atoms.pbc.any():
@@ -171,17 +179,19 @@ def _from_structure(file: StructureFile, report: Callable[[str], None]) -> ase.A
         atoms.set_cell(file.cell)
         atoms.pbc = True
     charge = total_charge(structure)
-    if charge is None:
-        report("The file does not state the charges of its ions or nucleotides; give --charge.")
-    else:
+    if charge is not None:
         atoms.info["charge"] = charge
         if any(PARENTS.get(name, name) in RESIDUES for name in structure.residue_names):
             report(f"Charge {charge:+d}, from the hydrogens of {len(structure)} atoms.")
     return atoms
 
 
+def _suffix(path: Path) -> str:
+    return next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
+
+
 def _read_with_ase(path: Path) -> ase.Atoms:
-    suffix = next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
+    suffix = _suffix(path)
     known = extension2format.get(suffix.lower().removeprefix("."))
     # ASE does not know capital letters; where it knows nothing, it looks into the file.
     format_name = known.name if known is not None and suffix != suffix.lower() else None
@@ -201,11 +211,12 @@ def _read_with_ase(path: Path) -> ase.Atoms:
     return result
 
 
-def _from_ase(name: str) -> ase.Atoms:
+def _from_ase(name: str, charge: int | None, multiplicity: int | None) -> ase.Atoms:
     atoms: ase.Atoms = ase.build.molecule(name)
-    unpaired = int(np.rint(atoms.get_initial_magnetic_moments().sum()))
-    atoms.info["multiplicity"] = 1 + abs(unpaired)
-    return atoms
+    if charge is not None or multiplicity is not None:
+        # ASE's moments are those of the neutral ground state, which is not what is asked for.
+        atoms.set_initial_magnetic_moments(None)
+    return _with_state(atoms, charge, multiplicity)
 
 
 def _unknown(text: str) -> str:

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from mlmd_calc.cli.data_options import (
+    EnergyKey,
+    ForcesKey,
+    FrameSpacing,
+    VelocityUnitOption,
+    read_with,
+)
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
-from mlmd_calc.data import read_dataset
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
@@ -53,9 +59,19 @@ def train_command(
     card: Description = None,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
 ) -> None:
     """Train a network from random weights; continues the run that OUT holds, if any."""
-    _run(data, out, recipe, override, None, card, devices, accelerator)
+    reading = {
+        "energy_key": energy_key,
+        "forces_key": forces_key,
+        "velocity_unit": velocity_unit,
+        "frame_spacing": frame_spacing,
+    }
+    _run(data, reading, out, recipe, override, None, card, devices, accelerator)
 
 
 def finetune_command(
@@ -78,13 +94,24 @@ def finetune_command(
     card: Description = None,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
 ) -> None:
     """Fine-tune a model; continues the run that OUT holds, if any."""
     require("lightning", extra="train", why="train models")
     from mlmd_calc.zoo import load_any_model
 
     start = load_any_model(model, device="cpu", dtype="float32")
-    _run(data, out, recipe or usual_recipe(start), override, start, card, devices, accelerator)
+    reading = {
+        "energy_key": energy_key,
+        "forces_key": forces_key,
+        "velocity_unit": velocity_unit,
+        "frame_spacing": frame_spacing,
+    }
+    recipe = recipe or usual_recipe(start)
+    _run(data, reading, out, recipe, override, start, card, devices, accelerator)
 
 
 def usual_recipe(start: AnyModel) -> str:
@@ -108,6 +135,7 @@ def usual_recipe(start: AnyModel) -> str:
 
 def _run(
     data: list[Path],
+    reading: dict[str, Any],
     out: Path,
     recipe_name: str,
     override: list[str] | None,
@@ -131,7 +159,12 @@ def _run(
 
     # Every process of a distributed training runs this command; one of them speaks.
     console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
-    frames = read_trajectories(data) if recipe.kind == "atmos" else read_dataset(data)
+    given = [f"--{name.replace('_', '-')}" for name, value in reading.items() if value is not None]
+    if given and recipe.kind == "atmos":
+        raise ConfigError(
+            f"{', '.join(given)} mean nothing for trajectories of ATMOS; leave it out"
+        )
+    frames = read_trajectories(data) if recipe.kind == "atmos" else read_with(data, **reading)
     count = sum(len(molecule) for molecule in frames)
     console.print(f"{len(frames)} molecules, {count:,} structures")
     if recipe_name in list_recipes() and "held_out_molecules" not in overrides:

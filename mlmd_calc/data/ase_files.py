@@ -1,19 +1,22 @@
-"""Frames from the files ASE reads: extxyz and ASE databases.
+"""Frames from the files ASE reads: extxyz, ASE's trajectories and its databases.
 
-Energies and forces are ASE's results of these names. ``charge``, ``multiplicity`` and ``name`` come
-from ``info`` (a database's key-value pairs); where absent they are 0, 1, and a name made of file
-and formula. Velocities come from ``momenta`` or, if the caller knows its unit, from a column
-``velocities``. Frames are grouped into molecules by name, order of the atoms, charge and
-multiplicity.
+Energies and forces are ASE's results of these names, unless the caller names others. Charge and
+multiplicity follow the rule of `mlmd_calc.electrons`; in a database ``info`` are its key-value
+pairs. ``name`` comes from there too, else it is made of file and formula. Velocities come from
+``momenta`` or, if the caller knows its unit, from a column ``velocities``; times from ``time_fs``,
+``time_ps`` or ``time`` (fs). Frames are grouped into molecules by name, order of the atoms, charge
+and multiplicity. Frames of a single atom are reference energies and left out.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from ase import Atoms
@@ -21,117 +24,196 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.electrons import ElectronicState, electronic_state
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
 
-VELOCITY_UNITS: dict[VelocityUnit, float] = {"angstrom/fs": 1.0, "ase": units.FS}
+VELOCITY_UNITS: Final[dict[VelocityUnit, float]] = {"angstrom/fs": 1.0, "ase": units.FS}
 """Å/fs per unit of velocity."""
 
+_TIME_KEYS: Final = {"time_fs": 1.0, "time_ps": units.FS_PER_PS, "time": 1.0}
+"""fs per unit of the times in ``info``."""
 
-def read_extxyz(path: Path, velocity_unit: VelocityUnit | None) -> list[MoleculeFrames]:
-    """Read an (ext)xyz file.
+_LOOKS_LIKE: Final = {
+    "energy": re.compile(r"energy|etot|^e$", re.IGNORECASE),
+    "forces": re.compile("force", re.IGNORECASE),
+}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the files ASE reads do not say themselves.
+
+    Attributes
+    ----------
+    velocity_unit
+        Unit of a column ``velocities``: "angstrom/fs" or "ase" (Å per ASE time unit). With None
+        such a column is left out with a warning.
+    energy_key, forces_key
+        Names of the energies (eV) and of the column of forces (eV/Å); None: ASE's own.
+    frame_spacing_fs
+        Time between the frames of a trajectory that does not say it, in fs.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    velocity_unit: VelocityUnit | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    frame_spacing_fs: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.velocity_unit not in (None, *VELOCITY_UNITS):
+            raise ConfigError(
+                f"velocity_unit is {self.velocity_unit!r}; allowed are "
+                f"{', '.join(VELOCITY_UNITS)} and None"
+            )
+        if self.frame_spacing_fs is not None and not 0 < self.frame_spacing_fs < np.inf:
+            raise ConfigError(f"frame_spacing_fs is {self.frame_spacing_fs}; it must be above 0")
+
+
+def is_ase_file(path: Path) -> bool:
+    """Tell by its suffix whether `read_ase_file` may know a file."""
+    return _reader(path) is not None
+
+
+def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
+    """Read the molecules of a file.
 
     Parameters
     ----------
     path
-        The file.
-    velocity_unit
-        As for `mlmd_calc.data.read_dataset`.
+        Ends in .extxyz, .xyz (both may be compressed, .gz), .traj, .db or .json; the latter two
+        are ASE databases.
+    options
+        What the file does not say itself.
 
     Raises
     ------
     ModelFileError
         If ASE cannot read the file.
     InputError
-        If frames of one molecule carry different properties, or a molecule crosses the boundary
-        of its periodic cell.
+        If frames of one molecule carry different properties, labels have names that were not
+        asked for, or a molecule crosses the boundary of its periodic cell.
     """
-    import ase.io
-
+    read = _reader(path)
+    if read is None:
+        raise ModelFileError(f"{path} ends in none of {', '.join(ASE_SUFFIXES)}")
     try:
-        frames = list(ase.io.iread(path, index=":", format="extxyz"))
-    except Exception as error:  # ASE raises whatever its parser stumbles over
-        raise ModelFileError(f"{path} cannot be read as extxyz: {error}") from error
-    return _group(path, frames, velocity_unit)
-
-
-def read_ase_db(path: Path, velocity_unit: VelocityUnit | None) -> list[MoleculeFrames]:
-    """Read an ASE database.
-
-    Parameters
-    ----------
-    path
-        The file.
-    velocity_unit
-        As for `mlmd_calc.data.read_dataset`.
-
-    Raises
-    ------
-    ModelFileError
-        If ASE cannot read the file.
-    InputError
-        As for `read_extxyz`.
-    """
-    import ase.db
-
-    frames = []
-    try:
-        for row in ase.db.connect(path).select():
-            atoms = row.toatoms()
-            # Not the values of key_value_pairs: for "charge" ASE returns the sum of the initial
-            # charges there, whatever was written.
-            pairs = {key: vars(row)[key] for key in row.key_value_pairs}
-            atoms.info = {**row.data, **pairs}
-            frames.append(atoms)
-    except Exception as error:  # sqlite, JSON and ASE errors alike
-        raise ModelFileError(f"{path} cannot be read as an ASE database: {error}") from error
-    return _group(path, frames, velocity_unit)
-
-
-def _group(
-    path: Path, frames: list[Atoms], velocity_unit: VelocityUnit | None
-) -> list[MoleculeFrames]:
+        frames = list(read(path))
+    except Exception as error:  # ASE raises whatever its parsers stumble over
+        raise ModelFileError(f"ASE cannot read {path}: {error or type(error).__name__}") from error
     if not frames:
         raise InputError(f"{path} holds no frames")
+    return _molecules(path, frames, options)
+
+
+def _iread(path: Path, kind: str) -> Iterator[Atoms]:
+    import ase.io
+
+    return ase.io.iread(path, index=":", format=kind)
+
+
+def _rows(path: Path) -> Iterator[Atoms]:
+    import ase.db
+
+    for row in ase.db.connect(path).select():
+        atoms = row.toatoms()
+        # Not the values of key_value_pairs: for "charge" ASE returns the sum of the initial
+        # charges there, whatever was written.
+        pairs = {key: vars(row)[key] for key in row.key_value_pairs}
+        atoms.info = {**row.data, **pairs}
+        yield atoms
+
+
+_READERS: Final[dict[str, Callable[[Path], Iterator[Atoms]]]] = {
+    ".extxyz": lambda path: _iread(path, "extxyz"),
+    ".xyz": lambda path: _iread(path, "extxyz"),
+    ".traj": lambda path: _iread(path, "traj"),
+    ".db": _rows,
+    ".json": _rows,
+}
+
+ASE_SUFFIXES: Final = tuple(_READERS)
+"""Suffixes of the files that `read_ase_file` knows, in small letters and without .gz."""
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Atoms]] | None:
+    name = path.name.lower()
+    packed = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    return None if packed and suffix not in (".extxyz", ".xyz") else _READERS.get(suffix)
+
+
+def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[MoleculeFrames]:
     groups: dict[tuple[Any, ...], list[Atoms]] = defaultdict(list)
     for index, atoms in enumerate(frames):
+        if len(atoms) == 1:
+            continue
         where = f"{path}, frame {index}"
         _refuse_wrapped(where, atoms)
-        charge = _integer(where, atoms.info, "charge", 0)
-        _refuse_other_charge(where, atoms, charge)
-        multiplicity = _integer(where, atoms.info, "multiplicity", 1)
-        name = atoms.info.get("name")
-        groups[name, atoms.numbers.tobytes(), charge, multiplicity].append(atoms)
-    molecules = []
-    for (name, _, charge, multiplicity), members in groups.items():
-        if name is None:
-            # Isomers and differently ordered copies share the name of their formula, so that a
-            # split by name never puts the same molecule on both sides.
-            formula = members[0].get_chemical_formula()
-            name = path.stem if len(groups) == 1 else f"{path.stem}_{formula}"
-        molecules.append(
-            MoleculeFrames(
-                name=str(name),
-                numbers=members[0].numbers.astype(np.int64),
-                positions=np.array([atoms.positions for atoms in members]),
-                forces=_result(path, members, "forces"),
-                energies=_result(path, members, "energy"),
-                velocities=_velocities(path, members, velocity_unit),
-                charge=charge,
-                multiplicity=multiplicity,
-                metadata={"source": path.name},
-            )
-        )
-    return molecules
+        try:
+            state = electronic_state(atoms, results=_results(atoms))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        groups[atoms.info.get("name"), atoms.numbers.tobytes(), state].append(atoms)
+    _report_atoms(path, [atoms for atoms in frames if len(atoms) == 1], bool(groups))
+    return [
+        _molecule(path, name, state, members, len(groups) == 1, options)
+        for (name, _, state), members in groups.items()
+    ]
 
 
-def _integer(where: str, info: dict[str, Any], key: str, default: int) -> int:
-    value = info.get(key, default)
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not is_number or not np.isfinite(value) or value != int(value):
-        raise InputError(f"{where}: {key} is {value!r}, expected an integer")
-    return int(value)
+def _report_atoms(path: Path, single: list[Atoms], others: bool) -> None:
+    """Say that frames of single atoms are left out, which some files carry as references."""
+    if not single:
+        return
+    symbols = ", ".join(sorted({atoms.get_chemical_formula() for atoms in single}))
+    if not others:
+        raise InputError(f"{path} holds nothing but single atoms ({symbols}); molecules are needed")
+    warnings.warn(
+        f"{path}: {len(single)} frames of single atoms ({symbols}) are left out; the energies of "
+        "the elements are fitted to the molecules",
+        stacklevel=6,
+    )
+
+
+def _molecule(
+    path: Path,
+    name: Any,
+    state: ElectronicState,
+    members: list[Atoms],
+    alone: bool,
+    options: ReadOptions,
+) -> MoleculeFrames:
+    if name is None:
+        # Isomers and differently ordered copies share the name of their formula, so that a
+        # split by name never puts the same molecule on both sides.
+        stem = Path(path.name.removesuffix(".gz")).stem
+        name = stem if alone else f"{stem}_{members[0].get_chemical_formula()}"
+    energies = _labels(path, members, "energy", options.energy_key)
+    forces = _labels(path, members, "forces", options.forces_key)
+    metadata = {"source": path.name}
+    if others := _left_out(path, members, {"energy": energies is None, "forces": forces is None}):
+        metadata["left_out"] = others
+    spacing, segment = _times(members, options.frame_spacing_fs)
+    return MoleculeFrames(
+        name=str(name),
+        numbers=members[0].numbers.astype(np.int64),
+        positions=np.array([atoms.positions for atoms in members]),
+        forces=forces,
+        energies=energies,
+        velocities=_velocities(path, members, options.velocity_unit),
+        charge=state.charge,
+        multiplicity=state.multiplicity,
+        dt_fs=spacing,
+        segment=segment,
+        metadata=metadata,
+    )
 
 
 def _refuse_wrapped(where: str, atoms: Atoms) -> None:
@@ -146,19 +228,70 @@ def _refuse_wrapped(where: str, atoms: Atoms) -> None:
         )
 
 
-def _refuse_other_charge(where: str, atoms: Atoms, charge: int) -> None:
-    """Refuse a total charge that contradicts the atoms' own charges."""
-    total = float(atoms.get_initial_charges().sum())
-    if atoms.has("initial_charges") and abs(total - charge) > 0.5:
-        raise InputError(
-            f"{where}: the initial charges add up to {total:g} but the charge is {charge} (0 where "
-            "not given); state the total charge as info['charge']"
+def _results(atoms: Atoms) -> dict[str, Any]:
+    return {} if atoms.calc is None else dict(atoms.calc.results)
+
+
+def _labels(
+    path: Path, members: list[Atoms], kind: str, key: str | None
+) -> NDArray[np.float64] | None:
+    """Labels under ASE's name, or under the key that was asked for."""
+    if key is None:
+        return _stack(path, kind, [_results(atoms).get(kind) for atoms in members])
+    stacked = _stack(path, key, [{**_results(atoms), **_own(atoms)}.get(key) for atoms in members])
+    if stacked is None:
+        found = [*_alike(members, kind), *({kind} & _results(members[0]).keys())]
+        raise InputError(f"{path} has no {key!r}; {kind} may be {', '.join(found) or 'missing'}")
+    return stacked
+
+
+def _left_out(path: Path, members: list[Atoms], missing: dict[str, bool]) -> str:
+    """Name what looks like missing labels, and how to choose it."""
+    found = {kind: _alike(members, kind) for kind, is_missing in missing.items() if is_missing}
+    texts = [f"{', '.join(keys)} (--{kind}-key)" for kind, keys in found.items() if keys]
+    if texts:
+        warnings.warn(
+            f"{path}: left out are {' and '.join(texts)}, which may be {' and '.join(found)} under "
+            "another name; choose them with energy_key and forces_key",
+            stacklevel=6,
         )
+    return " and ".join(texts)
 
 
-def _result(path: Path, members: list[Atoms], key: str) -> NDArray[np.float64] | None:
-    values = [None if atoms.calc is None else atoms.calc.results.get(key) for atoms in members]
-    return _stack(path, key, values)
+def _own(atoms: Atoms) -> dict[str, Any]:
+    return {**atoms.info, **atoms.arrays}
+
+
+def _alike(members: list[Atoms], kind: str) -> list[str]:
+    """Names of numbers that look like energies, or of columns of three that look like forces."""
+    shape = () if kind == "energy" else (len(members[0]), 3)
+    return sorted(
+        {
+            key
+            for atoms in members
+            for key, value in _own(atoms).items()
+            if _LOOKS_LIKE[kind].search(key)
+            and np.shape(value) == shape
+            and np.issubdtype(np.asarray(value).dtype, np.number)
+        }
+    )
+
+
+def _times(
+    members: list[Atoms], given: float | None
+) -> tuple[float | None, NDArray[np.int64] | None]:
+    """Time between frames in fs, and the number of the uninterrupted run of each frame."""
+    key = next((key for key in _TIME_KEYS if all(key in m.info for m in members)), None)
+    steps = np.zeros(0)
+    if key is not None:
+        times = np.array([atoms.info[key] for atoms in members], dtype=np.float64)
+        steps = np.diff(times) * _TIME_KEYS[key]
+    if given is None and not (steps > 0).any():
+        return None, None
+    spacing = float(np.median(steps[steps > 0])) if given is None else given
+    together = np.isclose(steps, spacing, rtol=1e-3) if len(steps) else np.ones(len(members) - 1)
+    segment = np.concatenate([[0], np.cumsum(1 - together.astype(np.int64))])
+    return spacing, segment
 
 
 def _stack(path: Path, key: str, values: Iterable[Any]) -> NDArray[np.float64] | None:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.electrons import ElectronicState
 from mlmd_calc.errors import InputError
 
 FloatArray: TypeAlias = NDArray[np.floating]
@@ -78,6 +79,11 @@ class MoleculeFrames:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @property
+    def state(self) -> ElectronicState:
+        """Charge and multiplicity."""
+        return ElectronicState(self.charge, self.multiplicity)
 
     def select(self, index: NDArray[np.integer] | slice) -> MoleculeFrames:
         """Return the frames at the given indices.

@@ -6,18 +6,66 @@ those, not from the accelerations of the method that made the trajectory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.errors import PredictionError
+from mlmd_calc.data.npz import read_npz
+from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation.forces import ForceModel
 
 FRAMES_PER_CALL: Final = 64
+
+
+def file_stems(molecules: Sequence[MoleculeFrames]) -> list[str]:
+    """Name a file for each set of frames: the molecule's name, numbered where several share it."""
+    stems: list[str] = []
+    for molecule in molecules:
+        # Names come from data files and may hold anything, folders of other people included.
+        plain = re.sub(r"[^\w+\-().]", "_", molecule.name).lstrip(".") or "molecule"
+        numbered = (f"{plain}_{n}" for n in itertools.count(2))
+        stems.append(next(s for s in itertools.chain([plain], numbered) if s not in stems))
+    return stems
+
+
+def is_labelled(path: Path, molecule: MoleculeFrames, model: str) -> bool:
+    """Tell whether a file with the labels of these frames exists.
+
+    Parameters
+    ----------
+    path
+        The file.
+    molecule
+        Its frames.
+    model
+        Name of the model that labels them.
+
+    Raises
+    ------
+    ConfigError
+        If the file holds other frames or the labels of another model.
+    ModelFileError
+        If it cannot be read.
+    """
+    if not path.exists():
+        return False
+    found = read_npz(path)
+    same_frames = (
+        np.array_equal(found.numbers, molecule.numbers)
+        and found.state == molecule.state
+        and np.array_equal(found.positions, molecule.positions.astype(found.positions.dtype))
+    )
+    if not same_frames or found.metadata.get("forces") != model:
+        what = "the labels of another model" if same_frames else "other frames"
+        raise ConfigError(f"{path} holds {what}; choose another directory or remove the file")
+    return True
 
 
 def label_forces(

@@ -19,7 +19,7 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlmd_calc.data.molecule_table import GROUPS, IONS, MD17, RADICALS, TG80_GROUPS
-from mlmd_calc.data.spin import check_spin
+from mlmd_calc.electrons import ElectronicState, check_parity
 from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
 
@@ -138,7 +138,7 @@ def molecule_from_smiles(
     if multiplicity is None:
         multiplicity = 1 + sum(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms())
     protons = sum(atom.GetAtomicNum() for atom in graph.GetAtoms())
-    check_spin(name, protons, formal, multiplicity)
+    check_parity(f"molecule {name!r}: ", protons, ElectronicState(formal, multiplicity))
     return Molecule(name, smiles, formal, multiplicity, frozenset(tags))
 
 
@@ -206,7 +206,8 @@ def _resolve(entry: str) -> list[Molecule]:
 
 def _read_recipe(path: Path) -> list[Molecule]:
     try:
-        text = path.read_text(encoding="utf-8")
+        # With or without the byte-order mark that spreadsheets write.
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".toml":
             rows = [{"name": name, **row} for name, row in tomllib.loads(text).items()]
         else:

@@ -9,9 +9,10 @@ rMD17           nuclear_charges, coords, energies, forces    Å, kcal/mol, kcal/
 MD17, MD22      z, R, E, F                                   Å, kcal/mol, kcal/mol/Å
 ==============  ===========================================  ======================================
 
-Our layouts may also hold ``charge``, ``multiplicity``, ``smiles`` and ``metadata`` (a JSON object
-of strings); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame, 2 distorted copy)
-and ``segment``; trajectories may hold ``F`` (eV/Å).
+Charge and multiplicity follow the rule of `mlmd_calc.electrons`, with the names of single numbers
+as keys. Our layouts may also hold ``smiles`` and ``metadata`` (a JSON object of strings, of which
+``name`` names the molecule); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame,
+2 distorted copy) and ``segment``; trajectories may hold ``F`` (eV/Å).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ase
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
 from mlmd_calc.files import replacing
 
@@ -40,7 +43,7 @@ def read_npz(path: Path) -> MoleculeFrames:
     Parameters
     ----------
     path
-        The file; its stem names the molecule.
+        The file; its stem names the molecule if nothing in it does.
 
     Raises
     ------
@@ -73,47 +76,49 @@ def _load(path: Path) -> tuple[set[str], Arrays]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         # The others are not even looked at: they may be objects, which need unpickling.
         used = _OPTIONAL.union(*(required for required, _ in _LAYOUTS))
-        return set(archive.files), {key: archive[key] for key in archive.files if key in used}
+        wanted = [key for key in archive.files if key in used or is_electronic(key)]
+        return set(archive.files), {key: archive[key] for key in wanted}
 
 
 def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
+    metadata, state = _metadata(path, arrays), _state(path, arrays)
     segment = arrays["segment"].astype(np.int64) if "segment" in arrays else None
     if segment is None and "T" in arrays:
         # Files without segments list their sampling runs one after the other, so a new run starts
         # where the temperature changes (0 K is a minimum).
         segment = np.cumsum(np.diff(arrays["T"], prepend=arrays["T"][:1]) != 0).astype(np.int64)
     return MoleculeFrames(
-        name=path.stem,
+        name=metadata.get("name", path.stem),
         numbers=arrays["numbers"].astype(np.int64),
         positions=arrays["R"],
         forces=arrays["F"],
         energies=arrays["E"],
-        charge=_integer(arrays, "charge", 0),
-        multiplicity=_integer(arrays, "multiplicity", 1),
+        charge=state.charge,
+        multiplicity=state.multiplicity,
         segment=segment,
-        metadata=_metadata(path, arrays),
+        metadata=metadata,
     )
 
 
 def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
+    metadata, state = _metadata(path, arrays), _state(path, arrays)
     return MoleculeFrames(
-        name=path.stem,
+        name=metadata.get("name", path.stem),
         numbers=arrays["numbers"].astype(np.int64),
         positions=arrays["x"],
         velocities=arrays["v"],
         forces=arrays.get("F"),
         energies=arrays["E"],
-        charge=_integer(arrays, "charge", 0),
-        multiplicity=_integer(arrays, "multiplicity", 1),
+        charge=state.charge,
+        multiplicity=state.multiplicity,
         dt_fs=float(arrays["dt_fs"]),
         segment=arrays["segment"].astype(np.int64),
-        metadata=_metadata(path, arrays),
+        metadata=metadata,
     )
 
 
 def _rmd17(path: Path, arrays: Arrays) -> MoleculeFrames:
-    keys = ("nuclear_charges", "coords", "forces", "energies")
-    return _kcal_frames(path, *(arrays[key] for key in keys))
+    return _kcal_frames(path, arrays, ("nuclear_charges", "coords", "forces", "energies"))
 
 
 def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
@@ -125,16 +130,13 @@ def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
                 f"{path}: {key} is {found!r}, MD17 and MD22 files have {expected!r}; "
                 f"convert the file to Å and kcal/mol, or to our label layout in Å and eV"
             )
-    return _kcal_frames(path, *(arrays[key] for key in ("z", "R", "F", "E")))
+    return _kcal_frames(path, arrays, ("z", "R", "F", "E"))
 
 
-def _kcal_frames(
-    path: Path,
-    numbers: NDArray[Any],
-    positions: NDArray[Any],
-    forces: NDArray[Any],
-    energies: NDArray[Any],
-) -> MoleculeFrames:
+def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeFrames:
+    """Frames in kcal/mol, of the arrays of numbers, positions, forces and energies."""
+    numbers, positions, forces, energies = (arrays[key] for key in keys)
+    state = _state(path, {key: value for key, value in arrays.items() if key not in keys})
     return MoleculeFrames(
         name=path.stem,
         numbers=numbers.astype(np.int64),
@@ -142,6 +144,8 @@ def _kcal_frames(
         forces=forces.astype(np.float64) * units.KCAL_PER_MOL,
         # MD17 stores energies as a column.
         energies=energies.astype(np.float64).reshape(-1) * units.KCAL_PER_MOL,
+        charge=state.charge,
+        multiplicity=state.multiplicity,
         metadata={"source": path.name},
     )
 
@@ -152,13 +156,19 @@ _LAYOUTS: tuple[tuple[frozenset[str], Callable[[Path, Arrays], MoleculeFrames]],
     (frozenset({"nuclear_charges", "coords", "energies", "forces"}), _rmd17),
     (frozenset({"z", "R", "E", "F"}), _md17),
 )
-_OPTIONAL = frozenset(
-    {"F", "T", "segment", "charge", "multiplicity", "smiles", "metadata", "r_unit", "e_unit"}
-)
+_OPTIONAL = frozenset({"F", "T", "segment", "smiles", "metadata", "r_unit", "e_unit"})
 
 
-def _integer(arrays: Arrays, key: str, default: int) -> int:
-    return int(arrays[key]) if key in arrays else default
+def _state(path: Path, arrays: Arrays) -> ElectronicState:
+    info = {
+        key: value.item() if value.size == 1 else value
+        for key, value in arrays.items()
+        if is_electronic(key)
+    }
+    try:
+        return electronic_state(ase.Atoms(info=info))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _metadata(path: Path, arrays: Arrays) -> dict[str, str]:
@@ -184,7 +194,8 @@ def write_labels(
     Parameters
     ----------
     path
-        Ends in ``.npz``; its stem becomes the name of the molecule when it is read.
+        Ends in ``.npz``; its stem becomes the name of the molecule when it is read, unless
+        ``metadata`` has a ``name``.
     frames
         Frames with forces and energies.
     temperatures
@@ -224,7 +235,8 @@ def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> No
     Parameters
     ----------
     path
-        Ends in ``.npz``; its stem becomes the name of the molecule when it is read.
+        Ends in ``.npz``; its stem becomes the name of the molecule when it is read, unless
+        ``metadata`` has a ``name``.
     frames
         Frames with velocities, energies, ``segment`` and ``dt_fs``, and forces if there are any.
 

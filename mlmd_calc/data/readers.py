@@ -5,30 +5,44 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
-from mlmd_calc.data.ase_files import VELOCITY_UNITS, VelocityUnit, read_ase_db, read_extxyz
+from mlmd_calc.data.ase_files import (
+    ASE_SUFFIXES,
+    ReadOptions,
+    VelocityUnit,
+    is_ase_file,
+    read_ase_file,
+)
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.npz import read_npz
-from mlmd_calc.data.spin import check_spin
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.data.plausibility import check_units
+from mlmd_calc.electrons import check_parity
+from mlmd_calc.errors import InputError, ModelFileError
 
-_SUFFIXES = (".npz", ".extxyz", ".xyz", ".db")
+_SUFFIXES: Final = (".npz", *(suffix for suffix in ASE_SUFFIXES if suffix != ".json"))
+"""Of files that are taken from a directory, where other JSON files may lie about."""
 
 
 def read_dataset(
     path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     velocity_unit: VelocityUnit | None = None,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    frame_spacing_fs: float | None = None,
 ) -> list[MoleculeFrames]:
     """Read labelled molecular frames from files or directories of files.
 
     Recognised are our label and trajectory npz, MD17, rMD17 and MD22 npz (converted from kcal/mol
-    to eV), extxyz and ASE databases. The layout is told from the content, the kind of file from
-    its suffix (.npz, .extxyz, .xyz, .db); other files in a directory are passed over.
+    to eV), extxyz (also compressed, .gz), ASE's trajectories and databases. The layout is told from
+    the content, the kind of file from its suffix (.npz, .extxyz, .xyz, .traj, .db, and .json where
+    a file is named); other files in a directory are passed over.
 
-    `mlmd_calc.data.ase_files` says what is taken from the latter two.
+    `mlmd_calc.data.ase_files` says what is taken from the files ASE reads, and
+    `mlmd_calc.data.plausibility` which labels are refused because their unit must be another one.
 
     Parameters
     ----------
@@ -37,6 +51,11 @@ def read_dataset(
     velocity_unit
         Unit of a ``velocities`` column in extxyz: ``"angstrom/fs"`` or ``"ase"`` (Å per ASE time
         unit). With None such a column is left out with a warning.
+    energy_key, forces_key
+        Names of the energies (eV) and of the column of forces (eV/Å) in files ASE reads; None:
+        ``energy`` and ``forces``.
+    frame_spacing_fs
+        Time between frames in fs, for trajectories ASE reads that do not say it.
 
     Returns
     -------
@@ -47,17 +66,14 @@ def read_dataset(
     Raises
     ------
     ConfigError
-        If `velocity_unit` is neither of the two nor None.
+        If an option has a value that is not allowed.
     ModelFileError
         If a file does not exist, is damaged, or has an unknown layout (the keys found are named).
     InputError
-        If the content of a file contradicts itself (shapes, electron count, cell) or is not
-        finite, or nothing was found.
+        If the content of a file contradicts itself (shapes, electron count, cell), is not finite,
+        not in our units, or has its labels under other names, or nothing was found.
     """
-    if velocity_unit is not None and velocity_unit not in VELOCITY_UNITS:
-        raise ConfigError(
-            f"velocity_unit is {velocity_unit!r}; allowed are {', '.join(VELOCITY_UNITS)} and None"
-        )
+    options = ReadOptions(velocity_unit, energy_key, forces_key, frame_spacing_fs)
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
         raise InputError("the list of data files is empty; name at least one file or directory")
@@ -65,7 +81,7 @@ def read_dataset(
         molecule
         for entry in paths
         for file in _files(Path(entry))
-        for molecule in _read_file(file, velocity_unit)
+        for molecule in _read_file(file, options)
     ]
     for molecule in molecules:
         _check(molecule)
@@ -80,23 +96,29 @@ def _files(path: Path) -> list[Path]:
     files = sorted(
         file
         for file in path.iterdir()
-        if file.suffix in _SUFFIXES and not file.name.startswith(".")
+        if _is_data(file) and not file.name.startswith(".") and file.suffix != ".json"
     )
     if not files:
-        raise InputError(f"the directory {path} holds no file ending in {', '.join(_SUFFIXES)}")
+        raise InputError(
+            f"the directory {path} holds no file ending in {', '.join(_SUFFIXES)}, .extxyz.gz or "
+            ".xyz.gz"
+        )
     return files
 
 
-def _read_file(path: Path, velocity_unit: VelocityUnit | None) -> list[MoleculeFrames]:
-    if path.suffix == ".npz":
+def _is_data(path: Path) -> bool:
+    return path.suffix.lower() == ".npz" or is_ase_file(path)
+
+
+def _read_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
+    if not _is_data(path):
+        raise ModelFileError(
+            f"{path} ends in {path.suffix!r}; readable are files ending in {', '.join(_SUFFIXES)}, "
+            ".json (an ASE database), .extxyz.gz and .xyz.gz"
+        )
+    if path.suffix.lower() == ".npz":
         return [read_npz(path)]
-    if path.suffix in (".extxyz", ".xyz"):
-        return read_extxyz(path, velocity_unit)
-    if path.suffix == ".db":
-        return read_ase_db(path, velocity_unit)
-    raise ModelFileError(
-        f"{path} ends in {path.suffix!r}; readable are files ending in {', '.join(_SUFFIXES)}"
-    )
+    return read_ase_file(path, options)
 
 
 def _check(molecule: MoleculeFrames) -> None:
@@ -116,4 +138,5 @@ def _check(molecule: MoleculeFrames) -> None:
             f"molecule {molecule.name!r}: {key} of frame {int(np.argmin(per_frame))} are not "
             "finite; remove the frame"
         )
-    check_spin(molecule.name, int(numbers.sum()), molecule.charge, molecule.multiplicity)
+    check_units(molecule)
+    check_parity(f"molecule {molecule.name!r}: ", int(numbers.sum()), molecule.state)

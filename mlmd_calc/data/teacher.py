@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.calculators.calculator import CalculatorError
 from numpy.typing import NDArray
 
-from mlmd_calc.data.spin import check_spin
+from mlmd_calc.electrons import ElectronicState, check_parity
 from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.optional import require
 
@@ -128,6 +128,7 @@ def label(
     if not np.isfinite(positions).all():
         raise InputError("positions are not finite")
     atoms = Atoms(numbers, positions)
-    check_spin(str(atoms.symbols), int(numbers.sum()), charge, multiplicity)
+    state = ElectronicState(charge, multiplicity)
+    check_parity(f"{atoms.symbols}: ", int(numbers.sum()), state)
     atoms.calc = teacher_calculator(charge, multiplicity)
     return evaluate(atoms)

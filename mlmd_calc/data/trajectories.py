@@ -51,7 +51,8 @@ class Trajectory(NamedTuple):
         if molecule.velocities is None or molecule.dt_fs is None:
             raise InputError(
                 f"molecule {molecule.name!r} has no velocities or no frame spacing; trajectories "
-                "are needed here, such as mlmd data generate --mode nve writes"
+                "are needed here, such as mlmd data generate --mode nve writes. For extxyz and ASE "
+                "trajectories give --velocity-unit and --frame-spacing"
             )
         masses = ase.data.atomic_masses[molecule.numbers]
 

@@ -159,7 +159,7 @@ class Description:
     degrees_of_freedom
         Number of degrees of freedom that share the kinetic energy.
     info
-        Charge and multiplicity from ``atoms.info``, where they are given there.
+        Charge and multiplicity, as they belong into ``atoms.info``.
     engine
         What moves the atoms.
     engine_options

@@ -17,6 +17,7 @@ from ase.calculators.calculator import CalculatorError
 
 from mlmd_calc import units
 from mlmd_calc.bonds import Bonds, find_bonds
+from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.files import FolderLock, write_json
 from mlmd_calc.md.checkpoint import (
@@ -35,9 +36,6 @@ from mlmd_calc.md.settings import Engine, MDSettings
 from mlmd_calc.propagation.restart import check_identity
 
 JOB_FILE: Final = "job.json"
-
-_INFO: Final = ("charge", "multiplicity", "spin")
-"""Entries of ``atoms.info`` that decide the forces."""
 
 _Run = TypeVar("_Run", bound="RecordedRun")
 
@@ -175,7 +173,7 @@ class RecordedRun(ABC):
             bonds=find_bonds(moving) if bonds is None else bonds,
             settings=settings,
             degrees_of_freedom=degrees_of_freedom(len(moving), settings.ensemble, torque_free),
-            info={name: moving.info[name] for name in _INFO if name in moving.info},
+            info=_state(moving)._asdict(),
             engine=cls.engine,
             engine_options=engine_options,
         )
@@ -451,6 +449,14 @@ def _refuse_run(folder: Path) -> None:
             begun = begun or len(read_frames(path)) > 1
     if begun:
         raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
+
+
+def _state(atoms: ase.Atoms) -> ElectronicState:
+    """Charge and multiplicity that the calculator takes the atoms to have."""
+    calculator: Any = atoms.calc
+    return electronic_state(
+        atoms, getattr(calculator, "charge", None), getattr(calculator, "multiplicity", None)
+    )
 
 
 def _torque_free(calculator: Any) -> bool:

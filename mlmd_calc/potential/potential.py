@@ -271,7 +271,7 @@ class Potential:
             item if isinstance(item, Structure) else structure_from_ase(item) for item in structures
         ]
         for molecule in molecules:
-            molecule.check(self.model.card.elements, coverage or self.coverage)
+            molecule.check(self.model.card, coverage or self.coverage)
         results: list[Evaluation] = []
         with self._computing(gradient=forces and self.conservative):
             for chunk in self._chunks(molecules):
@@ -396,7 +396,7 @@ class Potential:
             If the derivatives are not finite.
         """
         molecule = structure if isinstance(structure, Structure) else structure_from_ase(structure)
-        molecule.check(self.model.card.elements, self.coverage)
+        molecule.check(self.model.card, self.coverage)
         with self._computing(gradient=True):
             raw = -self._jacobian(molecule).cpu().numpy() * units.MDET_HESSIAN
         check_jacobian(raw)

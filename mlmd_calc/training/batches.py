@@ -55,9 +55,9 @@ def labels(molecule: MoleculeFrames, key: str) -> NDArray[np.floating]:
     """
     values: NDArray[np.floating] | None = getattr(molecule, key)
     if values is None:
-        raise InputError(
-            f"molecule {molecule.name!r} has no {key}; label it first (mlmd data generate)"
-        )
+        others = molecule.metadata.get("left_out")
+        remedy = f"its file has {others}" if others else "label it first (mlmd data generate)"
+        raise InputError(f"molecule {molecule.name!r} has no {key}; {remedy}")
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from ase.data import chemical_symbols
 from mlmd_calc import units
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.electrons import ElectronicState, TrainedState
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atmos.interpolator import interpolator_from
@@ -160,7 +162,11 @@ def _mdet_task(
         copies=recipe.copies,
     )
     module = MDETTraining(network.train(), recipe, tuple(batches), identity)
-    return Task(module, stream, batches, references, sorted(references), _distances(train, start))
+    known = () if start is None else start.card.electronic_states
+    # Of a model whose own states are not known the states of its child are not known either.
+    states = None if known is None else trained_states(train, known)
+    card = {"electronic_states": states, **_distances(train, start)}
+    return Task(module, stream, batches, references, sorted(references), card)
 
 
 def _distances(train: Sequence[MoleculeFrames], start: Model | None) -> dict[str, float]:
@@ -173,6 +179,34 @@ def _distances(train: Sequence[MoleculeFrames], start: Model | None) -> dict[str
         closest = min(closest, start.card.closest_contact or closest)
         gap = max(gap, start.card.largest_gap_A or gap)
     return {"closest_contact": round(closest, 3), "largest_gap_A": round(gap, 2)}
+
+
+def trained_states(
+    frames: Sequence[MoleculeFrames], before: Sequence[TrainedState] = ()
+) -> list[dict[str, int]]:
+    """Charges and multiplicities in training data, as a model card lists them.
+
+    Parameters
+    ----------
+    frames
+        The data.
+    before
+        What the model to fine-tune was trained on.
+    """
+    sizes: dict[ElectronicState, dict[str, int]] = {}
+    for molecule in frames:
+        sizes.setdefault(molecule.state, {})[molecule.name] = len(molecule.numbers)
+    found = {state: TrainedState(*state, len(n), max(n.values())) for state, n in sizes.items()}
+    for old in before:
+        state = ElectronicState(old.charge, old.multiplicity)
+        new = found.get(state, TrainedState(*state, 0, 0))
+        # The same molecules may be in both; their number is at least that of the larger set.
+        found[state] = TrainedState(
+            *state,
+            max(old.molecules, new.molecules),
+            max(old.most_atoms, new.most_atoms),
+        )
+    return [asdict(found[state]) for state in sorted(found)]
 
 
 def _atom_task(

@@ -11,6 +11,7 @@ import ase.data
 from rich.table import Table
 from rich.text import Text
 
+from mlmd_calc.electrons import TrainedState
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import check_count, check_depth, check_types, refuse_unknown, shown
 
@@ -39,6 +40,8 @@ class ModelCard:
         One or two sentences.
     elements
         Atomic numbers the model was trained on; None when unknown.
+    electronic_states
+        Charges and multiplicities the model was trained on; None when unknown.
     recommended
         Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype", and
         for propagators the force field "potential", the time step "stride_fs" and a Langevin
@@ -90,6 +93,7 @@ class ModelCard:
     kind: str = "mdet"
     description: str = ""
     elements: tuple[int, ...] | None = None
+    electronic_states: tuple[TrainedState, ...] | None = None
     recommended: dict[str, Any] = field(default_factory=dict)
     strides_ps: tuple[float, ...] = ()
     temperature_K: float | None = None  # noqa: N815
@@ -142,6 +146,8 @@ class ModelCard:
         """Return the card as JSON-able values."""
         values = asdict(self)
         values["elements"] = None if self.elements is None else list(self.elements)
+        if self.electronic_states is not None:
+            values["electronic_states"] = list(values["electronic_states"])
         values["strides_ps"] = list(self.strides_ps)
         return values
 
@@ -158,12 +164,16 @@ class ModelCard:
         for name in ("elements", "strides_ps"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
+        states = values.get("electronic_states")
+        if isinstance(states, list):
+            values["electronic_states"] = tuple(_trained_state(state) for state in states)
         return cls(**values)
 
     def _rows(self) -> list[tuple[str, str]]:
         """Label and text of every entry that says something."""
         texts = {item.name: _text(getattr(self, item.name)) for item in fields(self)}
         texts["elements"] = "unknown" if self.elements is None else _symbols(self.elements)
+        texts["electronic_states"] = "\n".join(map(str, self.electronic_states or ()))
         texts["parameters"] = f"{self.parameters:,}" if self.parameters else ""
         texts["strides_ps"] = ", ".join(f"{stride:g} ps" for stride in self.strides_ps)
         texts["temperature_K"] = "" if self.temperature_K is None else f"{self.temperature_K:g} K"
@@ -171,6 +181,7 @@ class ModelCard:
         texts["closest_contact"] = "" if closest is None else f"{closest:.2f} of the covalent radii"
         texts["largest_gap_A"] = "" if gap is None else f"{gap:.2f} Å"
         labels = {
+            "electronic_states": "charges, spins",
             "closest_contact": "closest atoms",
             "largest_gap_A": "largest gap",
             "level_of_theory": "level of theory",
@@ -211,6 +222,14 @@ def _check_printable(name: str, value: object) -> None:
         raise ConfigError(
             f"{name}={shown(value)} of a model card holds control characters; take them out"
         )
+
+
+def _trained_state(values: object) -> TrainedState:
+    known = refuse_unknown(TrainedState, values, "entries of electronic_states")
+    missing = [item.name for item in fields(TrainedState) if item.name not in known]
+    if missing:
+        raise ConfigError(f"electronic_states of a model card lack {', '.join(missing)}")
+    return TrainedState(**known)
 
 
 def _symbols(elements: tuple[int, ...]) -> str:

@@ -73,11 +73,15 @@ def read_array(
         If it is not there or has another shape or type.
     """
     where = f"{group.file.filename}: {group.name}"
+    if not hasattr(group, "keys"):
+        raise ModelFileError(f"{where} is an array, not a group; the file is of another kind")
     if key not in group:
         raise ModelFileError(
             f"{where} has no {key!r}, only {sorted(group)}; the file is incomplete or of another "
             "kind"
         )
+    if not hasattr(group[key], "shape"):
+        raise ModelFileError(f"{where}/{key} is a group, not an array; the file is of another kind")
     found = group[key].shape
     if len(found) != len(shape) or any(
         wanted not in (None, length) for wanted, length in zip(shape, found, strict=True)

@@ -105,7 +105,7 @@ def read_mdcath(
 
 
 def _member(group: Any, key: str, kind: str) -> Any:
-    if key not in group:
+    if not hasattr(group.get(key), "keys"):
         there = ", ".join(name for name in group if name.isdigit()) or "none"
         raise ConfigError(
             f"{group.file.filename} has no {kind} {key} in {group.name}; there are {there}"

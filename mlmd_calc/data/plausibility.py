@@ -1,0 +1,224 @@
+"""Units told from the physics of labelled frames: labels in wrong ones are not learnt from.
+
+==============  ==================================================================================
+what            must hold
+==============  ==================================================================================
+lengths         the nearest neighbours of atoms are about a covalent bond away
+forces          a bond that is longer by x pulls back with k x, where k is 20 to 160 eV/Å² in
+                molecules (median over the bonds)
+energies        from frame to frame the energy changes as much as the forces do work
+velocities      from frame to frame the atoms move as far as their velocities say
+==============  ==================================================================================
+
+The limits lie far outside what data show, and inside what the nearest other unit would give. All
+but the lengths need some frames to be measured.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import numpy as np
+from ase.data import atomic_masses, covalent_radii
+from numpy.typing import NDArray
+
+from mlmd_calc import units
+from mlmd_calc.data.frames import FloatArray, MoleculeFrames
+from mlmd_calc.errors import InputError
+
+Float64Array: TypeAlias = NDArray[np.float64]
+
+_FRAMES: Final = 40
+"""Frames looked at."""
+_FEWEST: Final = 10
+"""Frames that a slope is taken from."""
+_MOST_ATOMS: Final = 200
+"""Atoms looked at of large molecules, the first."""
+
+_NEAR: Final = (0.6, 1.4)
+"""Distance to the nearest neighbour by the sum of covalent radii."""
+_STIFFNESS: Final = (5.0, 500.0)
+"""eV/Å², of bonds."""
+_USUAL_STIFFNESS: Final = (15.0, 200.0)
+_WORK: Final = (0.06, 8.0)
+"""Change of energy by the work of the forces, both root mean squares. Near 1 for frames of
+dynamics; between distant frames, where the way is not straight, it was 0.1 to 1.4."""
+_MOTION: Final = (0.5, 2.0)
+"""Way between frames by that of the velocities."""
+_SHORT_SPACING: Final = 5.0
+"""fs; over longer times bonds swing back, and the way is shorter than the velocities say."""
+_STRETCH: Final = 0.003
+"""Å; bonds that vary less in length tell no slope."""
+_NOBLE: Final = (2, 10, 18, 36, 54, 86)
+
+_LENGTHS: Final = {"nm": units.NM, "Bohr": units.BOHR, "pm": 0.01}
+_FORCES: Final = {
+    "kcal/mol/Å": units.KCAL_PER_MOL,
+    "kcal/mol/Å converted twice": units.KCAL_PER_MOL**2,
+    "kJ/mol/Å": units.KJ_PER_MOL,
+    "kJ/mol/nm": units.KJ_PER_MOL / units.NM,
+    "Hartree/Bohr": units.HARTREE / units.BOHR,
+    "Hartree/Å": units.HARTREE,
+}
+_ENERGIES: Final = {
+    "kcal/mol": units.KCAL_PER_MOL,
+    "kJ/mol": units.KJ_PER_MOL,
+    "Hartree": units.HARTREE,
+}
+
+
+def check_units(molecule: MoleculeFrames) -> None:
+    """Refuse labelled frames that cannot be in Å, eV/Å, eV, Å/fs and fs.
+
+    Parameters
+    ----------
+    molecule
+        Frames with finite values.
+
+    Raises
+    ------
+    InputError
+        With what was measured, and the unit that would explain it.
+    """
+    if len(molecule.numbers) < 2 or len(molecule) == 0:
+        return
+    kept = np.arange(len(molecule.numbers)) < _MOST_ATOMS
+    spread = np.linspace(0, len(molecule) - 1, min(_FRAMES, len(molecule))).astype(int)
+    numbers = molecule.numbers[kept]
+    positions = molecule.positions[spread][:, kept].astype(np.float64)
+    _check_lengths(molecule.name, numbers, positions)
+    if molecule.forces is not None and len(spread) >= _FEWEST:
+        forces = molecule.forces[spread][:, kept].astype(np.float64)
+        _check_forces(molecule.name, numbers, positions, forces)
+        if molecule.energies is not None:
+            _check_energies(molecule, molecule.forces, molecule.energies)
+    if molecule.velocities is not None and molecule.dt_fs is not None:
+        _check_velocities(molecule, molecule.velocities, molecule.dt_fs)
+
+
+def _check_lengths(name: str, numbers: NDArray[np.int64], positions: Float64Array) -> None:
+    if np.isin(numbers, _NOBLE).any():
+        return
+    distances = _distances(positions)
+    diagonal = np.arange(len(numbers))
+    distances[:, diagonal, diagonal] = np.inf
+    ratios = np.median((distances / _bond_lengths(numbers)).min(axis=-1), axis=1)
+    lowest, highest = _NEAR
+    if lowest <= ratios.max() and ratios.min() <= highest:
+        return
+    ratio = float(np.median(ratios))
+    nearest = float(np.median(distances.min(axis=-1)))
+    raise InputError(
+        f"molecule {name!r}: the nearest neighbours of atoms are {nearest:.3g} Å away, {ratio:.2g} "
+        f"of a covalent bond; the lengths look like {_units(ratio, _LENGTHS, _NEAR)}, convert them "
+        "to Å"
+    )
+
+
+def _check_forces(
+    name: str, numbers: NDArray[np.int64], positions: Float64Array, forces: Float64Array
+) -> None:
+    stiffness = _stiffness(numbers, positions, forces)
+    lowest, highest = _STIFFNESS
+    if stiffness is None or lowest <= stiffness <= highest:
+        return
+    if lowest <= -stiffness <= highest:
+        guess = "gradients of the energy, change their sign"
+    else:
+        guess = f"{_units(abs(stiffness), _FORCES, _USUAL_STIFFNESS)}, convert them to eV/Å"
+    raise InputError(
+        f"molecule {name!r}: by the forces a bond resists stretching with {stiffness:.3g} eV/Å², "
+        f"in molecules it is 20 to 160; the forces look like {guess}"
+    )
+
+
+def _stiffness(
+    numbers: NDArray[np.int64], positions: Float64Array, forces: Float64Array
+) -> float | None:
+    """Median over the bonds of -d(force along the bond)/d(length), in eV/Å²."""
+    usual = np.median(_distances(positions), axis=0)
+    i, j = np.nonzero(np.triu(usual < 1.3 * _bond_lengths(numbers), 1))
+    vectors = positions[:, j] - positions[:, i]
+    lengths = np.linalg.norm(vectors, axis=-1)
+    a, b = atomic_masses[numbers[i]], atomic_masses[numbers[j]]
+    # What accelerates the two atoms apart, times their reduced mass: other bonds of the atoms add
+    # noise, but the slope is that of a lone bond.
+    pull = forces[:, j] / b[:, None] - forces[:, i] / a[:, None]
+    along = np.einsum("fbk,fbk->fb", pull, vectors / lengths[..., None]) * a * b / (a + b)
+    stretch = lengths - lengths.mean(axis=0)
+    told = stretch.std(axis=0) > _STRETCH
+    if not told.any():
+        return None
+    slopes = (stretch * (along - along.mean(axis=0))).sum(axis=0) / (stretch**2).sum(axis=0)
+    return -float(np.median(slopes[told]))
+
+
+def _check_energies(
+    molecule: MoleculeFrames, all_forces: FloatArray, all_energies: FloatArray
+) -> None:
+    # Neighbours in time are alike, which makes the work most exact.
+    count = min(_FRAMES, len(molecule))
+    chosen = slice((len(molecule) - count) // 2, (len(molecule) + count) // 2)
+    positions = molecule.positions[chosen].astype(np.float64)
+    forces = all_forces[chosen].astype(np.float64)
+    changes = np.diff(all_energies[chosen].astype(np.float64))
+    done = np.array(
+        [_work(*positions[k : k + 2], *forces[k : k + 2]) for k in range(len(positions) - 1)]
+    )
+    expected, found = np.sqrt(np.mean(done**2)), np.sqrt(np.mean(changes**2))
+    lowest, highest = _WORK
+    if expected == 0.0 or lowest <= found / expected <= highest:
+        return
+    raise InputError(
+        f"molecule {molecule.name!r}: from frame to frame the energy changes by {found:.3g} eV, "
+        f"but the forces do work of {expected:.3g} eV; the energies look like "
+        f"{_units(float(found / expected), _ENERGIES, (0.3, 2.0))}, convert energies and forces to "
+        "eV and eV/Å"
+    )
+
+
+def _work(x: Float64Array, y: Float64Array, fx: Float64Array, fy: Float64Array) -> float:
+    """Work of the forces from frame x to y, the latter turned onto the former."""
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    u, _, vt = np.linalg.svd(y.T @ x)
+    turn = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    return float(0.5 * np.sum((fx + fy @ turn) * (y @ turn - x)))
+
+
+def _check_velocities(molecule: MoleculeFrames, all_velocities: FloatArray, spacing: float) -> None:
+    segment = np.zeros(len(molecule)) if molecule.segment is None else molecule.segment
+    first = np.flatnonzero(np.diff(segment) == 0)
+    if len(first) < _FEWEST:
+        return
+    first = first[np.linspace(0, len(first) - 1, min(_FRAMES, len(first))).astype(int)]
+    positions, velocities = molecule.positions, all_velocities
+    moved = positions[first + 1].astype(np.float64) - positions[first]
+    expected = (velocities[first].astype(np.float64) + velocities[first + 1]) * spacing / 2.0
+    # Trajectories may be centred frame by frame.
+    moved, expected = (v - v.mean(axis=1, keepdims=True) for v in (moved, expected))
+    scale = float(np.sqrt(np.mean(expected**2)))
+    ratio = float(np.sqrt(np.mean(moved**2))) / scale if scale else 1.0
+    lowest, highest = _MOTION
+    if ratio > highest or (ratio < lowest and spacing <= _SHORT_SPACING):
+        raise InputError(
+            f"molecule {molecule.name!r}: from frame to frame the atoms move {ratio:.3g} times as "
+            f"far as their velocities say in {spacing:g} fs; correct the unit of the velocities "
+            "(Å/fs) or the time between frames (fs)"
+        )
+
+
+def _distances(positions: Float64Array) -> Float64Array:
+    difference = positions[:, :, None] - positions[:, None]
+    distances: Float64Array = np.linalg.norm(difference, axis=-1)
+    return distances
+
+
+def _bond_lengths(numbers: NDArray[np.int64]) -> Float64Array:
+    radii = covalent_radii[numbers]
+    return np.asarray(np.add.outer(radii, radii), dtype=np.float64)
+
+
+def _units(found: float, known: dict[str, float], usual: tuple[float, float]) -> str:
+    """Name the units in which a usual value would be what was found."""
+    fitting = [name for name, unit in known.items() if usual[0] <= found * unit <= usual[1]]
+    return " or ".join(fitting) or "another unit"

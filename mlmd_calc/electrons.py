@@ -1,0 +1,301 @@
+"""Total charge and spin multiplicity of a molecule: one rule for everything that is read.
+
+They may be stated by arguments, in ``atoms.info``, and by properties of the atoms. Whatever states
+one must agree with all else that does; where nothing does, the charge is 0 and the multiplicity 1.
+
+============  ==================================================================================
+charge        ``info``: charge, total_charge, net_charge, molecular_charge, system_charge;
+              sum of ASE's initial charges or of a column ``formal_charges``
+multiplicity  ``info``: multiplicity, spin_multiplicity, mult, spin, total_spin, each meaning
+              2S + 1; sum of ASE's initial magnetic moments
+============  ==================================================================================
+
+Keys are compared without regard to case and underscores. Other numbers in ``info`` whose key looks
+like a charge or spin are refused, because nobody can tell what they mean. Initial charges that are
+all zero, and moments that are all zero, state nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import ase
+import numpy as np
+
+from mlmd_calc.errors import InputError
+from mlmd_calc.options import check_types
+
+_CHARGE_KEYS: Final = frozenset(
+    {"charge", "totalcharge", "netcharge", "molecularcharge", "systemcharge"}
+)
+_MULTIPLICITY_KEYS: Final = frozenset(
+    {"multiplicity", "spinmultiplicity", "mult", "spin", "totalspin"}
+)
+_LOOKS_ELECTRONIC: Final = re.compile(r"charge|chrg|spin|multiplicity|uhf|unpaired|nelec|electrons")
+_FORMAL_CHARGES: Final = frozenset({"formalcharge", "formalcharges"})
+
+_FAR_LARGER: Final = 2
+"""A molecule of so many times the atoms of the largest trained one is far from anything known."""
+
+_UNCLEAR: Final = 0.1
+"""e; a sum of charges or moments farther from a whole number says nothing by itself."""
+
+
+class ElectronicState(NamedTuple):
+    """Total charge in e and spin multiplicity 2S + 1."""
+
+    charge: int
+    multiplicity: int
+
+    def __str__(self) -> str:
+        charge = f"{self.charge:+d}" if self.charge else "0"
+        return f"charge {charge}, multiplicity {self.multiplicity}"
+
+
+@dataclass(frozen=True)
+class TrainedState:
+    """A charge and multiplicity that a model was trained on.
+
+    Attributes
+    ----------
+    charge, multiplicity
+        Total charge in e and 2S + 1.
+    molecules
+        Number of molecules with them.
+    most_atoms
+        Atoms of the largest of these.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not an integer.
+    """
+
+    charge: int
+    multiplicity: int
+    molecules: int
+    most_atoms: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    def __str__(self) -> str:
+        state = ElectronicState(self.charge, self.multiplicity)
+        return f"{state} ({self.molecules} molecules of up to {self.most_atoms} atoms)"
+
+
+def check_trained(
+    state: ElectronicState, atoms: int, trained: Collection[TrainedState] | None
+) -> None:
+    """Refuse charges and multiplicities a model was not trained on, and warn of large molecules.
+
+    What a network makes of a charge or spin it has never seen is arbitrary. A molecule of more
+    than twice as many atoms as any with this charge and multiplicity is answered with a warning.
+
+    Parameters
+    ----------
+    state
+        Charge and multiplicity of the molecule.
+    atoms
+        Its number of atoms.
+    trained
+        What the model was trained on; None if that is unknown.
+
+    Raises
+    ------
+    InputError
+        If the model was not trained on this charge and multiplicity.
+    """
+    if trained is None:
+        return
+    found = [item for item in trained if (item.charge, item.multiplicity) == state]
+    if not found:
+        known = "; ".join(map(str, trained))
+        raise InputError(
+            f"the molecule has {state}, which this model was not trained on; it was trained on "
+            f"{known}. Correct charge and multiplicity or use a model trained on them"
+        )
+    if atoms > _FAR_LARGER * found[0].most_atoms:
+        warnings.warn(
+            f"the model was trained on {found[0]}; for {atoms} atoms its answers are a guess",
+            stacklevel=2,
+        )
+
+
+def electronic_state(
+    atoms: ase.Atoms,
+    charge: int | None = None,
+    multiplicity: int | None = None,
+    *,
+    results: Mapping[str, Any] | None = None,
+) -> ElectronicState:
+    """Find the charge and multiplicity of atoms by the rule of this module.
+
+    Parameters
+    ----------
+    atoms
+        The molecule.
+    charge, multiplicity
+        What is known from elsewhere; None: nothing.
+    results
+        Results stored with the atoms (``atoms.calc.results`` of a file): ``charges`` of the atoms
+        and the total ``magmom`` count as statements too.
+
+    Raises
+    ------
+    InputError
+        If a value is not an integer, two statements disagree, or a key of ``atoms.info`` looks like
+        a charge or spin but is not known.
+    """
+    _refuse_lookalikes(atoms.info)
+    results = results or {}
+    charges = _known(atoms.info, _CHARGE_KEYS)
+    spins = _known(atoms.info, _MULTIPLICITY_KEYS)
+    formal = [
+        (f"the sum of the column {key!r}", values.sum())
+        for key, values in atoms.arrays.items()
+        if _plain(key) in _FORMAL_CHARGES
+    ]
+    found_charge = _agreed(
+        [("charge", charge), *charges, *formal],
+        [
+            ("the sum of the initial charges", atoms.get_initial_charges()),
+            ("the sum of the atoms' charges in the results", results.get("charges")),
+        ],
+    )
+    unpaired = [
+        ("the sum of the initial magnetic moments", atoms.get_initial_magnetic_moments()),
+        ("the magnetic moment in the results", results.get("magmom")),
+    ]
+    found_multiplicity = _agreed([("multiplicity", multiplicity), *spins], unpaired, moments=True)
+    return ElectronicState(
+        charge=0 if found_charge is None else found_charge,
+        multiplicity=1 if found_multiplicity is None else found_multiplicity,
+    )
+
+
+def is_electronic(key: str) -> bool:
+    """Tell whether a key names a charge or spin, or looks like one."""
+    name = _plain(key)
+    return name in _CHARGE_KEYS | _MULTIPLICITY_KEYS or bool(_LOOKS_ELECTRONIC.search(name))
+
+
+def store_state(atoms: ase.Atoms, state: ElectronicState) -> None:
+    """Write charge and multiplicity into ``atoms.info`` as plain integers, in place of all keys."""
+    for key in list(atoms.info):
+        if _plain(key) in _CHARGE_KEYS | _MULTIPLICITY_KEYS:
+            del atoms.info[key]
+    atoms.info.update(state._asdict())
+
+
+def check_parity(where: str, protons: int, state: ElectronicState) -> None:
+    """Refuse a multiplicity that the number of electrons cannot have.
+
+    Parameters
+    ----------
+    where
+        What it is about, the beginning of the message; may be empty.
+    protons
+        Sum of the atomic numbers.
+    state
+        Charge and multiplicity.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than no electrons, or 2S exceeds their number or has the wrong parity.
+    """
+    charge, multiplicity = state
+    electrons, unpaired = protons - charge, multiplicity - 1
+    if electrons < 0:
+        raise InputError(
+            f"{where}charge={charge} is more than all {protons} electrons; pass the charge in units"
+            " of e"
+        )
+    if unpaired < 0 or unpaired > electrons or (electrons - unpaired) % 2:
+        possible = range(1 + electrons % 2, electrons + 2, 2)
+        shown = ", ".join(str(m) for m in possible[:3]) + (", ..." if possible[3:] else "")
+        raise InputError(
+            f"{where}charge={charge} leaves {electrons} electrons, which cannot have "
+            f"multiplicity={multiplicity} (2S + 1); state another charge or multiplicity "
+            f"(multiplicities possible at this charge: {shown})"
+        )
+
+
+def as_integer(name: str, value: Any) -> int | None:
+    """Return an integer value as int, None as None.
+
+    Raises
+    ------
+    InputError
+        If the value is not a whole number.
+    """
+    if value is None:
+        return None
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, float, np.integer, np.floating))
+        or not np.isfinite(value)
+        or value != int(value)
+    ):
+        raise InputError(f"{name}={value!r} is not an integer")
+    return int(value)
+
+
+def _plain(key: object) -> str:
+    return re.sub(r"[_\-\s]", "", str(key)).lower()
+
+
+def _known(info: Mapping[str, Any], keys: frozenset[str]) -> list[tuple[str, Any]]:
+    return [(f"atoms.info[{key!r}]", value) for key, value in info.items() if _plain(key) in keys]
+
+
+def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
+    for key, value in info.items():
+        if _plain(key) in _CHARGE_KEYS | _MULTIPLICITY_KEYS or not is_electronic(key):
+            continue
+        # Texts (the name of a method), flags and arrays (charges of the atoms) are no totals.
+        if np.ndim(value) == 0 and not isinstance(value, (str, bool, np.bool_, type(None))):
+            raise InputError(
+                f"{key}={value!r} looks like a charge or spin, but is not a name known here; "
+                "rename it to charge (total, in e) or multiplicity (2S + 1), or remove it"
+            )
+
+
+def _agreed(
+    stated: Iterable[tuple[str, Any]], sums: Iterable[tuple[str, Any]], *, moments: bool = False
+) -> int | None:
+    """Return the value on which all sources that have one agree.
+
+    Parameters
+    ----------
+    stated
+        Integers.
+    sums
+        Values per atom, or their sum, which need not be whole numbers.
+    moments
+        The sums are numbers of unpaired electrons; returned is their multiplicity.
+    """
+    given = {name: n for name, value in stated if (n := as_integer(name, value)) is not None}
+    explicit = bool(given)
+    for name, values in sums:
+        if values is None or not np.any(values):
+            continue
+        total = float(np.sum(values))
+        nearest = round(total)
+        if abs(total - nearest) > _UNCLEAR and not explicit:
+            what = "multiplicity (2S + 1)" if moments else "charge (in e)"
+            raise InputError(
+                f"{name} is {total:g}, which is no whole number; state the total {what} in "
+                "atoms.info or by an argument"
+            )
+        label = f"{name} ({total:g}), that is multiplicity" if moments else name
+        given[label] = 1 + abs(nearest) if moments else nearest
+    if len(set(given.values())) > 1:
+        said = " and ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(f"{said} disagree; correct one or remove it")
+    return next(iter(given.values()), None)

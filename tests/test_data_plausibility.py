@@ -1,0 +1,84 @@
+"""Labels in other units are refused before anything learns from them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlmd_calc import units
+from mlmd_calc.data import MoleculeFrames
+from mlmd_calc.data.plausibility import check_units
+from mlmd_calc.errors import InputError
+
+SPACING = 0.5
+
+
+def vibrating(frames: int = 20):
+    """Frames of N2, a Morse oscillator of 100 eV/Å² that also turns, with all that labels hold."""
+    width, depth, usual = 2.7, 100.0 / (2 * 2.7**2), 1.1
+    time = SPACING * np.arange(frames)
+    length, rate = usual + 0.04 * np.sin(0.6 * time), 0.04 * 0.6 * np.cos(0.6 * time)
+    angle, turn = 0.01 * time, 0.01
+    along = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
+    across = np.stack([-np.sin(angle), np.cos(angle), 0 * angle], axis=-1)
+    decay = np.exp(-width * (length - usual))
+    pull = -2 * depth * width * (1 - decay) * decay
+    half = 0.5 * (rate[:, None] * along + (length * turn)[:, None] * across)
+    return MoleculeFrames(
+        name="nitrogen",
+        numbers=np.array([7, 7]),
+        positions=0.5 * length[:, None, None] * np.stack([-along, along], axis=1),
+        forces=pull[:, None, None] * np.stack([-along, along], axis=1),
+        energies=depth * (1 - decay) ** 2,
+        velocities=np.stack([-half, half], axis=1),
+        dt_fs=SPACING,
+        segment=np.zeros(frames, np.int64),
+    )
+
+
+def test_right_units_pass():
+    check_units(vibrating())
+
+
+def test_few_frames_are_not_judged_by_slopes():
+    few = vibrating(5)
+    check_units(replace(few, forces=20 * few.forces))
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "message"),
+    [
+        ("positions", 1 / units.NM, "0.1.* covalent bond.* look like nm"),
+        ("positions", 1 / units.BOHR, "look like Bohr"),
+        ("positions", 100.0, "look like pm"),
+        ("forces", 1 / units.KCAL_PER_MOL, "look like kcal/mol/Å"),
+        ("forces", units.KCAL_PER_MOL**-2, "look like kcal/mol/Å converted twice"),
+        ("forces", 1 / units.KJ_PER_MOL, "look like .*kJ/mol/Å"),
+        ("forces", units.BOHR / units.HARTREE, "look like Hartree/Bohr"),
+        ("forces", -1.0, "gradients of the energy, change their sign"),
+        ("energies", 1 / units.HARTREE, "look like Hartree"),
+        ("energies", 1 / units.KCAL_PER_MOL, "look like kcal/mol"),
+        ("velocities", 1 / units.FS, "0.098.* as far as their velocities say"),
+        ("velocities", units.FS, "10.* as far as their velocities say"),
+    ],
+)
+def test_other_units_are_named(name, factor, message):
+    molecule = vibrating()
+    wrong = replace(molecule, **{name: factor * getattr(molecule, name)})
+    if name == "positions":
+        wrong = replace(wrong, velocities=None)
+    with pytest.raises(InputError, match=f"nitrogen.*{message}"):
+        check_units(wrong)
+
+
+def test_times_in_another_unit_are_refused():
+    with pytest.raises(InputError, match=r"in 0\.0005 fs; correct .* the time between frames"):
+        check_units(replace(vibrating(), dt_fs=SPACING / units.FS_PER_PS))
+
+
+def test_a_dissociating_molecule_and_noble_gases_are_fine():
+    nitrogen = vibrating()
+    stretched = nitrogen.positions * np.linspace(1.0, 4.0, 20)[:, None, None]
+    check_units(replace(nitrogen, positions=stretched, forces=None, velocities=None))
+    argon = replace(nitrogen, numbers=np.array([18, 18]), positions=3.4 * nitrogen.positions)
+    check_units(replace(argon, forces=None, velocities=None))
