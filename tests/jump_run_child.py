@@ -36,7 +36,7 @@ class SpringPotential(Potential):
     def __init__(self):
         super().__init__(toy_model(), device="cpu", forces="direct")
 
-    def evaluate(self, structures, properties=()):
+    def evaluate(self, structures, properties=(), coverage=None):
         return [Evaluation(*springs(structure.positions)) for structure in structures]
 
 

@@ -166,4 +166,4 @@ def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch):
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     assert "run.run(500)" in code
     exec(code.replace("run.run(500)", "run.run(2)"), {})
-    assert read_record(tmp_path / "ethanol" / "replica-3").frames["step"].tolist() == [0]
+    assert read_record(tmp_path / "ethanol" / "replica-3").frames["step"].tolist() == [0, 2]

@@ -178,7 +178,7 @@ def test_a_mistake_in_the_forces_is_not_taken_for_a_bad_jump(tmp_path):
     class Broken(SpringPotential):
         calls = 0
 
-        def evaluate(self, structures, properties=()):
+        def evaluate(self, structures, properties=(), coverage=None):
             self.calls += 1
             if self.calls > 3:
                 raise TypeError("a mistake")

@@ -130,7 +130,7 @@ def misses_thermostat(
     """
     if not settings.thermostatted:
         return False
-    relaxations = span_ps * settings.friction_per_ps
+    relaxations = span_ps * settings.rate_per_ps
     independent = max(1.0, relaxations / 2.0)
     wanted = settings.temperature_K
     error = wanted * float(np.sqrt(2.0 / degrees_of_freedom / independent))

@@ -418,16 +418,19 @@ class JumpLoop:
 
     def _is_warm(self, molecule: int, state: State) -> bool:
         """Whether a molecule has been as warm as those of the training, at least once."""
-        coldest = self.propagator.conditions.coldest_K
-        self._warm[molecule] |= state.kinetic_temperature >= coldest
+        self._warm[molecule] |= state.kinetic_temperature >= self._coldest_K(state)
         return self._warm[molecule]
+
+    def _coldest_K(self, state: State) -> float:  # noqa: N802
+        warming = self.thermostat is not None and self._forces is not None
+        return self.propagator.conditions.coldest_K(len(state), warming=warming)
 
     def _warm_up(self, molecule: int, state: State, stride: float) -> State:
         """Take force-based steps instead of a jump from a state that is too cold for one."""
-        coldest = self.propagator.conditions.coldest_K
+        coldest = self._coldest_K(state)
         reason = (
-            f"molecule {molecule} has {state.kinetic_temperature:.0f} K, and the propagator knows "
-            f"none below {coldest:.0f} K"
+            f"molecule {molecule} has {state.kinetic_temperature:.3g} K, and the propagator knows "
+            f"none below {coldest:.3g} K"
         )
         if self.thermostat is None or self._forces is None:
             missing = "a thermostat" if self.thermostat is None else "forces"

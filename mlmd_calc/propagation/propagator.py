@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
+from scipy.stats import chi2
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.propagation.state import FloatArray, Frames, State
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _ROUNDING: Final = 1e-9
 _BELOW: Final = 1.0 - _ROUNDING
 """A number less than a limit times this is below it, whatever units it came from."""
+
+_CHANCE: Final = 1e-4
+"""Probability with which a warm molecule may be taken for one at rest."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,24 @@ class Conditions:
             known["temperature_range_K"] = (float(lowest), float(highest))
         return cls(**known)
 
-    @property
-    def coldest_K(self) -> float:  # noqa: N802
-        """Kinetic temperature in K of one molecule below which it is too cold for jumps."""
-        # One small molecule is often much colder than the mean of many.
-        return 0.0 if self.temperature_range_K is None else 0.5 * self.temperature_range_K[0]
+    def coldest_K(self, n_atoms: int, *, warming: bool) -> float:  # noqa: N802
+        """Kinetic temperature in K below which a molecule is too cold for jumps.
+
+        Parameters
+        ----------
+        n_atoms
+            Its number of atoms, of which all 3 n degrees of freedom are counted.
+        warming
+            Whether it can be warmed up first. If not, only what can be nothing but at rest is too
+            cold: one small molecule is often much colder than the mean of many.
+        """
+        if self.temperature_range_K is None:
+            return 0.0
+        lowest = self.temperature_range_K[0]
+        if warming:
+            return 0.5 * lowest
+        internal = max(1, 3 * n_atoms - 6)
+        return lowest * float(chi2.ppf(_CHANCE, internal)) / (3 * n_atoms)
 
     def check(self, temperature_K: float, friction_per_ps: float) -> None:
         """Refuse a thermostat with which runs fail, and warn of one that nobody has tried.
