@@ -40,6 +40,7 @@ SEPARATED: Final = (("water", "water"), ("ethanol", "benzene"))
 LARGEST_FORCE: Final = 0.002
 STEPS: Final = 300
 TIMESTEP_FS: Final = 0.5
+DURATION_FS: Final = 500.0
 DISTORTION: Final = 0.1
 DISTANCE: Final = 30.0
 TEMPERATURE_K: Final = 300.0
@@ -68,7 +69,7 @@ def angular_momentum(calculator: Any, name: str) -> dict[str, float]:
     atoms.rattle(DISTORTION, seed=0)
     atoms.calc = calculator
     with VelocityVerlet(atoms, TIMESTEP_FS * units.fs) as dynamics:
-        dynamics.run(round(500.0 / TIMESTEP_FS))
+        dynamics.run(round(DURATION_FS / TIMESTEP_FS))
     thermal = np.sqrt(TEMPERATURE_K * units.kB * atoms.get_moments_of_inertia().sum())
     return {"relative": float(np.linalg.norm(atoms.get_angular_momentum()) / thermal)}
 

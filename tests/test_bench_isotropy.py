@@ -25,7 +25,7 @@ def test_symmetries_of_a_random_network(name, monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(bench, molecules, ("water",))
     monkeypatch.setattr(bench, "SEPARATED", (("water", "water"),))
     monkeypatch.setattr(bench, "STEPS", 2)
-    monkeypatch.setattr(bench, "TIMESTEP_FS", 100.0)
+    monkeypatch.setattr(bench, "DURATION_FS", 2.0)
     config = CONFIGS[name]
     assert config != SMALL
     path = tmp_path / "model.safetensors"
