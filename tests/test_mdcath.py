@@ -157,7 +157,7 @@ def test_command_converts_what_it_can(tmp_path):
     assert result.exit_code == 0, result.output
     assert "1 of 2 converted" in result.output
     converted = read_trajectories(out)
-    assert [path.name for path in sorted(out.iterdir())] == [
+    assert [path.name for path in sorted(out.glob("*.npz"))] == [
         "1abcA00_320K_r0.npz",
         "1abcA00_320K_r1.npz",
     ]

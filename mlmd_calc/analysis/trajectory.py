@@ -128,11 +128,11 @@ def misses_thermostat(
     span_ps
         Time in ps that the mean is over.
     """
-    if not settings.thermostatted:
+    wanted = settings.temperature_K
+    if not settings.thermostatted or wanted is None:
         return False
     relaxations = span_ps * settings.rate_per_ps
     independent = max(1.0, relaxations / 2.0)
-    wanted = settings.temperature_K
     error = wanted * float(np.sqrt(2.0 / degrees_of_freedom / independent))
     allowed = max(_TEMPERATURE_TOLERANCE * wanted, 3.0 * max(error, temperature.standard_error))
     return abs(temperature.value - wanted) > allowed
