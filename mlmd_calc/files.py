@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 
@@ -115,7 +116,9 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file: IO[bytes] | None = (folder / LOCK_FILE).open("ab")
+        self._file = (folder / LOCK_FILE).open("ab")
+        # Also where the object is dropped, as that of a run that is not continued is.
+        self._close = weakref.finalize(self, self._file.close)
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,6 +149,4 @@ class FolderLock:
     def release(self) -> None:
         """Let others write."""
         # The file stays: another process might lock it between opening and removing it.
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close()
