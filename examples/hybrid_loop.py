@@ -11,18 +11,17 @@ import sys
 import numpy as np
 from ase import units
 from ase.build import molecule
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlmd_calc import MDETCalculator, load_propagator
-from mlmd_calc.md import JumpNVT
+from mlmd_calc.md import JumpNVT, draw_momenta
 from mlmd_calc.propagation import Guard
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 
 random = np.random.default_rng(1)
 atoms = molecule("CH3CH2OH")
-atoms.calc = MDETCalculator()
-MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=random)
+atoms.calc = MDETCalculator("mdet-small-organics-gfn2")  # what the propagator was trained with
+draw_momenta(atoms, 300, random)
 dyn = JumpNVT(
     atoms,
     timestep=8 * units.fs,

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mlmd_calc.md.dynamics import draw_momenta
     from mlmd_calc.md.jump_simulation import JumpSimulation
     from mlmd_calc.md.jumps import JumpNVE, JumpNVT
     from mlmd_calc.md.record import RunRecord, read_record
@@ -28,6 +29,7 @@ _HOME: Final = {
     "RecordedRun": "recorded_run",
     "RunRecord": "record",
     "Simulation": "simulation",
+    "draw_momenta": "dynamics",
     "read_record": "record",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "RecordedRun",
     "RunRecord",
     "Simulation",
+    "draw_momenta",
     "read_record",
 ]
 

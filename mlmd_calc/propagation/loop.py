@@ -436,8 +436,7 @@ class JumpLoop:
             missing = "a thermostat" if self.thermostat is None else "forces"
             raise InputError(
                 f"{reason}; without {missing} it cannot be warmed up. Give it velocities, for "
-                "instance with ase.md.velocitydistribution.MaxwellBoltzmannDistribution or "
-                "context.setVelocitiesToTemperature"
+                "instance with mlmd_calc.md.draw_momenta or context.setVelocitiesToTemperature"
             )
         finding = Finding("cold", state.kinetic_temperature, coldest, reason)
         self._note(molecule, state, finding, "fallback")
