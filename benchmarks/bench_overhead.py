@@ -83,7 +83,9 @@ class ZeroNetwork(nn.Module):
 class ZeroPotential(Potential):
     """Potential that answers zero at once."""
 
-    def evaluate(self, structures: Any, properties: Any = ()) -> list[Evaluation]:
+    def evaluate(
+        self, structures: Any, properties: Any = (), *, coverage: Any = None
+    ) -> list[Evaluation]:
         """Return zero energies and forces."""
         return [Evaluation(0.0, np.zeros((len(item), 3))) for item in structures]
 

@@ -20,6 +20,12 @@ from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+def as_in_a_terminal():
+    """Let signals end the process that a test under nohup or in the background would ignore."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def python(code, **options):
     """Start Python as a job of its own, with signals as in a terminal."""
     environment = {**os.environ, **options.pop("environment", {})}
@@ -29,6 +35,7 @@ def python(code, **options):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=as_in_a_terminal,
     )
 
 

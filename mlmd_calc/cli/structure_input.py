@@ -31,7 +31,7 @@ from mlmd_calc.data.molecules import (
 )
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
-from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.errors import InputError
 from mlmd_calc.files import refuse_huge
 
 SMILES_PREFIX: Final = "smiles:"
@@ -148,6 +148,7 @@ def _embed(molecule: Molecule, seed: int) -> ase.Atoms:
 def _read(
     path: Path, vacuum: bool, report: Callable[[str], None], *, charge_known: bool
 ) -> ase.Atoms:
+    refuse_huge(path)
     if is_structure_file(path):
         atoms = _from_structure(read_structure_file(path), report)
         if "charge" not in atoms.info and not charge_known:
@@ -196,10 +197,7 @@ def _read_with_ase(path: Path) -> ase.Atoms:
     # ASE does not know capital letters; where it knows nothing, it looks into the file.
     format_name = known.name if known is not None and suffix != suffix.lower() else None
     try:
-        refuse_huge(path)
         atoms: Any = ase.io.read(path, index=-1, format=format_name)
-    except ModelFileError:
-        raise
     except Exception as error:  # ASE's many readers raise whatever they stumble over
         if isinstance(error, KeyError) and error.args:
             raise InputError(

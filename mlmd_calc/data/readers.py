@@ -21,6 +21,7 @@ from mlmd_calc.data.npz import read_npz
 from mlmd_calc.data.plausibility import check_units
 from mlmd_calc.electrons import check_parity
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.files import refuse_huge
 
 _SUFFIXES: Final = (".npz", *(suffix for suffix in ASE_SUFFIXES if suffix != ".json"))
 """Of files that are taken from a directory, where other JSON files may lie about."""
@@ -118,6 +119,7 @@ def _read_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
         )
     if path.suffix.lower() == ".npz":
         return [read_npz(path)]
+    refuse_huge(path)
     return read_ase_file(path, options)
 
 

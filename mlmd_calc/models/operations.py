@@ -54,30 +54,39 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
     graph = recorded.graph
     values = _values(recorded, arguments)
     changed = {_memory(values[node.args[0]]) for node in graph.nodes if _changes_argument(node)}
-    origins: dict[int, fx.Node] = {}
+    # By memory and type: a complex number and its two parts are at one address, and only views of
+    # one type follow from each other by strides.
+    origins: dict[tuple[int, torch.dtype], fx.Node] = {}
+    made: set[int] = set()
     fixed: set[fx.Node] = set()
     for node in list(graph.nodes):
         value = values.get(node)
         if not isinstance(value, Tensor):
             continue
         memory = _memory(value)
+        place = memory, value.dtype
         if node.op == "get_attr":
             fixed.add(node)
         elif _changes_argument(node):
             # What looks at this memory from now on has to wait for the change.
-            origins[memory] = node
+            for other in [other for other in origins if other[0] == memory]:
+                del origins[other]
+            origins[place] = node
+            made.add(memory)
         elif (
             node.op == "call_function" and memory not in changed and _is_fixed(node, fixed, values)
         ):
             fixed.add(node)
-        elif memory in origins and node.op == "call_function":
+        elif place in origins and node.op == "call_function":
             view = (tuple(value.shape), value.stride(), value.storage_offset())
             with graph.inserting_before(node):
-                new = graph.call_function(torch.as_strided, (origins[memory], *view))
+                new = graph.call_function(torch.as_strided, (origins[place], *view))
             values[new] = value
             node.replace_all_uses_with(new)
-        elif node.op == "call_function" and not _is_view(node, values):
-            origins[memory] = node
+        elif node.op == "call_function" and (not _is_view(node, values) or memory in made):
+            # Not views of arguments: those may begin elsewhere in their memory next time.
+            origins[place] = node
+            made.add(memory)
     _keep(recorded, fixed, values)
     graph.eliminate_dead_code()
     for node in graph.nodes:
