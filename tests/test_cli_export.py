@@ -37,7 +37,7 @@ def test_exported_file_gives_the_calculators_numbers_in_openmm(tmp_path, model_f
     atoms.calc = MDETCalculator(str(model_file), forces="direct", rotation="none", device="cpu")
     known = atoms.get_forces() * units.NM / units.KJ_PER_MOL
     np.testing.assert_allclose(forces, known, rtol=0, atol=1e-9 * np.abs(known).max())
-    assert read_metadata(path)["numbers"] == [8, 1, 1]
+    assert read_metadata(path)["region"]["numbers"] == [8, 1, 1]
 
 
 def test_unknown_element_is_refused_and_no_file_is_written(tmp_path, model_file):

@@ -207,7 +207,7 @@ def test_result_does_not_depend_on_workers_or_company(tmp_path):
     generate(molecules[:1], tmp_path / "one", settings(seed=0), workers=1)
     generate(molecules[:1], tmp_path / "other", settings(seed=1), workers=1)
     assert dict(os.environ) == environment
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {f"{n}.npz" for n in names}
+    assert {path.name for path in (tmp_path / "two").glob("*.npz")} == {f"{n}.npz" for n in names}
     two, one, other = (arrays(tmp_path / run / "water.npz") for run in ("two", "one", "other"))
     assert two.keys() == one.keys()
     for key in two:
@@ -272,7 +272,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     unstable = molecule_from_smiles("zwitterion", "[NH3+]CC(=O)[O-]")
     with pytest.raises(PredictionError, match=r"1 of 2 molecules failed(.|\n)*zwitterion.*break"):
         generate([unstable, MOLECULES["water"]], tmp_path, settings())
-    assert [path.name for path in tmp_path.iterdir()] == ["water.npz"]
+    assert [path.name for path in tmp_path.glob("*.npz")] == ["water.npz"]
 
 
 def test_number_of_workers_is_checked(tmp_path):

@@ -59,9 +59,12 @@ def processes():
     """Children of a server that has imported what takes long start at once."""
     context = multiprocessing.get_context("forkserver")
     modules = ["kill_child", "mlmd_calc.cli.commands", "mlmd_calc.cli.run_results", "torch"]
-    modules += ["mlmd_calc.md.jump_simulation", "mlmd_calc.sampling"]
-    bridge = ["openmm.app", "openmm_bridge.jump_simulation", "openmm_bridge.peptides"]
-    context.set_forkserver_preload(modules + (bridge if find_spec("openmm") else []))
+    modules += ["mlmd_calc.md.jump_simulation", "mlmd_calc.sampling", "ase.build", "numba"]
+    modules += ["mlmd_calc.cli.structure_input", "mlmd_calc.models.mdet.network"]
+    modules += ["openmm.app", "openmm_bridge.jump_simulation", "openmm_bridge.peptides"]
+    modules += ["openmmtorch", "rdkit.Chem", "tblite.ase"]
+    installed = [name for name in modules if find_spec(name.partition(".")[0])]
+    context.set_forkserver_preload(installed)
     return context
 
 

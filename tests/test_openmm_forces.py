@@ -327,7 +327,7 @@ def test_wrong_options_are_one_sentence(ethanol, options, message):
 def test_unknown_element_names_atom_and_known_elements():
     atoms = ase.Atoms("HCl", [[0, 0, 0], [0, 0, 1.3]])
     with pytest.raises(InputError, match=r"atom 1 is Cl .* knows H, C, N, O"):
-        create_force(topology_of(atoms), "mdet-small-organics")
+        create_force(topology_of(atoms), "mdet-small-organics-gfn2")
 
 
 def test_a_charge_that_contradicts_the_formal_charges_is_refused(ethanol):

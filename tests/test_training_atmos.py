@@ -469,7 +469,7 @@ def test_data_that_do_not_fit_are_refused(data):
         ({"times": 2}, r"unknown recipe entries \['times'\]"),
         ({"loss": {"forces": 1.0}}, r"unknown loss terms \['forces'\]; known are"),
         ({"loss": {"bond": "much"}}, "loss.bond='much'; it must be of type float"),
-        ({"loss": {"bond": -1.0}}, "bond=-1.0; a weight must not be negative"),
+        ({"loss": {"bond": -1.0}}, "bond=-1.0; it must not be negative"),
         ({"loss": {"distogram": 0.0}}, "loss.distogram=0, so that a part of the network"),
         ({"window": 0}, "window=0; it must be at least 1"),
         ({"strides_ps": []}, r"strides_ps=\(\); it must be a list of one or more positive"),
@@ -478,7 +478,7 @@ def test_data_that_do_not_fit_are_refused(data):
         ({"strides_ps": [1.0, 2.0]}, "tau='step' has a single stride"),
         ({"model": {**TINY, "max_steps": 9}}, "max_steps=9 of the network differs from window=4"),
         ({"model": {**TINY, "max_remaining": 4}}, "reads max_remaining - 1 frames; set window=3"),
-        ({"model": {**TINY, "layers": 3}}, r"unknown ATMOSConfig options \['layers'\]"),
+        ({"model": {**TINY, "layers": 3}}, r"unknown ATMOS options \['layers'\]"),
         ({"model": {"preset": "huge"}}, "preset 'huge'; choose one of xs"),
     ],
 )

@@ -92,7 +92,7 @@ def test_training_learns(tmp_path):
         model={**TINY, "embd_dim": 32, "num_3d_kernels": 32, "extensive": True},
         loss=MDETLossWeights(forces=1.0, energy=1.0),
         optimizer="muon",
-        steps=120,
+        steps=240,
         learning_rate=2e-2,
         warmup_steps=10,
         pairs_per_batch=120,

@@ -9,6 +9,7 @@ import pytest
 import torch
 import typer
 from harmonic_trajectories import exact_propagator, harmonic_trajectory, springs
+from toy_models import SMALL, random_network
 from typer.testing import CliRunner
 
 from mlmd_calc.analysis.jump_baselines import Ballistic, MeanStructure, Persistence, superimpose
@@ -328,13 +329,17 @@ def invoke(*arguments):
     return CliRunner().invoke(APP, [str(a) for a in arguments], catch_exceptions=False)
 
 
-def test_evaluate_prints_the_errors_beside_the_baselines(atom_file, tmp_path, model_file):
+def test_evaluate_prints_the_errors_beside_the_baselines(atom_file, tmp_path):
+    # Springs of no length let atoms pass through each other.
+    potential = tmp_path / "toy.safetensors"
+    card = {"name": "toy", "elements": [1, 6, 8], "closest_contact": 0.01, "largest_gap_A": 100.0}
+    save_model(potential, random_network(SMALL), {}, card)
     (tmp_path / "data").mkdir()
     write_trajectory(tmp_path / "data" / "methyl.npz", replace(METHYL, multiplicity=2))
     write_trajectory(
         tmp_path / "data" / "water.npz", harmonic_trajectory("water", [8, 1, 1], seed=1)
     )
-    arguments = ("evaluate", tmp_path / "data", "--model", atom_file, "--potential", model_file)
+    arguments = ("evaluate", tmp_path / "data", "--model", atom_file, "--potential", potential)
     arguments += ("--frames", 3, "--time", 8, "--time", 2, "--verlet", 2, "--held-out", "frames")
     result = invoke(*arguments, "--plots", tmp_path / "plots", "--json")
     assert result.exit_code == 0

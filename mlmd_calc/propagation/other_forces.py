@@ -14,6 +14,7 @@ should change slowly: a spring with a period below three strides is too stiff.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeAlias, get_args
@@ -36,6 +37,9 @@ LIMIT: Final = 0.01
 
 COMPARE_EVERY: Final = 100
 """Steps after which they are compared again: a bias may grow from nothing, as in metadynamics."""
+
+_DRAWS: Final = 3
+"""Further evaluations of the potential that show its noise, where forces seem to differ."""
 
 _STRETCH: Final = 1.05
 _SHAKE: Final = 0.05
@@ -99,8 +103,8 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
     """Refuse an engine whose forces are not those of the propagator's potential.
 
     They are compared at the positions of the state and in a stretched, shaken copy of it, unless
-    both are the same network. What differs from one evaluation to the next, as with random
-    orientations, is noise.
+    both are the same network. What differs from one evaluation of the potential to the next, as
+    with random orientations, is noise; an engine repeats its forces while atoms stay in place.
 
     Raises
     ------
@@ -115,13 +119,13 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
             theirs, own = (evaluated_forces(f, [structure])[0] for f in (engine, potential))
             if _longest(theirs - own)[0] <= LIMIT:
                 continue
-            again, once_more = (evaluated_forces(f, [structure])[0] for f in (engine, potential))
+            draws = [own, *(evaluated_forces(potential, [structure])[0] for _ in range(_DRAWS))]
         except (InputError, PredictionError):
             if structure is state.structure:
                 raise
             return
-        noise = max(_longest(theirs - again)[0], _longest(own - once_more)[0])
-        difference, atom = _longest(0.5 * (theirs + again - own - once_more))
+        noise = max(_longest(a - b)[0] for a, b in itertools.combinations(draws, 2))
+        difference, atom = _longest(theirs - np.mean(draws, axis=0))
         limit = LIMIT + 2.0 * noise
         if difference > limit:
             raise ConfigError(

@@ -1,0 +1,210 @@
+"""Every script and every command in README and docs runs, each in a fresh process."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from mlmd_calc.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+
+# ---- scripts ---------------------------------------------------------------------------------
+
+SHORTER = {
+    "dyn.run(1000)": "dyn.run(5)",
+    "dyn.run(100)": "dyn.run(5)",
+    "run.run(500)": "run.run(5)",
+}
+"""Smaller numbers in scripts."""
+
+BEFORE = {
+    "mixed = MLPotential": """
+from openmm import app
+pdb = app.PDBFile("ethanol.pdb")
+topology, ml_atoms = pdb.topology, list(range(9))
+classical_system = app.ForceField("ethanol_opls.xml").createSystem(topology)
+""",
+}
+"""What a script takes for granted, by words in it."""
+
+
+def scripts():
+    """Python scripts of all documents."""
+    found = []
+    for path in DOCUMENTS:
+        blocks = re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+        for i, block in enumerate(blocks):
+            found.append(pytest.param(block, id=f"{path.name}-{i}"))
+    return found
+
+
+@pytest.mark.parametrize("code", scripts())
+def test_script_runs(code, tmp_path):
+    if "openmm" in code:
+        pytest.importorskip("openmm", reason="openmm is not installed")
+    for words, before in BEFORE.items():
+        if words in code:
+            code = before + code
+    for long, short in SHORTER.items():
+        code = code.replace(long, short)
+    for name in ("ethanol.pdb", "ethanol_opls.xml"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---- commands --------------------------------------------------------------------------------
+
+WORDS = {
+    "all20": "V",
+    "SVKF GATL NDIY QPEM": "GATL",
+    " --only Ace-S-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-T-Nme --only Ace-N-Nme": "",
+    "models NAME": "models mdet-ethanol",
+    "runs/atmos-1ps/": "runs/keyframes/",
+    "60000 1.9": "20 1.7",
+}
+"""Arguments in place of which smaller ones, or existing ones, are given."""
+
+STEPS = "--set steps=2 --set warmup_steps=1"
+
+OPTIONS = {
+    "mlmd bench jump": "--duration 0.05 --replicas 2",
+    "mlmd bench mdet": "--atoms 9",
+    "mlmd bench overhead": "--atoms 9",
+    "mlmd bench rollout": "--frames 4 --part 2 --steps 2",
+    "mlmd data generate": "--frames 20",
+    "mlmd data mdcath": "",
+    "mlmd data misato": "",
+    "mlmd data peptides": "--ns 0.45 --equilibrate 1",
+    "mlmd demo": "--quick",
+    "mlmd doctor": "",
+    "mlmd evaluate": "--frames 2",
+    "mlmd evaluate held-out": "--frames 2 --replicas 2 --steps 2",
+    "mlmd evaluate peptides": "--frames 2 --steps 2",
+    "mlmd export": "",
+    "mlmd finetune": STEPS,
+    "mlmd models": "",
+    "mlmd run": "--duration 0.05",
+    "mlmd run --restart": "--duration 0.1",
+    "mlmd sample": "--frames 2",
+    "mlmd sample --restart": "--frames 4",
+    "mlmd sample sequence:AGSV": "--frames 10",
+    "mlmd sample sequence:AAG": "--frames 2 --model atmos-peptides",
+    "mlmd train": STEPS,
+    "pip install '.[openmm]' && mlmd demo": None,
+    "pip install '.[test]' && pytest": None,
+    "pip install": None,
+    "pytest tests/test_mdet_parity.py": "",
+    "python benchmarks/bench_atom.py": "--molecules 1",
+    "python benchmarks/isotropy.py": None,
+    "python benchmarks/ship_model.py": None,
+    "python benchmarks/stability.py": "--picoseconds 0.01 --molecules methane",
+    "python examples/openmm_solute_in_water.py": "",
+}
+"""Options that make a command small, by its first words; None: not run here.
+
+The last of an option that is given twice counts. Installation is how all tests begin; the
+benchmarks that are left out take minutes in their smallest form and have tests of their own.
+"""
+
+
+def commands():
+    """Commands of all documents in their order, in fences and between words."""
+    found = []
+    pattern = r"```bash\n(.*?)```|```.*?```|`((?:mlmd|python|pytest|pip) [^`]+)`"
+    for path in DOCUMENTS:
+        for match in re.finditer(pattern, path.read_text("utf-8"), re.DOTALL):
+            lines = [" ".join(match[2].split())] if match[2] else (match[1] or "").splitlines()
+            found += [line for line in lines if line and not is_name(line)]
+    return list(dict.fromkeys(found))
+
+
+def is_name(line):
+    """Whether this is the name of a command, said without the arguments it needs."""
+    group = typer.main.get_command(app)
+    first, *words = line.split()
+    for word in words:
+        if first != "mlmd" or word not in getattr(group, "commands", {}):
+            return line in ("mlmd run --restart", "mlmd sample --restart")
+        group = group.commands[word]
+    return line != "mlmd doctor" and not line.startswith("mlmd bench")
+
+
+def small(line):
+    """Return a command of the same kind that takes seconds, or None."""
+    beginning = max((words for words in OPTIONS if line.startswith(words)), key=len, default="")
+    assert beginning, f"{line!r} has no entry in OPTIONS that says how to make it small"
+    options = OPTIONS[beginning]
+    if options is None:
+        return None
+    for word, smaller in WORDS.items():
+        line = line.replace(word, smaller)
+    for folder in ("benchmarks", "examples", "tests"):
+        line = line.replace(f" {folder}/", f" {ROOT / folder}/")
+    if line.startswith(("mlmd run", "mlmd sample")) and "--out" not in line:
+        options += f" --out {abs(hash(line))}"
+    return f"{line} {options}"
+
+
+def prepare(folder):
+    """Write what the documents take for granted: data of other people, and a trajectory."""
+    pytest.importorskip("h5py", reason="h5py writes the files of other people")
+    import test_mdcath
+    import test_misato
+
+    test_mdcath.write(folder / "mdcath_dataset_1abcA00.h5")
+    _, topology, _ = test_misato.write(folder)
+    complexed = folder / "parameter_restart_files_MD" / "10gs"
+    complexed.mkdir(parents=True)
+    topology.rename(complexed / topology.name)
+    line = "mlmd data generate ethanol butane --mode nve --frames 40 --thermalise 20 --out traj"
+    assert run(line, folder).returncode == 0
+
+
+def run(line, folder):
+    """Run a line of the shell with the programs of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        line,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def test_every_command_has_a_small_form():
+    assert [line for line in commands() if small(line)]
+
+
+@pytest.mark.documents
+def test_commands_run(tmp_path):
+    for package in ("openmm", "rdkit", "tblite", "lightning"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    prepare(tmp_path)
+    failed = []
+    for line in filter(None, map(small, commands())):
+        begin = time.monotonic()
+        done = run(line, tmp_path)
+        print(f"{done.returncode} {time.monotonic() - begin:4.0f} s  {line}", flush=True)
+        if done.returncode != 0:
+            failed.append(f"{line}\n{done.stdout[-500:]}{done.stderr[-1000:]}")
+    assert not failed, "\n\n".join(failed)
