@@ -21,21 +21,17 @@ from openmm import app, unit
 from rich.progress import track
 from scipy.spatial.distance import jensenshannon
 
-from mlmd_calc import list_models
+from mlmd_calc import list_models, load_propagator
 from mlmd_calc.biomolecules import build_system
 from mlmd_calc.propagation import Guard
-from mlmd_calc.propagation.atmos import ATMOSPropagator
 from mlmd_calc.stereochemistry import dihedrals
-from mlmd_calc.zoo import load_atmos
-from openmm_bridge import JumpNVTIntegrator
-from openmm_bridge.topology_features import structure_from_topology
+from openmm_bridge import JumpNVTIntegrator, structure_from_topology
 
 jumps = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 shipped = [card.name for card in list_models() if card.kind == "atmos"]
 name = sys.argv[2] if len(sys.argv) > 2 else next(iter(shipped), None)
 if name is None:
     sys.exit(print("No ATMOS model is shipped yet; give the file of one as second argument."))
-model = load_atmos(name)
 
 pdb = app.PDBFile(str(Path(__file__).parent / "alanine_dipeptide.pdb"))
 field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
@@ -57,8 +53,8 @@ def make_system(constraints: object) -> openmm.System:
 
 system = make_system(None)
 molecule = build_system(structure_from_topology(pdb.topology, pdb.positions))
-propagator = ATMOSPropagator(model, molecule)
-temperature = (model.card.temperature_K or 300.0) * unit.kelvin
+propagator = load_propagator(name, structure=molecule)
+temperature = (propagator.temperature_K or 300.0) * unit.kelvin
 integrator = JumpNVTIntegrator(
     propagator,
     pdb.topology,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openmm_bridge.reporters import ProgressReporter
     from openmm_bridge.simulation import OpenMMSimulation
     from openmm_bridge.stored import load_system
+    from openmm_bridge.topology_features import structure_from_topology
 
 _HOME: Final = {
     "JumpNVEIntegrator": "openmm_bridge.integrators",
@@ -28,6 +29,7 @@ _HOME: Final = {
     "create_force": "openmm_bridge.forces",
     "export_module": "openmm_bridge.export",
     "load_system": "openmm_bridge.stored",
+    "structure_from_topology": "openmm_bridge.topology_features",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "create_force",
     "export_module",
     "load_system",
+    "structure_from_topology",
 ]
 
 

@@ -55,7 +55,7 @@ def test_script_runs(code, tmp_path):
             code = before + code
     for long, short in SHORTER.items():
         code = code.replace(long, short)
-    for name in ("ethanol.pdb", "ethanol_opls.xml"):
+    for name in ("ethanol.pdb", "ethanol_opls.xml", "alanine_dipeptide.pdb"):
         shutil.copy(ROOT / "examples" / name, tmp_path)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -113,7 +113,9 @@ OPTIONS = {
     "python benchmarks/bench_atom.py": "--molecules 1",
     "python benchmarks/isotropy.py": None,
     "python benchmarks/ship_model.py": None,
-    "python benchmarks/stability.py": "--picoseconds 0.01 --molecules methane",
+    "python benchmarks/stability.py": (
+        "--picoseconds 0.01 --molecules methane --settings recommended"
+    ),
     "python examples/openmm_solute_in_water.py": "",
 }
 """Options that make a command small, by its first words; None: not run here.

@@ -159,6 +159,11 @@ def format_pdb(structure: BondedStructure, frame: NDArray[np.float64] | None = N
     return "".join(lines)
 
 
+def format_structure(structure: BondedStructure, frame: NDArray[np.float64] | None = None) -> str:
+    """Write a PDB file with all bonds; see :func:`format_pdb`."""
+    return f"{format_pdb(structure, frame)}{format_conect(structure)}END\n"
+
+
 def format_conect(structure: BondedStructure) -> str:
     """CONECT records of the bonds that readers of PDB files do not know by themselves."""
     standard = [PARENTS.get(name, name) in RESIDUES for name in structure.residue_names]

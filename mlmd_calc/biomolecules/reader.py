@@ -119,8 +119,8 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
         raise ModelFileError(f"the structure file {path} cannot be read: {error}") from error
 
 
-def structure_from_pdb(text: str, positions: NDArray[np.float64]) -> BondedStructure:
-    """Take names from PDB records, and positions ``(n, 3)`` Å from elsewhere.
+def structure_from_pdb(text: str, positions: NDArray[np.float64] | None = None) -> BondedStructure:
+    """Read PDB records, with positions ``(n, 3)`` Å from elsewhere if there are better ones.
 
     Raises
     ------
@@ -128,6 +128,8 @@ def structure_from_pdb(text: str, positions: NDArray[np.float64]) -> BondedStruc
         As `read_structure_file`, or if the number of atoms is another one.
     """
     sites = parse_pdb(text)
+    if positions is None:
+        return _structure_file(sites).structure
     if len(sites.atoms) != len(positions):
         raise InputError(
             f"the PDB text has {len(sites.atoms)} atoms, the frames have {len(positions)}; give "

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from mlmd_calc import units
+from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.bonds import find_bonds
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.endings import stop_on_signal
@@ -53,12 +54,15 @@ class Job:
         Suffix of the exported trajectory.
     steps
         Length of the run.
+    pdb
+        The molecule as PDB records, for propagators that are made for one molecule.
     """
 
     molecule: str
     calculator: dict[str, Any]
     trajectory_format: str
     steps: int
+    pdb: str = ""
 
     def write(self, folder: Path) -> None:
         """Write the job into the folder of its run, replacing an older one."""
@@ -85,7 +89,13 @@ class Job:
             ) from error
         except TypeError as error:
             raise ModelFileError(f"{path} is damaged: {error!r}") from error
-        kinds = {"molecule": str, "calculator": dict, "trajectory_format": str, "steps": int}
+        kinds = {
+            "molecule": str,
+            "calculator": dict,
+            "trajectory_format": str,
+            "steps": int,
+            "pdb": str,
+        }
         for name, kind in kinds.items():
             if not isinstance(getattr(job, name), kind):
                 raise ModelFileError(f"{path} is damaged: {name} is {getattr(job, name)!r}")
@@ -172,7 +182,10 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[RecordedRun, Job]:
     parts: dict[str, Any] = {}
     if jumps is not None:
         parts["propagator"] = choose_propagator(jumps.propagator).make(
-            calculator.potential, description.settings.timestep_fs, job.calculator["device"]
+            calculator.potential,
+            description.settings.timestep_fs,
+            job.calculator["device"],
+            structure_from_pdb(job.pdb) if job.pdb else None,
         )
     kind = simulation_class(description.engine, jumps=jumps is not None)
     simulation: RecordedRun = kind.resume(folder, calculator, **parts)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, JumpSettings
 from mlmd_calc.potential import Potential
 from mlmd_calc.propagation import Propagator, VerletPropagator
 from mlmd_calc.propagation.load import load_propagator
-from mlmd_calc.zoo import load_any_model
+from mlmd_calc.zoo import ATMOSModel, ATOMModel, load_any_model
 
 VERLET: Final = "verlet"
 """Name of the reference: jumps made of force-based steps."""
@@ -29,13 +30,22 @@ class PropagatorChoice:
         What its card recommends.
     takes_forces
         Whether it needs a force model.
+    of_one_molecule
+        Whether it is made for one molecule, whose structure it needs to know.
     """
 
     source: str
     recommended: Mapping[str, Any]
     takes_forces: bool
+    of_one_molecule: bool = False
 
-    def make(self, potential: Potential, timestep_fs: float, device: str) -> Propagator:
+    def make(
+        self,
+        potential: Potential,
+        timestep_fs: float,
+        device: str,
+        structure: BondedStructure | None = None,
+    ) -> Propagator:
         """Make the propagator; force-based steps of "verlet" have the given length.
 
         Raises
@@ -46,7 +56,10 @@ class PropagatorChoice:
         if self.source == VERLET:
             return VerletPropagator(potential, timestep_fs)
         return load_propagator(
-            self.source, device=device, potential=potential if self.takes_forces else None
+            self.source,
+            structure=structure,
+            device=device,
+            potential=potential if self.takes_forces else None,
         )
 
     def usual_stride(self, propagator: Propagator) -> float:
@@ -82,9 +95,13 @@ def choose_propagator(name: str) -> PropagatorChoice:
     if name == VERLET:
         return PropagatorChoice(VERLET, {}, takes_forces=True)
     model = load_any_model(name, device="cpu")
-    integrator = getattr(model.network.config, "integrator", None)
-    takes_forces = integrator is not None and integrator.accelerations
-    return PropagatorChoice(model.source, model.card.recommended, takes_forces)
+    integrator = model.network.config.integrator if isinstance(model, ATOMModel) else None
+    return PropagatorChoice(
+        model.source,
+        model.card.recommended,
+        takes_forces=integrator is not None and integrator.accelerations,
+        of_one_molecule=isinstance(model, ATMOSModel),
+    )
 
 
 def check_jump_options(

@@ -206,11 +206,13 @@ def run(
 ) -> None:
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.biomolecules.pdb import format_structure
+    from mlmd_calc.biomolecules.reader import structure_from_pdb
     from mlmd_calc.calculator import MDETCalculator
     from mlmd_calc.cli.job import Job, drive, relax_start, resume, simulation_class, steps_of
     from mlmd_calc.cli.jumps import check_jump_options, choose_propagator, jump_settings
     from mlmd_calc.cli.run_results import finish
-    from mlmd_calc.cli.structure_input import load_structure
+    from mlmd_calc.cli.structure_input import load_structure, read_bonded
     from mlmd_calc.md.export import check_format
 
     console = Console(stderr=True)
@@ -233,9 +235,23 @@ def run(
         if choice is not None and "potential" in choice.recommended:
             given.setdefault("model", choice.recommended["potential"])
         calculator = MDETCalculator(n_rotations=n_rotations, device=device, seed=seed, **given)
-        jumps = None
+        atoms = load_structure(
+            molecule,
+            smiles=smiles,
+            charge=charge,
+            multiplicity=multiplicity,
+            seed=seed,
+            vacuum=vacuum,
+            report=lambda note: console.print(note, markup=False, highlight=False),
+        )
+        atoms.calc = calculator
+        jumps, pdb = None, ""
         if choice is not None:
-            made = choice.make(calculator.potential, timestep, device)
+            structure = None
+            if choice.of_one_molecule:
+                pdb = format_structure(read_bonded(molecule, atoms, seed))
+                structure = structure_from_pdb(pdb)
+            made = choice.make(calculator.potential, timestep, device, structure)
             jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
             engine_options["propagator"] = made
         settings = MDSettings(
@@ -249,19 +265,9 @@ def run(
             jumps=jumps,
         )
         steps = steps_of(duration, settings)
-        atoms = load_structure(
-            molecule,
-            smiles=smiles,
-            charge=charge,
-            multiplicity=multiplicity,
-            seed=seed,
-            vacuum=vacuum,
-            report=lambda note: console.print(note, markup=False, highlight=False),
-        )
-        atoms.calc = calculator
         console.print(f"{atoms.symbols}: {calculator.state_of(atoms)}", highlight=False)
         relax_start(atoms, relax, keep_velocities, console)
-        job = Job(molecule, calculator.todict(), trajectory_format, steps)
+        job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb)
         simulation = make_simulation(
             atoms,
             out,

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from mlmd_calc.sampling import SamplingRun
 
 SUMMARY_FILE: Final = "summary.json"
-SMILES_PREFIX: Final = "smiles:"
-SEQUENCE_PREFIX: Final = "sequence:"
 
 _WITH_RESTART: Final = ("out", "frames", "restart", "as_json")
 """Options that make sense when a run is continued."""
@@ -205,6 +203,7 @@ def read_start(text: str, seed: int) -> BondedStructure:
         If it is none of these.
     """
     from mlmd_calc.biomolecules import read_structure
+    from mlmd_calc.cli.structure_input import SEQUENCE_PREFIX, SMILES_PREFIX
     from mlmd_calc.data.biomolecules import structure_from_smiles
     from mlmd_calc.data.biomolecules.peptides import capped_peptide
     from mlmd_calc.data.molecules import is_smiles

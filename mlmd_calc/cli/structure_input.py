@@ -16,12 +16,14 @@ from ase.io.formats import extension2format
 from mlmd_calc.biomolecules.charges import total_charge
 from mlmd_calc.biomolecules.reader import (
     COMPRESSED,
-    StructureFile,
     is_structure_file,
+    read_structure,
     read_structure_file,
 )
 from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
+from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
 from mlmd_calc.bonds import check_bonded, check_contacts, check_hydrogens
+from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.molecules import (
     MOLECULES,
     Molecule,
@@ -35,6 +37,7 @@ from mlmd_calc.errors import InputError
 from mlmd_calc.files import refuse_huge
 
 SMILES_PREFIX: Final = "smiles:"
+SEQUENCE_PREFIX: Final = "sequence:"
 
 
 def load_structure(
@@ -49,7 +52,8 @@ def load_structure(
 ) -> ase.Atoms:
     """Build or read a molecule; the first of these that fits decides.
 
-    1. ``smiles:CCO``, or any text with ``smiles=True``: a SMILES, embedded and optimised by RDKit.
+    1. ``smiles:CCO``, or any text with ``smiles=True``: a SMILES, embedded and optimised by RDKit;
+       ``sequence:AAG``: a peptide with the caps Ace and Nme.
     2. A file that exists: the first model of a PDB or mmCIF file, else the last frame in any format
        ASE reads; also compressed.
     3. A name ASE knows (``CH3CH2OH``, ``trans-butane``, ...).
@@ -87,6 +91,9 @@ def load_structure(
     """
     if smiles or text.startswith(SMILES_PREFIX):
         return _from_smiles(text.removeprefix(SMILES_PREFIX), charge, multiplicity, seed)
+    if text.startswith(SEQUENCE_PREFIX):
+        atoms = _from_structure(capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed), report)
+        return _with_state(atoms, charge, multiplicity)
     if Path(text).is_file():
         atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
         atoms = _with_state(atoms, charge, multiplicity)
@@ -109,6 +116,15 @@ def load_structure(
         report(f"{text!r} is taken as a SMILES.")
         return _from_smiles(text, charge, multiplicity, seed)
     raise InputError(_unknown(text))
+
+
+def read_bonded(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
+    """Residues, names and bonds of the molecule that :func:`load_structure` has made of a text."""
+    if text.startswith(SEQUENCE_PREFIX):
+        return capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed)
+    if Path(text).is_file() and is_structure_file(text):
+        return read_structure(text)
+    return structure_from_ase(atoms)
 
 
 def check_start(atoms: ase.Atoms) -> None:
@@ -150,7 +166,13 @@ def _read(
 ) -> ase.Atoms:
     refuse_huge(path)
     if is_structure_file(path):
-        atoms = _from_structure(read_structure_file(path), report)
+        file = read_structure_file(path)
+        atoms = _from_structure(file.structure, report)
+        if file.has_isotopes:
+            atoms.set_masses(file.masses)
+        if file.cell is not None:
+            atoms.set_cell(file.cell)
+            atoms.pbc = True
         if "charge" not in atoms.info and not charge_known:
             raise InputError(
                 f"{path} does not state the charges of its ions or nucleotides; give --charge"
@@ -169,16 +191,10 @@ def _read(
     return atoms
 
 
-def _from_structure(file: StructureFile, report: Callable[[str], None]) -> ase.Atoms:
-    structure = file.structure
+def _from_structure(structure: BondedStructure, report: Callable[[str], None]) -> ase.Atoms:
     for note in structure.notes:
         report(note)
     atoms = ase.Atoms(structure.numbers, structure.positions)
-    if file.has_isotopes:
-        atoms.set_masses(file.masses)
-    if file.cell is not None:
-        atoms.set_cell(file.cell)
-        atoms.pbc = True
     charge = total_charge(structure)
     if charge is not None:
         atoms.info["charge"] = charge

@@ -295,7 +295,7 @@ class JumpDynamics(MolecularDynamics):
         self._calc = atoms.calc
         self.loop = JumpLoop(
             [state_of(atoms, atoms.calc)],
-            as_propagator(propagator),
+            as_propagator(propagator, atoms),
             _femtoseconds(timestep),
             thermostat=thermostat,
             corrections=corrections,
@@ -524,7 +524,7 @@ class JumpNVT(JumpDynamics):
         taut: float | None = None,
         **kwargs: Any,
     ) -> None:
-        propagator = as_propagator(propagator)
+        propagator = as_propagator(propagator, atoms)
         recommended = propagator.conditions.friction_per_ps
         if thermostat == "langevin" and friction is None and recommended is not None:
             friction = recommended / units.PS

@@ -3,49 +3,81 @@
 from __future__ import annotations
 
 import os
+from typing import TypeAlias
 
+import ase
+
+from mlmd_calc.biomolecules import (
+    BondedStructure,
+    MolecularSystem,
+    build_system,
+    read_structure,
+    structure_from_ase,
+)
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.potential import Potential
+from mlmd_calc.propagation.atmos import ATMOSPropagator
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.zoo import load_atom
+from mlmd_calc.zoo import ATMOSModel, ATOMModel, load_any_model
+
+MoleculeLike: TypeAlias = ase.Atoms | BondedStructure | MolecularSystem | str | os.PathLike[str]
+"""A molecule with its bonds: ASE atoms, a structure or system, or a PDB or mmCIF file."""
 
 
-def as_propagator(propagator: Propagator | str | os.PathLike[str]) -> Propagator:
+def as_propagator(
+    propagator: Propagator | str | os.PathLike[str], structure: MoleculeLike | None = None
+) -> Propagator:
     """Return a propagator, loaded if it is given by name or file; see :func:`load_propagator`."""
-    return propagator if isinstance(propagator, Propagator) else load_propagator(propagator)
+    if isinstance(propagator, Propagator):
+        return propagator
+    return load_propagator(propagator, structure=structure)
 
 
 def load_propagator(
     name_or_path: str | os.PathLike[str],
     *,
+    structure: MoleculeLike | None = None,
     device: str = "auto",
     dtype: str = "float32",
     potential: ForceModel | str | os.PathLike[str] | None = None,
     rotation: str | None = None,
+    stride_ps: float | None = None,
 ) -> Propagator:
-    """Load a propagator.
+    """Load a propagator of any kind.
 
     Parameters
     ----------
     name_or_path
         Name of a shipped model (see :func:`mlmd_calc.list_models`) or a ``.safetensors`` file.
+    structure
+        The molecule that will move, in the engine's order of atoms. ATMOS models need it: ASE atoms
+        (names and residues are those of the PDB file they come from), the file itself, or a
+        structure, such as those of :func:`mlmd_calc.biomolecules.read_structure` and
+        :func:`openmm_bridge.structure_from_topology`. ATOM models know every molecule and do not
+        look at it.
     device
         "auto" (CUDA if there is one), or a torch device.
     dtype
         "float32" or "float64", precision of the network and of a potential given by name; motion
         without forces is always in double precision.
     potential
-        Force model, or the name of one, for propagators that take the accelerations at the start of
-        a jump. None: the one that the model card recommends.
+        ATOM: force model, or the name of one, for propagators that take the accelerations at the
+        start of a jump. None: the one that the model card recommends, with which the propagator
+        was trained.
     rotation
-        See :class:`ATOMPropagator`.
+        ATOM: see :class:`ATOMPropagator`.
+    stride_ps
+        ATMOS: time between frames, of models that know several.
 
     Raises
     ------
     ConfigError
-        If there is no such model, it is no propagator, or an option is wrong.
+        If there is no such model, it is no propagator, the structure is missing, or an option is
+        wrong or of the other kind of model.
+    InputError
+        If an ATMOS model does not know the molecule.
     ModelFileError
         If the model is damaged or cannot be read.
 
@@ -53,13 +85,43 @@ def load_propagator(
     --------
     >>> from mlmd_calc import load_propagator
     >>> propagator = load_propagator("atom-small-organics")  # doctest: +SKIP
+    >>> propagator = load_propagator("atmos-peptides", structure="peptide.pdb")  # doctest: +SKIP
     """
     if dtype not in ("float32", "float64"):
         raise ConfigError(f"dtype={dtype!r}; choose one of float32, float64")
-    model = load_atom(name_or_path, device=device, dtype=dtype)
+    model = load_any_model(name_or_path, device=device, dtype=dtype)
+    name = model.card.name or model.source
+    if isinstance(model, ATMOSModel):
+        for option, value in {"potential": potential, "rotation": rotation}.items():
+            if value is not None:
+                raise ConfigError(f"{option} is an option of ATOM models, and {name!r} is not one")
+        if structure is None:
+            raise ConfigError(
+                f"{name!r} is an ATMOS model, which needs to know residues and bonds of the "
+                "molecule: give structure=, such as the PDB file or ASE atoms"
+            )
+        return ATMOSPropagator(model, as_system(structure), stride_ps=stride_ps)
+    if not isinstance(model, ATOMModel):
+        raise ConfigError(
+            f"model {model.source!r} is a force field and propagates nothing; load it with "
+            "mlmd_calc.load_model, or name a propagator"
+        )
+    if stride_ps is not None:
+        raise ConfigError(f"stride_ps is an option of ATMOS models, and {name!r} is not one")
     options = model.network.config.integrator
     if potential is None and options is not None and options.accelerations:
         potential = model.card.recommended.get("potential")
     if isinstance(potential, str | os.PathLike):
         potential = Potential(str(potential), device=device, dtype=dtype)
     return ATOMPropagator(model, potential=potential, rotation=rotation)
+
+
+def as_system(structure: MoleculeLike) -> MolecularSystem:
+    """Return what ATMOS computes with, made from whatever describes the molecule."""
+    if isinstance(structure, MolecularSystem):
+        return structure
+    if isinstance(structure, ase.Atoms):
+        structure = structure_from_ase(structure)
+    elif not isinstance(structure, BondedStructure):
+        structure = read_structure(structure)
+    return build_system(structure)

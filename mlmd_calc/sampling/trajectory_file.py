@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure
-from mlmd_calc.biomolecules.pdb import format_conect, format_pdb
+from mlmd_calc.biomolecules.pdb import format_pdb, format_structure
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.optional import require
 
@@ -212,7 +212,7 @@ def topology_of(structure: BondedStructure, atoms: NDArray[np.int64]) -> BondedS
 
 def write_start(path: Path, topology: BondedStructure, positions: NDArray[np.float64]) -> None:
     """Write one structure ``(n, 3)`` Å as PDB, which tells other programs what the atoms are."""
-    path.write_text(f"{format_pdb(topology, positions)}{format_conect(topology)}END\n")
+    path.write_text(format_structure(topology, positions))
 
 
 def _mdtraj_formats() -> Any:
