@@ -69,12 +69,19 @@ def generate_command(
         float | None,
         typer.Option(help="fs of Langevin dynamics before a run. (langevin 200, nve 500)"),
     ] = None,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Method of the labels: gfn2, so3lr, or package.module:name of what returns an ASE "
+            "calculator. Geometries are sampled with GFN2-xTB in any case."
+        ),
+    ] = "gfn2",
     workers: Annotated[
         int, typer.Option(help="Single-threaded processes, one molecule each.")
     ] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Label molecules with GFN2-xTB; continues where an earlier run was stopped."""
+    """Sample molecules and label them; continues where an earlier run was stopped."""
     # Imports ASE's dynamics, which `mlmd --help` need not wait for.
     from mlmd_calc.data.generate import generate
 
@@ -86,6 +93,7 @@ def generate_command(
         stride_fs=stride,
         thermalise_fs=thermalise,
         seed=seed,
+        reference=reference,
     )
     console = Console(stderr=True)
     chosen = select_molecules(molecules)

@@ -1,4 +1,4 @@
-"""Generate a data set with GFN2-xTB: one process and one npz file per molecule.
+"""Generate a data set: one process and one npz file per molecule.
 
 Files appear complete or not at all and every molecule has random numbers of its own, so an
 interrupted generation continues where it stopped, and its result does not depend on the number of
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mlmd_calc.data.molecules import Molecule
 from mlmd_calc.data.pool import run_tasks
+from mlmd_calc.data.reference import Reference
 from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.task import Task
 from mlmd_calc.data.teacher import teacher_version
@@ -51,13 +52,16 @@ def generate(
     Raises
     ------
     ConfigError
-        If the number of workers is not positive, or a file exists but holds something else.
+        If the number of workers is not positive, a file exists but holds something else, or there
+        is no such reference method.
     PredictionError
         After all others are done, if some molecules failed; the message has the reasons.
     MissingDependencyError
-        If rdkit or tblite is not installed.
+        If rdkit, tblite or the package of the reference method is not installed.
     """
-    teacher_version()  # refuses at once where tblite is missing, not molecule by molecule
+    # What is missing is refused at once, not molecule by molecule.
+    teacher_version()
+    Reference(settings.reference)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tasks = [

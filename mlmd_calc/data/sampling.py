@@ -1,4 +1,4 @@
-"""Sample geometries of one molecule with the teacher, and label them.
+"""Sample geometries of one molecule with GFN2-xTB, and label them.
 
 In mode ``langevin`` every conformer contributes its minimum and Langevin dynamics at several
 temperatures. Every frame is accompanied by copies distorted by Gaussian noise, which show a model
@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.molecules import Molecule, StartStructures, start_structures
+from mlmd_calc.data.reference import Reference
 from mlmd_calc.data.sampling_settings import TIMESTEP_FS, SamplingSettings
-from mlmd_calc.data.teacher import evaluate, teacher_calculator
+from mlmd_calc.data.teacher import teacher_calculator
 from mlmd_calc.errors import InputError, PredictionError
 
 MINIMUM: Final = 0
@@ -55,7 +56,7 @@ class Samples:
     kind
         ``(f,)`` `MINIMUM`, `SAMPLED` or `DISTORTED`.
     dropped
-        Number of structures left out because of ``max_force`` or because the teacher failed.
+        Number of structures left out because of ``max_force`` or because a calculation failed.
     """
 
     frames: MoleculeFrames
@@ -85,7 +86,7 @@ def sample(
     InputError
         If the molecule cannot be built, or has isotopes.
     PredictionError
-        If the teacher fails, no minimum is found, or bonds break on the way to it.
+        If a calculation fails, no minimum is found, or bonds break on the way to it.
     MissingDependencyError
         If rdkit or tblite is not installed.
     """
@@ -96,7 +97,8 @@ def sample(
             f"molecule {molecule.name!r}: {molecule.smiles!r} names isotopes, but data files "
             "hold no masses; leave them out, energies and forces are the same"
         )
-    record = _Record(settings.max_force)
+    reference = Reference(settings.reference, molecule.charge, molecule.multiplicity)
+    record = _Record(settings.max_force, reference)
     segment = 0
     for positions in start.positions:
         atoms = Atoms(start.numbers, positions)
@@ -188,6 +190,7 @@ class _Record:
     """Labels structures and collects them."""
 
     max_force: float | None
+    reference: Reference
     positions: list[NDArray[np.float64]] = field(default_factory=list)
     forces: list[NDArray[np.float64]] = field(default_factory=list)
     velocities: list[NDArray[np.float64]] = field(default_factory=list)
@@ -200,7 +203,7 @@ class _Record:
     def add(self, atoms: Atoms, kind: int, temperature: float, segment: int) -> None:
         """Keep a structure unless it is too strained."""
         try:
-            energy, forces = evaluate(atoms)
+            energy, forces = self.reference.evaluate(atoms)
         except PredictionError:
             # Noise may push atoms into each other; dynamics must not.
             if kind != DISTORTED:

@@ -61,12 +61,16 @@ class SamplingSettings:
         eV/Å; labels with a larger force on any atom are dropped.
     seed
         Together with the name of a molecule it decides every random number.
+    reference
+        Method of the labels, see :class:`mlmd_calc.data.reference.Reference`; the geometries are
+        those of GFN2-xTB in any case.
 
     Raises
     ------
     ConfigError
         If a value is not allowed, or ``noise`` or ``max_force`` is set in mode ``nve``, where
-        frames must stay equally spaced in time.
+        frames must stay equally spaced in time, or ``reference``, because trajectories follow the
+        forces of the method that made them.
     """
 
     mode: Mode
@@ -78,6 +82,7 @@ class SamplingSettings:
     noise: tuple[float, ...] = ()
     max_force: float | None = None
     seed: int = 0
+    reference: str = "gfn2"
 
     @classmethod
     def for_mode(cls, mode: Mode, **changes: Any) -> SamplingSettings:
@@ -120,6 +125,11 @@ class SamplingSettings:
             "max_force",
             self.max_force is None or (self.max_force > 0 and not nve),
             "no limit in mode nve" if nve else "a positive force in eV/Å",
+        )
+        self._require(
+            "reference",
+            not nve or self.reference == "gfn2",
+            "gfn2, whose forces the trajectories of mode nve follow",
         )
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:

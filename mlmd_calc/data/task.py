@@ -12,6 +12,7 @@ from typing import Any
 from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_labels, write_trajectory
 from mlmd_calc.data.provenance import is_finished
+from mlmd_calc.data.reference import GFN2, reference_program
 from mlmd_calc.data.sampling import sample
 from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.teacher import ACCURACY, METHOD, teacher_version
@@ -88,6 +89,10 @@ class Task:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self.settings).items()
         }
+        if self.settings.reference == GFN2:
+            del settings["reference"]
+        else:
+            settings["reference_program"] = reference_program(self.settings.reference)
         return {
             "smiles": self.molecule.smiles,
             "charge": self.molecule.charge,

@@ -1,0 +1,118 @@
+"""Methods that label structures other than the one that sampled them.
+
+Geometries come from GFN2-xTB, which is cheap and robust; energies and forces may come from anything
+that ASE has a calculator for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from typing import Any, Final
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from mlmd_calc.data.teacher import evaluate
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.optional import require
+
+GFN2: Final = "gfn2"
+SO3LR: Final = "so3lr"
+
+_SO3LR_CUTOFF: Final = 1000.0
+"""Å, beyond any molecule: long-range interactions in vacuum are not cut."""
+
+
+def reference_program(name: str) -> str:
+    """Return name and version of the package behind a reference method.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method.
+    MissingDependencyError
+        If its package is not installed.
+    """
+    module = "so3krates_torch" if name == SO3LR else name.partition(":")[0].partition(".")[0]
+    _factory(name)
+    package = next(iter(packages_distributions().get(module, [module])))
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return module
+
+
+class Reference:
+    """A method that labels structures.
+
+    Parameters
+    ----------
+    name
+        "gfn2", which labels with the calculator that the atoms carry; "so3lr"; or the import path
+        of something that returns an ASE calculator, ``package.module:name``. It finds charge and
+        multiplicity in ``atoms.info`` ("charge", "spin").
+    charge, multiplicity
+        Of the molecule.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method.
+    InputError
+        If it does not know the multiplicity.
+    MissingDependencyError
+        If its package is not installed.
+    """
+
+    def __init__(self, name: str, charge: int = 0, multiplicity: int = 1) -> None:
+        self.name = name
+        self._info = {"charge": charge, "spin": multiplicity}
+        self._calculator = None if name == GFN2 else _factory(name)()
+        if name == SO3LR and multiplicity != 1:
+            raise InputError(
+                f"multiplicity {multiplicity}; SO3LR knows closed shells only, label with {GFN2!r}"
+            )
+
+    def evaluate(self, atoms: Atoms) -> tuple[float, NDArray[np.float64]]:
+        """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry a GFN2 calculator.
+
+        Raises
+        ------
+        PredictionError
+            If the calculation fails or its result is not finite.
+        """
+        if self._calculator is None:
+            return evaluate(atoms)
+        copy = Atoms(atoms.numbers, atoms.positions, info=dict(self._info))
+        copy.calc = self._calculator
+        try:
+            energy, forces = float(copy.get_potential_energy()), np.array(copy.get_forces())
+        except Exception as error:  # calculators of other people raise whatever they stumble over
+            raise PredictionError(f"{self.name} failed for {atoms.symbols}: {error}") from error
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise PredictionError(f"{self.name} gave a non-finite result for {atoms.symbols}")
+        return energy, forces.astype(np.float64)
+
+
+def _factory(name: str) -> Callable[[], Any]:
+    """Find what makes the calculator."""
+    if name == SO3LR:
+        module = require("so3krates_torch.calculator.so3", extra="so3lr", why="label with SO3LR")
+        return lambda: module.SO3LRCalculator(
+            r_max_lr=_SO3LR_CUTOFF, default_dtype="float32", device="cpu"
+        )
+    module_name, separator, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module_name), attribute) if separator else None
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"reference {name!r} cannot be imported: {error}") from error
+    if not callable(made):
+        raise ConfigError(
+            f"reference {name!r}; choose {GFN2}, {SO3LR} or package.module:name of something that "
+            "returns an ASE calculator when it is called"
+        )
+    result: Callable[[], Any] = made
+    return result
