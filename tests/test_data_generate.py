@@ -11,6 +11,7 @@ from pathlib import Path
 import ase
 import numpy as np
 import pytest
+from analytic_potentials import water_springs
 from typer.testing import CliRunner
 
 from mlmd_calc import units
@@ -320,3 +321,54 @@ def test_command_passes_refusals_on(tmp_path):
     assert isinstance(wrong.exception, InputError)
     wrong = run(app, ["generate", "water", "--out", str(tmp_path), "--mode", "npt"])
     assert isinstance(wrong.exception, ConfigError)
+
+
+# other reference methods
+
+
+def test_labels_of_another_method_at_the_same_geometries(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    options = {**QUICK, "stride_fs": 2.0}
+    method = "analytic_potentials:water_springs"
+    for name in ("gfn2", method):
+        made = SamplingSettings.for_mode("langevin", **options, reference=name)
+        generate([MOLECULES["water"]], tmp_path / name, made)
+    own, other = (read_dataset(tmp_path / name)[0] for name in ("gfn2", method))
+    np.testing.assert_array_equal(other.positions, own.positions)
+    for frame in range(len(other)):
+        atoms = ase.Atoms(other.numbers, other.positions[frame], calculator=water_springs())
+        assert other.energies[frame] == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+        np.testing.assert_allclose(other.forces[frame], atoms.get_forces(), atol=1e-4)
+    provenance = json.loads(other.metadata["provenance"])
+    assert provenance["reference"] == method
+    assert "reference" not in json.loads(own.metadata["provenance"])
+    with pytest.raises(ConfigError, match=r"reference is None instead of analytic"):
+        generate([MOLECULES["water"]], tmp_path / "gfn2", made)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("dft", "choose gfn2, so3lr or"), ("no.such:thing", "cannot be imported"), ("math:pi", "ret")],
+)
+def test_what_is_no_method_is_refused(tmp_path, name, message):
+    made = SamplingSettings.for_mode("langevin", reference=name)
+    with pytest.raises(ConfigError, match=message):
+        generate([MOLECULES["water"]], tmp_path, made)
+
+
+def test_trajectories_follow_their_own_forces():
+    with pytest.raises(ConfigError, match="reference is so3lr; allowed: gfn2"):
+        SamplingSettings.for_mode("nve", reference="so3lr")
+
+
+def test_so3lr_repeats_the_labels_of_the_default_model():
+    pytest.importorskip("so3krates_torch", reason="so3krates-torch labels with SO3LR")
+    from mlmd_calc.data.reference import Reference
+
+    known = np.load(Path(__file__).parent / "so3lr_isobutane.npz")
+    atoms = ase.Atoms(known["numbers"], known["R"][0])
+    energy, forces = Reference("so3lr").evaluate(atoms)
+    assert energy == pytest.approx(float(known["E"][0]), abs=1e-3)
+    np.testing.assert_allclose(forces, known["F"][0], atol=1e-4)
+    with pytest.raises(InputError, match="closed shells"):
+        Reference("so3lr", 0, 3)

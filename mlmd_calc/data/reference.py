@@ -7,6 +7,7 @@ that ASE has a calculator for.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, Final
@@ -16,7 +17,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlmd_calc.data.teacher import evaluate
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, MissingDependencyError, PredictionError
 from mlmd_calc.optional import require
 
 GFN2: Final = "gfn2"
@@ -27,17 +28,8 @@ _SO3LR_CUTOFF: Final = 1000.0
 
 
 def reference_program(name: str) -> str:
-    """Return name and version of the package behind a reference method.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such method.
-    MissingDependencyError
-        If its package is not installed.
-    """
+    """Return name and version of the package behind a reference method."""
     module = "so3krates_torch" if name == SO3LR else name.partition(":")[0].partition(".")[0]
-    _factory(name)
     package = next(iter(packages_distributions().get(module, [module])))
     try:
         return f"{package} {version(package)}"
@@ -70,7 +62,7 @@ class Reference:
     def __init__(self, name: str, charge: int = 0, multiplicity: int = 1) -> None:
         self.name = name
         self._info = {"charge": charge, "spin": multiplicity}
-        self._calculator = None if name == GFN2 else _factory(name)()
+        self._calculator = None if name == GFN2 else _made(name)
         if name == SO3LR and multiplicity != 1:
             raise InputError(
                 f"multiplicity {multiplicity}; SO3LR knows closed shells only, label with {GFN2!r}"
@@ -97,13 +89,31 @@ class Reference:
         return energy, forces.astype(np.float64)
 
 
+def _made(name: str) -> Any:
+    """Make the calculator."""
+    factory = _factory(name)
+    try:
+        return factory()
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # of other people's code
+        raise ConfigError(
+            f"reference {name!r} makes no calculator when it is called without arguments: {error}"
+        ) from error
+
+
+def _so3lr() -> Any:
+    module = require("so3krates_torch.calculator.so3", extra="so3lr", why="label with SO3LR")
+    with warnings.catch_warnings():
+        # The package reads its weights with a function of Python that is going away.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return module.SO3LRCalculator(r_max_lr=_SO3LR_CUTOFF, default_dtype="float32", device="cpu")
+
+
 def _factory(name: str) -> Callable[[], Any]:
     """Find what makes the calculator."""
     if name == SO3LR:
-        module = require("so3krates_torch.calculator.so3", extra="so3lr", why="label with SO3LR")
-        return lambda: module.SO3LRCalculator(
-            r_max_lr=_SO3LR_CUTOFF, default_dtype="float32", device="cpu"
-        )
+        return _so3lr
     module_name, separator, attribute = name.partition(":")
     try:
         made = getattr(importlib.import_module(module_name), attribute) if separator else None
