@@ -575,7 +575,7 @@ def read_arguments() -> argparse.Namespace:
     add("--model", default=MODEL, help=f"propagator ({MODEL})")
     add("--potential", help="force field (that of the propagator, else the default)")
     add("--jump", type=float, metavar="FS", help="length of a jump (what the model recommends)")
-    add("--friction", type=float, default=1.0, metavar="PER_PS", help="(1)")
+    add("--friction", type=float, metavar="PER_PS", help="(what the model recommends, or 1)")
     add("--temperature", type=float, default=300.0, metavar="K", help="(300)")
     add("--duration", type=float, default=1.0, metavar="PS", help="of each run (1)")
     add("--replicas", type=int, default=64, help="(64)")
@@ -604,12 +604,15 @@ def settings_of(arguments: argparse.Namespace, card: ModelCard) -> Settings:
         raise ConfigError(f"the card of {arguments.model!r} recommends no stride; give --jump")
     if not stride > 0.0:
         raise ConfigError(f"--jump {stride:g} fs; jumps must be longer than nothing")
+    friction = arguments.friction
+    if friction is None:
+        friction = card.recommended.get("friction_per_ps", 1.0)
     return Settings(
         model=arguments.model,
         potential=arguments.potential,
         device=arguments.device,
         stride_fs=float(stride),
-        friction_per_ps=arguments.friction,
+        friction_per_ps=float(friction),
         temperature_K=arguments.temperature,
         duration_ps=arguments.duration,
         replicas=arguments.replicas,

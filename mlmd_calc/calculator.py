@@ -111,6 +111,21 @@ class MDETCalculator(Calculator):
             name for name in type(self).implemented_properties if name not in missing
         ]
 
+    def __repr__(self) -> str:
+        """Model and options that are not those of the model card."""
+        potential = self.potential
+        options = {
+            "forces": potential.forces,
+            "rotation": potential.rotation,
+            "n_rotations": potential.n_rotations,
+            "dtype": potential.dtype,
+            "device": str(potential.device),
+            **{name: value for name, value in self.parameters.items() if value is not None},
+        }
+        name = potential.model.card.name or potential.model.source
+        listed = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        return f"{type(self).__name__}({name!r}, {listed})"
+
     @property
     def charge(self) -> int | None:
         """Total charge in e of all structures; None if ``atoms.info`` decides."""

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import warnings
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from mlmd_calc import __version__, units
 from mlmd_calc.errors import PredictionError
+from mlmd_calc.files import replacing
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.results import _ABSURD_FORCE
 from mlmd_calc.potential.rotations import fixed_rotations
@@ -112,7 +114,8 @@ def export_module(potential: Potential, region: Region, path: str | os.PathLike[
         As for :func:`torchscript_module`.
     """
     module = torchscript_module(potential, region)
-    torch.jit.save(module, os.fspath(path), _extra_files={METADATA: module.description})
+    with replacing(Path(path)) as temporary:
+        torch.jit.save(module, os.fspath(temporary), _extra_files={METADATA: module.description})
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

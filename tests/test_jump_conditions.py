@@ -11,7 +11,7 @@ import pytest
 from ase.build import molecule
 from jump_systems import Spoilt, forces_of, nan, tethered
 
-from mlmd_calc import load_propagator, units
+from mlmd_calc import MDETCalculator, load_propagator, units
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md import JumpNVE, JumpNVT, JumpSettings, MDSettings
 from mlmd_calc.propagation import (
@@ -295,3 +295,11 @@ def test_verlet_has_no_conditions():
         loop = JumpLoop([at_rest()], VerletPropagator(forces, 0.5), 8.0, **FREE)
         assert loop.advance()
     assert loop.forces is forces
+
+
+def test_a_propagator_runs_with_the_force_field_of_its_training_only():
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = MDETCalculator()
+    propagator = load_propagator(SHIPPED, potential=atoms.calc.potential)
+    with pytest.raises(ConfigError, match=r"'mdet-small-organics-gfn2'.*'mdet-small-organics';"):
+        JumpNVT(atoms, 8 * units.FS, propagator, temperature_K=300)

@@ -258,10 +258,10 @@ def label_command(
     files = {
         out / f"{stem}.npz": m for stem, m in zip(file_stems(molecules), molecules, strict=True)
     }
-    pending = {path: m for path, m in files.items() if not is_labelled(path, m, name)}
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    with Progress(console=console) as progress:
+    with FolderLock(out), Progress(console=console) as progress:
+        pending = {path: m for path, m in files.items() if not is_labelled(path, m, name)}
         bar = progress.add_task("labelling", total=sum(map(len, pending.values())))
         for path, molecule in pending.items():
             labelled = label_forces(molecule, potential, lambda n: progress.advance(bar, n))

@@ -192,6 +192,7 @@ class JumpLoop:
                 "meaning; run it with a thermostat"
             )
         self._check_thermostat()
+        self.propagator.conditions.check_potential(self.propagator.potential)
         if self.thermostat is not None and self.corrections.rescale_energy:
             raise ConfigError(
                 "rescale_energy with a thermostat would undo what the thermostat does; use one"

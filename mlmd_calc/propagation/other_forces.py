@@ -39,7 +39,7 @@ COMPARE_EVERY: Final = 100
 """Steps after which they are compared again: a bias may grow from nothing, as in metadynamics."""
 
 _DRAWS: Final = 3
-"""Further evaluations of the potential that show its noise, where forces seem to differ."""
+"""Further evaluations that show noise, where forces seem to differ."""
 
 _STRETCH: Final = 1.05
 _SHAKE: Final = 0.05
@@ -103,8 +103,9 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
     """Refuse an engine whose forces are not those of the propagator's potential.
 
     They are compared at the positions of the state and in a stretched, shaken copy of it, unless
-    both are the same network. What differs from one evaluation of the potential to the next, as
-    with random orientations, is noise; an engine repeats its forces while atoms stay in place.
+    both are the same network. What differs from one evaluation to the next, as with random
+    orientations, is noise; that of the potential counts as well, because an engine may repeat its
+    forces while atoms stay in place.
 
     Raises
     ------
@@ -119,13 +120,18 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
             theirs, own = (evaluated_forces(f, [structure])[0] for f in (engine, potential))
             if _longest(theirs - own)[0] <= LIMIT:
                 continue
-            draws = [own, *(evaluated_forces(potential, [structure])[0] for _ in range(_DRAWS))]
+            repeated = [
+                [first, *(evaluated_forces(f, [structure])[0] for _ in range(_DRAWS))]
+                for f, first in ((engine, theirs), (potential, own))
+            ]
         except (InputError, PredictionError):
             if structure is state.structure:
                 raise
             return
-        noise = max(_longest(a - b)[0] for a, b in itertools.combinations(draws, 2))
-        difference, atom = _longest(theirs - np.mean(draws, axis=0))
+        noise = max(
+            _longest(a - b)[0] for draws in repeated for a, b in itertools.combinations(draws, 2)
+        )
+        difference, atom = _longest(np.mean(repeated[0], axis=0) - np.mean(repeated[1], axis=0))
         limit = LIMIT + 2.0 * noise
         if difference > limit:
             raise ConfigError(

@@ -101,12 +101,15 @@ class Conditions:
         Runs with less friction were seen to fail.
     temperature_range_K
         Lowest and highest temperature at which runs were seen to go well.
+    potential
+        Name of the force field whose accelerations the propagator was trained with.
     """
 
     stride_fs: float | None = None
     friction_per_ps: float | None = None
     lowest_friction_per_ps: float | None = None
     temperature_range_K: tuple[float, float] | None = None  # noqa: N815
+    potential: str | None = None
 
     @classmethod
     def from_card(cls, recommended: Mapping[str, Any]) -> Conditions:
@@ -168,6 +171,28 @@ class Conditions:
                 "propagator was tried; watch the run, or use force-based steps",
                 stacklevel=2,
             )
+
+    def check_potential(self, potential: object) -> None:
+        """Refuse another force field than that of the training.
+
+        Parameters
+        ----------
+        potential
+            Force model of the propagator. Only models with a name can be told from each other.
+
+        Raises
+        ------
+        ConfigError
+            With both names.
+        """
+        card = getattr(getattr(potential, "model", None), "card", None)
+        if self.potential is None or card is None or self.potential == card.name:
+            return
+        raise ConfigError(
+            f"the propagator was trained with the forces of {self.potential!r}, but is to run with "
+            f"those of {card.name!r}; leave the choice to its card (no potential=, no --model), or "
+            "fine-tune it to the other force field (`mlmd data label`, then `mlmd finetune`)"
+        )
 
 
 class Propagator(ABC):
