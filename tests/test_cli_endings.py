@@ -137,6 +137,16 @@ run_command(lambda: Console().print("1 Å ± 0.1 × 2 ☃"))
     assert ends(process) == (0, "")
 
 
+def test_warnings_are_sentences():
+    code = """
+from mlmd_calc.cli.endings import run_command
+import warnings
+run_command(lambda: warnings.warn("too hot for this model"))
+"""
+    process = python(code)
+    assert ends(process) == (0, "mlmd: warning: too hot for this model\n")
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [

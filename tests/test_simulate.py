@@ -507,6 +507,19 @@ def test_export(tmp_path, suffix):
         assert atoms.info["step"] == frame["step"]
 
 
+@pytest.mark.parametrize("suffix", ["dcd", "xtc"])
+def test_positions_alone_have_a_topology_beside_them(tmp_path, suffix):
+    mdtraj = pytest.importorskip("mdtraj", reason="mdtraj writes DCD and XTC files")
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = Springs(k=20.0, r0=2.0)
+    _, record = simulate(atoms, tmp_path, 20)
+    export_frames(record, tmp_path / f"frames.{suffix}")
+    read = mdtraj.load(str(tmp_path / f"frames.{suffix}"), top=str(tmp_path / "frames.pdb"))
+    assert [atom.element.atomic_number for atom in read.topology.atoms] == atoms.numbers.tolist()
+    assert read.topology.n_bonds == 8
+    assert len(read) == len(record)
+
+
 def test_unknown_export_format_is_refused(tmp_path):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)

@@ -18,6 +18,7 @@ import signal
 import stat
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,7 @@ def run_command(command: Callable[[], Any]) -> NoReturn:
     """
     _handle(_end_at_once)
     _tolerate_ascii_terminals()
+    warnings.formatwarning = _warning
     try:
         command()
     except Stopped as stop:
@@ -121,6 +123,19 @@ def run_command(command: Callable[[], Any]) -> NoReturn:
         _say(_sentence(error))
         sys.exit(1)
     sys.exit(0)
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Show a warning of ours as a sentence, and one of other packages with its place."""
+    if issubclass(category, UserWarning) and category.__module__ == "builtins":
+        return f"mlmd: warning: {message}\n"
+    return f"mlmd: {category.__name__} ({filename}:{lineno}): {message}\n"
 
 
 def end_of(number: int) -> int:

@@ -14,6 +14,8 @@ from ase.io.extxyz import write_extxyz
 from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
+from mlmd_calc.biomolecules.pdb import format_structure
+from mlmd_calc.biomolecules.structure import structure_from_ase
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.record import RunRecord
 from mlmd_calc.optional import require
@@ -90,6 +92,12 @@ def _write_traj(record: RunRecord, path: Path) -> None:
             trajectory.write(atoms)
 
 
+def _write_topology(record: RunRecord, path: Path) -> None:
+    """Names, elements and bonds for formats that hold positions alone, beside the trajectory."""
+    structure = structure_from_ase(frame_atoms(record, 0))
+    path.with_suffix(".pdb").write_text(format_structure(structure), encoding="utf-8")
+
+
 def _mdtraj_formats() -> Any:
     return require("mdtraj.formats", extra="dcd", why="write DCD and XTC files")
 
@@ -97,6 +105,7 @@ def _mdtraj_formats() -> Any:
 def _write_dcd(record: RunRecord, path: Path) -> None:
     with _mdtraj_formats().DCDTrajectoryFile(str(path), "w", force_overwrite=True) as file:
         file.write(record.frames["positions"].astype(np.float32))
+    _write_topology(record, path)
 
 
 def _write_xtc(record: RunRecord, path: Path) -> None:
@@ -105,6 +114,7 @@ def _write_xtc(record: RunRecord, path: Path) -> None:
     steps = record.frames["step"].astype(np.int32)
     with _mdtraj_formats().XTCTrajectoryFile(str(path), "w", force_overwrite=True) as file:
         file.write(positions, times, steps)
+    _write_topology(record, path)
 
 
 WRITERS: Final[Mapping[str, Callable[[RunRecord, Path], None]]] = MappingProxyType(
