@@ -406,6 +406,10 @@ def literal_propagate(
     read = _pair_changes if options.pairs else _token_changes
     change_x, change_v = read(weights, config, positions, velocities, numbers, time, accelerations)
     growth = time / (time + options.time_scale)
+    if options.exact_limits:
+        assert accelerations is not None
+        gain = options.time_scale * accelerations / unit
+        change_x, change_v = 0.5 * gain + growth * change_x, gain + growth * change_v
     return (
         positions + velocities * time + unit * time * growth * change_x,
         velocities + unit * growth * change_v,
@@ -507,11 +511,14 @@ def _pair_changes(
     vectors = motions
     for layer in range(options.vector_layers):
         name = f"projection_layer.vector_layers.{layer}"
-        stream, vectors = _exchange(weights, name, stream, pair_features, vectors, positions)
+        stream, vectors = _exchange(
+            weights, name, stream, pair_features, vectors, positions, options.exact_limits
+        )
     if options.vector_layers:
         vectors = [*motions, *vectors]
     horizon = _horizon(weights, config, time, positions.dtype)
-    return _pair_read_out(weights, stream, pair_features, vectors, positions, horizon)
+    agitating = motions if options.exact_limits else None
+    return _pair_read_out(weights, stream, pair_features, vectors, positions, horizon, agitating)
 
 
 def _pair(
@@ -541,12 +548,18 @@ def _direction(positions: Tensor, i: int, j: int) -> tuple[Tensor, Tensor]:
     return (positions[j] - positions[i]) / distance, distance
 
 
-def _offered(positions: Tensor, vectors: list[Tensor], i: int, j: int) -> Tensor:
+def _offered(
+    positions: Tensor, vectors: list[Tensor], i: int, j: int, agitating: list[Tensor] | None
+) -> Tensor:
     """Stack what a pair offers its first atom: direction, differences, and those along it."""
     direction, distance = _direction(positions, i, j)
+    offered = direction
+    if agitating is not None:
+        mean = sum(((w[j] - w[i]) @ (w[j] - w[i]) for w in agitating), 0.0 * distance)
+        offered = direction * torch.log1p(mean / len(agitating))
     relative = [w[j] - w[i] for w in vectors]
     parallel = [(w @ direction) * direction for w in relative]
-    return torch.stack([direction, *relative, *parallel]) / distance
+    return torch.stack([offered, *relative, *parallel]) / distance
 
 
 def _hidden_of_pair(
@@ -564,6 +577,7 @@ def _exchange(
     pairs: Tensor,
     vectors: list[Tensor],
     positions: Tensor,
+    exact_limits: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """One exchange of vectors between atoms."""
     h = _rms_norm(weights, name, stream)
@@ -582,7 +596,7 @@ def _exchange(
             u = functional.silu(_linear(weights, f"{name}.inner", functional.silu(u)))
             total = total + u / distance
             c = _linear(weights, f"{name}.vector_coefficients", u).view(3, -1)
-            offered = _offered(positions, mixed, i, j)
+            offered = _offered(positions, mixed, i, j, mixed if exact_limits else None)
             relative, parallel = offered[1:].chunk(2)
             message = c[0, :, None] * offered[0] + c[1, :, None] * relative
             new[i] += 0.1 * (message + c[2, :, None] * parallel)
@@ -628,6 +642,7 @@ def _pair_read_out(
     vectors: list[Tensor],
     positions: Tensor,
     horizon: Tensor,
+    agitating: list[Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     name = "projection_layer"
     h = _rms_norm(weights, name, stream)
@@ -645,7 +660,7 @@ def _pair_read_out(
             u = functional.silu(u * (1.0 + pair_scale) + pair_shift)
             u = functional.silu(_linear(weights, f"{name}.inner", u))
             c = _linear(weights, f"{name}.pair_coefficients", u).view(2, -1)
-            change = change + c @ _offered(positions, vectors, i, j)
+            change = change + c @ _offered(positions, vectors, i, j, agitating)
         changes.append(change)
     both = torch.stack(changes)
     return both[:, 0], both[:, 1]

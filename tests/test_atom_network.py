@@ -77,6 +77,12 @@ JUMPS = {
             pairs=True, accelerations=True, vector_layers=2, vector_channels=5
         ),
     ),
+    "exact-limits": dataclasses.replace(
+        JUMP,
+        integrator=IntegratorConfig(
+            pairs=True, accelerations=True, vector_layers=2, vector_channels=5, exact_limits=True
+        ),
+    ),
 }
 
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -528,6 +534,7 @@ def test_pairs_replace_the_lifting() -> None:
         ({"max_horizon": 3.0}, "max_horizon=3.0 fs must exceed time_scale=4.0 fs"),
         ({"vector_layers": 1}, "vector_layers=1; it must be 0, or positive with pairs=True"),
         ({"vector_channels": 0}, "vector_channels=0"),
+        ({"exact_limits": True}, "exact_limits=True with pairs=False and accelerations=False"),
     ],
     ids=str,
 )
@@ -810,6 +817,8 @@ def test_recorded_jumps_repeat_every_bit(config: ATOMConfig) -> None:
 def test_untrained_jumps_are_ballistic(config: ATOMConfig) -> None:
     network = ATOM(config)
     molecule = state(config)
+    if config.integrator is not None and config.integrator.exact_limits:
+        molecule["accelerations"] = torch.zeros_like(molecule["positions"])
     x, v, mask = molecule["positions"], molecule["velocities"], molecule["mask"]
     out = network.propagate(times=TIMES, **molecule)
     straight = x[:, None] + v[:, None] * TIMES[:, :, None, None]
@@ -818,8 +827,52 @@ def test_untrained_jumps_are_ballistic(config: ATOMConfig) -> None:
     assert torch.equal(out["vel"], v[:, None].expand_as(straight) * real)
 
 
-@each_jump
-def test_changes_grow_from_zero_as_those_of_a_force(config: ATOMConfig) -> None:
+class TestExactLimits:
+    """What a random network with this option does where motion vanishes."""
+
+    config = JUMPS["exact-limits"]
+
+    def jump(self, scale: float, times: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Change from ballistic motion, with velocities and accelerations times a number."""
+        molecule = state(self.config)
+        for name in ("velocities", "accelerations"):
+            centre = molecule[name].masked_fill(~molecule["mask"][..., None], 0.0)
+            molecule[name] = scale * centre
+        with torch.no_grad():
+            out = random_network(self.config).propagate(times=times, **molecule)
+        real = molecule["mask"][:, None, :, None]
+        x, v = (molecule[name][:, None] * real for name in ("positions", "velocities"))
+        return {"pos": out["pos"] - x, "vel": out["vel"] - v, "acc": molecule["accelerations"]}
+
+    def test_a_molecule_at_rest_without_forces_stays(self) -> None:
+        out = self.jump(0.0, TIMES)
+        assert not out["pos"].any()
+        assert not out["vel"].any()
+
+    def test_small_motion_is_linear(self) -> None:
+        small, half = self.jump(1e-7, TIMES), self.jump(5e-8, TIMES)
+        for name in ("pos", "vel"):
+            torch.testing.assert_close(small[name], 2.0 * half[name], rtol=1e-3, atol=1e-13)
+        large = self.jump(1.0, TIMES)
+        assert (large["pos"] - 1e7 * small["pos"]).abs().max() > 1e-2
+
+    def test_short_times_are_verlet(self) -> None:
+        """What is left falls with t³ for positions and t² for velocities."""
+        left = []
+        for time in (2e-3, 1e-3):
+            times = torch.full((len(SIZES), 1), time, dtype=torch.float64)
+            out = self.jump(1.0, times)
+            molecule = state(self.config)
+            v = molecule["velocities"].masked_fill(~molecule["mask"][..., None], 0.0)
+            pos = out["pos"][:, 0] - v * time - 0.5 * out["acc"] * time**2
+            left.append((pos.abs().max(), (out["vel"][:, 0] - out["acc"] * time).abs().max()))
+        assert left[0][0] / left[1][0] == pytest.approx(8.0, rel=0.02)
+        assert left[0][1] / left[1][1] == pytest.approx(4.0, rel=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(JUMPS.keys() - {"exact-limits"}))
+def test_changes_grow_from_zero_as_those_of_a_force(name: str) -> None:
+    config = JUMPS[name]
     network = random_network(config)
     molecule = state(config)
     real = molecule["mask"][:, None, :, None]

@@ -50,6 +50,10 @@ class IntegratorConfig:
         ``pairs``.
     vector_channels
         Vectors per atom in these exchanges.
+    exact_limits
+        Exact where motion is small: a molecule at rest without forces stays there, near a minimum a
+        jump is linear, and for short times it is x + v t + a t²/2 and v + a t. Only with ``pairs``
+        and ``accelerations``.
     temperature
         Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
         inside the network.
@@ -69,6 +73,7 @@ class IntegratorConfig:
     accelerations: bool = False
     vector_layers: int = 0
     vector_channels: int = 16
+    exact_limits: bool = False
     temperature: float = 300.0
     time_scale: float = 4.0
     max_horizon: float = 32.0
@@ -81,6 +86,11 @@ class IntegratorConfig:
         if self.vector_layers and not self.pairs:
             raise ConfigError(
                 f"vector_layers={self.vector_layers!r}; it must be 0, or positive with pairs=True"
+            )
+        if self.exact_limits and not (self.pairs and self.accelerations):
+            raise ConfigError(
+                f"exact_limits=True with pairs={self.pairs} and accelerations="
+                f"{self.accelerations}; it needs both"
             )
         if self.max_horizon <= self.time_scale:
             raise ConfigError(

@@ -7,7 +7,11 @@ read-outs f and g of the network, the jump to time t is
     x(t) = x + v t + s t φ(t) f,    v(t) = v + s φ(t) g,    φ(t) = t / (t + τ)
 
 The changes vanish at t = 0 like those a force makes, with t² and t, and for long times they are in
-proportion to thermal motion.
+proportion to thermal motion. With the option ``exact_limits`` they begin with the acceleration a,
+
+    x(t) = x + v t + t φ(t) (τ a / 2 + s φ(t) f),    v(t) = v + φ(t) (τ a + s φ(t) g)
+
+so that what is learnt vanishes with t³ and t².
 """
 
 from __future__ import annotations
@@ -135,6 +139,7 @@ class PhysicalUnits(nn.Module):
         super().__init__()
         self.energy = units.KB * options.temperature
         self.time_scale = options.time_scale
+        self.exact_limits = options.exact_limits
         self.register_buffer("masses", torch.tensor(ase.data.atomic_masses.tolist()))
 
     def _masses(self, state: MolecularState) -> Tensor:
@@ -188,7 +193,12 @@ class PhysicalUnits(nn.Module):
         """
         speed = self._thermal_speed(state)[:, None]
         time = times.to(speed.dtype)[:, :, None, None]
-        growth = speed * time / (time + self.time_scale)
+        growth = time / (time + self.time_scale)
+        f, g = speed * f, speed * g
+        if self.exact_limits:
+            assert state.accelerations is not None
+            gain = self.time_scale * state.accelerations[:, None]
+            f, g = 0.5 * gain + growth * f, gain + growth * g
         x, v = state.positions[:, None], state.velocities[:, None]
         padding = ~state.mask[:, None, :, None]
         return {

@@ -18,7 +18,7 @@ from torch.nn.functional import silu
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
 from mlmd_calc.models.atom.config import ATOMConfig
 from mlmd_calc.models.atom.integrator import NUM_ELEMENTS
-from mlmd_calc.models.atom.vectors import HIDDEN, PAIR_WIDTH, VectorLayer, along
+from mlmd_calc.models.atom.vectors import HIDDEN, PAIR_WIDTH, VectorLayer, agitation, along
 
 # Gaussians of distances, Å.
 _NEAREST: Final = 0.7
@@ -145,7 +145,8 @@ class PairReadout(nn.Module):
 
         f_i = sum over j of [c⁰ u_ij + c¹ w_ij + c² (w_ij·u_ij) u_ij] / r_ij + c³ w_i
 
-    where the coefficients are functions of both atoms' features, of the pair's, and of time.
+    where the coefficients are functions of both atoms' features, of the pair's, and of time. With
+    the option ``exact_limits`` c⁰ is multiplied by :func:`.vectors.agitation`.
     """
 
     def __init__(self, config: ATOMConfig) -> None:
@@ -157,6 +158,7 @@ class PairReadout(nn.Module):
             VectorLayer(config, channels if i else motions) for i in range(layers)
         )
         vectors = motions + channels if layers else motions
+        self.exact_limits = config.integrator.exact_limits
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
         self.from_receiver = nn.Linear(width, HIDDEN)
         self.from_sender = nn.Linear(width, HIDDEN, bias=False)
@@ -205,6 +207,8 @@ class PairReadout(nn.Module):
         coefficients = self.pair_coefficients(hidden) * weight[:, None]
         m = vectors.shape[2]
         constant, relative, projected = coefficients.unflatten(-1, (2, -1)).split((1, m, m), dim=-1)
+        if self.exact_limits:
+            constant = constant * agitation(motions)[:, None, ..., None, None]
         lengths = torch.einsum("btijck,bijk->btijc", projected, along(u, vectors))
         out = torch.einsum("btijc,bijx->btcix", constant[..., 0] + lengths, u)
         out = out + torch.einsum("btijck,bjkx->btcix", relative, vectors)

@@ -41,6 +41,18 @@ def along(directions: Tensor, vectors: Tensor) -> Tensor:
     return of_sender - torch.einsum("bijx,bikx->bijk", directions, vectors)
 
 
+def agitation(vectors: Tensor) -> Tensor:
+    """How much pairs of atoms move, ``(b, n, n)``: log(1 + the mean square of relative vectors).
+
+    It vanishes with the square of motion, so that what is multiplied by it does not matter where
+    motion is small.
+    """
+    squares = vectors.flatten(2).square().sum(dim=-1)
+    products = vectors.flatten(2) @ vectors.flatten(2).transpose(1, 2)
+    relative = squares[:, :, None] + squares[:, None, :] - 2.0 * products
+    return torch.log1p(relative.clamp(min=0.0) / vectors.shape[2])
+
+
 class VectorLayer(nn.Module):
     """One exchange of vectors between atoms, and what it tells their features.
 
@@ -50,6 +62,7 @@ class VectorLayer(nn.Module):
         V_i + sum over j of [c⁰ u_ij + c¹ W_ij + c² (W_ij·u_ij) u_ij] / r_ij
 
     where the coefficients are functions of both atoms' features, of the pair's, and of W_ij·u_ij.
+    With the option ``exact_limits`` c⁰ is multiplied by :func:`agitation`.
 
     Parameters
     ----------
@@ -63,6 +76,7 @@ class VectorLayer(nn.Module):
         super().__init__()
         assert config.integrator is not None
         width, k = config.lifting_dim, config.integrator.vector_channels
+        self.exact_limits = config.integrator.exact_limits
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
         self.mix = nn.Linear(channels, k, bias=False)
         self.from_receiver = nn.Linear(width, HIDDEN)
@@ -108,6 +122,8 @@ class VectorLayer(nn.Module):
         hidden = silu(self.inner(silu(hidden)))
         coefficients = _MESSAGE_SCALE * self.vector_coefficients(hidden) * weight
         constant, relative, projected = coefficients.chunk(3, dim=-1)
+        if self.exact_limits:
+            constant = constant * agitation(mixed)[..., None]
         # Sums of relative vectors without an array of the vectors of all pairs.
         new = mixed - relative.sum(dim=2)[..., None] * mixed
         new = new + torch.einsum("bijk,bjkx->bikx", relative, mixed)
