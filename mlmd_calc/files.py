@@ -69,7 +69,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # as where a disk is full
+        if error.errno is not None and error.filename is None:  # as where a disk is full
             error.filename = str(path)
         raise
     finally:

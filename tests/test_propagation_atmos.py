@@ -186,7 +186,7 @@ def test_velocities_are_thermal(propagator, dipeptide):
 def test_mirror_images_are_rejected(propagator, dipeptide):
     check = Chirality(propagator.system)
     before = state_of(dipeptide)
-    check.begin(before, propagator, None)
+    check.begin(before, None)
     turn = Rotation.random(random_state=0).as_matrix()
     turned = replace(before, positions=before.positions @ turn)
     mirrored = replace(before, positions=before.positions * [1.0, -1.0, 1.0])

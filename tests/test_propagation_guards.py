@@ -16,7 +16,6 @@ from jump_systems import (
     make_state,
     nan,
     springs,
-    springs_state,
     tethered,
 )
 
@@ -38,7 +37,6 @@ from mlmd_calc.propagation import (
     Langevin,
     Propagator,
     Proposal,
-    RotationDefect,
     State,
     Strides,
     Temperature,
@@ -82,8 +80,8 @@ def later(state, positions=None, velocities=None, time=8.0):
     )
 
 
-def begun(check, state, thermostat=None, propagator=None):
-    check.begin(state, propagator or HarmonicPropagator(springs()), thermostat)
+def begun(check, state, thermostat=None):
+    check.begin(state, thermostat)
     return check
 
 
@@ -104,18 +102,6 @@ def test_displacement_is_compared_with_thermal_flight():
                 assert finding.value == pytest.approx(part * flight[atom], rel=1e-3)
                 assert finding.limit == pytest.approx(2.0 * flight[atom], rel=1e-3)
                 assert f"{molecule('CH3CH2OH').symbols[atom]}{atom} moved" in finding.reason
-
-
-def test_displacement_takes_what_the_propagator_expects():
-    class Knowing(HarmonicPropagator):
-        def displacement_scale(self, state, time_fs):
-            return np.full(len(state), 1e-3 * time_fs)
-
-    state = ethanol()
-    check = begun(Displacement(factor=2.0), state, None, Knowing(springs()))
-    for shift, wrong in ((0.0159, False), (0.0161, True)):
-        finding = check.judge(later(state, state.positions + np.array([0.0, 0.0, shift])))
-        assert (finding is not None) == wrong
 
 
 def test_contact_and_bonding():
@@ -199,31 +185,6 @@ class Biased(HarmonicPropagator):
             replace(frames, positions=frames.positions + [0.02, 0.0, 0.0] * np.arange(5)[:, None])
             for frames in super().propagate(states, times_fs, generator)
         ]
-
-
-def test_rotation_defect():
-    def run(propagator):
-        watched = guard(RotationDefect("accept", limit=1e-6))
-        loop = JumpLoop([springs_state()] * 2, propagator, 8.0, guard=watched)
-        loop.advance()
-        return loop.events
-
-    assert len(run(HarmonicPropagator(springs()))) == 0
-    found = run(Biased(springs()))
-    assert {event.molecule for event in found} == {0, 1}
-    assert all(1e-3 < event.value < 0.17 for event in found)
-    for propagator, corrections in (
-        (Noisy(springs()), Corrections()),
-        (Biased(springs()), Corrections.none()),
-    ):
-        with pytest.raises(ConfigError, match="RotationDefect"):
-            JumpLoop(
-                [springs_state()],
-                propagator,
-                8.0,
-                corrections=corrections,
-                guard=guard(RotationDefect()),
-            )
 
 
 # Policies

@@ -332,7 +332,7 @@ def invoke(*arguments):
 def test_evaluate_prints_the_errors_beside_the_baselines(atom_file, tmp_path):
     # Springs of no length let atoms pass through each other.
     potential = tmp_path / "toy.safetensors"
-    card = {"name": "toy", "elements": [1, 6, 8], "closest_contact": 0.01, "largest_gap_A": 100.0}
+    card = {"name": "toy", "elements": [1, 6, 8], "closest_contact": 1e-6, "largest_gap_A": 1e9}
     save_model(potential, random_network(SMALL), {}, card)
     (tmp_path / "data").mkdir()
     write_trajectory(tmp_path / "data" / "methyl.npz", replace(METHYL, multiplicity=2))

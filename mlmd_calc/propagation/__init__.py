@@ -25,7 +25,7 @@ True
 
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import Event, EventLog
-from mlmd_calc.propagation.forces import ForceModel, FunctionForces, VerletPropagator
+from mlmd_calc.propagation.forces import ForceModel, FunctionForces
 from mlmd_calc.propagation.guards import (
     Bonding,
     Check,
@@ -33,7 +33,6 @@ from mlmd_calc.propagation.guards import (
     Displacement,
     EnergyWindow,
     Guard,
-    RotationDefect,
     Temperature,
     default_checks,
 )
@@ -45,6 +44,7 @@ from mlmd_calc.propagation.proposals import Finding, Proposal
 from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.state import Frames, State, state_from_ase
 from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat, make_thermostat
+from mlmd_calc.propagation.verlet import VerletPropagator
 
 __all__ = [
     "Bonding",
@@ -68,7 +68,6 @@ __all__ = [
     "OtherForces",
     "Propagator",
     "Proposal",
-    "RotationDefect",
     "State",
     "Strides",
     "Temperature",

@@ -283,7 +283,7 @@ class Chirality(Check):
         self._centres = system.atoms[system.chirality_centres]
         self._signs: FloatArray = np.zeros(len(self._centres))
 
-    def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
         """Note the handedness at the start of the run."""
         self._signs = self._handedness(state)
 

@@ -18,7 +18,6 @@ from mlmd_calc import units
 from mlmd_calc.bonds import BOND_LIMIT, Bonds, find_bonds
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.propagation.corrections import rigid_basis, rigid_velocities, thermal_speed
-from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
 from mlmd_calc.propagation.state import FloatArray, State
 from mlmd_calc.propagation.thermostats import Thermostat
@@ -42,12 +41,11 @@ class Check:
 
     name: str = "check"
     needs_energy: bool = False
-    needs_twin: bool = False
 
     def __init__(self, action: Action = "redraw") -> None:
         self.action = _checked_action(action)
 
-    def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
         """Look at the start of a run, and again when the thermostat has been changed."""
 
     def judge(self, proposal: Proposal) -> Finding | None:
@@ -71,8 +69,7 @@ class Check:
 class Displacement(Check):
     """No atom moves further than ``factor`` times the expected root mean square displacement.
 
-    That is what the propagator says for the horizon; if it says nothing, the way that an atom flies
-    with the thermal speed √(3 k T / m).
+    That is the way that an atom flies with the thermal speed √(3 k T / m).
 
     Parameters
     ----------
@@ -98,11 +95,9 @@ class Displacement(Check):
         self.factor = factor
         self.temperature_K = temperature_K
         self._expected = temperature_K
-        self._propagator: Propagator | None = None
 
-    def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
         """Note the temperature."""
-        self._propagator = propagator
         if self.temperature_K is not None:
             return
         if thermostat is None:
@@ -112,12 +107,9 @@ class Displacement(Check):
 
     def judge(self, proposal: Proposal) -> Finding | None:
         """Compare the atom that moved furthest with its limit."""
-        assert self._propagator is not None
         assert self._expected is not None
         before, time = proposal.before, proposal.stride
-        scale = self._propagator.displacement_scale(before, time)
-        if scale is None:
-            scale = np.sqrt(3.0) * thermal_speed(before.masses, self._expected) * time
+        scale = np.sqrt(3.0) * thermal_speed(before.masses, self._expected) * time
         moved = np.linalg.norm(proposal.after.positions - before.positions, axis=1)
         atom = int((moved / scale).argmax())
         limit = self.factor * scale[atom]
@@ -198,7 +190,7 @@ class Bonding(Check):
         self.limit = limit
         self.bonds = bonds
 
-    def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
         """Find the bonds."""
         if self.bonds is None:
             self.bonds = find_bonds(state.to_atoms())
@@ -269,7 +261,7 @@ class Temperature(Check):
         self.name = "temperature" if window_fs == 0.0 else "mean temperature"
         self._elapsed = 0.0
 
-    def begin(self, state: State, propagator: Propagator, thermostat: Thermostat | None) -> None:
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
         """Count the degrees of freedom of each element and set the limits."""
         relaxation = 1000.0 if thermostat is None else thermostat.relaxation_fs
         expected = self.temperature_K
@@ -384,43 +376,6 @@ class EnergyWindow(Check):
             error,
             self.limit,
             f"the total energy is off by {error:.3g} eV per atom; {self.limit:g} is allowed",
-        )
-
-
-class RotationDefect(Check):
-    """Two orientations of the molecule lead to the same positions within ``limit``.
-
-    Costs a second call of the propagator for each jump, and needs random rotations and a propagator
-    that is not stochastic.
-
-    Parameters
-    ----------
-    action
-        See :class:`Check`.
-    limit
-        Å.
-    """
-
-    name = "rotation defect"
-    needs_twin = True
-
-    def __init__(self, action: Action = "redraw", *, limit: float = 0.05) -> None:
-        super().__init__(action)
-        self.limit = limit
-
-    def judge(self, proposal: Proposal) -> Finding | None:
-        """Find the atom on which the orientations disagree most."""
-        if proposal.twin is None:
-            return None
-        apart = np.linalg.norm(proposal.after.positions - proposal.twin, axis=1)
-        atom = int(apart.argmax())
-        if apart[atom] <= self.limit:
-            return None
-        return self._finding(
-            apart[atom],
-            self.limit,
-            f"two orientations put {_label(proposal.after, atom)} {apart[atom]:.3g} Å apart; "
-            f"{self.limit:g} Å is allowed",
         )
 
 

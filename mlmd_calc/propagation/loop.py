@@ -1,50 +1,33 @@
-"""The loop behind every engine: draw a jump, judge it, correct it, thermostat it."""
+"""The loop behind every engine: thermostat, jump, thermostat.
+
+How a jump is proposed is in :mod:`.propose`, how it is judged and corrected in :mod:`.judging`, and
+what is done with one that fails in :mod:`.acceptance`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any, TypeGuard
 
-import ase.io
 import numpy as np
 import torch
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.propagation.acceptance import Mover, Stopped
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, Setup, with_energies
 from mlmd_calc.propagation.corrections import Corrections
-from mlmd_calc.propagation.events import Event, EventLog
+from mlmd_calc.propagation.events import EventLog
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
-from mlmd_calc.propagation.guards import Guard, Temperature, default_checks
-from mlmd_calc.propagation.other_forces import (
-    COMPARE_EVERY,
-    OtherForces,
-    checked_choice,
-    compare,
-    kicked,
-    with_other_forces,
-)
+from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
+from mlmd_calc.propagation.other_forces import COMPARE_EVERY, OtherForces, checked_choice, compare
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.propagation.proposals import (
-    Action,
-    BrokenPropagatorError,
-    Finding,
-    Proposal,
-    Rejected,
-    propose_force_steps,
-    propose_jumps,
-)
 from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.state import State
-from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat, draw_velocities
-
-
-class _Stopped(Exception):  # noqa: N818
-    """Ends a run cleanly."""
+from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat
 
 
 class JumpLoop:
@@ -116,36 +99,32 @@ class JumpLoop:
         md_timestep_fs: float = 0.5,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self.propagator = propagator
-        self._stride_fs = stride_fs
-        self._thermostat = thermostat
-        self._began_with = repr(thermostat), stride_fs
-        self.corrections = Corrections() if corrections is None else corrections
+        corrections = Corrections() if corrections is None else corrections
         if not propagator.gives_velocities:
             # Velocities that are drawn anew have no momentum to keep, nor tell where it leads.
-            self.corrections = replace(
-                self.corrections, centre_of_mass=False, momentum=False, angular_momentum=False
+            corrections = replace(
+                corrections, centre_of_mass=False, momentum=False, angular_momentum=False
             )
-        self.guard = Guard() if guard is None else guard
-        self.other_forces = checked_choice(other_forces)
-        self._forces = propagator.potential if forces is None else forces
+        rng = _checked_rng(rng)
+        generator = torch.Generator()
+        generator.manual_seed(int(rng.integers(2**62)))
+        self._setup = Setup(
+            propagator=propagator,
+            thermostat=thermostat,
+            corrections=corrections,
+            guard=Guard() if guard is None else guard,
+            forces=propagator.potential if forces is None else forces,
+            other_forces=checked_choice(other_forces),
+            md_timestep_fs=md_timestep_fs,
+            rng=rng,
+            generator=generator,
+        )
+        self._stride_fs = stride_fs
+        self._began_with = repr(thermostat), stride_fs
         self.md_steps_per_jump = md_steps_per_jump
-        self.md_timestep_fs = md_timestep_fs
-        self.rng = _checked_rng(rng)
-        self.generator = torch.Generator()
-        self.generator.manual_seed(int(self.rng.integers(2**62)))
-        self.step = 0
-        self.events = EventLog()
         self.stopped: str | None = None
-        checks = self.guard.checks
-        if checks is None:
-            usual = default_checks(energies=self._has_usable_energy)
-            if not propagator.gives_velocities:
-                # What is drawn has the temperature of the thermostat, but no memory to average.
-                usual = tuple(check for check in usual if not isinstance(check, Temperature))
-            checks = (*usual, *propagator.checks())
-        self._needs_twin = any(check.needs_twin for check in checks)
-        self._needs_energy = self.corrections.rescale_energy or any(
+        checks = self._usual_checks() if self.guard.checks is None else self.guard.checks
+        self._setup.needs_energy = corrections.rescale_energy or any(
             check.needs_energy for check in checks
         )
         self._check_options()
@@ -153,21 +132,71 @@ class JumpLoop:
         for state in self._states:
             propagator.check(state)
         self._compared = False
-        if self._forces is not None:
+        if self._setup.forces is not None:
             self._compare_forces()
-        self._checks = [deepcopy(checks) for _ in self._states]
+        self._molecules = [Molecule(i, deepcopy(checks)) for i in range(len(self._states))]
+        self._log = Logbook(self.guard.frames_file)
+        self._mover = Mover(self._setup, self._molecules, self._log)
         self._begin_checks()
-        self._totals: list[float | None] = [None] * len(self._states)
-        self._fallbacks = [0] * len(self._states)
-        self._warm = [False] * len(self._states)
-        self._befores: list[State | None] = [None] * len(self._states)
+
+    @property
+    def propagator(self) -> Propagator:
+        """What makes the jumps."""
+        return self._setup.propagator
+
+    @property
+    def corrections(self) -> Corrections:
+        """Corrections of a jump."""
+        return self._setup.corrections
+
+    @property
+    def guard(self) -> Guard:
+        """Checks of a jump, and what happens with those that fail."""
+        return self._setup.guard
+
+    @property
+    def other_forces(self) -> OtherForces:
+        """What is done with forces that the propagator does not know."""
+        return self._setup.other_forces
+
+    @property
+    def md_timestep_fs(self) -> float:
+        """Time step of force-based steps in fs."""
+        return self._setup.md_timestep_fs
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Source of all randomness."""
+        return self._setup.rng
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Source of random numbers of propagators and rotations."""
+        return self._setup.generator
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._log.step
+
+    @property
+    def events(self) -> EventLog:
+        """What the guard found and did."""
+        return self._log.events
+
+    def _usual_checks(self) -> tuple[Check, ...]:
+        usual = default_checks(energies=self._has_usable_energy)
+        if not self.propagator.gives_velocities:
+            # What is drawn has the temperature of the thermostat, but no memory to average.
+            usual = tuple(check for check in usual if not isinstance(check, Temperature))
+        return (*usual, *self.propagator.checks())
 
     @property
     def _has_usable_energy(self) -> bool:
         """Whether energies can tell good jumps from bad ones."""
         if self.corrections.rescale_energy:
             return True
-        known = bool(getattr(self._forces, "has_energy", False))
+        known = bool(getattr(self.forces, "has_energy", False))
         return known and self.propagator.gives_velocities and self.other_forces != "ignore"
 
     def _check_stride(self, stride_fs: float) -> None:
@@ -197,13 +226,13 @@ class JumpLoop:
             raise ConfigError(
                 "rescale_energy with a thermostat would undo what the thermostat does; use one"
             )
-        if self.forces is None and (self._needs_energy or self.md_steps_per_jump):
+        if self.forces is None and (self._setup.needs_energy or self.md_steps_per_jump):
             raise ConfigError(
                 "energy rescaling, the energy check and force-based steps need forces; attach a "
                 "calculator or pass a force model"
             )
         if self.other_forces == "kick" and (
-            self._forces is None
+            self.forces is None
             or self.propagator.potential is None
             or not self.propagator.gives_velocities
         ):
@@ -211,13 +240,6 @@ class JumpLoop:
                 f"other_forces='kick' needs forces of the engine and a propagator that tells its "
                 f"potential and predicts velocities, which {self.propagator.identity} may not; "
                 "attach a calculator or pass a force model, or leave other_forces out"
-            )
-        if self._needs_twin and (
-            self.propagator.stochastic or not self.corrections.random_rotation
-        ):
-            raise ConfigError(
-                "the rotation defect can be measured only with random_rotation=True and a "
-                "propagator that is not stochastic; leave out the check RotationDefect"
             )
 
     def _check_thermostat(self) -> None:
@@ -236,13 +258,13 @@ class JumpLoop:
     @property
     def thermostat(self) -> Thermostat | None:
         """The thermostat; None at constant energy. Another one may be set at any time."""
-        return self._thermostat
+        return self._setup.thermostat
 
     @thermostat.setter
     def thermostat(self, thermostat: Thermostat) -> None:
-        if self._thermostat is None:
+        if self._setup.thermostat is None:
             raise ConfigError("a run at constant energy has no thermostat to change; start another")
-        self._thermostat = thermostat
+        self._setup.thermostat = thermostat
         self._check_thermostat()
         self._begin_checks()
 
@@ -259,13 +281,14 @@ class JumpLoop:
     @property
     def forces(self) -> ForceModel | None:
         """Force model of the engine. Setting it tells the loop that the engine's forces changed."""
-        return self._forces
+        return self._setup.forces
 
     @forces.setter
     def forces(self, forces: ForceModel | None) -> None:
-        self._forces = self.propagator.potential if forces is None else forces
+        self._setup.forces = self.propagator.potential if forces is None else forces
         self._states = [state.moved_to(state.positions) for state in self._states]
-        self._totals = [None] * len(self._states)
+        for molecule in self._molecules:
+            molecule.total = None
         self._compared = False
         self._check_options()
 
@@ -273,13 +296,13 @@ class JumpLoop:
         """Refuse an engine with forces that jumps do not know, unless they were asked for."""
         self._compared = True
         potential = self.propagator.potential
-        if self.other_forces == "refuse" and self._forces is not None and potential is not None:
-            compare(self._forces, potential, self._states[0])
+        if self.other_forces == "refuse" and self.forces is not None and potential is not None:
+            compare(self.forces, potential, self._states[0])
 
     def _begin_checks(self) -> None:
-        for state, own in zip(self._states, self._checks, strict=True):
-            for check in own:
-                check.begin(state, self.propagator, self.thermostat)
+        for state, molecule in zip(self._states, self._molecules, strict=True):
+            for check in molecule.checks:
+                check.begin(state, self.thermostat)
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -293,15 +316,16 @@ class JumpLoop:
     @states.setter
     def states(self, states: Sequence[State]) -> None:
         new = _checked(states)
-        for i, (old, state) in enumerate(zip(self._states, new, strict=True)):
+        for molecule, old, state in zip(self._molecules, self._states, new, strict=True):
             if not np.array_equal(old.numbers, state.numbers):
                 raise InputError(
-                    f"molecule {i} has other atoms than at the start of the run; start a new run"
+                    f"molecule {molecule.index} has other atoms than at the start of the run; "
+                    "start a new run"
                 )
             if state is not old:
                 self.propagator.check(state)
-                self._totals[i] = self._befores[i] = None
-                self._warm[i] = False
+                molecule.total = molecule.before = None
+                molecule.warm = False
         self._states = new
 
     def advance(self) -> bool:
@@ -322,15 +346,15 @@ class JumpLoop:
         if not self._compared or (self.step and self.step % COMPARE_EVERY == 0):
             self._compare_forces()
         try:
-            states = self._thermostatted(self._states, self.stride_fs, self._jump)
+            states = self._thermostatted(self._states, self.stride_fs, self._mover.jump)
             if self.md_steps_per_jump:
                 duration = self.md_steps_per_jump * self.md_timestep_fs
-                states = self._thermostatted(states, duration, self._force_steps)
-        except _Stopped as stop:
+                states = self._thermostatted(states, duration, self._mover.force_steps)
+        except Stopped as stop:
             self.stopped = str(stop)
             return False
         self._states = states
-        self.step += 1
+        self._log.step += 1
         return True
 
     def _thermostatted(
@@ -339,18 +363,13 @@ class JumpLoop:
         duration: float,
         move: Callable[[list[State], float], list[State]],
     ) -> list[State]:
+        """Thermostat for half the time, move, thermostat for half the time."""
         states = [self._heat(state, 0.5 * duration) for state in states]
-        if self._needs_energy:
-            states = self._with_energies(states)
-            # A thermostat changes what is to be conserved.
-            known = self._totals if self.thermostat is None else [None] * len(states)
-            self._totals = [
-                _total_energy(state) if total is None else total
-                for state, total in zip(states, known, strict=True)
-            ]
+        if self._setup.needs_energy:
+            states = self._with_totals(states)
         moved = move(states, duration)
-        for state, checks in zip(moved, self._checks, strict=True):
-            for check in checks:
+        for molecule, state in zip(self._molecules, moved, strict=True):
+            for check in molecule.checks:
                 check.accepted(state, duration)
         return [self._heat(state, 0.5 * duration) for state in moved]
 
@@ -359,22 +378,13 @@ class JumpLoop:
             state = self.thermostat.apply(state, duration, self.corrections, self.rng)
         return self.corrections.stop_centre(state)
 
-    def _with_energies(self, states: list[State]) -> list[State]:
-        """Evaluate the energies that are not known."""
-        unknown = [state.structure for state in states if state.energy is None]
-        if not unknown:
-            return states
-        assert self._forces is not None
-        energies = iter([result.energy for result in self._forces.evaluate(unknown, ("energy",))])
-        states = [
-            replace(state, energy=next(energies)) if state.energy is None else state
-            for state in states
-        ]
-        if any(state.energy is None for state in states):
-            raise ConfigError(
-                f"{type(self._forces).__qualname__} has no energy; leave out energy rescaling and "
-                "the energy check, or use a model with an energy"
-            )
+    def _with_totals(self, states: list[State]) -> list[State]:
+        """Evaluate energies, and note the totals that a jump should keep."""
+        states = with_energies(states, self.forces)
+        for molecule, state in zip(self._molecules, states, strict=True):
+            # A thermostat changes what is to be conserved.
+            if self.thermostat is not None or molecule.total is None:
+                molecule.total = state.total_energy
         return states
 
     def energies(self) -> list[float]:
@@ -385,343 +395,8 @@ class JumpLoop:
         ConfigError
             If there is no force model, or it has no energy.
         """
-        if self._forces is None:
-            raise ConfigError("there is no force model that knows energies; pass one to the loop")
-        self._states = self._with_energies(self._states)
+        self._states = with_energies(self._states, self.forces)
         return [float(state.energy) for state in self._states if state.energy is not None]
-
-    def _jump(self, states: list[State], stride: float) -> list[State]:
-        """Jump with all molecules, in two halves where other forces kick them."""
-        if self.other_forces != "kick":
-            return self._jump_once(states, stride)
-        for _ in range(2):
-            states = self._jump_once(self._with_other_forces(states), 0.5 * stride)
-        return states
-
-    def _jump_once(self, states: list[State], stride: float) -> list[State]:
-        """Jump with all molecules; those that fail are rescued one by one."""
-        ready = [i for i, state in enumerate(states) if self._is_warm(i, state)]
-        reached = self._reach(ready, [states[i] for i in ready], stride, self.guard.halvings)
-        results = dict(zip(ready, reached, strict=True))
-        moved = []
-        for molecule, state in enumerate(states):
-            result = results.get(molecule)
-            if isinstance(result, State):
-                self._fallbacks[molecule] = 0
-                # Energies tell at once whether the end of a jump is sound.
-                self._befores[molecule] = None if self._needs_energy else state
-                moved.append(result)
-            elif result is None:
-                moved.append(self._warm_up(molecule, state, stride))
-            else:
-                moved.append(self._rescue(molecule, state, stride, result))
-        return moved
-
-    def _is_warm(self, molecule: int, state: State) -> bool:
-        """Whether a molecule has been as warm as those of the training, at least once."""
-        self._warm[molecule] |= state.kinetic_temperature >= self._coldest_K(state)
-        return self._warm[molecule]
-
-    def _coldest_K(self, state: State) -> float:  # noqa: N802
-        warming = self.thermostat is not None and self._forces is not None
-        return self.propagator.conditions.coldest_K(len(state), warming=warming)
-
-    def _warm_up(self, molecule: int, state: State, stride: float) -> State:
-        """Take force-based steps instead of a jump from a state that is too cold for one."""
-        coldest = self._coldest_K(state)
-        reason = (
-            f"molecule {molecule} has {state.kinetic_temperature:.3g} K, and the propagator knows "
-            f"none below {coldest:.3g} K"
-        )
-        if self.thermostat is None or self._forces is None:
-            missing = "a thermostat" if self.thermostat is None else "forces"
-            raise InputError(
-                f"{reason}; without {missing} it cannot be warmed up. Give it velocities, for "
-                "instance with mlmd_calc.md.draw_momenta or context.setVelocitiesToTemperature"
-            )
-        finding = Finding("cold", state.kinetic_temperature, coldest, reason)
-        self._note(molecule, state, finding, "fallback")
-        return self._force_steps([state], stride, [molecule])[0]
-
-    def _with_other_forces(self, states: list[State]) -> list[State]:
-        """Evaluate what acts besides the propagator's potential."""
-        assert self._forces is not None
-        assert self.propagator.potential is not None
-        return with_other_forces(states, self._forces, self.propagator.potential)
-
-    def _reach(
-        self, molecules: list[int], states: list[State], stride: float, halvings: int
-    ) -> list[State | Rejected]:
-        """Draw jumps until each is accepted or nothing is left to try but forces."""
-        results = self._draw_jumps(molecules, states, stride)
-        varies = self.propagator.stochastic or self.corrections.random_rotation
-        for _ in range(self.guard.redraws if varies else 0):
-            again = self._put_back(molecules, states, results, "redraw")
-            tries = self._draw_jumps(
-                [molecules[k] for k in again], [states[k] for k in again], stride
-            )
-            for k, result in zip(again, tries, strict=True):
-                results[k] = result
-        if halvings and 0.5 * stride in self.propagator.strides:
-            for k in self._put_back(molecules, states, results, "shorter"):
-                results[k] = self._in_halves(molecules[k], states[k], stride, halvings)
-        return results
-
-    def _put_back(
-        self,
-        molecules: list[int],
-        states: list[State],
-        results: list[State | Rejected],
-        action: str,
-    ) -> list[int]:
-        """Record the jumps that are to be drawn again; return which they are."""
-        again = []
-        for k, result in enumerate(results):
-            if isinstance(result, Rejected) and self._action(result) == "redraw":
-                self._record(molecules[k], states[k], result, action)
-                again.append(k)
-        return again
-
-    def _in_halves(
-        self, molecule: int, state: State, stride: float, halvings: int
-    ) -> State | Rejected:
-        for _ in range(2):
-            result = self._reach([molecule], [state], 0.5 * stride, halvings - 1)[0]
-            if isinstance(result, Rejected):
-                return result
-            state = result
-        return state
-
-    def _rescue(self, molecule: int, state: State, stride: float, rejected: Rejected) -> State:
-        """Take force-based steps instead of a jump, or end the run."""
-        hopeless = self.forces is None or self._fallbacks[molecule] >= self.guard.max_fallbacks
-        if self._action(rejected) in ("raise", "stop") or hopeless:
-            raise self._end(molecule, state, rejected)
-        self._record(molecule, state, rejected, "fallback")
-        self._fallbacks[molecule] += 1
-        before = self._befores[molecule]
-        self._befores[molecule] = None
-        if before is not None:
-            # The state, the end of a jump that nothing was found wrong with, may be to blame.
-            state, stride = before, stride + state.time - before.time
-        return self._force_steps([state], stride, [molecule])[0]
-
-    def _force_steps(
-        self, states: list[State], duration: float, molecules: list[int] | None = None
-    ) -> list[State]:
-        """Move by force-based steps; end the run if they fail."""
-        assert self.forces is not None
-        molecules = list(range(len(states))) if molecules is None else molecules
-        with self._ending(molecules, states):
-            proposals = propose_force_steps(
-                self.forces, states, duration, self.md_timestep_fs, self.generator
-            )
-        moved = []
-        results = self._judge(molecules, proposals)
-        for molecule, state, result in zip(molecules, states, results, strict=True):
-            if isinstance(result, Rejected):
-                raise self._end(molecule, state, result)
-            moved.append(result)
-        return moved
-
-    def _draw_jumps(
-        self, molecules: list[int], states: list[State], stride: float
-    ) -> list[State | Rejected]:
-        kicking = self.other_forces == "kick"
-        starts = [kicked(state, 0.5 * stride) for state in states] if kicking else states
-        with self._ending(molecules, states):
-            proposals = propose_jumps(
-                self.propagator,
-                starts,
-                stride,
-                self.generator,
-                rotate=self.corrections.random_rotation,
-                twins=self._needs_twin,
-            )
-        proposals = [self._relaxed(proposal) for proposal in proposals]
-        if not self.propagator.gives_velocities:
-            proposals = [self._with_velocities(proposal) for proposal in proposals]
-        return self._judge(molecules, proposals, kick=kicking)
-
-    def _relaxed(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
-        if isinstance(proposal, Rejected):
-            return proposal
-        try:
-            after = self.propagator.relax(proposal.after, self.forces, self.thermostat, self.rng)
-        except (InputError, PredictionError) as error:
-            reason = f"the proposed structure cannot be relaxed: {error}"
-            finding = Finding("relaxation", np.nan, 0.0, reason)
-            return Rejected(finding, proposal.after.positions)
-        return replace(proposal, after=after)
-
-    @contextmanager
-    def _ending(self, molecules: list[int], states: list[State]) -> Iterator[None]:
-        """End the run if a propagator is broken."""
-        try:
-            yield
-        except BrokenPropagatorError as error:
-            # With twins the molecules are counted twice.
-            k = error.molecule % len(states)
-            finding = Finding("propagator", np.nan, 0.0, str(error), "raise")
-            end = self._end(molecules[k], states[k], Rejected(finding, error.positions))
-            cause = error.__cause__
-            raise (cause if isinstance(cause, (ConfigError, InputError)) else end) from cause
-
-    def _with_velocities(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
-        if isinstance(proposal, Rejected):
-            return proposal
-        assert self.thermostat is not None
-        velocities = draw_velocities(proposal.after, self.thermostat.temperature_K, self.rng)
-        return replace(proposal, after=replace(proposal.after, velocities=velocities))
-
-    def _judge(
-        self, molecules: list[int], proposals: list[Proposal | Rejected], *, kick: bool = False
-    ) -> list[State | Rejected]:
-        """Judge and correct jumps, and give them the kick after them."""
-        results = [
-            self._judge_motion(molecule, proposal) if isinstance(proposal, Proposal) else proposal
-            for molecule, proposal in zip(molecules, proposals, strict=True)
-        ]
-        if kick:
-            results = self._completed(molecules, results, self._kicked_after)
-        if self._needs_energy:
-            results = self._completed(molecules, results, self._judged_by_energy)
-        return [result.after if isinstance(result, Proposal) else result for result in results]
-
-    def _judge_motion(self, molecule: int, proposal: Proposal) -> Proposal | Rejected:
-        after = proposal.after
-        wrong = int(np.count_nonzero(~np.isfinite([after.positions, after.velocities])))
-        if wrong:
-            reason = f"{wrong} coordinates and velocities are not finite"
-            return Rejected(Finding("finite", wrong, 0.0, reason), after.positions)
-        rejected = self._run_checks(molecule, proposal, with_energy=False)
-        if rejected is not None:
-            return rejected
-        return replace(proposal, after=self.corrections.apply(proposal.before, after))
-
-    def _run_checks(
-        self, molecule: int, proposal: Proposal, *, with_energy: bool
-    ) -> Rejected | None:
-        for check in self._checks[molecule]:
-            finding = check.judge(proposal) if check.needs_energy == with_energy else None
-            if finding is None:
-                continue
-            rejected = Rejected(finding, proposal.after.positions)
-            if finding.action != "accept":
-                return rejected
-            self._record(molecule, proposal.before, rejected, "accept")
-        return None
-
-    def _completed(
-        self,
-        molecules: list[int],
-        results: list[Proposal | Rejected],
-        complete: Callable[[list[int], list[Proposal]], list[Proposal | Rejected]],
-    ) -> list[Proposal | Rejected]:
-        """Do something that needs forces to the jumps that have passed so far."""
-        passed = [
-            (molecule, result)
-            for molecule, result in zip(molecules, results, strict=True)
-            if isinstance(result, Proposal)
-        ]
-        if not passed:
-            return results
-        try:
-            jumps = [jump for _, jump in passed]
-            done = iter(complete([molecule for molecule, _ in passed], jumps))
-        except ConfigError:
-            raise
-        except Exception as error:
-            if len(results) > 1:
-                # One of them is to blame.
-                return [
-                    self._completed([molecule], [result], complete)[0]
-                    for molecule, result in zip(molecules, results, strict=True)
-                ]
-            molecule, jump = passed[0]
-            reason = f"energy or forces cannot be evaluated: {error}"
-            rejected = Rejected(Finding("energy", np.nan, np.nan, reason), jump.after.positions)
-            if isinstance(error, (InputError, PredictionError)):
-                return [rejected]
-            self._record(molecule, jump.before, rejected, "raise")
-            raise
-        return [next(done) if isinstance(result, Proposal) else result for result in results]
-
-    def _kicked_after(
-        self, molecules: list[int], jumps: list[Proposal]
-    ) -> list[Proposal | Rejected]:
-        """Let what the propagator does not know act after the jumps, as it did before them."""
-        afters = self._with_other_forces([jump.after for jump in jumps])
-        return [
-            replace(jump, after=kicked(after, 0.5 * jump.stride))
-            for jump, after in zip(jumps, afters, strict=True)
-        ]
-
-    def _judged_by_energy(
-        self, molecules: list[int], jumps: list[Proposal]
-    ) -> list[Proposal | Rejected]:
-        """Evaluate, judge and correct the energies of jumps."""
-        afters = self._with_energies([jump.after for jump in jumps])
-        return [
-            self._judge_energy(molecule, replace(jump, after=after))
-            for molecule, jump, after in zip(molecules, jumps, afters, strict=True)
-        ]
-
-    def _judge_energy(self, molecule: int, proposal: Proposal) -> Proposal | Rejected:
-        after, total = proposal.after, self._totals[molecule]
-        assert total is not None
-        proposal = replace(proposal, energy_error=_total_energy(after) - total)
-        rejected = self._run_checks(molecule, proposal, with_energy=True)
-        if rejected is not None or not self.corrections.rescale_energy:
-            return rejected or proposal
-        scaled = self.corrections.rescale(after, total)
-        if scaled is None:
-            potential = float(after.energy or 0.0)
-            reason = (
-                f"the potential energy {potential:.6g} eV leaves no kinetic energy to internal "
-                f"motion at a total energy of {total:.6g} eV"
-            )
-            return Rejected(Finding("energy", potential, total, reason), after.positions)
-        return replace(proposal, after=scaled)
-
-    def _action(self, rejected: Rejected) -> Action:
-        return rejected.finding.action or self.guard.failure
-
-    def _record(self, molecule: int, before: State, rejected: Rejected, action: str) -> None:
-        """Note an intervention, and write the frame that caused it."""
-        event = self._note(molecule, before, rejected.finding, action)
-        frame = before.positions if rejected.positions is None else rejected.positions
-        # What has another number of atoms is written with unknown elements.
-        numbers = before.numbers if len(frame) == len(before) else np.zeros(len(frame), dtype=int)
-        atoms = ase.Atoms(numbers, frame, info=asdict(event))
-        ase.io.write(Path(self.guard.frames_file), atoms, format="extxyz", append=True)
-
-    def _note(self, molecule: int, before: State, finding: Finding, action: str) -> Event:
-        event = Event(
-            step=self.step,
-            time_fs=before.time,
-            molecule=molecule,
-            check=finding.check,
-            value=finding.value,
-            limit=finding.limit,
-            reason=finding.reason,
-            action=action,
-        )
-        self.events.append(event)
-        return event
-
-    def _end(self, molecule: int, before: State, rejected: Rejected) -> Exception:
-        """Record the end of the run and return what to raise."""
-        action = self._action(rejected)
-        if action not in ("raise", "stop"):
-            action = self.guard.last
-        self._record(molecule, before, rejected, action)
-        which = f" of molecule {molecule}" if len(self._states) > 1 else ""
-        reason = (
-            f"step {self.step}{which} at {before.time:g} fs failed: {rejected.finding.reason} (the "
-            f"rejected frame is the last in {os.fspath(self.guard.frames_file)})"
-        )
-        return _Stopped(reason) if action == "stop" else PredictionError(reason)
 
     def settings(self) -> dict[str, Any]:
         """Return what a continued run must have in common with the run it continues."""
@@ -731,7 +406,7 @@ class JumpLoop:
             "thermostat": self._began_with[0],
             "other_forces": self.other_forces,
             "corrections": repr(self.corrections),
-            "checks": [check.name for check in self._checks[0]],
+            "checks": [check.name for check in self._molecules[0].checks],
             "md_steps_per_jump": self.md_steps_per_jump,
             "md_timestep_fs": self.md_timestep_fs,
             "random numbers": type(self.rng.bit_generator).__name__,
@@ -744,15 +419,20 @@ class JumpLoop:
             "settings": self.settings(),
             "step": self.step,
             "states": [_stored(state) for state in self._states],
-            "totals": self._totals,
-            "fallbacks": self._fallbacks,
-            "warm": self._warm,
-            "befores": [None if state is None else _stored(state) for state in self._befores],
+            "totals": [molecule.total for molecule in self._molecules],
+            "fallbacks": [molecule.fallbacks for molecule in self._molecules],
+            "warm": [molecule.warm for molecule in self._molecules],
+            "befores": [
+                None if molecule.before is None else _stored(molecule.before)
+                for molecule in self._molecules
+            ],
             "present stride_fs": self.stride_fs,
             "present thermostat": asdict(self.thermostat) if _is_ours(self.thermostat) else None,
             "rng": self.rng.bit_generator.state,
             "generator": self.generator.get_state().numpy(),
-            "checks": [[check.state_dict() for check in own] for own in self._checks],
+            "checks": [
+                [check.state_dict() for check in molecule.checks] for molecule in self._molecules
+            ],
             "events": self.events.to_json(),
             "propagator": self.propagator.state_dict(),
             "forces": model_state(self.forces),
@@ -774,21 +454,23 @@ class JumpLoop:
                     f"{settings[name]}; set up the run as it was, or start a new one from its last "
                     "frame"
                 )
-        self.step = state["step"]
+        self._log.step = state["step"]
+        self._log.events = EventLog.from_json(state["events"])
         self._states = [State(**stored) for stored in state["states"]]
-        self._totals = list(state["totals"])
-        self._fallbacks = list(state["fallbacks"])
-        self._warm = list(state["warm"])
-        self._befores = [None if old is None else State(**old) for old in state["befores"]]
+        for molecule in self._molecules:
+            i = molecule.index
+            before = state["befores"][i]
+            molecule.total = state["totals"][i]
+            molecule.fallbacks = state["fallbacks"][i]
+            molecule.warm = state["warm"][i]
+            molecule.before = None if before is None else State(**before)
+            for check, content in zip(molecule.checks, state["checks"][i], strict=True):
+                check.load_state_dict(content)
         self._stride_fs = state["present stride_fs"]
-        if _is_ours(self._thermostat):
-            self._thermostat = replace(self._thermostat, **state["present thermostat"])
+        if _is_ours(self.thermostat):
+            self._setup.thermostat = replace(self.thermostat, **state["present thermostat"])
         self.rng.bit_generator.state = state["rng"]
         self.generator.set_state(torch.from_numpy(np.array(state["generator"])))
-        for own, stored in zip(self._checks, state["checks"], strict=True):
-            for check, content in zip(own, stored, strict=True):
-                check.load_state_dict(content)
-        self.events = EventLog.from_json(state["events"])
         self.propagator.load_state_dict(state["propagator"])
         load_model_state(self.forces, state["forces"])
         self.stopped = None
@@ -837,8 +519,3 @@ def _checked(states: Sequence[State]) -> list[State]:
                 "ones"
             )
     return list(states)
-
-
-def _total_energy(state: State) -> float:
-    assert state.energy is not None
-    return state.energy + state.kinetic_energy

@@ -7,19 +7,17 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from scipy.stats import chi2
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.propagation.state import FloatArray, Frames, State
-
-if TYPE_CHECKING:
-    from mlmd_calc.propagation.forces import ForceModel
-    from mlmd_calc.propagation.guards import Check
-    from mlmd_calc.propagation.thermostats import Thermostat
+from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.guards import Check
+from mlmd_calc.propagation.state import Frames, State
+from mlmd_calc.propagation.thermostats import Thermostat
 
 _ROUNDING: Final = 1e-9
 _BELOW: Final = 1.0 - _ROUNDING
@@ -270,10 +268,6 @@ class Propagator(ABC):
     def identity(self) -> str:
         """Tells propagators apart in restart files, so it should name the model."""
         return type(self).__qualname__
-
-    def displacement_scale(self, state: State, time_fs: float) -> FloatArray | None:
-        """Root mean square displacement ``(n,)`` Å that the model expects; None if unknown."""
-        return None
 
     def checks(self) -> tuple[Check, ...]:
         """Return checks of its own, which are made after the usual ones."""

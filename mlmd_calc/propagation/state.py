@@ -95,6 +95,12 @@ class State:
         return 0.5 * float(self.masses @ (speed * speed).sum(axis=1))
 
     @property
+    def total_energy(self) -> float:
+        """Kinetic and potential energy in eV; the latter must be known."""
+        assert self.energy is not None
+        return self.energy + self.kinetic_energy
+
+    @property
     def kinetic_temperature(self) -> float:
         """Temperature in K of all 3 n degrees of freedom."""
         return 2.0 * self.kinetic_energy / (3 * len(self) * units.KB)

@@ -1,0 +1,273 @@
+"""What is done with jumps that fail: drawn again, halved, replaced by forces, or the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, Setup
+from mlmd_calc.propagation.judging import Judge
+from mlmd_calc.propagation.other_forces import kicked
+from mlmd_calc.propagation.proposals import Action, Finding, Proposal, Rejected
+from mlmd_calc.propagation.propose import (
+    BrokenPropagatorError,
+    propose_force_steps,
+    propose_jumps,
+)
+from mlmd_calc.propagation.state import State
+from mlmd_calc.propagation.thermostats import draw_velocities
+
+
+class Stopped(Exception):  # noqa: N818
+    """Ends a run cleanly."""
+
+
+class Mover:
+    """Moves molecules by jumps that are accepted, or by forces where none is.
+
+    Parameters
+    ----------
+    setup
+        How jumps are made.
+    molecules
+        All molecules of the run.
+    log
+        Record of interventions.
+    """
+
+    def __init__(self, setup: Setup, molecules: list[Molecule], log: Logbook) -> None:
+        self._setup = setup
+        self._molecules = molecules
+        self._log = log
+        self._judge = Judge(setup, log)
+
+    def jump(self, states: list[State], stride: float) -> list[State]:
+        """Jump with all molecules, in two halves where other forces kick them.
+
+        Raises
+        ------
+        Stopped, PredictionError
+            If a jump fails for good, as the guard wants it.
+        """
+        if self._setup.other_forces != "kick":
+            return self._jump_once(states, stride)
+        for _ in range(2):
+            states = self._jump_once(self._judge.with_other_forces(states), 0.5 * stride)
+        return states
+
+    def force_steps(
+        self, states: list[State], duration: float, molecules: list[Molecule] | None = None
+    ) -> list[State]:
+        """Move by force-based steps; errors as of :meth:`jump`.
+
+        Parameters
+        ----------
+        states, duration
+            Where to start from, and for how long in fs.
+        molecules
+            Which molecules these are; None: all.
+        """
+        forces = self._setup.forces
+        assert forces is not None
+        molecules = self._molecules if molecules is None else molecules
+        with self._ending(molecules, states):
+            proposals = propose_force_steps(
+                forces, states, duration, self._setup.md_timestep_fs, self._setup.generator
+            )
+        moved = []
+        results = self._judge.judge(molecules, proposals)
+        for molecule, state, result in zip(molecules, states, results, strict=True):
+            if isinstance(result, Rejected):
+                raise self._end(molecule, state, result)
+            moved.append(result)
+        return moved
+
+    # ---- from a jump to its rescue -----------------------------------------------------------
+
+    def _jump_once(self, states: list[State], stride: float) -> list[State]:
+        """Jump with all molecules; those that fail are rescued one by one."""
+        pairs = list(zip(self._molecules, states, strict=True))
+        ready = [(molecule, state) for molecule, state in pairs if self._is_warm(molecule, state)]
+        reached = self._reach(
+            [molecule for molecule, _ in ready],
+            [state for _, state in ready],
+            stride,
+            self._setup.guard.halvings,
+        )
+        results = {
+            molecule.index: result for (molecule, _), result in zip(ready, reached, strict=True)
+        }
+        moved = []
+        for molecule, state in pairs:
+            result = results.get(molecule.index)
+            if isinstance(result, State):
+                molecule.fallbacks = 0
+                # Energies tell at once whether the end of a jump is sound.
+                molecule.before = None if self._setup.needs_energy else state
+                moved.append(result)
+            elif result is None:
+                moved.append(self._warm_up(molecule, state, stride))
+            else:
+                moved.append(self._rescue(molecule, state, stride, result))
+        return moved
+
+    def _reach(
+        self, molecules: list[Molecule], states: list[State], stride: float, halvings: int
+    ) -> list[State | Rejected]:
+        """Draw jumps until each is accepted or nothing is left to try but forces."""
+        propagator, guard = self._setup.propagator, self._setup.guard
+        results = self._draw(molecules, states, stride)
+        varies = propagator.stochastic or self._setup.corrections.random_rotation
+        for _ in range(guard.redraws if varies else 0):
+            again = self._put_back(molecules, states, results, "redraw")
+            tries = self._draw([molecules[k] for k in again], [states[k] for k in again], stride)
+            for k, result in zip(again, tries, strict=True):
+                results[k] = result
+        if halvings and 0.5 * stride in propagator.strides:
+            for k in self._put_back(molecules, states, results, "shorter"):
+                results[k] = self._in_halves(molecules[k], states[k], stride, halvings)
+        return results
+
+    def _put_back(
+        self,
+        molecules: list[Molecule],
+        states: list[State],
+        results: list[State | Rejected],
+        action: str,
+    ) -> list[int]:
+        """Record the jumps that are to be drawn again; return which they are."""
+        again = []
+        for k, result in enumerate(results):
+            if isinstance(result, Rejected) and self._action(result) == "redraw":
+                self._log.record(molecules[k].index, states[k], result, action)
+                again.append(k)
+        return again
+
+    def _in_halves(
+        self, molecule: Molecule, state: State, stride: float, halvings: int
+    ) -> State | Rejected:
+        for _ in range(2):
+            result = self._reach([molecule], [state], 0.5 * stride, halvings - 1)[0]
+            if isinstance(result, Rejected):
+                return result
+            state = result
+        return state
+
+    def _rescue(self, molecule: Molecule, state: State, stride: float, rejected: Rejected) -> State:
+        """Take force-based steps instead of a jump, or end the run."""
+        guard = self._setup.guard
+        hopeless = self._setup.forces is None or molecule.fallbacks >= guard.max_fallbacks
+        if self._action(rejected) in ("raise", "stop") or hopeless:
+            raise self._end(molecule, state, rejected)
+        self._log.record(molecule.index, state, rejected, "fallback")
+        molecule.fallbacks += 1
+        before, molecule.before = molecule.before, None
+        if before is not None:
+            # The state, the end of a jump that nothing was found wrong with, may be to blame.
+            state, stride = before, stride + state.time - before.time
+        return self.force_steps([state], stride, [molecule])[0]
+
+    def _action(self, rejected: Rejected) -> Action:
+        return rejected.finding.action or self._setup.guard.failure
+
+    def _end(self, molecule: Molecule, before: State, rejected: Rejected) -> Exception:
+        """Record the end of the run and return what to raise."""
+        action = self._action(rejected)
+        if action not in ("raise", "stop"):
+            action = self._setup.guard.last
+        self._log.record(molecule.index, before, rejected, action)
+        which = f" of molecule {molecule.index}" if len(self._molecules) > 1 else ""
+        reason = (
+            f"step {self._log.step}{which} at {before.time:g} fs failed: "
+            f"{rejected.finding.reason} (the rejected frame is the last in "
+            f"{os.fspath(self._log.frames_file)})"
+        )
+        return Stopped(reason) if action == "stop" else PredictionError(reason)
+
+    # ---- molecules that are too cold ---------------------------------------------------------
+
+    def _is_warm(self, molecule: Molecule, state: State) -> bool:
+        molecule.warm |= state.kinetic_temperature >= self._coldest_K(state)
+        return molecule.warm
+
+    def _coldest_K(self, state: State) -> float:  # noqa: N802
+        warming = self._setup.thermostat is not None and self._setup.forces is not None
+        return self._setup.propagator.conditions.coldest_K(len(state), warming=warming)
+
+    def _warm_up(self, molecule: Molecule, state: State, stride: float) -> State:
+        """Take force-based steps instead of a jump from a state that is too cold for one."""
+        coldest = self._coldest_K(state)
+        reason = (
+            f"molecule {molecule.index} has {state.kinetic_temperature:.3g} K, and the propagator "
+            f"knows none below {coldest:.3g} K"
+        )
+        if self._setup.thermostat is None or self._setup.forces is None:
+            missing = "a thermostat" if self._setup.thermostat is None else "forces"
+            raise InputError(
+                f"{reason}; without {missing} it cannot be warmed up. Give it velocities, for "
+                "instance with mlmd_calc.md.draw_momenta or context.setVelocitiesToTemperature"
+            )
+        finding = Finding("cold", state.kinetic_temperature, coldest, reason)
+        self._log.note(molecule.index, state, finding, "fallback")
+        return self.force_steps([state], stride, [molecule])[0]
+
+    # ---- one draw ----------------------------------------------------------------------------
+
+    def _draw(
+        self, molecules: list[Molecule], states: list[State], stride: float
+    ) -> list[State | Rejected]:
+        """Ask the propagator once, and judge its answers."""
+        setup = self._setup
+        kicking = setup.other_forces == "kick"
+        starts = [kicked(state, 0.5 * stride) for state in states] if kicking else states
+        with self._ending(molecules, states):
+            proposals = propose_jumps(
+                setup.propagator,
+                starts,
+                stride,
+                setup.generator,
+                rotate=setup.corrections.random_rotation,
+            )
+        proposals = [self._relaxed(proposal) for proposal in proposals]
+        if not setup.propagator.gives_velocities:
+            proposals = [self._with_velocities(proposal) for proposal in proposals]
+        return self._judge.judge(molecules, proposals, kick=kicking)
+
+    def _relaxed(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
+        if isinstance(proposal, Rejected):
+            return proposal
+        setup = self._setup
+        try:
+            after = setup.propagator.relax(
+                proposal.after, setup.forces, setup.thermostat, setup.rng
+            )
+        except (InputError, PredictionError) as error:
+            reason = f"the proposed structure cannot be relaxed: {error}"
+            finding = Finding("relaxation", np.nan, 0.0, reason)
+            return Rejected(finding, proposal.after.positions)
+        return replace(proposal, after=after)
+
+    def _with_velocities(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
+        if isinstance(proposal, Rejected):
+            return proposal
+        thermostat = self._setup.thermostat
+        assert thermostat is not None
+        velocities = draw_velocities(proposal.after, thermostat.temperature_K, self._setup.rng)
+        return replace(proposal, after=replace(proposal.after, velocities=velocities))
+
+    @contextmanager
+    def _ending(self, molecules: list[Molecule], states: list[State]) -> Iterator[None]:
+        """End the run if a propagator is broken."""
+        try:
+            yield
+        except BrokenPropagatorError as error:
+            k = error.molecule
+            finding = Finding("propagator", np.nan, 0.0, str(error), "raise")
+            end = self._end(molecules[k], states[k], Rejected(finding, error.positions))
+            cause = error.__cause__
+            raise (cause if isinstance(cause, (ConfigError, InputError)) else end) from cause

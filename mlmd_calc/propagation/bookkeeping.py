@@ -1,0 +1,145 @@
+"""What the parts of a jump loop share: how jumps are made, and what is known of each molecule."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import ase
+import ase.io
+import numpy as np
+import torch
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.propagation.corrections import Corrections
+from mlmd_calc.propagation.events import Event, EventLog
+from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.guards import Check, Guard
+from mlmd_calc.propagation.other_forces import OtherForces
+from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.proposals import Finding, Rejected
+from mlmd_calc.propagation.state import State
+from mlmd_calc.propagation.thermostats import Thermostat
+
+
+@dataclass
+class Setup:
+    """How jumps are made.
+
+    Attributes
+    ----------
+    propagator, thermostat, corrections, guard, forces, other_forces, md_timestep_fs, rng
+        As in :class:`mlmd_calc.propagation.JumpLoop`. Thermostat and forces may change.
+    generator
+        Source of random numbers of propagators and rotations.
+    needs_energy
+        Whether a check or a correction needs the energy of every jump.
+    """
+
+    propagator: Propagator
+    thermostat: Thermostat | None
+    corrections: Corrections
+    guard: Guard
+    forces: ForceModel | None
+    other_forces: OtherForces
+    md_timestep_fs: float
+    rng: np.random.Generator
+    generator: torch.Generator
+    needs_energy: bool = False
+
+
+@dataclass
+class Molecule:
+    """What is known of one molecule of a run, besides its state.
+
+    Attributes
+    ----------
+    index
+        Which molecule.
+    checks
+        Its own copies of the checks.
+    total
+        Total energy in eV that a jump should keep; None if it has to be evaluated.
+    fallbacks
+        Jumps in a row that were replaced by force-based steps.
+    warm
+        Whether it has been as warm as the molecules of the training, at least once.
+    before
+        State before the last jump, while no energy has confirmed that jump.
+    """
+
+    index: int
+    checks: tuple[Check, ...]
+    total: float | None = None
+    fallbacks: int = 0
+    warm: bool = False
+    before: State | None = None
+
+
+@dataclass
+class Logbook:
+    """Record of all interventions.
+
+    Attributes
+    ----------
+    frames_file
+        Every rejected frame is appended to this file.
+    events
+        What was found and done.
+    step
+        Present step of the run.
+    """
+
+    frames_file: str | os.PathLike[str]
+    events: EventLog = field(default_factory=EventLog)
+    step: int = 0
+
+    def record(self, molecule: int, before: State, rejected: Rejected, action: str) -> None:
+        """Note an intervention, and write the frame that caused it."""
+        event = self.note(molecule, before, rejected.finding, action)
+        frame = before.positions if rejected.positions is None else rejected.positions
+        # What has another number of atoms is written with unknown elements.
+        numbers = before.numbers if len(frame) == len(before) else np.zeros(len(frame), dtype=int)
+        atoms = ase.Atoms(numbers, frame, info=asdict(event))
+        ase.io.write(Path(self.frames_file), atoms, format="extxyz", append=True)
+
+    def note(self, molecule: int, before: State, finding: Finding, action: str) -> Event:
+        """Note an intervention."""
+        event = Event(
+            step=self.step,
+            time_fs=before.time,
+            molecule=molecule,
+            check=finding.check,
+            value=finding.value,
+            limit=finding.limit,
+            reason=finding.reason,
+            action=action,
+        )
+        self.events.append(event)
+        return event
+
+
+def with_energies(states: list[State], forces: ForceModel | None) -> list[State]:
+    """Evaluate the energies that are not known.
+
+    Raises
+    ------
+    ConfigError
+        If there is no force model, or it has no energy.
+    """
+    unknown = [state.structure for state in states if state.energy is None]
+    if not unknown:
+        return states
+    if forces is None:
+        raise ConfigError("there is no force model that knows energies; pass one to the loop")
+    energies = iter([result.energy for result in forces.evaluate(unknown, ("energy",))])
+    states = [
+        replace(state, energy=next(energies)) if state.energy is None else state for state in states
+    ]
+    if any(state.energy is None for state in states):
+        raise ConfigError(
+            f"{type(forces).__qualname__} has no energy; leave out energy rescaling and "
+            "the energy check, or use a model with an energy"
+        )
+    return states

@@ -1,0 +1,197 @@
+"""Ask a propagator, or forces, for jumps; answers are checked for being answers at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlmd_calc.errors import PredictionError
+from mlmd_calc.potential.rotations import random_rotations
+from mlmd_calc.propagation.corrections import centre_of_mass
+from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.proposals import Finding, Proposal, Rejected
+from mlmd_calc.propagation.state import FloatArray, Frames, State
+from mlmd_calc.propagation.verlet import VerletPropagator
+
+
+class BrokenPropagatorError(Exception):
+    """A propagator does not do what propagators have to do, so trying again is of no use.
+
+    Parameters
+    ----------
+    molecule
+        Index of the state it was given.
+    reason
+        What is wrong.
+    positions
+        Positions ``(m, 3)`` it has answered with, if any.
+    """
+
+    def __init__(self, molecule: int, reason: str, positions: FloatArray | None = None) -> None:
+        super().__init__(reason)
+        self.molecule = molecule
+        self.positions = positions
+
+
+def propose_jumps(
+    propagator: Propagator,
+    states: Sequence[State],
+    stride_fs: float,
+    generator: torch.Generator,
+    *,
+    rotate: bool,
+) -> list[Proposal | Rejected]:
+    """Ask a propagator for a jump of every molecule.
+
+    Parameters
+    ----------
+    propagator
+        Propagator.
+    states
+        Where to start from.
+    stride_fs
+        Length of the jumps in fs.
+    generator
+        Source of random numbers of rotations and propagator.
+    rotate
+        Show it each molecule centred and in a random orientation.
+
+    Raises
+    ------
+    BrokenPropagatorError
+        If the propagator raises, or answers something else than it was asked.
+    """
+    if not states:
+        return []
+    if rotate:
+        turns = list(random_rotations(len(states), generator).numpy())
+        shown = [_turned(state, turn) for state, turn in zip(states, turns, strict=True)]
+        answers = [
+            answer if isinstance(answer, Rejected) else _turned_back(answer, before, turn)
+            for answer, before, turn in zip(
+                _ask(propagator, shown, stride_fs, generator), states, turns, strict=True
+            )
+        ]
+    else:
+        answers = _ask(propagator, list(states), stride_fs, generator)
+    return [
+        answer if isinstance(answer, Rejected) else Proposal(before, answer)
+        for before, answer in zip(states, answers, strict=True)
+    ]
+
+
+def propose_force_steps(
+    forces: ForceModel,
+    states: Sequence[State],
+    duration_fs: float,
+    timestep_fs: float,
+    generator: torch.Generator,
+) -> list[Proposal | Rejected]:
+    """Take velocity-Verlet steps instead of jumps; the memory stays that of the jumps.
+
+    The time step is shortened if it does not divide the duration.
+
+    Raises
+    ------
+    BrokenPropagatorError
+        If the force model raises anything but a failed prediction.
+    """
+    # Less than rounding above a whole number of steps is that number.
+    steps = max(1, int(np.ceil(duration_fs / timestep_fs - 1e-9)))
+    verlet = VerletPropagator(forces, duration_fs / steps)
+    bare = [replace(state, memory={}) for state in states]
+    proposals = propose_jumps(verlet, bare, duration_fs, generator, rotate=False)
+    return [
+        proposal
+        if isinstance(proposal, Rejected)
+        else Proposal(state, replace(proposal.after, memory=state.memory))
+        for state, proposal in zip(states, proposals, strict=True)
+    ]
+
+
+def _turned(state: State, turn: FloatArray) -> State:
+    """Centre a state and turn it by a rotation ``(3, 3)``."""
+    centre = centre_of_mass(state.positions, state.masses)
+    return state.moved_to((state.positions - centre) @ turn, velocities=state.velocities @ turn)
+
+
+def _turned_back(after: State, before: State, turn: FloatArray) -> State:
+    """Undo :func:`_turned`."""
+    centre = centre_of_mass(before.positions, before.masses)
+    return replace(
+        after, positions=after.positions @ turn.T + centre, velocities=after.velocities @ turn.T
+    )
+
+
+def _ask(
+    propagator: Propagator,
+    states: list[State],
+    stride_fs: float,
+    generator: torch.Generator,
+    first: int = 0,
+) -> list[State | Rejected]:
+    """Call a propagator; where it gives up on a batch, one molecule at a time.
+
+    The index of the first state is for error messages.
+    """
+    name = propagator.identity
+    try:
+        answers = propagator.propagate(states, [stride_fs], generator)
+    except PredictionError as error:
+        if len(states) == 1:
+            return [Rejected(Finding("propagator", np.nan, 0.0, f"{name} gave up: {error}"))]
+        single = [
+            _ask(propagator, [state], stride_fs, generator, first + k)
+            for k, state in enumerate(states)
+        ]
+        return [answer for (answer,) in single]
+    except Exception as error:
+        reason = f"{name} raised {type(error).__name__}: {error}"
+        raise BrokenPropagatorError(first, reason) from error
+    if len(answers) != len(states):
+        reason = f"{name} gave {len(answers)} answers for {len(states)} molecules"
+        raise BrokenPropagatorError(first, reason)
+    for k, (state, frames) in enumerate(zip(states, answers, strict=True)):
+        problem = _problem(frames, state, stride_fs, propagator.gives_velocities)
+        if problem is not None:
+            reason = f"{name} answered with {problem}"
+            raise BrokenPropagatorError(first + k, reason, _shown_positions(frames))
+    return [_last(frames, state, stride_fs) for frames, state in zip(answers, states, strict=True)]
+
+
+def _problem(frames: Any, state: State, stride_fs: float, gives_velocities: bool) -> str | None:
+    """Say in what an answer is not what was asked for."""
+    if not isinstance(frames, Frames):
+        return f"a {type(frames).__name__} instead of Frames"
+    times = np.asarray(frames.times)
+    if times.shape != (1,) or not abs(times[0] - stride_fs) <= 1e-6 * stride_fs:
+        return f"frames at {times.tolist()} fs instead of [{stride_fs:g}] fs"
+    expected = (1, len(state), 3)
+    names = ("positions", "velocities") if gives_velocities else ("positions",)
+    for name in names:
+        shape = np.asarray(getattr(frames, name)).shape
+        if shape != expected:
+            return f"{name} of shape {shape} instead of {expected}"
+    return None
+
+
+def _shown_positions(frames: Any) -> FloatArray | None:
+    """Positions of the last frame of an answer, if it has something like that."""
+    positions = np.asarray(getattr(frames, "positions", None))
+    return positions[-1] if positions.ndim == 3 and positions.shape[2] == 3 else None
+
+
+def _last(frames: Frames, state: State, stride_fs: float) -> State:
+    """State at the last frame, with the old velocities if it has none."""
+    velocities = state.velocities if frames.velocities is None else frames.velocities[-1]
+    return state.moved_to(
+        frames.positions[-1],
+        velocities=velocities,
+        time=state.time + stride_fs,
+        memory=frames.memory,
+    )
