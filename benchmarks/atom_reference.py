@@ -406,14 +406,13 @@ def literal_propagate(
     read = _pair_changes if options.pairs else _token_changes
     change_x, change_v = read(weights, config, positions, velocities, numbers, time, accelerations)
     growth = time / (time + options.time_scale)
+    positions, moving = positions + velocities * time, velocities
     if options.exact_limits:
         assert accelerations is not None
-        gain = options.time_scale * accelerations / unit
-        change_x, change_v = 0.5 * gain + growth * change_x, gain + growth * change_v
-    return (
-        positions + velocities * time + unit * time * growth * change_x,
-        velocities + unit * growth * change_v,
-    )
+        gain = accelerations * time / (1.0 + (time / options.time_scale) ** 2)
+        positions, moving = positions + 0.5 * time * gain, moving + gain
+        change_x, change_v = growth * change_x, growth * change_v
+    return positions + unit * time * growth * change_x, moving + unit * growth * change_v
 
 
 def _token_changes(

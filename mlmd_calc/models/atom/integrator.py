@@ -9,9 +9,10 @@ read-outs f and g of the network, the jump to time t is
 The changes vanish at t = 0 like those a force makes, with t² and t, and for long times they are in
 proportion to thermal motion. With the option ``exact_limits`` they begin with the acceleration a,
 
-    x(t) = x + v t + t φ(t) (τ a / 2 + s φ(t) f),    v(t) = v + φ(t) (τ a + s φ(t) g)
+    x(t) = x + v t + ½ a t² ψ(t) + s t φ(t)² f,    v(t) = v + a t ψ(t) + s φ(t)² g
 
-so that what is learnt vanishes with t³ and t².
+with ψ(t) = 1 / (1 + t²/τ²), so that what is learnt vanishes with t³ and t², and a stiff bond, which
+answers to a force for a time of about τ only, is not thrown far.
 """
 
 from __future__ import annotations
@@ -194,14 +195,15 @@ class PhysicalUnits(nn.Module):
         speed = self._thermal_speed(state)[:, None]
         time = times.to(speed.dtype)[:, :, None, None]
         growth = time / (time + self.time_scale)
-        f, g = speed * f, speed * g
+        x, v = state.positions[:, None], state.velocities[:, None]
+        moved, faster = v * time, torch.zeros_like(v)
         if self.exact_limits:
             assert state.accelerations is not None
-            gain = self.time_scale * state.accelerations[:, None]
-            f, g = 0.5 * gain + growth * f, gain + growth * g
-        x, v = state.positions[:, None], state.velocities[:, None]
+            faster = state.accelerations[:, None] * time / (1.0 + (time / self.time_scale) ** 2)
+            moved = moved + 0.5 * time * faster
+            f, g = growth * f, growth * g
         padding = ~state.mask[:, None, :, None]
         return {
-            "pos": (x + v * time + time * growth * f).masked_fill(padding, 0.0),
-            "vel": (v + growth * g).masked_fill(padding, 0.0),
+            "pos": (x + moved + time * growth * (speed * f)).masked_fill(padding, 0.0),
+            "vel": (v + faster + growth * (speed * g)).masked_fill(padding, 0.0),
         }
