@@ -10,7 +10,7 @@ import openmm
 
 from mlmd_calc.errors import InputError, MissingDependencyError
 from openmm_bridge.region import Region, fragments_of
-from openmm_bridge.stored import stored_description
+from openmm_bridge.stored import module_description, stored_description
 
 FORCE_NAME: Final = "MD-ET"
 """What the force is called in the System and its XML."""
@@ -108,7 +108,7 @@ def _is_ours(force: Any) -> bool:
     if type(force) is not openmm.Force and type(force).__name__ != "TorchForce":
         return False
     try:
-        return _exported(force) is not None
+        return module_description(force) is not None
     except MissingDependencyError:
         return False
 
@@ -129,7 +129,11 @@ def _described(force: Any) -> tuple[Region, bool]:
     """Find the region of a force, and whether it is conservative."""
     if hasattr(force, "region"):
         return force.region, force.conservative
-    found = stored_description(force) if isinstance(force, openmm.PythonForce) else _exported(force)
+    found = (
+        stored_description(force)
+        if isinstance(force, openmm.PythonForce)
+        else module_description(force)
+    )
     if found is None:
         raise InputError(
             f"the force {force.getName()!r} does not say which atoms it acts on; pass the object "
@@ -137,14 +141,6 @@ def _described(force: Any) -> tuple[Region, bool]:
             "this version of the package, can be asked later"
         )
     return Region.from_dict(found["region"]), found["options"]["forces"] == "conservative"
-
-
-def _exported(force: Any) -> dict[str, Any] | None:
-    """Read what an exported module says about itself."""
-    # Only those who have such a force need the libraries behind it.
-    from openmm_bridge.export import module_description
-
-    return module_description(force)
 
 
 def _check(

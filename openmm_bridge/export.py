@@ -29,7 +29,6 @@ from mlmd_calc.files import replacing
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.results import _ABSURD_FORCE
 from mlmd_calc.potential.rotations import fixed_rotations
-from openmm_bridge.backends import openmmtorch_module
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
 from openmm_bridge.region import BONDS, Region
 
@@ -124,21 +123,6 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     torch.jit.load(os.fspath(path), map_location="cpu", _extra_files=extra)
     description: dict[str, Any] = json.loads(extra[METADATA])
     return description
-
-
-def module_description(force: Any) -> dict[str, Any] | None:
-    """Read the same from a TorchForce, also of a System that was copied or read from XML.
-
-    Returns
-    -------
-    dict or None
-        None if it is not a TorchForce, or not one with a module of this package.
-    """
-    kind = openmmtorch_module().TorchForce
-    if not kind.isinstance(force):
-        return None
-    description = getattr(kind.cast(force).getModule(), "description", None)
-    return None if description is None else json.loads(description)
 
 
 def _metadata(potential: Potential, region: Region) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import openmm
@@ -12,7 +12,6 @@ from mlmd_calc.errors import ConfigError
 from openmm_bridge.backends import choose_backend
 from openmm_bridge.checks import check_system
 from openmm_bridge.forces import make_force
-from openmm_bridge.plugin import refuse_unknown
 from openmm_bridge.region import Region, check_one_molecule, region_from_topology
 
 _PRECISIONS: Final = {"single": "float32", "double": "float64", "mixed": "mixed"}
@@ -123,3 +122,12 @@ def _zero_bonds(region: Region, force_group: int) -> Any:
         if parent != atom:
             bonds.addBond(int(region.particles[atom]), int(region.particles[parent]), 0.1, 0.0)
     return bonds
+
+
+def refuse_unknown(given: Collection[str], allowed: Collection[str], where: str) -> None:
+    """Raise ConfigError for options that are not allowed; OpenMM-ML passes on anything."""
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise ConfigError(
+            f"unknown option {', '.join(unknown)} for {where}; there are {', '.join(allowed)}"
+        )

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import openmm
 
 from mlmd_calc.errors import ModelFileError
+from openmm_bridge.backends import openmmtorch_module
 
 _OURS: Final = {("openmm_bridge.computation", name) for name in ("_restore", "TensorComputation")}
 """Module and name of what a Python force of this package calls when it is read."""
@@ -72,6 +73,21 @@ def stored_description(force: Any) -> dict[str, Any] | None:
         return None
     description: dict[str, Any] = json.loads(reference)
     return description
+
+
+def module_description(force: Any) -> dict[str, Any] | None:
+    """Read what a TorchForce says about itself, also of a System that was copied or read from XML.
+
+    Returns
+    -------
+    dict or None
+        None if it is not a TorchForce, or not one with a module of this package.
+    """
+    kind = openmmtorch_module().TorchForce
+    if not kind.isinstance(force):
+        return None
+    description = getattr(kind.cast(force).getModule(), "description", None)
+    return None if description is None else json.loads(description)
 
 
 def _reference(function: str, where: str) -> str:
