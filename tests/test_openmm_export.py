@@ -138,7 +138,7 @@ def assert_same(
     ids=lambda options: f"{options['forces']}-{options['rotation']}",
 )
 def test_trained_model_in_torchforce_equals_the_calculator(ethanol, options):
-    model = load_model("mdet-ethanol", device="cpu")
+    model = load_model("mdet-ethanol-gfn2", device="cpu")
     force = force_of(module_of(ethanol, model, **options))
     system = system_of(ethanol, force)
     moved = ethanol.copy()
@@ -349,13 +349,13 @@ def test_copies_of_a_system_give_the_same_numbers(water, random_module, platform
 
 def test_file_says_what_it_is_and_gives_the_same_numbers(ethanol, solution, tmp_path):
     everything, chosen = solution
-    source = potential(load_model("mdet-ethanol", device="cpu"))
+    source = potential(load_model("mdet-ethanol-gfn2", device="cpu"))
     region = region_of(everything, chosen)
     path = tmp_path / "ethanol.pt"
     export_module(source, region, path)
     found = read_metadata(path)
     assert json.loads(json.dumps(found)) == found
-    assert (found["model"], found["source"]) == ("mdet-ethanol", "mdet-ethanol")
+    assert (found["model"], found["source"]) == ("mdet-ethanol-gfn2", "mdet-ethanol-gfn2")
     assert found["sha256"] == source.model.sha256
     assert found["options"]["forces"] == "conservative"
     described = found["region"]
@@ -364,7 +364,7 @@ def test_file_says_what_it_is_and_gives_the_same_numbers(ethanol, solution, tmp_
     assert (described["charge"], described["multiplicity"], described["periodic"]) == (0, 1, False)
     assert found["versions"]["torch"] == torch.__version__
     energy, forces = torch.jit.load(path)(nm(everything))
-    known = expected(ethanol, "mdet-ethanol")
+    known = expected(ethanol, "mdet-ethanol-gfn2")
     assert_same((energy, forces[chosen]), known)
     context = context_of(system_of(everything, force_of(str(path))), everything.positions)
     energy, forces = energy_and_forces(context)

@@ -88,10 +88,10 @@ def with_waters(
 @pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_forces_and_energy_are_those_of_the_calculator(ethanol, platform, forces):
     options = {"forces": forces, "rotation": "none", "dtype": "float64"}
-    force = create_force(topology_of(ethanol), "mdet-ethanol", device="cpu", **options)
+    force = create_force(topology_of(ethanol), "mdet-ethanol-gfn2", device="cpu", **options)
     context = context_of(system_of(ethanol, force), ethanol.positions, platform)
     energy, computed = energy_and_forces(context)
-    known_energy, known = expected(ethanol, model="mdet-ethanol", **options)
+    known_energy, known = expected(ethanol, model="mdet-ethanol-gfn2", **options)
     assert energy == pytest.approx(known_energy, rel=1e-9)
     np.testing.assert_allclose(computed, known, rtol=0, atol=1e-9 * np.abs(known).max())
 
@@ -131,7 +131,7 @@ def test_charge_and_multiplicity_reach_the_model():
 def test_velocity_verlet_follows_the_same_path_as_in_ase(ethanol):
     from ase.md.verlet import VelocityVerlet
 
-    options = {"model": "mdet-ethanol", "rotation": "none", "device": "cpu"}
+    options = {"model": "mdet-ethanol-gfn2", "rotation": "none", "device": "cpu"}
     atoms = ethanol.copy()
     atoms.calc = MDETCalculator(**options)
     VelocityVerlet(atoms, 0.5 * units.FS).run(200)
@@ -404,7 +404,7 @@ def test_minimisation_with_direct_forces_is_refused(ethanol):
 
 
 def test_minimisation_with_conservative_forces_lowers_the_energy(ethanol):
-    force = create_force(topology_of(ethanol), "mdet-ethanol", device="cpu")
+    force = create_force(topology_of(ethanol), "mdet-ethanol-gfn2", device="cpu")
     context = context_of(system_of(ethanol, force), ethanol.positions)
     before = energy_and_forces(context)[0]
     openmm.LocalEnergyMinimizer.minimize(context, 10.0, 20)
@@ -465,7 +465,7 @@ def test_barostat_needs_conservative_forces_and_a_tied_molecule(ethanol):
     with pytest.raises(InputError, match="barostat needs forces that are the gradient"):
         check_system(system, direct)
     system.removeForce(1)
-    conservative = create_force(topology, "mdet-ethanol", atoms=own)
+    conservative = create_force(topology, "mdet-ethanol-gfn2", atoms=own)
     system.addForce(conservative)
     with pytest.raises(InputError, match="9 separate molecules"):
         check_system(system, conservative)

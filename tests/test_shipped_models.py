@@ -27,7 +27,12 @@ from mlmd_calc.zoo import load_any_model, load_atmos
 
 NAMES = [card.name for card in list_models() if card.kind == "mdet"]
 PROPAGATORS = [card.name for card in list_models() if card.kind == "atom"]
-SPECIFIC = {"mdet-ethanol": "ethanol", "mdet-aspirin": "aspirin", "atom-ethanol": "ethanol"}
+SPECIFIC = {
+    "mdet-ethanol": "ethanol",
+    "mdet-ethanol-gfn2": "ethanol",
+    "mdet-aspirin": "aspirin",
+    "atom-ethanol": "ethanol",
+}
 SAMPLERS = [card.name for card in list_models() if card.kind == "atmos"]
 INTERPOLATORS = {"atmos-peptides-interpolator": "atmos-peptides"}
 
@@ -73,7 +78,7 @@ def test_fresh_labels_confirm_the_card(name, tmp_path):
     """New dynamics of the teacher, never seen in training or in the card's measurement."""
     if "SO3LR" in load_model(name).card.level_of_theory:
         pytest.skip(
-            "SO3LR is no teacher that mlmd data generate knows; its labels are tested below"
+            "labels of SO3LR need a package that is not installed with the tests; see below"
         )
     molecule = SPECIFIC.get(name, "butane")
     settings = SamplingSettings.for_mode(
@@ -96,13 +101,16 @@ def test_fresh_labels_confirm_the_card(name, tmp_path):
     assert accuracy.forces_mae < 2.0 * claimed
 
 
-def test_labels_of_a_molecule_never_trained_on_confirm_the_default_model():
-    """Four structures of isobutane with SO3LR labels; GFN2-xTB is about 200 meV/Å from these."""
-    labels = read_dataset([Path(__file__).parent / "so3lr_isobutane.npz"])
-    accuracy = measure_accuracy(Potential(), labels)
+@pytest.mark.parametrize(
+    ("name", "molecule"), [("mdet-small-organics", "isobutane"), ("mdet-ethanol", "ethanol")]
+)
+def test_stored_labels_confirm_the_card(name, molecule):
+    """Four structures with labels of SO3LR, of a molecule or a trajectory never trained on."""
+    labels = read_dataset([Path(__file__).parent / f"so3lr_{molecule}.npz"])
+    accuracy = measure_accuracy(Potential(name), labels)
     (claimed,) = [
         errors["force MAE, meV/Å"]
-        for setting, errors in load_model().card.errors.items()
+        for setting, errors in load_model(name).card.errors.items()
         if setting.endswith("recommended")
     ]
     assert accuracy.forces_mae < 1.5 * claimed
