@@ -34,12 +34,12 @@ from mlmd_calc.data.sampling import conformers_of, generator_of, relax
 from mlmd_calc.data.start_states import THERMALISE_STEPS, StartStates
 from mlmd_calc.errors import ConfigError, MLMDError, PredictionError
 from mlmd_calc.files import FolderLock
-from mlmd_calc.potential import Potential, structure_from_ase
+from mlmd_calc.potential import Potential, Structure, structure_from_ase
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.zoo import Model
 
 _FEWEST_FRAMES: Final = 3
-"""Fewer show no drift beside what a time step does."""
+"""Fewer tell no slope from noise."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PropagationSettings:
     frames: int = 40
     stride_fs: float = 2.0
     timestep_fs: float = 0.5
-    max_drift: float = 20.0
+    max_drift: float = 2.0
     conformers: int = 4
     seed: int = 0
 
@@ -178,22 +178,16 @@ def propagate(
                 except MLMDError as error:
                     failures[molecule.name] = str(error)
                 else:
-                    provenance = {
-                        **_described(molecule),
-                        **identity,
-                        **_versions(),
-                        "device": own.device.type,
-                        "dropped": ended,
-                    }
-                    frames.metadata.update(
-                        forces=own.model.card.name, provenance=json.dumps(provenance)
-                    )
+                    provenance = {**_versions(), "device": own.device.type, "dropped": ended}
+                    provenance |= _described(molecule) | identity
+                    frames.metadata["forces"] = own.model.card.name
+                    frames.metadata["provenance"] = json.dumps(provenance)
                     write_trajectory(files[molecule], frames)
             progress.update(bar, description=f"{len(pending)}/{len(pending)} molecules")
             progress.update(bar, completed=sum(costs))
+        _report([path for path in files.values() if path.exists()], settings, console)
     finally:
         lock.release()
-    _report([path for path in files.values() if path.exists()], settings, console)
     refuse_failures(failures, len(files), "molecules")
     return list(files.values())
 
@@ -232,30 +226,29 @@ def follow(
         If no minimum is found, bonds break on the way to it, or no run is left.
     """
     start = conformers_of(molecule, min(settings.conformers, settings.runs), rng)
+    state = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
+    kind = Structure(start.numbers, start.positions[0], **state)
     minima = []
     for positions in start.positions:
-        atoms = Atoms(
-            start.numbers,
-            positions,
-            info={"charge": molecule.charge, "multiplicity": molecule.multiplicity},
-        )
+        atoms = Atoms(start.numbers, positions, info=state)
         atoms.calc = _Calculator(force_model)
         relax(molecule, atoms, start)
         minima.append(atoms.positions)
     in_turn = np.arange(settings.runs) % len(minima)
-    kind = structure_from_ase(atoms)
     runs = ParallelRuns(force_model, kind, np.array(minima)[in_turn], start.bonds)
     starts = StartStates.draw(settings.runs, len(kind), rng)
     starts.prepare(runs, rng, on_step)
     frames = _Frames()
     frames.add(runs)
+    conserved = []
     for _ in range(settings.frames - 1):
         for _ in range(settings.steps_per_frame):
             runs.step(settings.timestep_fs)
+            conserved.append(runs.conserved_energies.copy())
             on_step()
         runs.end_broken()
         frames.add(runs)
-    drifts = frames.drifts(settings.stride_fs) / len(kind)
+    drifts = _slopes(np.array(conserved), settings.timestep_fs) / len(kind)
     for run in runs.running[np.abs(drifts[runs.running]) > settings.max_drift]:
         runs.end(int(run), DRIFTED)
     if not len(runs.running):
@@ -298,7 +291,6 @@ class _Frames:
     velocities: list[Float64Array] = field(default_factory=list)
     forces: list[Float64Array] = field(default_factory=list)
     energies: list[Float64Array] = field(default_factory=list)
-    total_energies: list[Float64Array] = field(default_factory=list)
 
     def add(self, runs: ParallelRuns) -> None:
         """Add a frame of each run."""
@@ -306,14 +298,6 @@ class _Frames:
         self.velocities.append(runs.velocities.copy())
         self.forces.append(runs.forces.copy())
         self.energies.append(runs.energies.copy())
-        self.total_energies.append(runs.total_energies)
-
-    def drifts(self, stride_fs: float) -> Float64Array:
-        """Slopes ``(r,)`` of the total energies in meV/ps, by least squares."""
-        time = np.arange(len(self.total_energies)) * stride_fs / units.FS_PER_PS
-        time -= time.mean()
-        slopes: Float64Array = time @ np.array(self.total_energies) / (time @ time) / units.MEV
-        return slopes
 
     def molecule(
         self,
@@ -340,6 +324,14 @@ class _Frames:
             segment=np.repeat(kept, len(self.positions)),
             metadata={"smiles": molecule.smiles},
         )
+
+
+def _slopes(energies: Float64Array, timestep_fs: float) -> Float64Array:
+    """Slopes ``(r,)`` in meV/ps of energies ``(steps, r)`` in eV, by least squares."""
+    time = np.arange(len(energies)) * timestep_fs / units.FS_PER_PS
+    time -= time.mean()
+    slopes: Float64Array = time @ energies / (time @ time) / units.MEV
+    return slopes
 
 
 def _described(molecule: Molecule) -> dict[str, Any]:
