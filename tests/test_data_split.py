@@ -140,3 +140,16 @@ def test_held_out_structures_leave_every_element_in_training():
     assert names(train) == {"rare"}
     with pytest.raises(ConfigError, match="none of the 1 frames of 1 molecules can be held out"):
         split_by_block([rare], 0.9)
+
+
+def test_many_trajectories_are_held_out_whole():
+    label = np.repeat(np.arange(20), 10).tolist()
+    many = replace(trajectory("a", 200, label), dt_fs=2.0)
+    train, held_out = split_by_block([many], 0.1)
+    assert np.unique(held_out[0].segment).tolist() == [18, 19]
+    assert len(train[0]) == 180
+    # Nine are too few for a tenth, and frames without a spacing are no trajectories.
+    for molecule in (many.select(slice(0, 90)), replace(many, dt_fs=None)):
+        (ends,) = split_by_block([molecule], 0.1)[1]
+        assert (ends.energies % 10 == 9).all()
+        assert len(ends) == len(molecule) // 10

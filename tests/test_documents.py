@@ -91,6 +91,7 @@ OPTIONS = {
     "mlmd data mdcath": "",
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
+    "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",
     "mlmd evaluate": "--frames 2",

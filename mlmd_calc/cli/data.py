@@ -103,6 +103,59 @@ def generate_command(
     console.print(f"{len(paths)} molecules in {out}")
 
 
+@app.command("propagate")
+def propagate_command(
+    molecules: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names, tags, NAME=SMILES, or recipe files, as for mlmd data generate."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per molecule.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Force model to follow. Default: the default shipped model."
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Starts per molecule, which advance together.")] = 32,
+    frames: Annotated[int, typer.Option(help="Frames of each run, the start included.")] = 40,
+    stride: Annotated[float, typer.Option(help="fs between frames.")] = 2.0,
+    timestep: Annotated[float, typer.Option(help="fs of a time step.")] = 0.5,
+    max_drift: Annotated[
+        float,
+        typer.Option(help="meV/atom/ps; runs whose energy drifts faster are dropped and counted."),
+    ] = 2.0,
+    conformers: Annotated[int, typer.Option(help="Minima that the runs start from in turn.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
+) -> None:
+    """Follow a force model at constant energy; continues where an earlier command was stopped."""
+    # Imports torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.data.propagate import PropagationSettings, propagate
+    from mlmd_calc.zoo import load_model
+
+    settings = PropagationSettings(
+        runs=runs,
+        frames=frames,
+        stride_fs=stride,
+        timestep_fs=timestep,
+        max_drift=max_drift,
+        conformers=conformers,
+        seed=seed,
+    )
+    chosen = select_molecules(molecules)
+    force_field = load_model(model, device="cpu")
+    console = Console(stderr=True)
+    _advise_to_repeat("molecules", out)
+    with raise_on_signal():
+        paths = propagate(
+            chosen, out, settings, force_field, device=device, dtype=dtype, console=console
+        )
+    console.print(f"{len(paths)} molecules in {out}")
+
+
 @app.command("peptides")
 def peptides_command(
     sequences: Annotated[

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from functools import partial
@@ -94,17 +94,38 @@ def run_tasks(
         pending = [task for task in tasks if not task.is_done()]
         failures = {}
         if pending:
-            with _progress(console) as progress:
+            with progress_bar(console) as progress:
                 failures = _run_all(pending, kind, workers, progress)
-        if failures:
-            raise PredictionError(
-                f"{len(failures)} of {len(tasks)} {kind} failed, the others are done:"
-                + "".join(f"\n  {label}: {reason}" for label, reason in failures.items())
-            )
+        refuse_failures(failures, len(tasks), kind)
     return [task.path for task in tasks]
 
 
-def _progress(console: Console | None) -> Progress:
+def refuse_failures(failures: Mapping[str, str], total: int, kind: str) -> None:
+    """Say which of some tasks failed, if any did.
+
+    Parameters
+    ----------
+    failures
+        Reasons by label.
+    total
+        Number of tasks.
+    kind
+        What to call several of them.
+
+    Raises
+    ------
+    PredictionError
+        With the reasons.
+    """
+    if failures:
+        raise PredictionError(
+            f"{len(failures)} of {total} {kind} failed, the others are done:"
+            + "".join(f"\n  {label}: {reason}" for label, reason in failures.items())
+        )
+
+
+def progress_bar(console: Console | None) -> Progress:
+    """Return the progress bar of generators; None: on stderr."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

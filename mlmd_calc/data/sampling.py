@@ -90,13 +90,8 @@ def sample(
     MissingDependencyError
         If rdkit or tblite is not installed.
     """
-    rng = _generator(molecule.name, settings.seed)
-    start = start_structures(molecule, settings.conformers, int(rng.integers(2**31)))
-    if start.has_isotopes:
-        raise InputError(
-            f"molecule {molecule.name!r}: {molecule.smiles!r} names isotopes, but data files "
-            "hold no masses; leave them out, energies and forces are the same"
-        )
+    rng = generator_of(molecule, settings.seed)
+    start = conformers_of(molecule, settings.conformers, rng)
     reference = Reference(settings.reference, molecule.charge, molecule.multiplicity)
     record = _Record(settings.max_force, reference)
     segment = 0
@@ -105,7 +100,7 @@ def sample(
         atoms.calc = teacher_calculator(molecule.charge, molecule.multiplicity)
         distorted = atoms.copy()
         distorted.calc = teacher_calculator(molecule.charge, molecule.multiplicity)
-        _relax(molecule, atoms, start)
+        relax(molecule, atoms, start)
         minimum = atoms.positions.copy()
         if settings.mode == "langevin":
             record.add(atoms, MINIMUM, 0.0, segment)
@@ -122,14 +117,39 @@ def sample(
     return record.samples(molecule, start.numbers, settings)
 
 
-def _generator(name: str, seed: int) -> np.random.Generator:
+def generator_of(molecule: Molecule, seed: int) -> np.random.Generator:
     """Random numbers of one molecule, whatever is sampled before or beside it."""
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4")
+    words = np.frombuffer(hashlib.sha256(molecule.name.encode()).digest(), dtype="<u4")
     return np.random.default_rng([seed, *words.tolist()])
 
 
-def _relax(molecule: Molecule, atoms: Atoms, start: StartStructures) -> None:
-    """Move the atoms to the teacher's nearest minimum."""
+def conformers_of(molecule: Molecule, conformers: int, rng: np.random.Generator) -> StartStructures:
+    """Build conformers to sample from, as :func:`mlmd_calc.data.molecules.start_structures` does.
+
+    Raises
+    ------
+    InputError
+        If the molecule cannot be built, or has isotopes.
+    MissingDependencyError
+        If rdkit is not installed.
+    """
+    start = start_structures(molecule, conformers, int(rng.integers(2**31)))
+    if start.has_isotopes:
+        raise InputError(
+            f"molecule {molecule.name!r}: {molecule.smiles!r} names isotopes, but data files "
+            "hold no masses; leave them out, energies and forces are the same"
+        )
+    return start
+
+
+def relax(molecule: Molecule, atoms: Atoms, start: StartStructures) -> None:
+    """Move atoms that carry the teacher's calculator to its nearest minimum.
+
+    Raises
+    ------
+    PredictionError
+        If the calculation fails, no minimum is found, or bonds break on the way to it.
+    """
     try:
         converged = BFGS(atoms, logfile=None).run(fmax=0.01, steps=1000)
     except CalculatorError as error:

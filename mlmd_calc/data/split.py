@@ -99,7 +99,9 @@ def split_by_block(
 
     Of every segment (of all frames, where a molecule has no segments) the last ``fraction`` of the
     frames, rounded down, is held out as one contiguous block: neighbouring frames are nearly the
-    same, so an interleaved choice would test on what was trained on.
+    same, so an interleaved choice would test on what was trained on. Of a molecule with many
+    trajectories the last ones are held out whole, where that makes one or more: the end of a short
+    one would be too short to follow.
 
     Where every such block would be shorter than one frame, as in a collection of single
     structures, that fraction of all frames is held out one by one, at least one: the last frames
@@ -147,9 +149,14 @@ def _segments(molecule: MoleculeFrames) -> list[NDArray[np.intp]]:
 
 
 def _last_blocks(molecule: MoleculeFrames, fraction: float) -> NDArray[np.bool_]:
-    """Mark the last part of every segment, rounded down so that its first frame is left."""
+    """Mark the last trajectories, or of every segment the last part but never its first frame."""
     held = np.zeros(len(molecule), dtype=bool)
-    for members in _segments(molecule):
+    segments = _segments(molecule)
+    whole = 0 if molecule.dt_fs is None else math.floor(fraction * len(segments))
+    if whole:
+        held[np.concatenate(segments[-whole:])] = True
+        return held
+    for members in segments:
         held[members[len(members) - math.floor(fraction * len(members)) :]] = True
     return held
 
