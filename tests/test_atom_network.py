@@ -279,7 +279,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("fill", [0.0, 50.0, float("nan")])
-@pytest.mark.parametrize("name", CONFIGS.keys() - {"rope"})
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"rope"}))
 def test_padding_changes_nothing(name: str, fill: float) -> None:
     config = CONFIGS[name]
     network = random_network(config)
