@@ -87,10 +87,13 @@ OPTIONS = {
     "mlmd bench mdet": "--atoms 9",
     "mlmd bench overhead": "--atoms 9",
     "mlmd bench rollout": "--frames 4 --part 2 --steps 2",
-    "mlmd data generate": "--frames 20",
+    "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
+    "mlmd data peptides SVKF GATL NDIY QPEM --ns 2 --interval 1 --seed 2 --out held-out": (
+        "--ns 0.1 --equilibrate 1"
+    ),
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",

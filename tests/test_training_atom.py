@@ -16,6 +16,7 @@ from mlmd_calc.models.atom import ATOM, ATOMConfig
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.training.atom_module import ATOMTraining
+from mlmd_calc.training.description import card_entries
 from mlmd_calc.training.held_out import split
 from mlmd_calc.training.recipe import ATOMLossWeights, ATOMRecipe, MDETRecipe, Recipe
 from mlmd_calc.training.train import train
@@ -254,3 +255,15 @@ def test_recipe_survives_a_dictionary():
     recipe = replace(RECIPE, loss=ATOMLossWeights(velocities=0.5))
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert isinstance(Recipe.from_dict({}), MDETRecipe)
+
+
+def test_a_card_recommends_the_force_field_that_made_the_motion():
+    shipped, foreign = (
+        [replace(FRAMES[0], metadata={"forces": name})] for name in ("mdet-ethanol", "my own")
+    )
+    recommended = [
+        card_entries(data, RECIPE, None, {}).get("recommended") for data in (shipped, foreign)
+    ]
+    assert recommended == [{"potential": "mdet-ethanol"}, None]
+    given = {"recommended": {"potential": "another"}}
+    assert card_entries(shipped, RECIPE, None, given)["recommended"] == given["recommended"]

@@ -6,7 +6,7 @@ import json
 from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.training.recipe import MDETRecipe, Recipe
+from mlmd_calc.training.recipe import ATOMRecipe, MDETRecipe, Recipe
 from mlmd_calc.training.task import AnyModel, TrainingData
 from mlmd_calc.zoo import list_models
 
@@ -44,12 +44,15 @@ def card_entries(
     ConfigError
         If the recipe does not train what the model to fine-tune is recommended for.
     """
-    own = {
+    own: dict[str, Any] = {
         "training_data": _summary(data),
         "level_of_theory": ", ".join(_stated(data, "teacher")),
         "units": _UNITS[recipe.kind],
     }
+    forces = _stated(data, "forces")
     if start is None:
+        if isinstance(recipe, ATOMRecipe) and len(forces) == 1 and _is_shipped(forces[0]):
+            own["recommended"] = {"potential": forces[0]}
         return {**own, **given}
     if "recommended" not in given:
         _check_trained(recipe, start)
@@ -67,7 +70,6 @@ def card_entries(
     }
     if parent.training_data:
         inherited["training_data"] += f"; before that, of {parent.name}: {parent.training_data}"
-    forces = _stated(data, "forces")
     if "potential" in parent.recommended and forces and forces != [parent.recommended["potential"]]:
         _change_potential(inherited, forces)
     entries = {**inherited, **given}
@@ -90,11 +92,15 @@ def _check_trained(recipe: Recipe, start: AnyModel) -> None:
 
 def _change_potential(entries: dict[str, Any], forces: list[str]) -> None:
     """Recommend the force field whose accelerations were trained on, or at least name it."""
-    if len(forces) == 1 and forces[0] in [card.name for card in list_models()]:
+    if len(forces) == 1 and _is_shipped(forces[0]):
         entries["recommended"]["potential"] = forces[0]
     else:
         del entries["recommended"]["potential"]
         entries["description"] += f" Trained on accelerations of {', '.join(forces)}."
+
+
+def _is_shipped(name: str) -> bool:
+    return name in [card.name for card in list_models()]
 
 
 def _both_levels(own: str, parent: str) -> str:
