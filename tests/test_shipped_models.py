@@ -102,7 +102,12 @@ def test_fresh_labels_confirm_the_card(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "molecule"), [("mdet-small-organics", "isobutane"), ("mdet-ethanol", "ethanol")]
+    ("name", "molecule"),
+    [
+        ("mdet-small-organics", "isobutane"),
+        ("mdet-ethanol", "ethanol"),
+        ("mdet-aspirin", "aspirin"),
+    ],
 )
 def test_stored_labels_confirm_the_card(name, molecule):
     """Four structures with labels of SO3LR, of a molecule or a trajectory never trained on."""

@@ -265,7 +265,9 @@ def run(
             jumps=jumps,
         )
         steps = steps_of(duration, settings)
-        console.print(f"{atoms.symbols}: {calculator.state_of(atoms)}", highlight=False)
+        console.print(
+            f"{atoms.get_chemical_formula()}: {calculator.state_of(atoms)}", highlight=False
+        )
         relax_start(atoms, relax, keep_velocities, console)
         job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb)
         simulation = make_simulation(
