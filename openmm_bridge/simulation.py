@@ -37,6 +37,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.md.checkpoint import Checkpoint
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorded_run import RecordedRun
+from mlmd_calc.md.replica import Measured
 from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 from mlmd_calc.potential import structure_from_ase
 from openmm_bridge.backends import choose_backend
@@ -196,14 +197,14 @@ class OpenMMSimulation(RecordedRun):
         self.atoms.positions = state.getPositions(asNumpy=True)._value * units.NM
         self._set_velocities(state.getVelocities(asNumpy=True)._value)
 
-    def _measure(self) -> list[float]:
+    def _measure(self) -> list[Measured]:
         lag = self._velocities_lag
         state = self._state(getVelocities=True, getForces=lag, getEnergy=self._has_energy)
         velocities = state.getVelocities(asNumpy=True)._value
         self._set_velocities(velocities + self._half_kick(state) if lag else velocities)
         if not self._has_energy:
-            return [np.nan]
-        return [float(state.getPotentialEnergy()._value * units.KJ_PER_MOL)]
+            return [Measured(np.nan)]
+        return [Measured(float(state.getPotentialEnergy()._value * units.KJ_PER_MOL))]
 
     def _engine_results(self) -> dict[str, Any]:
         content = np.frombuffer(self._context.createCheckpoint(), dtype=np.uint8)

@@ -504,6 +504,9 @@ def test_export(tmp_path, suffix):
         velocities = atoms.get_velocities() * units.FS
         np.testing.assert_allclose(velocities, frame["velocities"], atol=1e-7)
         assert atoms.get_potential_energy() == pytest.approx(frame["potential"], abs=1e-7)
+        again = atoms.copy()
+        again.calc = Springs(k=20.0, r0=2.0)
+        np.testing.assert_allclose(atoms.get_forces(), again.get_forces(), atol=1e-6)
         assert atoms.info["step"] == frame["step"]
 
 

@@ -71,8 +71,13 @@ def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
     if (atoms.get_masses() != description.masses).any():
         atoms.set_masses(description.masses)
     atoms.set_velocities(frame["velocities"] / units.FS)
+    results: dict[str, Any] = {}
     if np.isfinite(frame["potential"]):
-        atoms.calc = SinglePointCalculator(atoms, energy=float(frame["potential"]))
+        results["energy"] = float(frame["potential"])
+    if np.isfinite(frame["forces"]).all():
+        results["forces"] = np.array(frame["forces"])
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
 
 

@@ -24,6 +24,7 @@ from mlmd_calc.md.checkpoint import Checkpoint
 from mlmd_calc.md.jumps import AttachedCalculator, state_of
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorded_run import RecordedRun
+from mlmd_calc.md.replica import Measured
 from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
 from mlmd_calc.propagation import (
     Corrections,
@@ -229,8 +230,9 @@ class JumpSimulation(JumpRun):
             replica.atoms.positions = state.positions
             replica.atoms.set_velocities(state.velocities / units.FS)
 
-    def _measure(self) -> list[float]:
-        return self._loop.energies() if self._has_energy else [np.nan] * len(self.replicas)
+    def _measure(self) -> list[Measured]:
+        known = self._loop.energies() if self._has_energy else [np.nan] * len(self.replicas)
+        return [Measured(potential) for potential in known]
 
     def _engine_results(self) -> dict[str, Any]:
         return {LOOP: self._loop.state_dict()}

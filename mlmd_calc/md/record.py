@@ -35,7 +35,8 @@ def frame_dtype(n_atoms: int) -> np.dtype[np.void]:
 
     ``step``; ``potential`` and ``kinetic`` energy in eV (potential NaN if the model has none);
     ``bond_deviation``, the largest deviation in Å of any bond at any step since the frame before;
-    ``positions`` in Å and ``velocities`` in Å/fs.
+    ``positions`` in Å and ``velocities`` in Å/fs; ``forces`` in eV/Å, NaN where the engine does not
+    tell them.
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ def frame_dtype(n_atoms: int) -> np.dtype[np.void]:
             ("bond_deviation", "<f8"),
             ("positions", "<f8", (n_atoms, 3)),
             ("velocities", "<f8", (n_atoms, 3)),
+            ("forces", "<f8", (n_atoms, 3)),
         ]
     )
 

@@ -31,7 +31,7 @@ from mlmd_calc.md.checkpoint import (
 )
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.record import FRAMES_FILE, Description, read_frames, replica_folders
-from mlmd_calc.md.replica import Replica
+from mlmd_calc.md.replica import Measured, Replica
 from mlmd_calc.md.settings import Engine, MDSettings
 from mlmd_calc.propagation.restart import check_identity
 
@@ -127,8 +127,8 @@ class RecordedRun(ABC):
         """Do one step and bring the atoms up to date."""
 
     @abstractmethod
-    def _measure(self) -> list[float]:
-        """Return the potential energy in eV of each replica, NaN if the model has none.
+    def _measure(self) -> list[Measured]:
+        """Return what is measured of each replica.
 
         See to it that the velocities are at the time of the positions.
         """
@@ -346,8 +346,8 @@ class RecordedRun(ABC):
         self.checkpoint()
         if self.step % self.settings.interval:
             # After the checkpoint, which knows nothing of it: a run that goes on is the same.
-            for replica, potential in zip(self.replicas, self._measure(), strict=True):
-                replica.record_end(self.step, potential)
+            for replica, measured in zip(self.replicas, self._measure(), strict=True):
+                replica.record_end(self.step, measured)
         return Outcome(verdict, self.step)
 
     def _advance(self) -> str | None:
@@ -377,8 +377,8 @@ class RecordedRun(ABC):
 
     def _record(self) -> None:
         """Append the present state to the recorded frames."""
-        for replica, potential in zip(self.replicas, self._measure(), strict=True):
-            replica.record(self.step, potential)
+        for replica, measured in zip(self.replicas, self._measure(), strict=True):
+            replica.record(self.step, measured)
 
     def checkpoint(self) -> None:
         """Write a checkpoint; the frames recorded so far become readable as well."""

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import ase
 import ase.io
 import numpy as np
+from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.md.record import FRAMES_FILE, STOPPED_FILE, Description, FrameWriter
+
+
+class Measured(NamedTuple):
+    """What an engine measures of a molecule.
+
+    Attributes
+    ----------
+    potential
+        Potential energy in eV; NaN if the model has none.
+    forces
+        ``(n, 3)`` eV/Å, or None if the engine does not tell them.
+    """
+
+    potential: float
+    forces: NDArray[np.float64] | None = None
 
 
 class Replica:
@@ -77,15 +94,15 @@ class Replica:
             f"long instead of {length:.2f} Å: the molecule has come apart"
         )
 
-    def record(self, step: int, potential: float) -> None:
+    def record(self, step: int, measured: Measured) -> None:
         """Append the present state to the recorded frames."""
-        self._append(step, potential)
+        self._append(step, measured)
         self.bond_deviation = 0.0
 
-    def record_end(self, step: int, potential: float) -> None:
+    def record_end(self, step: int, measured: Measured) -> None:
         """Append the state at the end, as a frame that is dropped if the run goes on."""
         self._ended_at = self.frames
-        self._append(step, potential)
+        self._append(step, measured)
 
     def forget_end(self) -> None:
         """Drop the frame of :meth:`record_end`."""
@@ -93,15 +110,17 @@ class Replica:
             self._writer.drop(self._ended_at)
             self._ended_at = None
 
-    def _append(self, step: int, potential: float) -> None:
+    def _append(self, step: int, measured: Measured) -> None:
+        unknown = np.full((len(self.atoms), 3), np.nan)
         self._writer.append(
             (
                 step,
-                potential,
+                measured.potential,
                 self.atoms.get_kinetic_energy(),
                 self.bond_deviation,
                 self.atoms.positions,
                 self.atoms.get_velocities() * units.FS,
+                unknown if measured.forces is None else measured.forces,
             )
         )
 

@@ -15,6 +15,7 @@ from mlmd_calc.md.checkpoint import Checkpoint, calculator_results, restore_resu
 from mlmd_calc.md.dynamics import load_thermostat_state, make_dynamics, thermostat_state
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorded_run import RecordedRun
+from mlmd_calc.md.replica import Measured
 from mlmd_calc.md.settings import Engine, MDSettings
 
 
@@ -90,8 +91,10 @@ class Simulation(RecordedRun):
     def _move(self) -> None:
         self._dynamics.step()
 
-    def _measure(self) -> list[float]:
-        return [float(self.atoms.get_potential_energy()) if self._has_energy else np.nan]
+    def _measure(self) -> list[Measured]:
+        # ASE has both from the last step.
+        potential = float(self.atoms.get_potential_energy()) if self._has_energy else np.nan
+        return [Measured(potential, self.atoms.get_forces())]
 
     def _engine_results(self) -> dict[str, Any]:
         return calculator_results(self.atoms.calc)
