@@ -12,6 +12,7 @@ from conftest import GOLDEN
 
 from mlmd_calc import MDETCalculator, units
 from mlmd_calc.models import MDET
+from mlmd_calc.models.mdet.embeddings import pair_geometry
 
 FOLDER = GOLDEN / "mdet"
 CASES = sorted(path for path in FOLDER.glob("*") if path.is_dir())
@@ -202,7 +203,9 @@ def test_every_traced_stage(case: Case) -> None:
             positions, numbers, _, charge, multiplicity = inputs
             mask = torch.ones_like(numbers, dtype=torch.bool)
             stages["node"] = network.embedding.nodes(numbers, charge, multiplicity)
-            stages["edge"] = network.embedding.edges(positions, numbers, mask, torch.float64)
+            stages["edge"] = network.embedding.edges(
+                pair_geometry(positions, mask), numbers, torch.float64
+            )
         for (molecule, stage), expected in traced.items():
             if molecule == name:
                 assert np.allclose(stages[stage].numpy().ravel(), expected.ravel(), 0, 1e-9), stage
