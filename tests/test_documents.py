@@ -105,6 +105,7 @@ OPTIONS = {
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
     "mlmd run --restart": "--duration 0.1",
+    "mlmd run sequence:A": "--duration 10",
     "mlmd sample": "--frames 2",
     "mlmd sample --restart": "--frames 4",
     "mlmd sample sequence:AGSV": "--frames 10",
