@@ -112,6 +112,9 @@ def main() -> None:
         print(json.dumps(run_one(json.loads(arguments.job))))
         return
     jobs = _jobs(arguments)
+    if not jobs:
+        known = NVE_SETTINGS if arguments.ensemble == "nve" else NVT_SETTINGS
+        parser.error(f"--settings {arguments.settings}; there are {', '.join(map(repr, known))}")
     console = Console(stderr=True)
     with Progress(console=console) as progress, ThreadPoolExecutor(arguments.workers) as pool:
         rows = list(pool.map(lambda job: _spawn(job, progress), jobs))

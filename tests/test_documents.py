@@ -119,7 +119,7 @@ OPTIONS = {
     "python benchmarks/isotropy.py": None,
     "python benchmarks/ship_model.py": None,
     "python benchmarks/stability.py": (
-        "--picoseconds 0.01 --molecules methane --settings recommended"
+        "--picoseconds 0.01 --molecules methane --settings 'direct, offset, float64'"
     ),
     "python examples/openmm_solute_in_water.py": "",
 }
