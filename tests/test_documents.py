@@ -179,7 +179,7 @@ def prepare(folder):
     complexed = folder / "parameter_restart_files_MD" / "10gs"
     complexed.mkdir(parents=True)
     topology.rename(complexed / topology.name)
-    line = "mlmd data generate ethanol butane --mode nve --frames 40 --thermalise 20 --out traj"
+    line = "mlmd data generate ethanol butane --mode nve --frames 400 --thermalise 20 --out traj"
     assert run(line, folder).returncode == 0
 
 
