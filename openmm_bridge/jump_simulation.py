@@ -10,7 +10,7 @@ from openmm import app
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, MLMDError
-from mlmd_calc.md.checkpoint import Checkpoint
+from mlmd_calc.md.checkpoint import Checkpoint, load_rotation_state, rotation_state
 from mlmd_calc.md.jump_simulation import LOOP, JumpRun
 from mlmd_calc.md.record import Description
 from mlmd_calc.potential import structure_from_ase
@@ -87,9 +87,14 @@ class OpenMMJumpSimulation(JumpRun, OpenMMSimulation):
         _ = self.loop
 
     def _load(self, results: dict[str, Any]) -> None:
-        self._remember(results)
         self._context.setPositions(self.atoms.positions / units.NM)
+        # Making the loop compares forces, which draws orientations and makes the force forget its
+        # last answer.
+        orientations = rotation_state(self.atoms.calc)
+        _ = self.loop
+        load_rotation_state(self.atoms.calc, orientations)
         self._integrator.loadState(results[LOOP])
+        self._remember(results)
 
     def _engine_results(self) -> dict[str, Any]:
         return {LOOP: self.loop.state_dict(), **self._remembered()}

@@ -107,6 +107,30 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kill
     assert contents(folder) == expected
 
 
+@pytest.mark.parametrize("jumps", [False, True], ids=["steps", "jumps"])
+@pytest.mark.parametrize("engine", ["ase", pytest.param("openmm", marks=needs("openmm"))])
+def test_the_first_checkpoint_is_as_good_as_any(tmp_path, models, monkeypatch, engine, jumps):
+    """A kill right after it, before the first step."""
+    from mlmd_calc.md.recorded_run import RecordedRun
+
+    class KilledError(BaseException):
+        pass
+
+    def stop_after(run):
+        written(run)
+        raise KilledError
+
+    written = RecordedRun.checkpoint
+    work = partial(kill_child.run, model=models["mdet"], engine=engine, jumps=jumps)
+    work(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordedRun, "checkpoint", stop_after)
+        with pytest.raises(KilledError):
+            work(tmp_path / "parts")
+    work(tmp_path / "parts")
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
 def finish(processes, work, folder, kill_after=None):
     """Do work in a process; return its exit status."""
     child = processes.Process(target=work, args=(folder,))
