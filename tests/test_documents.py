@@ -190,7 +190,8 @@ def run(line, folder):
         line,
         shell=True,
         cwd=folder,
-        env={**os.environ, "PATH": path},
+        # `mlmd bench` needs a checkout, also where the package is installed.
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=900,
