@@ -112,19 +112,10 @@ class MDETCalculator(Calculator):
         ]
 
     def __repr__(self) -> str:
-        """Model and options that are not those of the model card."""
-        potential = self.potential
-        options = {
-            "forces": potential.forces,
-            "rotation": potential.rotation,
-            "n_rotations": potential.n_rotations,
-            "dtype": potential.dtype,
-            "device": str(potential.device),
-            **{name: value for name, value in self.parameters.items() if value is not None},
-        }
-        name = potential.model.card.name or potential.model.source
-        listed = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        return f"{type(self).__name__}({name!r}, {listed})"
+        """Model and options, those that the model card decided included."""
+        options = {name: value for name, value in self._options().items() if value is not None}
+        listed = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"{type(self).__name__}({listed})"
 
     @property
     def charge(self) -> int | None:

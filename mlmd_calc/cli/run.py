@@ -249,6 +249,7 @@ def run(
         if choice is not None:
             structure = None
             if choice.of_one_molecule:
+                # What --restart reads, so that both make the same propagator.
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
                 structure = structure_from_pdb(pdb)
             made = choice.make(calculator.potential, timestep, device, structure)

@@ -31,6 +31,7 @@ from mlmd_calc.data.parallel_runs import DRIFTED, Float64Array, ParallelRuns
 from mlmd_calc.data.pool import progress_bar, refuse_failures
 from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax
+from mlmd_calc.data.sampling_settings import require_setting
 from mlmd_calc.data.start_states import THERMALISE_STEPS, StartStates
 from mlmd_calc.errors import ConfigError, MLMDError, PredictionError
 from mlmd_calc.files import FolderLock
@@ -78,22 +79,21 @@ class PropagationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._require("runs", self.runs >= 1, "at least 1")
-        self._require("frames", self.frames >= _FEWEST_FRAMES, f"at least {_FEWEST_FRAMES}")
-        self._require("timestep_fs", 0.0 < self.timestep_fs < np.inf, "a positive time in fs")
+        require_setting(self, "runs", self.runs >= 1, "at least 1")
+        require_setting(self, "frames", self.frames >= _FEWEST_FRAMES, f"at least {_FEWEST_FRAMES}")
+        require_setting(
+            self, "timestep_fs", 0.0 < self.timestep_fs < np.inf, "a positive time in fs"
+        )
         steps = self.stride_fs / self.timestep_fs
-        self._require(
+        require_setting(
+            self,
             "stride_fs",
             round(steps) >= 1 and abs(steps - round(steps)) < 1e-9,
             f"a multiple of the time step, {self.timestep_fs:g} fs",
         )
-        self._require("max_drift", self.max_drift > 0.0, "a positive number of meV/atom/ps")
-        self._require("conformers", self.conformers >= 1, "at least 1")
-        self._require("seed", self.seed >= 0, "zero or positive")
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise ConfigError(f"{name} is {getattr(self, name)}; allowed: {allowed}")
+        require_setting(self, "max_drift", self.max_drift > 0.0, "a positive number of meV/atom/ps")
+        require_setting(self, "conformers", self.conformers >= 1, "at least 1")
+        require_setting(self, "seed", self.seed >= 0, "zero or positive")
 
     @property
     def steps_per_frame(self) -> int:

@@ -62,11 +62,11 @@ class Reference:
     def __init__(self, name: str, charge: int = 0, multiplicity: int = 1) -> None:
         self.name = name
         self._info = {"charge": charge, "spin": multiplicity}
-        self._calculator = None if name == GFN2 else _made(name)
         if name == SO3LR and multiplicity != 1:
             raise InputError(
                 f"multiplicity {multiplicity}; SO3LR knows closed shells only, label with {GFN2!r}"
             )
+        self._calculator = None if name == GFN2 else _made(name)
 
     def evaluate(self, atoms: Atoms) -> tuple[float, NDArray[np.float64]]:
         """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry a GFN2 calculator.

@@ -36,6 +36,18 @@ _DEFAULTS: Final[Mapping[Mode, dict[str, Any]]] = MappingProxyType(
 )
 
 
+def require_setting(settings: object, name: str, holds: bool, allowed: str) -> None:
+    """Refuse the value of a setting, by name, unless what it has to fulfil holds.
+
+    Raises
+    ------
+    ConfigError
+        With the value, and what is allowed in words.
+    """
+    if not holds:
+        raise ConfigError(f"{name} is {getattr(settings, name)}; allowed: {allowed}")
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """How to sample a molecule; `SamplingSettings.for_mode` has the defaults of a mode.
@@ -100,41 +112,42 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         step = TIMESTEP_FS[self.mode]
-        self._require("frames", self.frames >= 1, "at least 1")
-        self._require(
+        require_setting(self, "frames", self.frames >= 1, "at least 1")
+        require_setting(
+            self,
             "temperatures",
             len(self.temperatures) > 0 and all(value > 0 for value in self.temperatures),
             "one or more positive temperatures in K",
         )
-        self._require("conformers", self.conformers >= 1, "at least 1")
+        require_setting(self, "conformers", self.conformers >= 1, "at least 1")
         for name, minimum in (("stride_fs", step), ("thermalise_fs", 0.0)):
             value = getattr(self, name)
-            self._require(
+            require_setting(
+                self,
                 name,
                 value >= minimum and (value / step).is_integer(),
                 f"a multiple of {step} fs, at least {minimum}",
             )
-        self._require("seed", self.seed >= 0, "zero or positive")
+        require_setting(self, "seed", self.seed >= 0, "zero or positive")
         nve = self.mode == "nve"
-        self._require(
+        require_setting(
+            self,
             "noise",
             not (nve and self.noise) and all(sigma > 0 for sigma in self.noise),
             "no noise in mode nve" if nve else "positive lengths in Å",
         )
-        self._require(
+        require_setting(
+            self,
             "max_force",
             self.max_force is None or (self.max_force > 0 and not nve),
             "no limit in mode nve" if nve else "a positive force in eV/Å",
         )
-        self._require(
+        require_setting(
+            self,
             "reference",
             not nve or self.reference == "gfn2",
             "gfn2, whose forces the trajectories of mode nve follow",
         )
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise ConfigError(f"{name} is {getattr(self, name)}; allowed: {allowed}")
 
     def steps(self, time_fs: float) -> int:
         """Return the number of integration steps in a time in fs."""

@@ -195,15 +195,15 @@ class PhysicalUnits(nn.Module):
         speed = self._thermal_speed(state)[:, None]
         time = times.to(speed.dtype)[:, :, None, None]
         growth = time / (time + self.time_scale)
-        x, v = state.positions[:, None], state.velocities[:, None]
-        moved, faster = v * time, torch.zeros_like(v)
+        v = state.velocities[:, None]
+        x = state.positions[:, None] + v * time
         if self.exact_limits:
             assert state.accelerations is not None
-            faster = state.accelerations[:, None] * time / (1.0 + (time / self.time_scale) ** 2)
-            moved = moved + 0.5 * time * faster
+            gain = state.accelerations[:, None] * time / (1.0 + (time / self.time_scale) ** 2)
+            x, v = x + 0.5 * time * gain, v + gain
             f, g = growth * f, growth * g
         padding = ~state.mask[:, None, :, None]
         return {
-            "pos": (x + moved + time * growth * (speed * f)).masked_fill(padding, 0.0),
-            "vel": (v + faster + growth * (speed * g)).masked_fill(padding, 0.0),
+            "pos": (x + time * growth * (speed * f)).masked_fill(padding, 0.0),
+            "vel": (v + growth * (speed * g)).masked_fill(padding, 0.0),
         }
