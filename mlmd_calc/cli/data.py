@@ -26,7 +26,7 @@ from mlmd_calc.cli.data_options import (
 )
 from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.tables import print_table
-from mlmd_calc.data import MoleculeFrames
+from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
@@ -105,13 +105,21 @@ def generate_command(
 
 @app.command("propagate")
 def propagate_command(
-    molecules: Annotated[
-        list[str],
-        typer.Argument(
-            help="Names, tags, NAME=SMILES, or recipe files, as for mlmd data generate."
-        ),
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per molecule.")],
+    molecules: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names, tags, NAME=SMILES, or recipe files, as for mlmd data generate; not with "
+            "--starts."
+        ),
+    ] = None,
+    starts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels of mlmd data generate, a file or a folder: runs start from their "
+            "structures, which is faster than to find minima and to heat them."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +141,7 @@ def propagate_command(
 ) -> None:
     """Follow a force model at constant energy; continues where an earlier command was stopped."""
     # Imports torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.data.propagate import PropagationSettings, propagate
+    from mlmd_calc.data.propagate import PropagationSettings, molecules_of, propagate
     from mlmd_calc.zoo import load_model
 
     settings = PropagationSettings(
@@ -145,13 +153,31 @@ def propagate_command(
         conformers=conformers,
         seed=seed,
     )
-    chosen = select_molecules(molecules)
+    if (molecules is None) == (starts is None):
+        raise ConfigError(
+            "name molecules to follow, or give --starts, their structures; one of both"
+        )
+    structures = None
+    if starts is not None:
+        structures = {frames.name: frames for frames in read_dataset(starts)}
+    chosen = (
+        select_molecules(molecules or [])
+        if structures is None
+        else molecules_of(structures.values())
+    )
     force_field = load_model(model, device="cpu")
     console = Console(stderr=True)
     _advise_to_repeat("molecules", out)
     with raise_on_signal():
         paths = propagate(
-            chosen, out, settings, force_field, device=device, dtype=dtype, console=console
+            chosen,
+            out,
+            settings,
+            force_field,
+            starts=structures,
+            device=device,
+            dtype=dtype,
+            console=console,
         )
     console.print(f"{len(paths)} molecules in {out}")
 

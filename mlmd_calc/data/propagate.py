@@ -7,10 +7,11 @@ advance together, from starts that cover more than equilibrium.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlmd_calc import units
+from mlmd_calc.bonds import find_bonds
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_trajectory
@@ -33,7 +35,7 @@ from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax
 from mlmd_calc.data.sampling_settings import require_setting
 from mlmd_calc.data.start_states import THERMALISE_STEPS, StartStates
-from mlmd_calc.errors import ConfigError, MLMDError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 from mlmd_calc.files import FolderLock
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
 from mlmd_calc.propagation.forces import ForceModel
@@ -112,6 +114,7 @@ def propagate(
     settings: PropagationSettings,
     model: Model,
     *,
+    starts: Mapping[str, MoleculeFrames] | None = None,
     device: str = "auto",
     dtype: str = "float32",
     console: Console | None = None,
@@ -129,6 +132,9 @@ def propagate(
         Created if it does not exist.
     model
         Force field to follow, with the forces and orientations that its card recommends.
+    starts
+        Structures with energies to start from, by name of the molecule, as
+        :func:`molecules_of` takes; without them minima are sought and heated.
     device, dtype
         As in :class:`mlmd_calc.Potential`.
     console
@@ -155,12 +161,17 @@ def propagate(
     potential = partial(Potential, model, device=device, dtype=dtype)
     identity = _identity(potential(), settings)
     files = {molecule: directory / f"{molecule.name}.npz" for molecule in molecules}
+
+    def described(molecule: Molecule) -> dict[str, Any]:
+        own = _described(molecule) | identity
+        return own if starts is None else own | {"starts_sha256": _digest(starts[molecule.name])}
+
     lock = FolderLock(directory)
     try:
         pending = [
             molecule
             for molecule, path in files.items()
-            if not is_finished(path, _metadata, _described(molecule) | identity)
+            if not is_finished(path, _metadata, described(molecule))
         ]
         costs = [settings.steps * atom_count(molecule) ** 2 for molecule in pending]
         failures: dict[str, str] = {}
@@ -173,13 +184,14 @@ def propagate(
                 # Random orientations, too, are those of the molecule.
                 own = potential(seed=int(rng.integers(2**63)))
                 advance = partial(progress.advance, bar, cost / settings.steps)
+                begin = None if starts is None else starts[molecule.name]
                 try:
-                    frames, ended = follow(molecule, settings, own, rng, advance)
+                    frames, ended = follow(molecule, settings, own, rng, advance, begin)
                 except MLMDError as error:
                     failures[molecule.name] = str(error)
                 else:
                     provenance = {**_versions(), "device": own.device.type, "dropped": ended}
-                    provenance |= _described(molecule) | identity
+                    provenance |= described(molecule)
                     frames.metadata["forces"] = own.model.card.name
                     frames.metadata["provenance"] = json.dumps(provenance)
                     write_trajectory(files[molecule], frames)
@@ -198,6 +210,7 @@ def follow(
     force_model: ForceModel,
     rng: np.random.Generator,
     on_step: Callable[[], None] = lambda: None,
+    begin: MoleculeFrames | None = None,
 ) -> tuple[MoleculeFrames, dict[int, str]]:
     """Follow all runs of one molecule.
 
@@ -211,6 +224,9 @@ def follow(
         Source of randomness.
     on_step
         Called after every step.
+    begin
+        Structures with energies that the runs start from, all of them before one comes twice.
+        Without them minima are sought and heated.
 
     Returns
     -------
@@ -225,18 +241,12 @@ def follow(
     PredictionError
         If no minimum is found, bonds break on the way to it, or no run is left.
     """
-    start = conformers_of(molecule, min(settings.conformers, settings.runs), rng)
-    state = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
-    kind = Structure(start.numbers, start.positions[0], **state)
-    minima = []
-    for positions in start.positions:
-        atoms = Atoms(start.numbers, positions, info=state)
-        atoms.calc = _Calculator(force_model)
-        relax(molecule, atoms, start)
-        minima.append(atoms.positions)
-    in_turn = np.arange(settings.runs) % len(minima)
-    runs = ParallelRuns(force_model, kind, np.array(minima)[in_turn], start.bonds)
-    starts = StartStates.draw(settings.runs, len(kind), rng)
+    if begin is None:
+        runs = _at_minima(molecule, settings, force_model, rng)
+        starts = StartStates.draw(len(runs), len(runs.kind), rng)
+    else:
+        runs = _at_structures(begin, settings, force_model, rng)
+        starts = StartStates.draw(len(runs), len(runs.kind), rng).without_heating()
     starts.prepare(runs, rng, on_step)
     frames = _Frames()
     frames.add(runs)
@@ -248,7 +258,7 @@ def follow(
             on_step()
         runs.end_broken()
         frames.add(runs)
-    drifts = _slopes(np.array(conserved), settings.timestep_fs) / len(kind)
+    drifts = _slopes(np.array(conserved), settings.timestep_fs) / len(runs.kind)
     for run in runs.running[np.abs(drifts[runs.running]) > settings.max_drift]:
         runs.end(int(run), DRIFTED)
     if not len(runs.running):
@@ -256,9 +266,71 @@ def follow(
             f"none of {settings.runs} runs can be kept ({_counted(runs.ended.values())}); "
             "use a shorter time step, or a model that knows this molecule"
         )
-    found = frames.molecule(molecule, kind.numbers, runs.running, settings.stride_fs)
+    found = frames.molecule(molecule, runs.kind.numbers, runs.running, settings.stride_fs)
     found.metadata["starts"] = json.dumps({k: v.tolist() for k, v in vars(starts).items()})
     return found, runs.ended
+
+
+def molecules_of(structures: Iterable[MoleculeFrames]) -> list[Molecule]:
+    """Molecules of labelled structures.
+
+    Raises
+    ------
+    InputError
+        If a set of structures has no energies, or does not say its SMILES.
+    """
+    molecules = []
+    for frames in structures:
+        smiles = frames.metadata.get("smiles")
+        if smiles is None or frames.energies is None:
+            missing = "SMILES" if smiles is None else "energies"
+            raise InputError(
+                f"structures of {frames.name!r} have no {missing}, which runs that start from them "
+                "need; use files of mlmd data generate"
+            )
+        molecules.append(Molecule(frames.name, smiles, frames.charge, frames.multiplicity))
+    return molecules
+
+
+def _at_minima(
+    molecule: Molecule,
+    settings: PropagationSettings,
+    force_model: ForceModel,
+    rng: np.random.Generator,
+) -> ParallelRuns:
+    """Make runs that rest at minima of the force model."""
+    start = conformers_of(molecule, min(settings.conformers, settings.runs), rng)
+    state = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
+    minima = []
+    for positions in start.positions:
+        atoms = Atoms(start.numbers, positions, info=state)
+        atoms.calc = _Calculator(force_model)
+        relax(molecule, atoms, start)
+        minima.append(atoms.positions)
+    in_turn = np.arange(settings.runs) % len(minima)
+    kind = Structure(start.numbers, start.positions[0], **state)
+    return ParallelRuns(force_model, kind, np.array(minima)[in_turn], start.bonds)
+
+
+def _at_structures(
+    begin: MoleculeFrames,
+    settings: PropagationSettings,
+    force_model: ForceModel,
+    rng: np.random.Generator,
+) -> ParallelRuns:
+    """Make runs that rest at given structures, drawn without repetition while there are enough."""
+    assert begin.energies is not None
+    positions = begin.positions.astype(np.float64)
+    lowest = positions[np.argmin(begin.energies)]
+    kind = Structure(begin.numbers, lowest, begin.charge, begin.multiplicity)
+    # Lengths of bonds are told by the lowest structure: the others may be far from theirs.
+    bonds = find_bonds(Atoms(begin.numbers, lowest)).pairs
+    at_lowest = np.repeat(lowest[None], settings.runs, axis=0)
+    runs = ParallelRuns(force_model, kind, at_lowest, bonds)
+    rounds = -(-settings.runs // len(positions))
+    drawn = np.concatenate([rng.permutation(len(positions)) for _ in range(rounds)])
+    runs.positions[:] = positions[drawn[: settings.runs]]
+    return runs
 
 
 class _Calculator(Calculator):
@@ -332,6 +404,13 @@ def _slopes(energies: Float64Array, timestep_fs: float) -> Float64Array:
     time -= time.mean()
     slopes: Float64Array = time @ energies / (time @ time) / units.MEV
     return slopes
+
+
+def _digest(structures: MoleculeFrames) -> str:
+    """Checksum of what runs that start from structures depend on."""
+    digest = hashlib.sha256(structures.positions.astype("<f8").tobytes())
+    digest.update(np.asarray(structures.energies, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def _described(molecule: Molecule) -> dict[str, Any]:

@@ -7,7 +7,7 @@ temperatures of positions and velocities need not agree. Here they are drawn ind
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -94,13 +94,17 @@ class StartStates:
         hot_atom[with_hot_atom] = rng.integers(atoms, size=len(with_hot_atom))
         return cls(position_K, displacement_A, velocity_K, hot_atom)
 
+    def without_heating(self) -> StartStates:
+        """Return the starts of structures that are spread already, which need no heating."""
+        return replace(self, position_K=np.zeros_like(self.position_K))
+
     def prepare(
         self,
         runs: ParallelRuns,
         rng: np.random.Generator,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """Bring runs that rest at minima to their starts, :data:`THERMALISE_STEPS` steps.
+        """Bring runs at rest to their starts, :data:`THERMALISE_STEPS` steps.
 
         Afterwards their forces are known, their centres of mass at rest at the origin, and those
         that cannot be started have ended.
