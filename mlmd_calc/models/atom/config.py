@@ -54,6 +54,9 @@ class IntegratorConfig:
         Exact where motion is small: a molecule at rest without forces stays there, near a minimum a
         jump is linear, and for short times it is x + v t + a t²/2 and v + a t. Only with ``pairs``
         and ``accelerations``.
+    spring_steps
+        Correct the motion of learnt springs between atoms, see :mod:`.springs`, followed in this
+        many steps, instead of ballistic motion; 0 for none. Only with ``exact_limits``.
     temperature
         Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
         inside the network.
@@ -74,6 +77,7 @@ class IntegratorConfig:
     vector_layers: int = 0
     vector_channels: int = 16
     exact_limits: bool = False
+    spring_steps: int = 0
     temperature: float = 300.0
     time_scale: float = 4.0
     max_horizon: float = 32.0
@@ -91,6 +95,12 @@ class IntegratorConfig:
             raise ConfigError(
                 f"exact_limits=True with pairs={self.pairs} and accelerations="
                 f"{self.accelerations}; it needs both"
+            )
+        check_count(self, "spring_steps", 0)
+        if self.spring_steps and not self.exact_limits:
+            raise ConfigError(
+                f"spring_steps={self.spring_steps} with exact_limits=False; springs need "
+                "exact_limits=True"
             )
         if self.max_horizon <= self.time_scale:
             raise ConfigError(

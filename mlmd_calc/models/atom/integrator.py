@@ -28,6 +28,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.atom.config import IntegratorConfig
 from mlmd_calc.models.atom.features import with_length
+from mlmd_calc.models.atom.springs import Springs, follow
 
 NUM_ELEMENTS: Final = len(ase.data.atomic_masses)
 """Rows of tables of elements; row 0 is for padding."""
@@ -141,6 +142,7 @@ class PhysicalUnits(nn.Module):
         self.energy = units.KB * options.temperature
         self.time_scale = options.time_scale
         self.exact_limits = options.exact_limits
+        self.spring_steps = options.spring_steps
         self.register_buffer("masses", torch.tensor(ase.data.atomic_masses.tolist()))
 
     def _masses(self, state: MolecularState) -> Tensor:
@@ -178,8 +180,33 @@ class PhysicalUnits(nn.Module):
         motions = torch.stack(self._motions(state, speed), dim=2)
         return self._centred(state, state.positions), motions
 
+    def _springs(
+        self, state: MolecularState, times: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Positions and velocities ``(b, t, n, 3)`` that springs lead to."""
+        dtype = coefficients.dtype
+        real = state.mask[:, :, None] & state.mask[:, None, :]
+        real = real & ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+        x = state.positions.masked_fill(~state.mask[..., None], 0.0)
+        vectors = ((x[:, None] - x[:, :, None]) * real[..., None]).to(dtype)
+        r = torch.where(real, vectors.square().sum(dim=-1), 1.0).sqrt()
+        springs = Springs.of(coefficients, state.numbers, r, real / r)
+        assert state.accelerations is not None
+        v, a = (
+            w.masked_fill(~state.mask[..., None], 0.0).to(dtype)
+            for w in (state.velocities, state.accelerations)
+        )
+        masses = self._masses(state)[..., 0].masked_fill(~state.mask, 1.0).to(dtype)
+        way, v = follow(springs, vectors, v, a, masses, times.to(dtype), self.spring_steps)
+        return state.positions[:, None] + way, v.to(state.positions)
+
     def advance(
-        self, state: MolecularState, times: Tensor, f: Tensor, g: Tensor
+        self,
+        state: MolecularState,
+        times: Tensor,
+        f: Tensor,
+        g: Tensor,
+        springs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Positions and velocities ``(b, t, n, 3)`` at the times, in the precision of the state.
 
@@ -191,13 +218,18 @@ class PhysicalUnits(nn.Module):
             ``(b, t)`` fs.
         f, g
             ``(b, t, n, 3)`` read-outs for the positions and for the velocities.
+        springs
+            ``(b, t, n, n, 4)`` read-outs for springs, with the option ``spring_steps``.
         """
         speed = self._thermal_speed(state)[:, None]
         time = times.to(speed.dtype)[:, :, None, None]
         growth = time / (time + self.time_scale)
         v = state.velocities[:, None]
         x = state.positions[:, None] + v * time
-        if self.exact_limits:
+        if springs is not None:
+            x, v = self._springs(state, times, springs)
+            f, g = growth * f, growth * g
+        elif self.exact_limits:
             assert state.accelerations is not None
             gain = state.accelerations[:, None] * time / (1.0 + (time / self.time_scale) ** 2)
             x, v = x + 0.5 * time * gain, v + gain

@@ -166,6 +166,8 @@ class PairReadout(nn.Module):
         self.pair_film = nn.Linear(width, 2 * HIDDEN)
         self.inner = nn.Linear(HIDDEN, HIDDEN)
         self.pair_coefficients = nn.Linear(HIDDEN, 2 * (1 + 2 * vectors))
+        if config.integrator.spring_steps:
+            self.spring_coefficients = nn.Linear(HIDDEN, 4)
         self.from_atom = nn.Linear(width, width)
         self.atom_film = nn.Linear(width, 2 * width)
         self.atom_coefficients = nn.Linear(width, 2 * vectors)
@@ -191,7 +193,8 @@ class PairReadout(nn.Module):
         Returns
         -------
         dict of Tensor
-            "pos" and "vel", ``(b, t, n, 3)``.
+            "pos" and "vel", ``(b, t, n, 3)``, and with the option ``spring_steps`` "springs",
+            ``(b, t, n, n, 4)``.
         """
         u, vectors = geometry.directions, motions
         weight = (geometry.real / geometry.distances)[..., None]
@@ -204,6 +207,8 @@ class PairReadout(nn.Module):
         hidden = hidden + self.from_pair(pairs)
         scale, shift = self.pair_film(horizon)[:, :, None, None].chunk(2, dim=-1)
         hidden = silu(self.inner(silu(hidden[:, None] * (1.0 + scale) + shift)))
+        if hasattr(self, "spring_coefficients"):
+            springs = self.spring_coefficients(hidden)
         coefficients = self.pair_coefficients(hidden) * weight[:, None]
         m = vectors.shape[2]
         constant, relative, projected = coefficients.unflatten(-1, (2, -1)).split((1, m, m), dim=-1)
@@ -216,4 +221,7 @@ class PairReadout(nn.Module):
         hidden = silu(self.from_atom(h)[:, None] * (1.0 + scale) + shift)
         own = self.atom_coefficients(hidden).unflatten(-1, (2, -1)) - relative.sum(dim=3)
         out = out + torch.einsum("btick,bikx->btcix", own, vectors)
-        return {"pos": out[:, :, 0], "vel": out[:, :, 1]}
+        read = {"pos": out[:, :, 0], "vel": out[:, :, 1]}
+        if hasattr(self, "spring_coefficients"):
+            read["springs"] = springs
+        return read

@@ -1,0 +1,165 @@
+"""Springs between atoms: the motion that an integrator's network corrects.
+
+Most of what a molecule does within a few femtoseconds is the vibration of its bonds and angles.
+Here the network says how stiff every pair of atoms is, and the motion is followed in short steps
+of velocity Verlet, from the exact accelerations a at t = 0 and what the springs make of the way:
+
+    m_i d²x_i/dt² = m_i a_i + sum over j of [F_ij(r_ij) u_ij - F_ij(r⁰_ij) u⁰_ij]
+    F(r) = T + k [1 - exp(-β (r - r⁰))] / β
+
+with tension T, stiffness k and softening β of each pair, and u_ij the unit vector from i to j. Such
+motion conserves momentum, starts as the true one does, leaves alone what rests without forces, and
+is linear where motion is small.
+
+The stiffness is a factor times that of a model Hessian, k = 0.45 exp[α (ρ² - r²)] in atomic units
+(Lindh, Bernhardsson, Karlström, Malmqvist, Chem. Phys. Lett. 241, 423 (1995)), plus a correction.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import ase.units
+import torch
+from torch import Tensor
+
+from mlmd_calc import units
+
+_STRETCH: Final = 0.45 * ase.units.Hartree / ase.units.Bohr**2
+"""eV/Å², stiffness of a stretch in the model Hessian at its reference distance."""
+
+_DECAY: Final = ((1.0, 0.3949, 0.3949), (0.3949, 0.28, 0.28), (0.3949, 0.28, 0.28))
+_REFERENCE: Final = ((1.35, 2.10, 2.53), (2.10, 2.87, 3.40), (2.53, 3.40, 3.40))
+"""α in 1/Bohr² and ρ in Bohr, by the rows of the periodic table of both elements."""
+
+_LAST_OF_ROW: Final = (2, 10)
+_SOFTENING: Final = 3.0
+"""1/Å, β of a network that has learnt nothing."""
+
+_MOST_EXPONENT: Final = 4.0
+"""Springs are no harder than this many times β lets them be, however close atoms come."""
+
+
+class Springs(NamedTuple):
+    """What holds pairs of atoms at the times asked for, ``(b, t, n, n)`` each, 0 for no pair.
+
+    Attributes
+    ----------
+    tension
+        eV/Å at t = 0, positive where atoms pull each other.
+    stiffness
+        eV/Å².
+    softening
+        1/Å.
+    """
+
+    tension: Tensor
+    stiffness: Tensor
+    softening: Tensor
+
+    @classmethod
+    def of(cls, coefficients: Tensor, numbers: Tensor, distances: Tensor, weight: Tensor) -> Springs:
+        """Make springs of what a network says of pairs, both ways together.
+
+        Parameters
+        ----------
+        coefficients
+            ``(b, t, n, n, 4)``; zero for what is known without a network.
+        numbers
+            ``(b, n)`` atomic numbers.
+        distances
+            ``(b, n, n)`` Å.
+        weight
+            ``(b, n, n)`` weight of pairs, 0 where there is none.
+        """
+        both = coefficients + coefficients.transpose(2, 3)
+        tension, factor, correction, softening = both.unbind(dim=-1)
+        usual = (model_stiffness(numbers, distances) * (weight > 0.0))[:, None]
+        weight = weight[:, None]
+        return cls(
+            tension * weight,
+            usual * (1.0 + factor) + correction * weight,
+            _SOFTENING * torch.exp(softening),
+        )
+
+    def forces(self, distances: Tensor, start: Tensor) -> Tensor:
+        """Pull ``(b, t, n, n)`` in eV/Å at distances of the same shape."""
+        exponent = (-self.softening * (distances - start)).clamp(max=_MOST_EXPONENT)
+        return self.tension - self.stiffness * torch.expm1(exponent) / self.softening
+
+
+def model_stiffness(numbers: Tensor, distances: Tensor) -> Tensor:
+    """Stiffness ``(b, n, n)`` in eV/Å² of the model Hessian's stretches.
+
+    Parameters
+    ----------
+    numbers
+        ``(b, n)`` atomic numbers.
+    distances
+        ``(b, n, n)`` Å.
+    """
+    row = sum((numbers > last).long() for last in _LAST_OF_ROW)
+    decay, reference = (
+        torch.tensor(table, dtype=distances.dtype, device=distances.device)[
+            row[:, :, None], row[:, None]
+        ]
+        for table in (_DECAY, _REFERENCE)
+    )
+    return _STRETCH * torch.exp(decay * (reference**2 - (distances / ase.units.Bohr) ** 2))
+
+
+def follow(
+    springs: Springs,
+    vectors: Tensor,
+    velocities: Tensor,
+    accelerations: Tensor,
+    masses: Tensor,
+    times: Tensor,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Follow the motion of springs.
+
+    Parameters
+    ----------
+    springs
+        Springs of ``b`` molecules at ``t`` times.
+    vectors
+        ``(b, n, n, 3)`` Å from atom i to atom j at t = 0.
+    velocities, accelerations
+        ``(b, n, 3)`` Å/fs and Å/fs² at t = 0.
+    masses
+        ``(b, n)`` amu.
+    times
+        ``(b, t)`` fs.
+    steps
+        Time steps to each of the times.
+
+    Returns
+    -------
+    displacements, velocities
+        ``(b, t, n, 3)`` Å and Å/fs at the times.
+    """
+    start = vectors[:, None]
+    lengths = _lengths(start)
+    # Zero at the start to the last bit, so that what rests goes on resting.
+    pull = springs.forces(lengths, lengths)[..., None] * start / lengths[..., None]
+    per_mass = (units.FS**2 / masses)[:, None, :, None]
+    step = (times / steps)[:, :, None, None]
+    v = velocities[:, None].expand(-1, times.shape[1], -1, -1)
+    a = accelerations[:, None]
+    x = torch.zeros_like(v)
+    for _ in range(steps):
+        v = v + 0.5 * step * a
+        x = x + step * v
+        way = start + (x[:, :, None] - x[:, :, :, None])
+        r = _lengths(way)
+        now = springs.forces(r, lengths)[..., None] * way / r[..., None]
+        a = accelerations[:, None] + per_mass * (now - pull).sum(dim=3)
+        v = v + 0.5 * step * a
+    return x, v
+
+
+def _lengths(vectors: Tensor) -> Tensor:
+    """Lengths of vectors, 1 for those of no length, which have no derivative."""
+    squares = vectors.square().sum(dim=-1)
+    return torch.where(squares > 0.0, squares, 1.0).sqrt()
