@@ -404,8 +404,16 @@ def literal_propagate(
     masses = weights["physical_units.masses"][numbers][:, None]
     unit = torch.sqrt(units.kB * options.temperature / masses) * units.fs
     read = _pair_changes if options.pairs else _token_changes
-    change_x, change_v = read(weights, config, positions, velocities, numbers, time, accelerations)
+    change_x, change_v, *springs = read(
+        weights, config, positions, velocities, numbers, time, accelerations
+    )
     growth = time / (time + options.time_scale)
+    if springs:
+        assert accelerations is not None
+        state = (positions, velocities, accelerations, numbers, masses)
+        positions, moving = _spring_motion(*state, springs[0], time, options.spring_steps)
+        change_x, change_v = growth * change_x, growth * change_v
+        return positions + unit * time * growth * change_x, moving + unit * growth * change_v
     positions, moving = positions + velocities * time, velocities
     if options.exact_limits:
         assert accelerations is not None
@@ -413,6 +421,58 @@ def literal_propagate(
         positions, moving = positions + 0.5 * time * gain, moving + gain
         change_x, change_v = growth * change_x, growth * change_v
     return positions + unit * time * growth * change_x, moving + unit * growth * change_v
+
+
+def _spring_motion(
+    positions: Tensor,
+    velocities: Tensor,
+    accelerations: Tensor,
+    numbers: Tensor,
+    masses: Tensor,
+    coefficients: Tensor,
+    time: float,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Velocity Verlet with the springs of coefficients ``(n, n, 4)``."""
+    decay = {(0, 0): 1.0, (0, 1): 0.3949, (1, 1): 0.28}
+    reference = {(0, 0): 1.35, (0, 1): 2.10, (1, 1): 2.87}
+    n = len(numbers)
+    rows = [0 if z <= 2 else 1 for z in numbers.tolist()]
+    stretch = 0.45 * units.Hartree / units.Bohr**2
+    springs = {}
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                direction, r = _direction(positions, i, j)
+                rows_of_both = (min(rows[i], rows[j]), max(rows[i], rows[j]))
+                tension, factor, correction, softening = coefficients[i, j] + coefficients[j, i]
+                square = reference[rows_of_both] ** 2 - (r / units.Bohr) ** 2
+                k = stretch * torch.exp(decay[rows_of_both] * square) * (1.0 + factor)
+                k = k + 10.0 * correction / r
+                springs[i, j] = (
+                    direction,
+                    r,
+                    3.0 * tension / r,
+                    k,
+                    3.0 * torch.exp(torch.tanh(softening)),
+                )
+
+    def change(x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for (i, j), (before, start, tension, k, beta) in springs.items():
+            direction, r = _direction(x, i, j)
+            exponent = (-beta * (r - start)).clamp(max=4.0)
+            force = tension + k * (1.0 - torch.exp(exponent)) / beta
+            total[i] += force * direction - tension * before
+        return total / masses * units.fs**2
+
+    x, v, a, step = positions, velocities, accelerations, time / steps
+    for _ in range(steps):
+        v = v + 0.5 * step * a
+        x = x + step * v
+        a = accelerations + change(x)
+        v = v + 0.5 * step * a
+    return x, v
 
 
 def _token_changes(
@@ -471,7 +531,7 @@ def _pair_changes(
     numbers: Tensor,
     time: float,
     accelerations: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     options = config.integrator
     assert options is not None
     n = len(numbers)
@@ -642,8 +702,10 @@ def _pair_read_out(
     positions: Tensor,
     horizon: Tensor,
     agitating: list[Tensor] | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     name = "projection_layer"
+    has_springs = f"{name}.spring_coefficients.weight" in weights
+    springs = torch.zeros(len(stream), len(stream), 4, dtype=stream.dtype)
     h = _rms_norm(weights, name, stream)
     pair_scale, pair_shift = _linear(weights, f"{name}.pair_film", horizon).chunk(2)
     atom_scale, atom_shift = _linear(weights, f"{name}.atom_film", horizon).chunk(2)
@@ -658,11 +720,13 @@ def _pair_read_out(
             u = _hidden_of_pair(weights, name, h, pairs, i, j)
             u = functional.silu(u * (1.0 + pair_scale) + pair_shift)
             u = functional.silu(_linear(weights, f"{name}.inner", u))
+            if has_springs:
+                springs[i, j] = _linear(weights, f"{name}.spring_coefficients", u)
             c = _linear(weights, f"{name}.pair_coefficients", u).view(2, -1)
             change = change + c @ _offered(positions, vectors, i, j, agitating)
         changes.append(change)
     both = torch.stack(changes)
-    return both[:, 0], both[:, 1]
+    return both[:, 0], both[:, 1], *([springs] if has_springs else [])
 
 
 def _horizon(weights: Weights, config: ATOMConfig, time: float, dtype: torch.dtype) -> Tensor:

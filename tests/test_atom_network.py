@@ -85,6 +85,11 @@ JUMPS = {
     ),
 }
 
+JUMPS["springs"] = dataclasses.replace(
+    JUMP,
+    integrator=dataclasses.replace(JUMPS["exact-limits"].integrator, spring_steps=64),
+)
+
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 each_jump = pytest.mark.parametrize("config", JUMPS.values(), ids=JUMPS.keys())
 
@@ -534,6 +539,7 @@ def test_pairs_replace_the_lifting() -> None:
         ({"max_horizon": 3.0}, "max_horizon=3.0 fs must exceed time_scale=4.0 fs"),
         ({"vector_layers": 1}, "vector_layers=1; it must be 0, or positive with pairs=True"),
         ({"vector_channels": 0}, "vector_channels=0"),
+        ({"spring_steps": 8}, "spring_steps=8 with exact_limits=False"),
         ({"exact_limits": True}, "exact_limits=True with pairs=False and accelerations=False"),
     ],
     ids=str,
@@ -813,8 +819,9 @@ def test_recorded_jumps_repeat_every_bit(config: ATOMConfig) -> None:
     assert recordings(recorded, "_jump") == 1
 
 
-@each_jump
-def test_untrained_jumps_are_ballistic(config: ATOMConfig) -> None:
+@pytest.mark.parametrize("name", sorted(JUMPS.keys() - {"springs"}))
+def test_untrained_jumps_are_ballistic(name: str) -> None:
+    config = JUMPS[name]
     network = ATOM(config)
     molecule = state(config)
     if config.integrator is not None and config.integrator.exact_limits:
@@ -827,42 +834,43 @@ def test_untrained_jumps_are_ballistic(config: ATOMConfig) -> None:
     assert torch.equal(out["vel"], v[:, None].expand_as(straight) * real)
 
 
+@pytest.mark.parametrize("config", [JUMPS["exact-limits"], JUMPS["springs"]], ids=["", "springs"])
 class TestExactLimits:
     """What a random network with this option does where motion vanishes."""
 
-    config = JUMPS["exact-limits"]
-
-    def jump(self, scale: float, times: torch.Tensor) -> dict[str, torch.Tensor]:
+    def jump(
+        self, config: ATOMConfig, scale: float, times: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Change from ballistic motion, with velocities and accelerations times a number."""
-        molecule = state(self.config)
+        molecule = state(config)
         for name in ("velocities", "accelerations"):
             centre = molecule[name].masked_fill(~molecule["mask"][..., None], 0.0)
             molecule[name] = scale * centre
         with torch.no_grad():
-            out = random_network(self.config).propagate(times=times, **molecule)
+            out = random_network(config).propagate(times=times, **molecule)
         real = molecule["mask"][:, None, :, None]
         x, v = (molecule[name][:, None] * real for name in ("positions", "velocities"))
         return {"pos": out["pos"] - x, "vel": out["vel"] - v, "acc": molecule["accelerations"]}
 
-    def test_a_molecule_at_rest_without_forces_stays(self) -> None:
-        out = self.jump(0.0, TIMES)
+    def test_a_molecule_at_rest_without_forces_stays(self, config: ATOMConfig) -> None:
+        out = self.jump(config, 0.0, TIMES)
         assert not out["pos"].any()
         assert not out["vel"].any()
 
-    def test_small_motion_is_linear(self) -> None:
-        small, half = self.jump(1e-7, TIMES), self.jump(5e-8, TIMES)
+    def test_small_motion_is_linear(self, config: ATOMConfig) -> None:
+        small, half = self.jump(config, 1e-7, TIMES), self.jump(config, 5e-8, TIMES)
         for name in ("pos", "vel"):
             torch.testing.assert_close(small[name], 2.0 * half[name], rtol=1e-3, atol=1e-13)
-        large = self.jump(1.0, TIMES)
+        large = self.jump(config, 1.0, TIMES)
         assert (large["pos"] - 1e7 * small["pos"]).abs().max() > 1e-2
 
-    def test_short_times_are_verlet(self) -> None:
+    def test_short_times_are_verlet(self, config: ATOMConfig) -> None:
         """What is left falls with t³ for positions and t² for velocities."""
         left = []
         for time in (2e-3, 1e-3):
             times = torch.full((len(SIZES), 1), time, dtype=torch.float64)
-            out = self.jump(1.0, times)
-            molecule = state(self.config)
+            out = self.jump(config, 1.0, times)
+            molecule = state(config)
             v = molecule["velocities"].masked_fill(~molecule["mask"][..., None], 0.0)
             pos = out["pos"][:, 0] - v * time - 0.5 * out["acc"] * time**2
             left.append((pos.abs().max(), (out["vel"][:, 0] - out["acc"] * time).abs().max()))
@@ -870,7 +878,7 @@ class TestExactLimits:
         assert left[0][1] / left[1][1] == pytest.approx(4.0, rel=0.02)
 
 
-@pytest.mark.parametrize("name", sorted(JUMPS.keys() - {"exact-limits"}))
+@pytest.mark.parametrize("name", sorted(JUMPS.keys() - {"exact-limits", "springs"}))
 def test_changes_grow_from_zero_as_those_of_a_force(name: str) -> None:
     config = JUMPS[name]
     network = random_network(config)

@@ -12,7 +12,8 @@ proportion to thermal motion. With the option ``exact_limits`` they begin with t
     x(t) = x + v t + ½ a t² ψ(t) + s t φ(t)² f,    v(t) = v + a t ψ(t) + s φ(t)² g
 
 with ψ(t) = 1 / (1 + t²/τ²), so that what is learnt vanishes with t³ and t², and a stiff bond, which
-answers to a force for a time of about τ only, is not thrown far.
+answers to a force for a time of about τ only, is not thrown far. With the option ``spring_steps``
+the motion of learnt springs (:mod:`.springs`) takes the place of the terms without f and g.
 """
 
 from __future__ import annotations
@@ -183,14 +184,14 @@ class PhysicalUnits(nn.Module):
     def _springs(
         self, state: MolecularState, times: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Positions and velocities ``(b, t, n, 3)`` that springs lead to."""
+        """Positions and velocities ``(b, t, n, 3)`` at the end of the motion of springs."""
         dtype = coefficients.dtype
         real = state.mask[:, :, None] & state.mask[:, None, :]
         real = real & ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
         x = state.positions.masked_fill(~state.mask[..., None], 0.0)
         vectors = ((x[:, None] - x[:, :, None]) * real[..., None]).to(dtype)
         r = torch.where(real, vectors.square().sum(dim=-1), 1.0).sqrt()
-        springs = Springs.of(coefficients, state.numbers, r, real / r)
+        springs = Springs.from_coefficients(coefficients, state.numbers, r, real / r)
         assert state.accelerations is not None
         v, a = (
             w.masked_fill(~state.mask[..., None], 0.0).to(dtype)

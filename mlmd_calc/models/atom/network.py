@@ -352,9 +352,7 @@ class ATOM(nn.Module):
             out = self._read_pairs(state, horizon)
         else:
             out = self._read_tokens(state, angle_times, horizon)
-        return self.physical_units.advance(
-            state, times, out["pos"], out["vel"], out.get("springs")
-        )
+        return self.physical_units.advance(state, times, out["pos"], out["vel"], out.get("springs"))
 
     def _read_tokens(
         self, state: MolecularState, times: Tensor, horizon: Tensor

@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
 from mlmd_calc.models.atom.config import ATOMConfig
 from mlmd_calc.models.atom.integrator import NUM_ELEMENTS
+from mlmd_calc.models.atom.springs import NUM_COEFFICIENTS
 from mlmd_calc.models.atom.vectors import HIDDEN, PAIR_WIDTH, VectorLayer, agitation, along
 
 # Gaussians of distances, Å.
@@ -166,8 +167,9 @@ class PairReadout(nn.Module):
         self.pair_film = nn.Linear(width, 2 * HIDDEN)
         self.inner = nn.Linear(HIDDEN, HIDDEN)
         self.pair_coefficients = nn.Linear(HIDDEN, 2 * (1 + 2 * vectors))
+        self.spring_coefficients: nn.Linear | None = None
         if config.integrator.spring_steps:
-            self.spring_coefficients = nn.Linear(HIDDEN, 4)
+            self.spring_coefficients = nn.Linear(HIDDEN, NUM_COEFFICIENTS)
         self.from_atom = nn.Linear(width, width)
         self.atom_film = nn.Linear(width, 2 * width)
         self.atom_coefficients = nn.Linear(width, 2 * vectors)
@@ -207,8 +209,7 @@ class PairReadout(nn.Module):
         hidden = hidden + self.from_pair(pairs)
         scale, shift = self.pair_film(horizon)[:, :, None, None].chunk(2, dim=-1)
         hidden = silu(self.inner(silu(hidden[:, None] * (1.0 + scale) + shift)))
-        if hasattr(self, "spring_coefficients"):
-            springs = self.spring_coefficients(hidden)
+        springs = None if self.spring_coefficients is None else self.spring_coefficients(hidden)
         coefficients = self.pair_coefficients(hidden) * weight[:, None]
         m = vectors.shape[2]
         constant, relative, projected = coefficients.unflatten(-1, (2, -1)).split((1, m, m), dim=-1)
@@ -221,7 +222,7 @@ class PairReadout(nn.Module):
         hidden = silu(self.from_atom(h)[:, None] * (1.0 + scale) + shift)
         own = self.atom_coefficients(hidden).unflatten(-1, (2, -1)) - relative.sum(dim=3)
         out = out + torch.einsum("btick,bikx->btcix", own, vectors)
-        read = {"pos": out[:, :, 0], "vel": out[:, :, 1]}
-        if hasattr(self, "spring_coefficients"):
-            read["springs"] = springs
-        return read
+        found = {"pos": out[:, :, 0], "vel": out[:, :, 1]}
+        if springs is not None:
+            found["springs"] = springs
+        return found

@@ -1,18 +1,19 @@
 """Springs between atoms: the motion that an integrator's network corrects.
 
 Most of what a molecule does within a few femtoseconds is the vibration of its bonds and angles.
-Here the network says how stiff every pair of atoms is, and the motion is followed in short steps
-of velocity Verlet, from the exact accelerations a at t = 0 and what the springs make of the way:
+The network predicts how stiff every pair of atoms is, and velocity Verlet follows the motion in
+short steps, from the exact accelerations a at t = 0 and the change of the springs' forces:
 
     m_i d²x_i/dt² = m_i a_i + sum over j of [F_ij(r_ij) u_ij - F_ij(r⁰_ij) u⁰_ij]
     F(r) = T + k [1 - exp(-β (r - r⁰))] / β
 
-with tension T, stiffness k and softening β of each pair, and u_ij the unit vector from i to j. Such
-motion conserves momentum, starts as the true one does, leaves alone what rests without forces, and
-is linear where motion is small.
+with tension T, stiffness k and softening β (1 to 8 per Å) of each pair, and u_ij the unit vector
+from i to j. This motion conserves momentum, starts like the true one, keeps a molecule that rests
+without forces where it is, and is linear where motion is small.
 
-The stiffness is a factor times that of a model Hessian, k = 0.45 exp[α (ρ² - r²)] in atomic units
-(Lindh, Bernhardsson, Karlström, Malmqvist, Chem. Phys. Lett. 241, 423 (1995)), plus a correction.
+The stiffness is a learnt factor times that of a model Hessian, k = 0.45 exp[α (ρ² - r²)] in atomic
+units (Lindh, Bernhardsson, Karlström, Malmqvist, Chem. Phys. Lett. 241, 423 (1995)), plus a learnt
+correction, which angles need.
 """
 
 from __future__ import annotations
@@ -34,14 +35,21 @@ _REFERENCE: Final = ((1.35, 2.10, 2.53), (2.10, 2.87, 3.40), (2.53, 3.40, 3.40))
 
 _LAST_OF_ROW: Final = (2, 10)
 _SOFTENING: Final = 3.0
-"""1/Å, β of a network that has learnt nothing."""
+"""1/Å, β of an untrained network."""
 
-_MOST_EXPONENT: Final = 4.0
-"""Springs are no harder than this many times β lets them be, however close atoms come."""
+_TENSION_UNIT: Final = 3.0
+_STIFFNESS_UNIT: Final = 10.0
+"""eV and eV/Å; coefficients of order one then mean forces and angles of usual size."""
+
+_LARGEST_EXPONENT: Final = 4.0
+"""Bounds the repulsion of atoms that come too close."""
+
+NUM_COEFFICIENTS: Final = 4
+"""What the network predicts for each pair of atoms."""
 
 
 class Springs(NamedTuple):
-    """What holds pairs of atoms at the times asked for, ``(b, t, n, n)`` each, 0 for no pair.
+    """Springs for the motion to each of the times, ``(b, t, n, n)`` each.
 
     Attributes
     ----------
@@ -58,13 +66,15 @@ class Springs(NamedTuple):
     softening: Tensor
 
     @classmethod
-    def of(cls, coefficients: Tensor, numbers: Tensor, distances: Tensor, weight: Tensor) -> Springs:
-        """Make springs of what a network says of pairs, both ways together.
+    def from_coefficients(
+        cls, coefficients: Tensor, numbers: Tensor, distances: Tensor, weight: Tensor
+    ) -> Springs:
+        """Make springs of a network's predictions, which are symmetrised.
 
         Parameters
         ----------
         coefficients
-            ``(b, t, n, n, 4)``; zero for what is known without a network.
+            ``(b, t, n, n, 4)``; zero for the model Hessian's stretches alone.
         numbers
             ``(b, n)`` atomic numbers.
         distances
@@ -77,14 +87,21 @@ class Springs(NamedTuple):
         usual = (model_stiffness(numbers, distances) * (weight > 0.0))[:, None]
         weight = weight[:, None]
         return cls(
-            tension * weight,
-            usual * (1.0 + factor) + correction * weight,
-            _SOFTENING * torch.exp(softening),
+            _TENSION_UNIT * tension * weight,
+            usual * (1.0 + factor) + _STIFFNESS_UNIT * correction * weight,
+            # Bounded, as forces then are.
+            _SOFTENING * torch.exp(torch.tanh(softening)),
         )
 
     def forces(self, distances: Tensor, start: Tensor) -> Tensor:
-        """Pull ``(b, t, n, n)`` in eV/Å at distances of the same shape."""
-        exponent = (-self.softening * (distances - start)).clamp(max=_MOST_EXPONENT)
+        """Return forces ``(b, t, n, n)`` in eV/Å, positive where atoms pull each other.
+
+        Parameters
+        ----------
+        distances, start
+            Å, now and at t = 0; any shapes that broadcast to ``(b, t, n, n)``.
+        """
+        exponent = (-self.softening * (distances - start)).clamp(max=_LARGEST_EXPONENT)
         return self.tension - self.stiffness * torch.expm1(exponent) / self.softening
 
 
@@ -141,7 +158,7 @@ def follow(
     """
     start = vectors[:, None]
     lengths = _lengths(start)
-    # Zero at the start to the last bit, so that what rests goes on resting.
+    # The same operations as below, so that the change is zero to the last bit at the start.
     pull = springs.forces(lengths, lengths)[..., None] * start / lengths[..., None]
     per_mass = (units.FS**2 / masses)[:, None, :, None]
     step = (times / steps)[:, :, None, None]
@@ -160,6 +177,6 @@ def follow(
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    """Lengths of vectors, 1 for those of no length, which have no derivative."""
+    """Lengths of vectors; 1 for zero vectors, whose length has no derivative."""
     squares = vectors.square().sum(dim=-1)
     return torch.where(squares > 0.0, squares, 1.0).sqrt()
