@@ -305,7 +305,7 @@ def _simulate(loop: JumpLoop, name: str, jumps: int, settings: Settings) -> Run:
         wall_s=float(wall_s),
         cpu_s=float(cpu_s),
         stopped=stopped,
-        guard=_interventions(loop) if loop.guard.checks is None else None,
+        guard=_interventions(loop) if loop.setup.guard.checks is None else None,
     )
 
 

@@ -160,7 +160,7 @@ def test_a_start_at_rest_that_cannot_be_warmed_up_is_refused(thermostat, forces,
     if thermostat is not None:
         # It acts before the first jump.
         loop.thermostat = Langevin(300.0, 0.005)
-        loop._setup.rng = Still()
+        loop.setup.rng = Still()
     with pytest.raises(InputError, match=rf"none below .* K; {missing} .*draw_momenta"):
         loop.advance()
 

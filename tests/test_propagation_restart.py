@@ -190,7 +190,7 @@ def test_a_continued_run_is_the_same_to_the_last_bit(options):
         assert one.memory["calls"] == two.memory["calls"] == [30]
     assert list(whole.events) == list(again.events)
     assert len(whole.events) > 10
-    assert whole.rng.random() == again.rng.random()
+    assert whole.setup.rng.random() == again.setup.rng.random()
 
 
 @pytest.fixture(scope="module")
@@ -292,4 +292,4 @@ def test_other_limits_are_allowed(tmp_path):
     other.load("run.npz")
     assert other.step == 0
     loop.propagator.strides = Strides(4.0, 4.0)
-    assert torch.equal(other.generator.get_state(), loop.generator.get_state())
+    assert torch.equal(other.setup.generator.get_state(), loop.setup.generator.get_state())

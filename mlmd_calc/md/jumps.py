@@ -371,7 +371,7 @@ class JumpDynamics(MolecularDynamics):
 
         ASE's own would evaluate forces after every step.
         """
-        if _fixes_centre(self.atoms) and not self.loop.corrections.fix_centre:
+        if _fixes_centre(self.atoms) and not self.loop.setup.corrections.fix_centre:
             raise ConfigError("FixCom was set after the dynamics was made; make it after that")
         self.max_steps = self.nsteps + steps
         if self.nsteps == 0:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, Setup
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
 from mlmd_calc.propagation.judging import Judge
 from mlmd_calc.propagation.other_forces import kicked
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal, Rejected
@@ -19,6 +19,7 @@ from mlmd_calc.propagation.propose import (
     propose_force_steps,
     propose_jumps,
 )
+from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import draw_velocities
 

@@ -1,4 +1,4 @@
-"""What the parts of a jump loop share: how jumps are made, and what is known of each molecule."""
+"""What a jump loop knows of each molecule, and its record of interventions."""
 
 from __future__ import annotations
 
@@ -9,44 +9,13 @@ from pathlib import Path
 import ase
 import ase.io
 import numpy as np
-import torch
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import Event, EventLog
 from mlmd_calc.propagation.forces import ForceModel
-from mlmd_calc.propagation.guards import Check, Guard
-from mlmd_calc.propagation.other_forces import OtherForces
-from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.guards import Check
 from mlmd_calc.propagation.proposals import Finding, Rejected
 from mlmd_calc.propagation.state import State
-from mlmd_calc.propagation.thermostats import Thermostat
-
-
-@dataclass
-class Setup:
-    """How jumps are made.
-
-    Attributes
-    ----------
-    propagator, thermostat, corrections, guard, forces, other_forces, md_timestep_fs, rng
-        As in :class:`mlmd_calc.propagation.JumpLoop`. Thermostat and forces may change.
-    generator
-        Source of random numbers of propagators and rotations.
-    needs_energy
-        Whether a check or a correction needs the energy of every jump.
-    """
-
-    propagator: Propagator
-    thermostat: Thermostat | None
-    corrections: Corrections
-    guard: Guard
-    forces: ForceModel | None
-    other_forces: OtherForces
-    md_timestep_fs: float
-    rng: np.random.Generator
-    generator: torch.Generator
-    needs_energy: bool = False
 
 
 @dataclass

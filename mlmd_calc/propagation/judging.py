@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, Setup, with_energies
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
 from mlmd_calc.propagation.other_forces import kicked, with_other_forces
 from mlmd_calc.propagation.proposals import Finding, Proposal, Rejected
+from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 
 

@@ -115,7 +115,8 @@ def model_stiffness(numbers: Tensor, distances: Tensor) -> Tensor:
     distances
         ``(b, n, n)`` Å.
     """
-    row = sum((numbers > last).long() for last in _LAST_OF_ROW)
+    first, second = _LAST_OF_ROW
+    row = (numbers > first).long() + (numbers > second).long()
     decay, reference = (
         torch.tensor(table, dtype=distances.dtype, device=distances.device)[
             row[:, :, None], row[:, None]

@@ -1,0 +1,168 @@
+"""How the jumps of a loop are made, and which options fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.propagation.corrections import Corrections
+from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
+from mlmd_calc.propagation.other_forces import OtherForces, checked_choice, compare
+from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.state import State
+from mlmd_calc.propagation.thermostats import Bussi, Thermostat
+
+
+@dataclass
+class Setup:
+    """How jumps are made.
+
+    Attributes
+    ----------
+    propagator, stride_fs, thermostat, corrections, guard, forces, other_forces
+        As in :class:`mlmd_calc.propagation.JumpLoop`. Stride, thermostat and forces may change.
+    md_steps_per_jump, md_timestep_fs, rng
+        As there.
+    generator
+        Source of random numbers of propagators and rotations.
+    checks
+        Checks of the guard, or the usual ones for these options.
+    needs_energy
+        Whether a check or a correction needs the energy of every jump.
+
+    Raises
+    ------
+    ConfigError
+        If the options do not fit together.
+    """
+
+    propagator: Propagator
+    stride_fs: float
+    thermostat: Thermostat | None
+    corrections: Corrections
+    guard: Guard
+    forces: ForceModel | None
+    other_forces: OtherForces
+    md_steps_per_jump: int
+    md_timestep_fs: float
+    rng: np.random.Generator
+    generator: torch.Generator = field(init=False)
+    checks: tuple[Check, ...] = field(init=False)
+    needs_energy: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        checked_choice(self.other_forces)
+        if not self.propagator.gives_velocities:
+            # Velocities that are drawn anew have no momentum to keep, nor tell where it leads.
+            self.corrections = replace(
+                self.corrections, centre_of_mass=False, momentum=False, angular_momentum=False
+            )
+        self._began_with = repr(self.thermostat), self.stride_fs
+        self.generator = torch.Generator()
+        self.generator.manual_seed(int(self.rng.integers(2**62)))
+        self.checks = self._usual_checks() if self.guard.checks is None else self.guard.checks
+        self.needs_energy = self.corrections.rescale_energy or any(
+            check.needs_energy for check in self.checks
+        )
+        self.check()
+
+    def _usual_checks(self) -> tuple[Check, ...]:
+        usual = default_checks(energies=self._has_usable_energy)
+        if not self.propagator.gives_velocities:
+            # What is drawn has the temperature of the thermostat, but no memory to average.
+            usual = tuple(check for check in usual if not isinstance(check, Temperature))
+        return (*usual, *self.propagator.checks())
+
+    @property
+    def _has_usable_energy(self) -> bool:
+        """Whether energies can tell good jumps from bad ones."""
+        if self.corrections.rescale_energy:
+            return True
+        known = bool(getattr(self.forces, "has_energy", False))
+        return known and self.propagator.gives_velocities and self.other_forces != "ignore"
+
+    def check(self) -> None:
+        """Refuse options that do not fit together."""
+        self.check_stride(self.stride_fs)
+        if self.md_steps_per_jump < 0 or not self.md_timestep_fs > 0.0:
+            raise ConfigError(
+                f"md_steps_per_jump={self.md_steps_per_jump} with md_timestep_fs="
+                f"{self.md_timestep_fs}; steps must not be negative and their length positive"
+            )
+        if self.thermostat is None and not self.propagator.gives_velocities:
+            raise ConfigError(
+                f"{self.propagator.identity} predicts no velocities, so constant energy has no "
+                "meaning; run it with a thermostat"
+            )
+        self.check_thermostat()
+        self.propagator.conditions.check_potential(self.propagator.potential)
+        if self.thermostat is not None and self.corrections.rescale_energy:
+            raise ConfigError(
+                "rescale_energy with a thermostat would undo what the thermostat does; use one"
+            )
+        if self.forces is None and (self.needs_energy or self.md_steps_per_jump):
+            raise ConfigError(
+                "energy rescaling, the energy check and force-based steps need forces; attach a "
+                "calculator or pass a force model"
+            )
+        if self.other_forces == "kick" and (
+            self.forces is None
+            or self.propagator.potential is None
+            or not self.propagator.gives_velocities
+        ):
+            raise ConfigError(
+                f"other_forces='kick' needs forces of the engine and a propagator that tells its "
+                f"potential and predicts velocities, which {self.propagator.identity} may not; "
+                "attach a calculator or pass a force model, or leave other_forces out"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a continued run must have in common, as it was at the start."""
+        thermostat, stride_fs = self._began_with
+        return {
+            "propagator": self.propagator.identity,
+            "stride_fs": stride_fs,
+            "thermostat": thermostat,
+            "other_forces": self.other_forces,
+            "corrections": repr(self.corrections),
+            "checks": [check.name for check in self.checks],
+            "md_steps_per_jump": self.md_steps_per_jump,
+            "md_timestep_fs": self.md_timestep_fs,
+            "random numbers": type(self.rng.bit_generator).__name__,
+        }
+
+    def compare_forces(self, state: State) -> None:
+        """Refuse an engine with forces that jumps do not know, unless they were asked for."""
+        potential = self.propagator.potential
+        if self.other_forces == "refuse" and self.forces is not None and potential is not None:
+            compare(self.forces, potential, state)
+
+    def check_stride(self, stride_fs: float) -> None:
+        """Refuse a jump that the propagator was not made for."""
+        self.propagator.strides.check(stride_fs)
+        if self.other_forces == "kick" and 0.5 * stride_fs not in self.propagator.strides:
+            raise ConfigError(
+                f"with other_forces='kick' a jump of {stride_fs:g} fs is two of "
+                f"{0.5 * stride_fs:g} fs, but the propagator was made for "
+                f"{self.propagator.strides}; choose another stride"
+            )
+
+    def check_thermostat(self) -> None:
+        """Refuse a thermostat that the propagator was not made for."""
+        if self.thermostat is None:
+            return
+        made_for, temperature = self.propagator.temperature_K, self.thermostat.temperature_K
+        if made_for not in (None, temperature):
+            raise ConfigError(
+                f"{self.propagator.identity} was made for {made_for:g} K, but the thermostat has "
+                f"{temperature:g} K; set that to the former"
+            )
+        rescales = isinstance(self.thermostat, Bussi)
+        friction = 0.0 if rescales else units.FS_PER_PS / self.thermostat.relaxation_fs
+        self.propagator.conditions.check(temperature, friction)
