@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from mlmd_calc import units
 from mlmd_calc.cli.data import app
-from mlmd_calc.data import MOLECULES, molecule_from_smiles, read_dataset
+from mlmd_calc.data import MOLECULES, MoleculeFrames, molecule_from_smiles, read_dataset
+from mlmd_calc.data.npz import write_labels
 from mlmd_calc.data.parallel_runs import BROKEN, DRIFTED, REFUSED, ParallelRuns
 from mlmd_calc.data.plausibility import check_units
-from mlmd_calc.data.propagate import PropagationSettings, follow, propagate
+from mlmd_calc.data.propagate import PropagationSettings, follow, molecules_of, propagate
 from mlmd_calc.data.sampling import generator_of
 from mlmd_calc.data.start_states import StartStates
 from mlmd_calc.data.trajectories import Trajectory
@@ -391,3 +392,62 @@ def test_units_are_told_from_within_runs(folder):
     check_units(replace(frames, energies=shifted))
     with pytest.raises(InputError, match="the energies look like"):
         check_units(replace(frames, energies=100.0 * frames.energies))
+
+
+# ---- starts from labelled structures ---------------------------------------------------------
+
+
+def labelled(count=6):
+    """Structures of water, the first of which is the minimum."""
+    rng = np.random.default_rng(0)
+    positions = SHAPE + 0.05 * rng.standard_normal((count, 3, 3))
+    positions[0] = SHAPE
+    energies = np.array([springs(x)[0] for x in positions])
+    return MoleculeFrames(
+        "water", NUMBERS, positions, energies=energies, metadata={"smiles": WATER.smiles}
+    )
+
+
+def test_runs_start_from_given_structures():
+    begin = labelled()
+    rng = generator_of(WATER, 0)
+    frames, ended = follow(WATER, FINE, FunctionForces(springs), rng, begin=begin)
+    assert not ended
+    starts = frames.positions.reshape(FINE.runs, FINE.frames, 3, 3)[:, 0]
+    masses = atomic_masses[NUMBERS]
+    given = begin.positions - np.average(begin.positions, axis=1, weights=masses)[:, None]
+    near = np.abs(starts[:, None] - given).max(axis=(2, 3))
+    displaced = np.array(json.loads(frames.metadata["starts"])["displacement_A"]) > 0.0
+    assert not any(json.loads(frames.metadata["starts"])["position_K"])
+    assert (near.min(axis=1)[~displaced] < 1e-12).all()
+    # All of the structures before one comes twice.
+    assert set(near.argmin(axis=1)[:6][~displaced[:6]]) <= set(range(6))
+    assert np.bincount(near.argmin(axis=1)[~displaced], minlength=6).max() <= 4
+
+
+def test_structures_without_energies_are_refused():
+    with pytest.raises(InputError, match="'water' have no energies"):
+        molecules_of([replace(labelled(), energies=None)])
+    with pytest.raises(InputError, match="no SMILES"):
+        molecules_of([replace(labelled(), metadata={})])
+
+
+def test_the_command_starts_from_labels(tmp_path):
+    begin = labelled()
+    forces = np.array([springs(x)[1] for x in begin.positions])
+    (tmp_path / "labels").mkdir()
+    write_labels(tmp_path / "labels" / "water.npz", replace(begin, forces=forces))
+    out = tmp_path / "out"
+    words = arguments(out, "--starts", str(tmp_path / "labels"))
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    (frames,) = read_dataset(out)
+    assert "starts_sha256" in json.loads(frames.metadata["provenance"])
+    write_labels(tmp_path / "labels" / "water.npz", replace(begin, forces=forces).select([0, 1]))
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, ConfigError), result.output
+    assert "starts_sha256" in str(result.exception)
+    for words in (arguments(out, "water", "--starts", str(tmp_path)), arguments(out)):
+        result = CliRunner().invoke(app, words)
+        assert isinstance(result.exception, ConfigError)
+        assert "one of both" in str(result.exception)

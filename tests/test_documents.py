@@ -111,6 +111,7 @@ OPTIONS = {
     "mlmd sample sequence:AGSV": "--frames 10",
     "mlmd sample sequence:AAG": "--frames 2 --model atmos-peptides",
     "mlmd train": STEPS,
+    "mlmd validate jumps": "--duration 0.05 --friction 20 --replicas 1",
     "pip install '.[openmm]' && mlmd demo": None,
     "pip install '.[test]' && pytest": None,
     "pip install": None,

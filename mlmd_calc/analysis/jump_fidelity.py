@@ -1,0 +1,376 @@
+"""Runs of jumps at several frictions and at constant energy, beside force-based runs.
+
+What a user wants to know before a long run: from which friction on does a propagator keep the
+temperature, in all and of each element, does it sample the right potential energies, and how often
+does its guard have to help.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import ase
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc import units
+from mlmd_calc.analysis.jump_ensemble import (
+    ALL_ATOMS,
+    Divergences,
+    InternalCoordinates,
+    Sample,
+    divergences,
+    mean_temperatures,
+)
+from mlmd_calc.analysis.jump_map import MapErrors, measure_map
+from mlmd_calc.analysis.statistics import Mean
+from mlmd_calc.analysis.trajectory import EQUILIBRATION
+from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.propagation import (
+    Corrections,
+    ForceModel,
+    Guard,
+    JumpLoop,
+    Langevin,
+    Propagator,
+    State,
+    Thermostat,
+    VerletPropagator,
+)
+from mlmd_calc.propagation.bookkeeping import with_energies
+from mlmd_calc.propagation.thermostats import draw_velocities
+
+TIMESTEP_FS: Final = 0.5
+"""Of force-based runs."""
+
+REFERENCE_FRICTION_PER_PS: Final = 10.0
+"""Of the force-based run that potential energies and distributions are compared with."""
+
+_MAP_STATES: Final = 24
+
+
+@dataclass(frozen=True)
+class FidelitySettings:
+    """What is run.
+
+    Attributes
+    ----------
+    stride_fs
+        Length of a jump.
+    temperature_K
+        Temperature of the thermostat, and of the velocities at the start.
+    frictions_per_ps
+        Langevin frictions; 0 is constant energy.
+    duration_ps
+        Length of each run.
+    replicas
+        Molecules that move side by side.
+    seed
+        Seed of all runs.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    stride_fs: float
+    temperature_K: float = 300.0  # noqa: N815
+    frictions_per_ps: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 0.0)
+    duration_ps: float = 5.0
+    replicas: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("stride_fs", self.stride_fs > 0.0),
+            ("temperature_K", self.temperature_K > 0.0),
+            ("duration_ps", self.jumps >= 1),
+            ("replicas", self.replicas >= 1),
+            ("frictions_per_ps", all(friction >= 0.0 for friction in self.frictions_per_ps)),
+        ):
+            if not allowed:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} with stride_fs={self.stride_fs}; stride, "
+                    "temperature and number of replicas must be positive, frictions not negative, "
+                    "and the duration at least one jump"
+                )
+
+    @property
+    def jumps(self) -> int:
+        """Jumps of a run."""
+        return round(self.duration_ps * units.FS_PER_PS / self.stride_fs)
+
+    def thermostat(self, friction_per_ps: float) -> Thermostat | None:
+        """Return the thermostat; None for a friction of 0, constant energy."""
+        if friction_per_ps == 0.0:
+            return None
+        return Langevin(self.temperature_K, friction_per_ps / units.FS_PER_PS)
+
+
+@dataclass(frozen=True)
+class RunFidelity:
+    """What became of the replicas of one run.
+
+    Attributes
+    ----------
+    died
+        How many could not go on, and were left out from then on.
+    interventions_percent
+        Share of the jumps that the guard did not accept at once.
+    temperatures
+        Of all atoms and of each element, K, after equilibration; empty if none survived.
+    configurational_percent
+        Mean potential energy above the minimum, in percent of that of the reference; None without.
+    divergences
+        Of bonds and torsions from the reference; None without.
+    """
+
+    died: int
+    interventions_percent: float
+    temperatures: dict[str, Mean]
+    configurational_percent: float | None
+    divergences: Divergences | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON-able values."""
+        return {
+            "died": self.died,
+            "interventions_percent": self.interventions_percent,
+            "temperature_K": {name: mean.value for name, mean in self.temperatures.items()},
+            "configurational_percent": self.configurational_percent,
+            "largest_divergence_bits": None
+            if self.divergences is None
+            else max({**self.divergences.bonds, **self.divergences.torsions}.values(), default=0.0),
+        }
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """All measurements of one molecule.
+
+    Attributes
+    ----------
+    map
+        Errors of one jump.
+    runs
+        Runs of jumps by friction in 1/ps; 0 is constant energy.
+    references
+        Force-based runs: by :data:`REFERENCE_FRICTION_PER_PS`, and by 0 if there is a run of jumps
+        at constant energy.
+    """
+
+    map: MapErrors
+    runs: dict[float, RunFidelity]
+    references: dict[float, RunFidelity]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON-able values."""
+
+        def written(runs: dict[float, RunFidelity]) -> dict[str, Any]:
+            return {f"{friction:g}": run.to_dict() for friction, run in runs.items()}
+
+        return {
+            "jump": self.map.to_dict(),
+            "friction_per_ps": written(self.runs),
+            "force_based": written(self.references),
+        }
+
+
+def measure_fidelity(
+    propagator: Propagator,
+    forces: ForceModel,
+    minimum: State,
+    settings: FidelitySettings,
+    on_run: Callable[[str], None] = lambda name: None,
+) -> Fidelity:
+    """Run one molecule with forces and with jumps.
+
+    All runs begin at the frames at which the force-based run ends.
+
+    Parameters
+    ----------
+    propagator
+        Makes the jumps.
+    forces
+        Force model of the propagator, with energies.
+    minimum
+        The molecule at a minimum of its potential energy.
+    settings
+        What is run.
+    on_run
+        Called with the name of each run before it begins.
+
+    Raises
+    ------
+    ConfigError
+        If the propagator cannot make such jumps.
+    """
+    (minimum,) = with_energies([minimum], forces)
+    rng = np.random.default_rng(settings.seed)
+    starts = [
+        replace(
+            minimum,
+            # Half of the kinetic energy of vibrations becomes potential energy.
+            velocities=np.sqrt(2.0) * draw_velocities(minimum, settings.temperature_K, rng),
+        )
+        for _ in range(settings.replicas)
+    ]
+    verlet = VerletPropagator(forces, TIMESTEP_FS)
+    on_run("force-based")
+    reference = _run(verlet, forces, starts, settings, REFERENCE_FRICTION_PER_PS)
+    settled = [replace(state, memory={}, time=0.0) for state in reference.last]
+    compared = _Compared.to(reference, minimum)
+    references = {REFERENCE_FRICTION_PER_PS: compared.summary(reference)}
+    on_run("single jumps")
+    spread = np.linspace(0, len(reference.frames) - 1, _MAP_STATES).round().astype(int)
+    states = [state for frame in np.unique(spread) for state in reference.frames[frame]]
+    errors = measure_map(
+        propagator,
+        forces,
+        [replace(state, memory={}) for state in states],
+        settings.stride_fs,
+        settings.temperature_K,
+        minimum=minimum,
+        seed=settings.seed,
+    )
+    runs = {}
+    for friction in settings.frictions_per_ps:
+        on_run(f"{friction:g}/ps" if friction else "constant energy")
+        runs[friction] = compared.summary(_run(propagator, forces, settled, settings, friction))
+    if 0.0 in runs:
+        on_run("constant energy, force-based")
+        references[0.0] = compared.summary(_run(verlet, forces, settled, settings, 0.0))
+    return Fidelity(errors, runs, references)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Frames of the replicas that went through a run, and what happened to the others."""
+
+    frames: list[list[State]]
+    replicas: int
+    died: int
+    jumps: int
+    interventions: int
+
+    @property
+    def last(self) -> list[State]:
+        return self.frames[-1]
+
+    def sample(self) -> Sample:
+        first = self.last[0]
+        return Sample(
+            numbers=np.array(first.numbers),
+            masses=np.array(first.masses),
+            times_fs=np.array([states[0].time for states in self.frames]),
+            positions=np.array([[s.positions for s in states] for states in self.frames]),
+            velocities=np.array([[s.velocities for s in states] for states in self.frames]),
+        ).without_first(EQUILIBRATION)
+
+    def potentials(self) -> NDArray[np.float64]:
+        """Potential energies ``(f, r)`` in eV after equilibration."""
+        energies = np.array([[s.energy for s in states] for states in self.frames])
+        return energies[int(EQUILIBRATION * len(energies)) :].astype(np.float64)
+
+
+def _run(
+    propagator: Propagator,
+    forces: ForceModel,
+    states: Sequence[State],
+    settings: FidelitySettings,
+    friction_per_ps: float,
+) -> _Run:
+    """Move molecules; those whose jumps fail for good are left out from then on."""
+    rng = np.random.default_rng([settings.seed, round(1000.0 * friction_per_ps)])
+    thermostat = settings.thermostat(friction_per_ps)
+    by_forces = isinstance(propagator, VerletPropagator)
+    with tempfile.TemporaryDirectory() as folder:
+        rejected = Path(folder) / "rejected.extxyz"
+        guard = Guard.off() if by_forces else Guard(last="stop")
+        corrections = Corrections.none() if by_forces else Corrections()
+        if thermostat is None and not by_forces:
+            corrections = replace(corrections, rescale_energy=True)
+
+        def loop_of(states: Sequence[State]) -> JumpLoop:
+            return JumpLoop(
+                states,
+                propagator,
+                settings.stride_fs,
+                thermostat=thermostat,
+                corrections=corrections,
+                guard=replace(guard, frames_file=rejected),
+                forces=forces,
+                rng=rng,
+            )
+
+        alive = list(range(len(states)))
+        frames: list[dict[int, State]] = []
+        jumps = interventions = 0
+        loop = loop_of(states)
+        while len(frames) < settings.jumps and alive:
+            if _advance(loop):
+                jumps += len(alive)
+                loop.energies()
+                frames.append(dict(zip(alive, loop.states, strict=True)))
+                continue
+            dead = loop.events[-1].molecule if len(loop.events) else 0
+            interventions += len(loop.events)
+            rest = [state for i, state in enumerate(loop.states) if i != dead]
+            del alive[dead]
+            if alive:
+                loop = loop_of(rest)
+        if alive:
+            interventions += len(loop.events)
+    whole = [[states[i] for i in alive] for states in frames]
+    return _Run(whole, len(states), len(states) - len(alive), jumps, interventions)
+
+
+def _advance(loop: JumpLoop) -> bool:
+    try:
+        return loop.advance()
+    except PredictionError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Reference of the runs of a molecule."""
+
+    coordinates: InternalCoordinates
+    sample: Sample
+    minimum_eV: float  # noqa: N815
+    above_minimum_eV: float  # noqa: N815
+
+    @classmethod
+    def to(cls, reference: _Run, minimum: State) -> _Compared:
+        assert minimum.energy is not None
+        return cls(
+            InternalCoordinates.of(ase.Atoms(minimum.numbers, minimum.positions)),
+            reference.sample(),
+            minimum.energy,
+            float(reference.potentials().mean()) - minimum.energy,
+        )
+
+    def summary(self, run: _Run) -> RunFidelity:
+        share = 100.0 * run.interventions / max(run.jumps, 1)
+        if run.died == run.replicas:
+            return RunFidelity(run.died, share, {}, None, None)
+        sample = run.sample()
+        above = float(run.potentials().mean()) - self.minimum_eV
+        return RunFidelity(
+            run.died,
+            share,
+            mean_temperatures(sample),
+            100.0 * above / self.above_minimum_eV,
+            divergences(self.coordinates, self.sample, sample),
+        )
+
+
+def mean_temperature(run: RunFidelity) -> float | None:
+    """Mean temperature in K of all atoms; None if no replica survived."""
+    return run.temperatures[ALL_ATOMS].value if run.temperatures else None

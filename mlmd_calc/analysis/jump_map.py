@@ -1,0 +1,201 @@
+"""One jump as a map of phase space: whether it is reversible and keeps volume and energy.
+
+Hamiltonian motion returns when velocities are turned round, preserves volume in phase space and
+conserves energy. A learned jump does all three only as well as it was trained; what it lacks heats
+or damps a run, and a Metropolis test would see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import block_diag, null_space
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.propagation import ForceModel, Frames, Propagator, State
+from mlmd_calc.propagation.bookkeeping import with_energies
+from mlmd_calc.propagation.corrections import rigid_basis
+
+_DISPLACEMENT_A: Final = 1e-3
+"""Of central differences; velocities change by as much in the time of the jump."""
+
+
+@dataclass(frozen=True)
+class MapErrors:
+    """What one jump does that Hamiltonian motion does not.
+
+    Attributes
+    ----------
+    reversibility_percent
+        Distance from the start, in percent of the way, after a jump forwards and one back.
+    log_determinant
+        Mean of log |det J| over the states, J the derivative of the state after the jump.
+    energy_change_meV, energy_spread_meV
+        Mean and standard deviation of the change of the total energy per jump.
+    acceptance_percent
+        Mean of min(1, exp(-ΔE/kT)), what a Metropolis test would accept.
+    equivalent_friction_per_ps
+        Friction of a thermostat without noise that would take as much energy per time: negative
+        where jumps heat.
+    growth_per_ps
+        Fastest growth of a small deviation from the minimum at rest, 0 for exact motion; None if it
+        was not measured.
+    """
+
+    reversibility_percent: float
+    log_determinant: float
+    energy_change_meV: float  # noqa: N815
+    energy_spread_meV: float  # noqa: N815
+    acceptance_percent: float
+    equivalent_friction_per_ps: float
+    growth_per_ps: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by their names."""
+        return asdict(self)
+
+
+def measure_map(
+    propagator: Propagator,
+    forces: ForceModel,
+    states: Sequence[State],
+    stride_fs: float,
+    temperature_K: float,
+    *,
+    minimum: State | None = None,
+    determinants: int = 2,
+    seed: int = 0,
+) -> MapErrors:
+    """Measure one jump from each of some states.
+
+    Parameters
+    ----------
+    propagator
+        Propagator that gives velocities, best in double precision.
+    forces
+        Force model with energies.
+    states
+        States of one molecule as a run meets them, at least one.
+    stride_fs
+        Length of the jump in fs.
+    temperature_K
+        Temperature of the Metropolis test and of the friction.
+    minimum
+        State at rest at a minimum, to measure the growth of small deviations from it.
+    determinants
+        Number of states whose determinant is taken; one needs 12 n jumps.
+    seed
+        Seed of a stochastic propagator.
+
+    Raises
+    ------
+    ConfigError
+        If the propagator gives no velocities.
+    """
+    if not propagator.gives_velocities:
+        raise ConfigError(
+            f"{propagator.identity} predicts no velocities, so its jumps are no map of phase "
+            "space; choose a propagator that predicts them"
+        )
+    jump = _Jump(propagator, stride_fs, seed)
+    states = with_energies(list(states), forces)
+    after = with_energies(jump(states), forces)
+    changes = np.array(
+        [b.total_energy - a.total_energy for a, b in zip(states, after, strict=True)]
+    )
+    energy = units.KB * temperature_K
+    degrees = 3 * len(states[0])
+    chosen = np.linspace(0, len(states) - 1, min(determinants, len(states))).round().astype(int)
+    logs = [np.linalg.slogdet(jump.derivative(states[i]))[1] for i in np.unique(chosen)]
+    return MapErrors(
+        reversibility_percent=100.0 * _return_distance(jump, states, after),
+        log_determinant=float(np.mean(logs)),
+        energy_change_meV=float(changes.mean()) / units.MEV,
+        energy_spread_meV=float(changes.std()) / units.MEV,
+        acceptance_percent=100.0 * float(np.exp(np.minimum(0.0, -changes / energy)).mean()),
+        equivalent_friction_per_ps=-float(changes.mean())
+        / (degrees * energy * stride_fs / units.FS_PER_PS),
+        growth_per_ps=None if minimum is None else _growth(jump, minimum),
+    )
+
+
+class _Jump:
+    """The map of a propagator for one stride."""
+
+    def __init__(self, propagator: Propagator, stride_fs: float, seed: int) -> None:
+        propagator.strides.check(stride_fs)
+        self.propagator = propagator
+        self.stride_fs = stride_fs
+        self.seed = seed
+
+    def __call__(self, states: Sequence[State]) -> list[State]:
+        """Return the states after a jump; every call draws the same random numbers."""
+        generator = torch.Generator().manual_seed(self.seed)
+        found = self.propagator.propagate(states, [self.stride_fs], generator)
+        return [_moved(state, frames) for state, frames in zip(states, found, strict=True)]
+
+    def derivative(self, state: State) -> NDArray[np.float64]:
+        """Differentiate: ``(6 n, 6 n)`` of positions and velocities times the stride, in Å."""
+        n = 3 * len(state)
+        shifts = _DISPLACEMENT_A * np.eye(2 * n)
+        start = self._coordinates(state)
+        columns = [
+            self._coordinates(after) - self._coordinates(before)
+            for after, before in zip(
+                self([self._at(state, start + shift) for shift in shifts]),
+                self([self._at(state, start - shift) for shift in shifts]),
+                strict=True,
+            )
+        ]
+        matrix: NDArray[np.float64] = np.array(columns).T / (2.0 * _DISPLACEMENT_A)
+        return matrix
+
+    def _coordinates(self, state: State) -> NDArray[np.float64]:
+        return np.concatenate([state.positions.ravel(), self.stride_fs * state.velocities.ravel()])
+
+    def _at(self, state: State, coordinates: NDArray[np.float64]) -> State:
+        x, v = coordinates.reshape(2, -1, 3)
+        return replace(state, positions=x, velocities=v / self.stride_fs, energy=None, memory={})
+
+
+def _moved(state: State, frames: Frames) -> State:
+    assert frames.velocities is not None
+    return replace(
+        state,
+        positions=frames.positions[0],
+        velocities=frames.velocities[0],
+        energy=None,
+        memory={},
+    )
+
+
+def _turned(state: State) -> State:
+    return replace(state, velocities=-state.velocities)
+
+
+def _return_distance(jump: _Jump, states: Sequence[State], after: Sequence[State]) -> float:
+    """Root mean square distance from the start after a jump and one back, over that of the jump."""
+    back = jump([_turned(state) for state in after])
+
+    def distance(ends: Sequence[State]) -> float:
+        ways = [end.positions - start.positions for start, end in zip(states, ends, strict=True)]
+        return float(np.sqrt(np.mean(np.square(ways))))
+
+    return distance(back) / distance(after)
+
+
+def _growth(jump: _Jump, minimum: State) -> float:
+    """Fastest growth in 1/ps of a small internal deviation from a minimum."""
+    rest = replace(minimum, velocities=np.zeros_like(minimum.velocities))
+    internal = null_space(rigid_basis(rest).T)
+    scale = np.sqrt(np.tile(np.repeat(rest.masses, 3), 2))
+    weighted = scale[:, None] * jump.derivative(rest) / scale
+    basis = block_diag(internal, internal)
+    factors = np.abs(np.linalg.eigvals(basis.T @ weighted @ basis))
+    return float(np.log(factors.max())) * units.FS_PER_PS / jump.stride_fs

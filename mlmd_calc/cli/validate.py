@@ -1,0 +1,142 @@
+"""`mlmd validate`: run a model beside its reference and say how faithful it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
+from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings, measure_fidelity
+from mlmd_calc.cli.endings import raise_on_signal
+from mlmd_calc.cli.job import relax
+from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.cli.tables import print_table
+from mlmd_calc.errors import ConfigError
+
+MOLECULES: Final = (
+    "ethanol",
+    "isobutane",
+    "aspirin",
+    "uracil",
+    "butane",
+    "smiles:CS",
+    "smiles:Fc1ccccc1",
+)
+
+app = typer.Typer(help="Run a model beside its reference.", no_args_is_help=True)
+
+
+@app.callback()
+def validate() -> None:
+    """Run a model beside its reference and say how faithful it is."""
+
+
+@app.command("jumps")
+def validate_jumps(
+    model: Annotated[str, typer.Argument(help="Name or file of a propagator with a force field.")],
+    molecules: Annotated[
+        list[str] | None,
+        typer.Argument(help="Molecules, as for mlmd run. Default: seven small organic ones."),
+    ] = None,
+    stride: Annotated[
+        float | None, typer.Option(help="Length of a jump in fs. Default: the card's.")
+    ] = None,
+    friction: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Langevin friction in 1/ps, 0 for constant energy; may be repeated. "
+            "(0.5, 1, 2, 5, 10, 20, 0)"
+        ),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="K.")] = 300.0,
+    duration: Annotated[float, typer.Option(help="Length of each run in ps.")] = 5.0,
+    replicas: Annotated[int, typer.Option(help="Molecules that move side by side.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare runs of jumps with force-based runs: temperatures, energies, and single jumps."""
+    # Imports torch, which `mlmd --help` need not wait for.
+    from mlmd_calc import MDETCalculator, Potential, load_propagator
+    from mlmd_calc.propagation import state_from_ase
+
+    propagator = load_propagator(model, dtype="float64")
+    forces = propagator.potential
+    if not isinstance(forces, Potential) or not forces.conservative:
+        raise ConfigError(
+            f"{model!r} brings no force field with an energy to compare it with; choose a "
+            "propagator that takes accelerations of a conservative model, like atom-small-organics"
+        )
+    stride = stride or propagator.conditions.stride_fs
+    if stride is None:
+        raise ConfigError(f"the card of {model!r} recommends no stride; give one with --stride")
+    settings = FidelitySettings(
+        stride_fs=stride,
+        temperature_K=temperature,
+        **({} if friction is None else {"frictions_per_ps": tuple(friction)}),
+        duration_ps=duration,
+        replicas=replicas,
+        seed=seed,
+    )
+    console = Console(stderr=True)
+    found: dict[str, Fidelity] = {}
+    chosen = molecules or list(MOLECULES)
+    runs = 2 + len(settings.frictions_per_ps) + (0.0 in settings.frictions_per_ps)
+    with raise_on_signal(), Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("", total=runs * len(chosen))
+        for name in chosen:
+            atoms = load_structure(name, seed=seed)
+            atoms.calc = MDETCalculator(forces.model, **forces.options)
+            relax(atoms)
+
+            def show(run: str, name: str = name) -> None:
+                progress.update(bar, description=f"{name}, {run}")
+                progress.advance(bar)
+
+            found[name] = measure_fidelity(
+                propagator, forces, state_from_ase(atoms), settings, show
+            )
+    if as_json:
+        typer.echo(json.dumps({name: one.to_dict() for name, one in found.items()}, indent=2))
+        return
+    for name, one in found.items():
+        _print(name, one, settings)
+
+
+def _print(name: str, found: Fidelity, settings: FidelitySettings) -> None:
+    errors = found.map
+    table = Table(
+        title=f"{name}: runs of {settings.duration_ps:g} ps, {settings.replicas} replicas"
+    )
+    for column in ("friction /ps", "died", "helped %", "T, K", "by element", "⟨V⟩ %", "JS, bits"):
+        table.add_column(column, justify="right")
+    rows = [(f"{f:g}" if f else "NVE", run) for f, run in found.runs.items()]
+    rows += [(f"forces {f:g}" if f else "forces NVE", run) for f, run in found.references.items()]
+    for label, run in rows:
+        means = run.temperatures
+        values = run.to_dict()
+        table.add_row(
+            label,
+            str(run.died),
+            f"{run.interventions_percent:.1f}",
+            f"{means[ALL_ATOMS].value:.0f} ± {means[ALL_ATOMS].standard_error:.0f}"
+            if means
+            else "",
+            ", ".join(f"{k} {mean.value:.0f}" for k, mean in means.items() if k != ALL_ATOMS),
+            "" if run.configurational_percent is None else f"{run.configurational_percent:.0f}",
+            "" if run.divergences is None else f"{values['largest_divergence_bits']:.3f}",
+        )
+    print_table(table)
+    typer.echo(
+        f"one jump of {settings.stride_fs:g} fs: comes back to within "
+        f"{errors.reversibility_percent:.2g} % of the way, log |det J| "
+        f"{errors.log_determinant:.2g}, energy changes by {errors.energy_change_meV:.2g} ± "
+        f"{errors.energy_spread_meV:.2g} meV (a Metropolis test accepts "
+        f"{errors.acceptance_percent:.0f} %, like a friction of "
+        f"{errors.equivalent_friction_per_ps:.2g}/ps), growth from rest "
+        f"{errors.growth_per_ps:.2g}/ps\n"
+    )

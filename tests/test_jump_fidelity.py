@@ -1,0 +1,122 @@
+"""Estimators of `mlmd validate jumps` on systems with known answers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mlmd_calc import units
+from mlmd_calc.analysis.jump_fidelity import FidelitySettings, mean_temperature, measure_fidelity
+from mlmd_calc.analysis.jump_map import measure_map
+from mlmd_calc.cli.commands import app
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.analytic import Harmonic
+from mlmd_calc.propagation import FunctionForces, HarmonicPropagator, State, VerletPropagator
+from mlmd_calc.propagation.thermostats import draw_velocities
+
+MASSES = np.array([16.0, 1.0, 1.0])
+SHAPE = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+STRIDE = 4.0
+HARMONIC = Harmonic.tethers(20.0, SHAPE)
+FORCES = FunctionForces(HARMONIC.energy_and_forces)
+MINIMUM = State(SHAPE, np.zeros((3, 3)), np.array([8, 1, 1]), MASSES)
+
+
+class Faulty(HarmonicPropagator):
+    """Exact jumps, after which velocities are scaled."""
+
+    def __init__(self, factor):
+        super().__init__(HARMONIC)
+        self.factor = factor
+        self.potential = FORCES
+
+    def propagate(self, states, times_fs, generator):
+        return [
+            replace(frames, velocities=self.factor * frames.velocities)
+            for frames in super().propagate(states, times_fs, generator)
+        ]
+
+
+def warm_states(count):
+    """Draw states of the tethered atoms at 300 K."""
+    rng = np.random.default_rng(3)
+    width = np.sqrt(units.KB * 300.0 / 20.0)
+    return [
+        replace(
+            MINIMUM,
+            positions=SHAPE + width * rng.standard_normal((3, 3)),
+            velocities=draw_velocities(MINIMUM, 300.0, rng),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_exact_motion_has_no_errors():
+    errors = measure_map(Faulty(1.0), FORCES, warm_states(4), STRIDE, 300.0, minimum=MINIMUM)
+    assert errors.reversibility_percent < 1e-9
+    assert abs(errors.log_determinant) < 1e-9
+    assert abs(errors.energy_change_meV) < 1e-9
+    assert errors.acceptance_percent == pytest.approx(100.0)
+    assert abs(errors.growth_per_ps) < 1e-6
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_scaled_velocities_are_found(factor):
+    """A factor c takes the share 1 - c² of the kinetic energy, and c^(3 n) of the volume."""
+    states = warm_states(4000)
+    errors = measure_map(Faulty(factor), FORCES, states, STRIDE, 300.0, minimum=MINIMUM)
+    assert errors.log_determinant == pytest.approx(9 * np.log(factor), rel=1e-6)
+    lost = (1.0 - factor**2) * 4.5 * units.KB * 300.0
+    assert errors.energy_change_meV == pytest.approx(-lost / units.MEV, rel=0.05)
+    friction = (1.0 - factor**2) / 2.0 / (STRIDE / units.FS_PER_PS)
+    assert errors.equivalent_friction_per_ps == pytest.approx(friction, rel=0.05)
+    assert errors.reversibility_percent > 0.1
+    assert (errors.growth_per_ps > 0.1) == (factor > 1.0)
+    assert (errors.acceptance_percent < 99.9) == (factor > 1.0)
+
+
+def test_jumps_made_of_the_same_steps_are_as_faithful_as_these():
+    settings = FidelitySettings(
+        STRIDE, frictions_per_ps=(20.0, 0.0), duration_ps=0.5, replicas=16, seed=1
+    )
+    names = []
+    verlet = VerletPropagator(FORCES, 0.5)
+    found = measure_fidelity(verlet, FORCES, MINIMUM, settings, names.append)
+    assert len(names) == 5
+    for run in (*found.runs.values(), *found.references.values()):
+        assert run.died == 0
+        assert run.interventions_percent == 0.0
+        assert mean_temperature(run) == pytest.approx(300.0, rel=0.25)
+        assert run.configurational_percent == pytest.approx(100.0, abs=30.0)
+    assert found.runs[0.0].to_dict() == found.references[0.0].to_dict()
+
+
+def test_jumps_that_heat_are_hotter_and_die():
+    settings = FidelitySettings(
+        STRIDE, frictions_per_ps=(20.0, 1.0), duration_ps=1.0, replicas=8, seed=1
+    )
+    found = measure_fidelity(Faulty(1.02), FORCES, MINIMUM, settings)
+    assert found.runs[1.0].died == 8
+    assert mean_temperature(found.runs[1.0]) is None
+    reference = mean_temperature(found.references[10.0])
+    strong = found.runs[20.0]
+    assert strong.died or mean_temperature(strong) > 1.1 * reference
+
+
+@pytest.mark.parametrize(
+    "change", [{"replicas": 0}, {"duration_ps": 0.001}, {"frictions_per_ps": (-1.0,)}]
+)
+def test_impossible_settings_are_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        FidelitySettings(STRIDE, **change)
+
+
+def test_the_command_measures_a_shipped_model():
+    options = ["--duration", "0.05", "--friction", "20", "--replicas", "1", "--json"]
+    result = CliRunner().invoke(app, ["validate", "jumps", "atom-ethanol", "ethanol", *options])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["ethanol"]
+    assert found["friction_per_ps"]["20"]["died"] == 0
+    assert 0.0 < found["jump"]["acceptance_percent"] <= 100.0
