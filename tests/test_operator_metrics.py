@@ -13,7 +13,7 @@ from mlmd_calc.analysis.operator import measure_operator
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.data.operator_frames import operator_frames, operator_split, operator_targets
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom import ATOM, ATOMConfig
 
 CASE = GOLDEN / "atom" / "a_dataset"
 METHYL = harmonic_trajectory("methyl", [6, 6, 8, 1])
@@ -92,6 +92,3 @@ def test_what_the_operator_cannot_use_is_refused():
         operator_frames(hydrogen)
     with pytest.raises(ConfigError, match=r"50 frames leave no start.*horizon of 40"):
         operator_split(50, 40, margin=10)
-    config = ATOMConfig.for_integrator(IntegratorConfig(), lifting_dim=16, num_heads=2)
-    with pytest.raises(ConfigError, match="is an integrator"):
-        measure_operator(ATOM(config), operator_frames(METHYL), np.arange(2), horizon=2)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mlmd_calc.analysis.jump_baselines import superimpose
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.operator_frames import operator_targets
-from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atom import ATOM, input_features, return_probabilities
 
 _BATCH: Final = 64
@@ -53,7 +52,7 @@ def measure_operator(
     Parameters
     ----------
     network
-        ATOM without the option ``integrator``.
+        The operator.
     molecule
         Frames of :func:`~mlmd_calc.data.operator_frames.operator_frames`.
     starts
@@ -68,14 +67,7 @@ def measure_operator(
     dict
         Errors of "model", "persistence", "ballistic" and "mean structure" (of all frames,
         superimposed on the start).
-
-    Raises
-    ------
-    ConfigError
-        If the network is an integrator.
     """
-    if network.config.integrator is not None:
-        raise ConfigError("this network is an integrator; measure it with mlmd evaluate")
     assert molecule.velocities is not None
     targets = operator_targets(starts, horizon, slots)
     x, v = molecule.positions[starts], molecule.velocities[starts]

@@ -24,7 +24,7 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
-    from mlmd_calc.training.task import AnyModel
+    from mlmd_calc.zoo.load import AnyModel
 
 _GO_ON: Final = "the same command goes on from there"
 
@@ -127,6 +127,8 @@ def usual_recipe(start: AnyModel) -> str:
             "there is no usual recipe for fine-tuning ATMOS; name one with --recipe, such as "
             "atmos-peptides, and give --set steps and --set learning_rate"
         )
+    if start.card.kind == "atom-operator":
+        raise ConfigError("the published ATOM operator cannot be trained here, only measured")
     if start.card.kind == "atom":
         return "atom-finetune"
     conservative = start.card.recommended.get("forces") == "conservative"

@@ -7,13 +7,13 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.atmos import ATMOS
-from mlmd_calc.models.atom import ATOM
+from mlmd_calc.models.atom import ATOM, ATOMIntegrator
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
 from mlmd_calc.zoo.card import ModelCard
@@ -68,7 +68,20 @@ class Model(LoadedModel):
 
 @dataclass(frozen=True)
 class ATOMModel(LoadedModel):
-    """A loaded ATOM network, see also :class:`LoadedModel`.
+    """A loaded ATOM integrator, see also :class:`LoadedModel`.
+
+    Attributes
+    ----------
+    network
+        The network, in evaluation mode.
+    """
+
+    network: ATOMIntegrator
+
+
+@dataclass(frozen=True)
+class OperatorModel(LoadedModel):
+    """A loaded ATOM network of the published kind, see also :class:`LoadedModel`.
 
     Attributes
     ----------
@@ -90,6 +103,9 @@ class ATMOSModel(LoadedModel):
     """
 
     network: ATMOS
+
+
+AnyModel: TypeAlias = Model | ATOMModel | OperatorModel | ATMOSModel
 
 
 def list_models() -> list[ModelCard]:
@@ -153,7 +169,7 @@ def load_model(
 def load_atom(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> ATOMModel:
-    """Load an ATOM network; see :func:`load_model` for arguments and errors."""
+    """Load an ATOM integrator; see :func:`load_model` for arguments and errors."""
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     if not isinstance(model, ATOMModel):
         raise _wrong_kind(model, "ATOM")
@@ -170,7 +186,7 @@ def load_atmos(
     return model
 
 
-def _wrong_kind(model: Model | ATOMModel | ATMOSModel, wanted: str) -> ConfigError:
+def _wrong_kind(model: AnyModel, wanted: str) -> ConfigError:
     if isinstance(model, Model):
         return ConfigError(
             f"model {model.source!r} is a force field and propagates nothing; load it with "
@@ -186,7 +202,7 @@ def load_any_model(
     *,
     device: str = "auto",
     dtype: str = "float64",
-) -> Model | ATOMModel | ATMOSModel:
+) -> AnyModel:
     """Load a model of any kind; see :func:`load_model` for arguments and errors."""
     if dtype not in WEIGHTS_DTYPE:
         raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
@@ -195,6 +211,8 @@ def load_any_model(
     network = content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype])
     card = content.card
     if isinstance(network, ATOM):
+        return OperatorModel(card=card, source=source, sha256=card.sha256, network=network)
+    if isinstance(network, ATOMIntegrator):
         return ATOMModel(card=card, source=source, sha256=card.sha256, network=network)
     if isinstance(network, ATMOS):
         return ATMOSModel(card=card, source=source, sha256=card.sha256, network=network)
