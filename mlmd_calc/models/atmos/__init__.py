@@ -2,7 +2,7 @@
 
 from mlmd_calc.models.atmos.config import ATMOSConfig, LossConfig, SamplerConfig
 from mlmd_calc.models.atmos.features import Context, Features, Memory
-from mlmd_calc.models.atmos.network import ATMOS, Prediction
+from mlmd_calc.models.atmos.network import ATMOS
 from mlmd_calc.models.atmos.protenix import ProtenixReport, load_protenix
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Features",
     "LossConfig",
     "Memory",
-    "Prediction",
     "ProtenixReport",
     "SamplerConfig",
     "load_protenix",
