@@ -244,8 +244,8 @@ def test_labels_are_no_trajectories(tmp_path):
         ({"loss": {"positions": 0.0, "velocities": 0.0}}, "at least one must be positive"),
         ({"times": 0}, "times=0; it must be at least 1"),
         ({"shortest_horizon": 40.0}, "shortest_horizon=40.0 fs; .* max_horizon=32.0 fs"),
-        ({"model": {"layers": 3}}, r"is not an architecture: .*'layers'"),
-        ({"model": {"integrator": {"time": 3}}}, r"is not an architecture: .*'time'"),
+        ({"model": {"layers": 3}}, r"unknown ATOM options \['layers'\]"),
+        ({"model": {"integrator": {"time": 3}}}, r"unknown ATOM integrator options \['time'\]"),
     ],
 )
 def test_wrong_recipes_are_refused(entries, message):

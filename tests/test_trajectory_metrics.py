@@ -269,8 +269,8 @@ def test_accelerations_are_those_of_the_potential(atom_file):
 def test_random_orientations_change_rounding_only(tmp_path):
     path = tmp_path / "plain.safetensors"
     save_model(path, network(), {}, {"name": "plain", "elements": [1, 6]})
-    still = load_propagator(path, device="cpu")
-    turned = load_propagator(path, device="cpu", rotation="random")
+    still = load_propagator(path, device="cpu", dtype="float64")
+    turned = load_propagator(path, device="cpu", dtype="float64", rotation="random")
     assert (still.stochastic, turned.stochastic) == (False, True)
 
     def positions(propagator, seed):
@@ -279,7 +279,7 @@ def test_random_orientations_change_rounding_only(tmp_path):
 
     np.testing.assert_array_equal(positions(turned, 0), positions(turned, 0))
     assert (positions(turned, 0) != positions(turned, 1)).any()
-    np.testing.assert_allclose(positions(turned, 0), positions(still, 0), atol=1e-5)
+    np.testing.assert_allclose(positions(turned, 0), positions(still, 0), atol=1e-9)
 
 
 def test_translation_moves_the_answer(atom_file):

@@ -11,6 +11,7 @@ from mlmd_calc.zoo.load import (
     load_atmos,
     load_atom,
     load_model,
+    load_operator,
 )
 from mlmd_calc.zoo.model_file import save_model
 from mlmd_calc.zoo.run_directory import read_run_directory
@@ -26,6 +27,7 @@ __all__ = [
     "load_atmos",
     "load_atom",
     "load_model",
+    "load_operator",
     "read_run_directory",
     "save_model",
 ]

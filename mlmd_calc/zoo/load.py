@@ -16,6 +16,7 @@ from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atom import ATOM, ATOMIntegrator
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
+from mlmd_calc.zoo.atom_checkpoint import read_atom_checkpoint
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.hub import HUB_PREFIX, fetch_run_directory
 from mlmd_calc.zoo.model_file import ModelFile, read_card, read_model
@@ -172,7 +173,17 @@ def load_atom(
     """Load an ATOM integrator; see :func:`load_model` for arguments and errors."""
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     if not isinstance(model, ATOMModel):
-        raise _wrong_kind(model, "ATOM")
+        raise _wrong_kind(model, "atom")
+    return model
+
+
+def load_operator(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
+) -> OperatorModel:
+    """Load a published ATOM operator; see :func:`load_any_model` for arguments and errors."""
+    model = load_any_model(name_or_path, device=device, dtype=dtype)
+    if not isinstance(model, OperatorModel):
+        raise _wrong_kind(model, "atom-operator")
     return model
 
 
@@ -182,7 +193,7 @@ def load_atmos(
     """Load an ATMOS network; see :func:`load_model` for arguments and errors."""
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     if not isinstance(model, ATMOSModel):
-        raise _wrong_kind(model, "ATMOS")
+        raise _wrong_kind(model, "atmos")
     return model
 
 
@@ -193,7 +204,8 @@ def _wrong_kind(model: AnyModel, wanted: str) -> ConfigError:
             "mlmd_calc.load_model, or name a propagator"
         )
     return ConfigError(
-        f"model {model.source!r} is of kind {model.card.kind!r}; an {wanted} model is needed here"
+        f"model {model.source!r} is of kind {model.card.kind!r}; a model of kind "
+        f"{wanted!r} is needed here"
     )
 
 
@@ -203,7 +215,11 @@ def load_any_model(
     device: str = "auto",
     dtype: str = "float64",
 ) -> AnyModel:
-    """Load a model of any kind; see :func:`load_model` for arguments and errors."""
+    """Load a model of any kind; see :func:`load_model` for arguments and errors.
+
+    Beside what that takes, it takes checkpoints of the ATOM authors' code (see
+    :func:`~.atom_checkpoint.read_atom_checkpoint`).
+    """
     if dtype not in WEIGHTS_DTYPE:
         raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
     torch_device = resolve_device(device)
@@ -267,6 +283,8 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
         return str(path), read_training_run(path)
     if path.is_dir():
         return str(path), read_run_directory(path)
+    if path.is_file() and path.suffix == ".pth" and path.parent.name != "ckpts":
+        return str(path), read_atom_checkpoint(path)
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelFileError(
             f"{path} is not a .safetensors file; for a checkpoint give the folder of the run: the "
