@@ -14,7 +14,7 @@ from mlmd_calc.data.biomolecules.trajectories import (
     read_trajectories,
     write_trajectory,
 )
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import InputError, ModelFileError
 
 pytest.importorskip("mdtraj", reason="mdtraj reads PDB text")
 
@@ -47,11 +47,6 @@ def test_heavy_atoms_in_the_order_of_the_network(dipeptide):
     assert trajectory.positions.dtype == np.float32
     np.testing.assert_allclose(trajectory.positions, frames[:, trajectory.system.atoms], atol=1e-6)
     assert trajectory.sequence == "A"
-    thinned = trajectory.every(3)
-    assert (len(thinned), thinned.dt_ps) == (2, 6.0)
-    np.testing.assert_array_equal(thinned.positions[1], trajectory.positions[3])
-    with pytest.raises(ConfigError, match="stride is -1"):
-        trajectory.every(-1)
 
 
 def test_round_trip_keeps_everything(dipeptide, tmp_path):

@@ -77,6 +77,7 @@ WORDS = {
     "models NAME": "models mdet-ethanol",
     "runs/atmos-1ps/": "runs/keyframes/",
     "60000 1.9": "20 1.7",
+    """ --set 'model={"preset": "paper"}'""": "",
 }
 """Arguments in place of which smaller ones, or existing ones, are given."""
 
@@ -173,12 +174,19 @@ def prepare(folder):
     pytest.importorskip("h5py", reason="h5py writes the files of other people")
     import test_mdcath
     import test_misato
+    import test_operator_metrics
+    import test_training_atmos
+
+    from mlmd_calc.training.recipe import load_recipe
 
     test_mdcath.write(folder / "mdcath_dataset_1abcA00.h5")
     _, topology, _ = test_misato.write(folder)
     complexed = folder / "parameter_restart_files_MD" / "10gs"
     complexed.mkdir(parents=True)
     topology.rename(complexed / topology.name)
+    test_operator_metrics.write_later_run(folder)
+    sizes = load_recipe("atmos-peptides").network_config(2.0)
+    test_training_atmos.protenix_file(folder / "model_v0.5.0.pt", sizes)
     line = "mlmd data generate ethanol butane --mode nve --frames 400 --thermalise 20 --out traj"
     assert run(line, folder).returncode == 0
 

@@ -166,10 +166,15 @@ def write_run(folder, weights, configuration):
 
 @pytest.fixture
 def later(tmp_path):
+    return write_later_run(tmp_path)
+
+
+def write_later_run(folder):
+    """Write a run of the later revision; return a checkpoint and its random network."""
     network = ATOM(LATER_CONFIG)
     state = network.state_dict()
     twice = {n.replace(".layers.1.", ".layers.3."): w for n, w in state.items() if ".ffn." in n}
-    return write_run(tmp_path, {**state, **twice}, LATER), network
+    return write_run(folder, {**state, **twice}, LATER), network
 
 
 def test_a_checkpoint_opens_by_its_path(later):

@@ -72,7 +72,7 @@ def evaluate_operator(
         return
     names = list(rows[0]["errors, Å²"])
     table = Table(
-        *("molecule", "horizon, frames", "", *names),
+        *("molecule", "frames", "", *names),
         title="mean square position error per coordinate, 10⁻² Å²",
     )
     for row in rows:
