@@ -1,5 +1,6 @@
 """Every script and every command in README and docs runs, each in a fresh process."""
 
+import ast
 import os
 import re
 import shutil
@@ -66,6 +67,44 @@ def test_script_runs(code, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+# ---- public names ----------------------------------------------------------------------------
+
+
+def exported(package):
+    """Names on the face of a package, read without importing it."""
+    path = ROOT.joinpath(*package.split("."), "__init__.py")
+    tree = ast.parse(path.read_text("utf-8"))
+    values = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return ast.literal_eval(values[0]) if values else []
+
+
+def test_public_names_are_those_of_the_document():
+    rows = re.findall(
+        r"^\|(.*)\|(.*)\|$", (ROOT / "docs/python.md").read_text("utf-8"), re.MULTILINE
+    )
+    documented, package = {}, ""
+    for first, second in rows:
+        package = first.strip(" `") or package
+        documented.setdefault(package, set()).update(re.findall(r"`(\w+)`", second))
+    faces = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for folder in ("mlmd_calc", "openmm_bridge")
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    shared = set(exported("mlmd_calc.models"))
+    for package in sorted(faces):
+        names = set(exported(package))
+        if package in documented:
+            # The networks are on the faces of their own packages as well.
+            assert names - shared == documented[package] - shared, package
+        else:
+            assert names <= shared | {"structure_from_smiles"}, package
 
 
 # ---- commands --------------------------------------------------------------------------------
