@@ -6,7 +6,7 @@ copies of all three streams, materialises their token × token scores and builds
 anew. Nothing here is meant to be fast and nothing in the package uses it.
 
 :func:`literal_forward` is the published operator (arXiv 2510.05482), evaluated for a batch.
-:func:`literal_propagate` is the variant for integrators, evaluated for one molecule and one time.
+:func:`literal_propagate` is the integrator, evaluated for one molecule and one time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ase import units
 from torch import Tensor
 from torch.nn import functional
 
-from mlmd_calc.models import ATOMConfig
+from mlmd_calc.models import ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom.config import BlockConfig
 
 Weights: TypeAlias = Mapping[str, Tensor]
 
@@ -87,7 +88,7 @@ def literal_forward(
     return _read_out(weights, config, stream, (b, t, n), mask, x_0, frame, origin)
 
 
-def _streams(config: ATOMConfig, x: Tensor, v: Tensor, c: Tensor) -> list[Tensor]:
+def _streams(config: BlockConfig, x: Tensor, v: Tensor, c: Tensor) -> list[Tensor]:
     return [x, v, c] if config.attention_type == "ghca" else [x]
 
 
@@ -109,12 +110,12 @@ def _lift(
     h_x = _equivariant_linear(weights[f"{name}.x_0_linear.weight"], "vs", x_0, d)
     h_v = _equivariant_linear(weights[f"{name}.v_0_linear.weight"], "vs", v_0, d)
     extra = context.shape[-1] - 8
-    layout = "vsvs" + ("vs" if config.integrator and extra else "s" * extra)
+    layout = "vsvs" + "s" * extra
     weight = weights[f"{name}.concat_feats_linear.weight"]
     if config.lifting_type == "quasi_equivariant":
         return h_x, h_v, _equivariant_linear(weight, layout, context, d)
     factor, layout = context[..., 4:], layout[2:]
-    if config.integrator is None and not config.tensor_product_rrwp:
+    if not config.tensor_product_rrwp:
         number = -1 if config.lifting_type == "canonicalization" else 8
         factor = torch.cat([context[..., 4:8], context[..., number, None]], dim=-1)
         layout = "vss"
@@ -215,7 +216,7 @@ def _linear(weights: Weights, name: str, x: Tensor) -> Tensor:
     return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def _norm(weights: Weights, name: str, config: ATOMConfig, x: Tensor) -> Tensor:
+def _norm(weights: Weights, name: str, config: BlockConfig, x: Tensor) -> Tensor:
     scale = weights[f"{name}.weight"]
     if config.norm == "rms":
         return x * scale / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + RMS_EPSILON)
@@ -257,7 +258,7 @@ def _attention(
     return _linear(weights, f"{name}.out_proj", total.flatten(-2))
 
 
-def _shares(weights: Weights, attention: str, config: ATOMConfig) -> Tensor:
+def _shares(weights: Weights, attention: str, config: BlockConfig) -> Tensor:
     if config.attention_type == "self":
         return torch.ones(1)
     return torch.softmax(weights[f"{attention}.feature_weights"], dim=0)
@@ -305,14 +306,14 @@ def _sinusoids(slots: int, d: int, dtype: torch.dtype) -> Tensor:
     return table
 
 
-def _feed_forward(weights: Weights, name: str, config: ATOMConfig, y: Tensor) -> Tensor:
+def _feed_forward(weights: Weights, name: str, config: BlockConfig, y: Tensor) -> Tensor:
     for index in (0, 2):
         u = _linear(weights, f"{name}.layers.{index}", y)
         y = _activation(weights, f"{name}.layers.1", config, u)
     return _linear(weights, f"{name}.layers.5", y)
 
 
-def _activation(weights: Weights, name: str, config: ATOMConfig, u: Tensor) -> Tensor:
+def _activation(weights: Weights, name: str, config: BlockConfig, u: Tensor) -> Tensor:
     if config.activation == "swiglu":
         gate = _linear(weights, f"{name}.linear_gate", u)
         return functional.silu(gate) * _linear(weights, f"{name}.linear_value", u)
@@ -321,7 +322,7 @@ def _activation(weights: Weights, name: str, config: ATOMConfig, u: Tensor) -> T
     return getattr(functional, config.activation)(u)
 
 
-def _blend(weights: Weights, block: str, config: ATOMConfig, z: Tensor, first: Tensor) -> Tensor:
+def _blend(weights: Weights, block: str, config: BlockConfig, z: Tensor, first: Tensor) -> Tensor:
     if config.value_residual_type == "none":
         return z
     share = torch.tensor(0.5, dtype=z.dtype)
@@ -372,14 +373,14 @@ def _vector(weight: Tensor, stream: Tensor) -> Tensor:
 
 def literal_propagate(
     weights: Weights,
-    config: ATOMConfig,
+    config: IntegratorConfig,
     positions: Tensor,
     velocities: Tensor,
     numbers: Tensor,
     time: float,
     accelerations: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate the variant for integrators, for one molecule and one time.
+    """Evaluate the integrator for one molecule and one time.
 
     Parameters
     ----------
@@ -399,25 +400,22 @@ def literal_propagate(
     positions, velocities
         ``(n, 3)`` Å and Å/fs.
     """
-    options = config.integrator
-    assert options is not None
     masses = weights["physical_units.masses"][numbers][:, None]
-    unit = torch.sqrt(units.kB * options.temperature / masses) * units.fs
-    read = _pair_changes if options.pairs else _token_changes
-    change_x, change_v, *springs = read(
+    unit = torch.sqrt(units.kB * config.temperature / masses) * units.fs
+    change_x, change_v, *springs = _changes(
         weights, config, positions, velocities, numbers, time, accelerations
     )
-    growth = time / (time + options.time_scale)
+    growth = time / (time + config.time_scale)
     if springs:
         assert accelerations is not None
         state = (positions, velocities, accelerations, numbers, masses)
-        positions, moving = _spring_motion(*state, springs[0], time, options.spring_steps)
+        positions, moving = _spring_motion(*state, springs[0], time, config.spring_steps)
         change_x, change_v = growth * change_x, growth * change_v
         return positions + unit * time * growth * change_x, moving + unit * growth * change_v
     positions, moving = positions + velocities * time, velocities
-    if options.exact_limits:
+    if config.exact_limits:
         assert accelerations is not None
-        gain = accelerations * time / (1.0 + (time / options.time_scale) ** 2)
+        gain = accelerations * time / (1.0 + (time / config.time_scale) ** 2)
         positions, moving = positions + 0.5 * time * gain, moving + gain
         change_x, change_v = growth * change_x, growth * change_v
     return positions + unit * time * growth * change_x, moving + unit * growth * change_v
@@ -475,71 +473,21 @@ def _spring_motion(
     return x, v
 
 
-def _token_changes(
+def _changes(
     weights: Weights,
-    config: ATOMConfig,
-    positions: Tensor,
-    velocities: Tensor,
-    numbers: Tensor,
-    time: float,
-    accelerations: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    options = config.integrator
-    assert options is not None
-    masses = weights["physical_units.masses"][numbers][:, None]
-    unit = torch.sqrt(units.kB * options.temperature / masses) * units.fs
-    x = positions - (masses * positions).sum(dim=0) / masses.sum()
-    v = (velocities - (masses * velocities).sum(dim=0) / masses.sum()) / unit
-    vectors = [x, v]
-    if accelerations is not None:
-        vectors.append(accelerations * options.time_scale / unit)
-    if config.lifting_type == "canonicalization":
-        frame, _ = literal_frame(x, v)
-        vectors = [vector @ frame for vector in vectors]
-    inputs = [torch.cat([w, w.norm(dim=-1, keepdim=True)], dim=-1) for w in vectors]
-    lifted = _lift(weights, config, inputs[0], inputs[1], torch.cat(inputs, dim=-1))
-    elements = weights["element_embedding.weight"][numbers].chunk(3, dim=-1)
-    h_x, h_v, h_c = (h + e for h, e in zip(lifted, elements, strict=True))
-    horizon = _horizon(weights, config, time, positions.dtype)
-    stream = h_x + h_v + h_c
-    first = stream
-    for i in range(config.num_layers):
-        name = f"transformer_blocks.{i}"
-        features = [
-            _norm(weights, f"{name}.norms.{j}", config, h)
-            for j, h in enumerate(_streams(config, stream, h_v, h_c))
-        ]
-        query = h_c + horizon if config.attention_type == "ghca" else features[0]
-        attended = _anchored_attention(weights, name, config, query, features, time)
-        y = features[0] + attended
-        scale, shift = _linear(weights, f"{name}.film", horizon).chunk(2)
-        z = y + _feed_forward(weights, f"{name}.ffn", config, y * (1.0 + scale) + shift)
-        stream = z if i == 0 else _blend(weights, name, config, z, first)
-        first = z if i == 0 else first
-    change_x = _vector(weights["projection_layer.linear_pos.weight"], stream)
-    change_v = _vector(weights["projection_layer.linear_vel.weight"], stream)
-    if config.lifting_type == "canonicalization":
-        change_x, change_v = change_x @ frame.T, change_v @ frame.T
-    return change_x, change_v
-
-
-def _pair_changes(
-    weights: Weights,
-    config: ATOMConfig,
+    config: IntegratorConfig,
     positions: Tensor,
     velocities: Tensor,
     numbers: Tensor,
     time: float,
     accelerations: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    options = config.integrator
-    assert options is not None
     n = len(numbers)
-    unit = math.sqrt(units.kB * options.temperature / 12.0) * units.fs
+    unit = math.sqrt(units.kB * config.temperature / 12.0) * units.fs
     masses = weights["physical_units.masses"][numbers][:, None]
     motions = [(velocities - (masses * velocities).sum(dim=0) / masses.sum()) / unit]
     if accelerations is not None:
-        motions.append(accelerations * options.time_scale / unit)
+        motions.append(accelerations * config.time_scale / unit)
     pairs = [
         [_pair(weights, positions, motions, numbers, i, j) for j in range(n)] for i in range(n)
     ]
@@ -568,15 +516,15 @@ def _pair_changes(
         stream = z if layer == 0 else _blend(weights, name, config, z, first)
         first = z if layer == 0 else first
     vectors = motions
-    for layer in range(options.vector_layers):
+    for layer in range(config.vector_layers):
         name = f"projection_layer.vector_layers.{layer}"
         stream, vectors = _exchange(
-            weights, name, stream, pair_features, vectors, positions, options.exact_limits
+            weights, name, stream, pair_features, vectors, positions, config.exact_limits
         )
-    if options.vector_layers:
+    if config.vector_layers:
         vectors = [*motions, *vectors]
     horizon = _horizon(weights, config, time, positions.dtype)
-    agitating = motions if options.exact_limits else None
+    agitating = motions if config.exact_limits else None
     return _pair_read_out(weights, stream, pair_features, vectors, positions, horizon, agitating)
 
 
@@ -677,7 +625,7 @@ def _rms_norm(weights: Weights, name: str, x: Tensor) -> Tensor:
 def _biased_attention(
     weights: Weights,
     block: str,
-    config: ATOMConfig,
+    config: IntegratorConfig,
     query: Tensor,
     features: list[Tensor],
     bias: Tensor,
@@ -729,43 +677,12 @@ def _pair_read_out(
     return both[:, 0], both[:, 1], *([springs] if has_springs else [])
 
 
-def _horizon(weights: Weights, config: ATOMConfig, time: float, dtype: torch.dtype) -> Tensor:
-    options = config.integrator
-    assert options is not None
-    ratio = options.max_horizon / options.time_scale
-    features = [math.log1p(time / options.time_scale)]
+def _horizon(weights: Weights, config: IntegratorConfig, time: float, dtype: torch.dtype) -> Tensor:
+    ratio = config.max_horizon / config.time_scale
+    features = [math.log1p(time / config.time_scale)]
     for wave in (math.sin, math.cos):
         for k in range(HORIZON_PERIODS):
-            period = options.time_scale * ratio ** (k / (HORIZON_PERIODS - 1))
+            period = config.time_scale * ratio ** (k / (HORIZON_PERIODS - 1))
             features.append(wave(2.0 * math.pi * time / period))
     hidden = _linear(weights, "horizon.layers.0", torch.tensor(features, dtype=dtype))
     return _linear(weights, "horizon.layers.2", functional.silu(hidden))
-
-
-def _anchored_attention(
-    weights: Weights,
-    block: str,
-    config: ATOMConfig,
-    query: Tensor,
-    features: list[Tensor],
-    time: float,
-) -> Tensor:
-    """Attend to the stream at the same time, and to velocities and context at time 0."""
-    name = f"{block}.attention"
-    n = len(query)
-
-    def projected(part: str, x: Tensor, at: float) -> Tensor:
-        heads = _linear(weights, f"{name}.{part}", x).view(1, n, config.num_heads, -1)
-        angles = torch.full((1, n), at / config.rope_tau, dtype=x.dtype)
-        return _rotate(heads, angles, config.rope_base)[0]
-
-    total = 0.0
-    key_times = (time, 0.0, 0.0)[: len(features)]
-    shares = _shares(weights, name, config)
-    for share, feature, key_time in zip(shares, features, key_times, strict=True):
-        q = projected("query", query, time)
-        k = projected("key", feature, key_time)
-        v = projected("value", feature, 0.0)
-        scores = torch.einsum("shc,uhc->hsu", q, k) / math.sqrt(config.head_dim)
-        total = total + share * torch.einsum("hsu,uhc->shc", torch.softmax(scores, dim=-1), v)
-    return _linear(weights, f"{name}.out_proj", total.flatten(-2))

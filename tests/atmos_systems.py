@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from mlmd_calc.models import ATMOS, ATMOSConfig
-from mlmd_calc.models.atmos import SamplerConfig
+from mlmd_calc.models.atmos import Context, Features, Memory, SamplerConfig
+from mlmd_calc.models.atmos.losses import Prediction
+from mlmd_calc.models.atmos.sampler import random_steps, run_sampler, standard_normal
 from mlmd_calc.zoo import ATMOSModel, ModelCard, save_model
 
 STRIDE_PS = 10.0
@@ -28,6 +30,50 @@ def small_network(seed: int = 0, **changes) -> ATMOS:
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return network.double().eval()
+
+
+def denoise_window(
+    network: ATMOS,
+    features: Features,
+    frames: torch.Tensor,
+    noisy: torch.Tensor,
+    sigma: torch.Tensor,
+    *,
+    cycles: int | None = None,
+    remaining: torch.Tensor | None = None,
+    **given: torch.Tensor | None,
+) -> Prediction:
+    """Read true frames ``(b, w, a, 3)`` one by one and denoise the frame after them."""
+    context = network.context(features, cycles)
+    memory = network.initial_memory(context)
+    for index, positions in enumerate(frames.unbind(1)):
+        left = None if remaining is None else remaining - index
+        memory = network.step(memory, positions, features, context, remaining=left, **given)
+    conditioning = network.conditioning(memory, features, context)
+    denoised = network.diffusion_module(noisy, sigma, conditioning)
+    return Prediction(denoised, network.distogram_head(memory.z))
+
+
+@torch.no_grad()
+def draw(
+    network: ATMOS,
+    memory: Memory,
+    features: Features,
+    context: Context,
+    generator: torch.Generator,
+    samples: int = 1,
+) -> torch.Tensor:
+    """Draw frames ``(b, k, a, 3)`` in arbitrary poses with the sampler of the network."""
+    config, conditioning = network.config, network.conditioning(memory, features, context)
+    shape = (*features.atom_mask.shape[:1], samples, features.n_atoms, 3)
+    return run_sampler(
+        lambda noisy, sigma: network.diffusion_module(noisy, sigma, conditioning),
+        standard_normal(shape, [generator], memory.s),
+        random_steps(shape, config.pose_translation, [generator], memory.s),
+        features.atom_mask,
+        config.sampler,
+        config.sigma_data,
+    )
 
 
 def small_model(seed: int = 0, *, card: dict | None = None, **changes) -> ATMOSModel:

@@ -8,7 +8,7 @@ import numpy as np
 from mlmd_calc import units
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.models.analytic import Harmonic
-from mlmd_calc.propagation import HarmonicPropagator
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 SPRING = 8.0
 """eV/Å²."""

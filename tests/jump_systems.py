@@ -8,11 +8,8 @@ from ase.data import atomic_masses
 
 from mlmd_calc.errors import PredictionError
 from mlmd_calc.models.analytic import Harmonic
-from mlmd_calc.propagation import (
-    FunctionForces,
-    HarmonicPropagator,
-    State,
-)
+from mlmd_calc.propagation import FunctionForces, State
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 from mlmd_calc.propagation.thermostats import draw_velocities
 
 

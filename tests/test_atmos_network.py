@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from atmos_systems import denoise_window, draw
 from scipy.spatial.transform import Rotation
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATMOS, ATMOSConfig
-from mlmd_calc.models.atmos import Context, Features, LossConfig, SamplerConfig, load_protenix
-from mlmd_calc.models.atmos.config import PRESETS
+from mlmd_calc.models.atmos import Context, Features, SamplerConfig, load_protenix
+from mlmd_calc.models.atmos.config import PRESETS, LossConfig
 from mlmd_calc.models.atmos.embedders import RelativePositionEncoding
 from mlmd_calc.models.atmos.geometry import pair_geometry
 from mlmd_calc.models.atmos.losses import (
@@ -73,7 +74,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def toy_features(residues: int, ligand_atoms: int = 0, *, msa: bool = False) -> Features:
+def toy_features(residues: int, ligand_atoms: int = 0) -> Features:
     """Chain of residues of 4 to 7 atoms and a ligand with one token per atom."""
     sizes = [4 + index % 4 for index in range(residues)] + [1] * ligand_atoms
     n, a = len(sizes), sum(sizes)
@@ -84,13 +85,6 @@ def toy_features(residues: int, ligand_atoms: int = 0, *, msa: bool = False) -> 
     owner = torch.repeat_interleave(torch.arange(n), torch.tensor(sizes))
     bonds = torch.zeros(n, n, dtype=torch.bool)
     bonds[residues:, residues:] = torch.ones(ligand_atoms, ligand_atoms).tril(-1).triu(-1).bool()
-    alignment = {}
-    if msa:
-        alignment = {
-            "msa": torch.randint(0, 32, (3, n), generator=generator(n)),
-            "has_deletion": torch.zeros(3, n),
-            "deletion_value": torch.rand(3, n, generator=generator(n)),
-        }
     return Features(
         restype=torch.where(ligand, 20, torch.arange(n) % 20),
         asym_id=ligand.long(),
@@ -112,7 +106,6 @@ def toy_features(residues: int, ligand_atoms: int = 0, *, msa: bool = False) -> 
         ref_space_uid=torch.where(ligand, residues, torch.arange(n))[owner],
         is_ligand=ligand[owner],
         atom_mask=torch.ones(a, dtype=torch.bool),
-        **alignment,
     )
 
 
@@ -138,7 +131,7 @@ def extras(config: ATMOSConfig, batch: int, atoms: int) -> dict[str, torch.Tenso
 def test_padding_changes_nothing(config: ATMOSConfig) -> None:
     network = random_network(config)
     # The larger one needs several windows of atoms, the smaller ones by themselves do not.
-    systems = [toy_features(n, m, msa=config.msa_blocks > 0) for n, m in ((13, 3), (2, 0), (3, 4))]
+    systems = [toy_features(n, m) for n, m in ((13, 3), (2, 0), (3, 4))]
     batch = Features.stack(systems)
     positions, noisy = coordinates(3, batch.n_atoms), coordinates(3, batch.n_atoms, seed=1)
     given = extras(config, 3, batch.n_atoms)
@@ -176,7 +169,7 @@ def test_samples_of_padded_atoms_lie_at_the_origin() -> None:
     batch = Features.stack([toy_features(3), toy_features(2)])
     context = network.context(batch)
     memory = network.initial_memory(context)
-    drawn = network.sample(memory, batch, context, generator(), samples=2)
+    drawn = draw(network, memory, batch, context, generator(), samples=2)
     assert drawn.shape == (2, 2, batch.n_atoms, 3)
     outside = ~batch.atom_mask[:, None].expand(2, 2, -1)
     assert not drawn[outside].any()
@@ -206,12 +199,9 @@ def test_a_crop_keeps_the_geometry_of_what_is_left() -> None:
 def test_batches_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="at least one system"):
         Features.stack([])
-    with pytest.raises(InputError, match="only some systems of the batch have msa"):
-        Features.stack([toy_features(2), toy_features(2, msa=True)])
-    short = toy_features(2, msa=True)
-    short = dataclasses.replace(short, msa=short.msa[:2], has_deletion=short.has_deletion[:2])
-    with pytest.raises(InputError, match=r"alignments of \[2, 3\] rows"):
-        Features.stack([short, toy_features(2, msa=True)])
+    profile = dataclasses.replace(toy_features(2), profile=torch.zeros(2, 32))
+    with pytest.raises(InputError, match="only some systems of the batch have profile"):
+        Features.stack([toy_features(2), profile])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 22, 63, 64, 65, 80, 97, 130])
@@ -351,7 +341,7 @@ def test_pair_geometry_by_hand() -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_a_step_leaves_its_memory_alone_and_repeats_exactly(config: ATMOSConfig) -> None:
     network = random_network(config)
-    features = Features.stack([toy_features(2, 2, msa=config.msa_blocks > 0)] * 2)
+    features = Features.stack([toy_features(2, 2)] * 2)
     positions = coordinates(2, features.n_atoms)
     given = extras(config, 2, features.n_atoms)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -360,7 +350,7 @@ def test_a_step_leaves_its_memory_alone_and_repeats_exactly(config: ATMOSConfig)
         memory = network.initial_memory(context)
         kept = [tensor.clone() for tensor in (*memory, *context)]
         new = network.step(memory, positions, features, context, **given)
-        network.sample(new, features, context, generator())
+        draw(network, new, features, context, generator())
         again = network.step(memory, positions, features, context, **given)
     assert all(torch.equal(a, b) for a, b in zip(kept, (*memory, *context), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(new, again, strict=True))
@@ -421,8 +411,6 @@ def test_arguments_that_do_not_fit_the_model_are_refused() -> None:
             network.step(memory, positions, features, context, **given)
     with pytest.raises(InputError, match="cycles=0"):
         network.context(features, cycles=0)
-    with pytest.raises(InputError, match="msa_blocks=0"):
-        network.context(Features.stack([toy_features(2, msa=True)]))
 
 
 # ---- training pass --------------------------------------------------------------------------
@@ -439,48 +427,21 @@ def window(config: ATMOSConfig, features: Features, seed: int = 0) -> dict[str, 
     return {"frames": frames, "noisy": noisy, "sigma": sigma, **given}
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_a_window_is_read_step_by_step(config: ATMOSConfig) -> None:
-    network = random_network(config)
-    features = Features.stack([toy_features(2, 3, msa=config.msa_blocks > 0)])
-    given = window(config, features)
+def test_predicted_distances_are_symmetric() -> None:
+    features = Features.stack([toy_features(2, 3)])
     with torch.no_grad():
-        out = network(features, **given)
-        context = network.context(features)
-        memory = network.initial_memory(context)
-        for index in range(3):
-            now = {name: given[name] for name in ("lag", "end") if name in given}
-            if "remaining" in given:
-                now["remaining"] = given["remaining"] - index
-            memory = network.step(memory, given["frames"][:, index], features, context, **now)
-        ready = network.conditioning(memory, features, context)
-        denoised = network.diffusion_module(given["noisy"], given["sigma"], ready)
-    assert torch.equal(out.denoised, denoised)
-    assert torch.equal(out.distogram, network.distogram_head(memory.z))
+        out = denoise_window(random_network(), features, **window(SMALL, features))
     assert torch.equal(out.distogram, out.distogram.transpose(1, 2))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_every_parameter_takes_part(config: ATMOSConfig) -> None:
     network = random_network(config)
-    features = Features.stack([toy_features(3, 3, msa=config.msa_blocks > 0)])
-    out = network(features, **window(config, features), cycles=2)
+    features = Features.stack([toy_features(3, 3)])
+    out = denoise_window(network, features, **window(config, features), cycles=2)
     (out.denoised.square().sum() + out.distogram.square().sum()).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
-
-
-def test_recomputing_transitions_changes_no_gradient() -> None:
-    network = random_network()
-    features = Features.stack([toy_features(2, 2)])
-    grads = []
-    for recompute in (False, True):
-        network.zero_grad()
-        out = network(features, **window(SMALL, features), recompute=recompute)
-        (out.denoised.square().sum() + out.distogram.square().sum()).backward()
-        grads.append([parameter.grad.clone() for parameter in network.parameters()])
-    for ours, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_gradients_reach_the_last_cycle_only() -> None:
@@ -526,30 +487,20 @@ def test_samples_follow_from_the_state_of_the_generator_alone() -> None:
     memory = network.initial_memory(context)
     source = generator(4)
     state, ambient = source.get_state(), torch.get_rng_state()
-    first = network.sample(memory, features, context, source, samples=3)
-    later = network.sample(memory, features, context, source, samples=3)
+    first = draw(network, memory, features, context, source, samples=3)
+    later = draw(network, memory, features, context, source, samples=3)
     source.set_state(state)
-    assert torch.equal(network.sample(memory, features, context, source, samples=3), first)
-    assert torch.equal(network.sample(memory, features, context, source, samples=3), later)
+    assert torch.equal(draw(network, memory, features, context, source, samples=3), first)
+    assert torch.equal(draw(network, memory, features, context, source, samples=3), later)
     assert torch.equal(torch.get_rng_state(), ambient)
     assert (first - later).abs().max() > 1e-3
     assert (first[:, 0] - first[:, 1]).abs().max() > 1e-3
     assert not first.requires_grad
-    other = network.sample(memory, features, context, generator(5), samples=3)
+    other = draw(network, memory, features, context, generator(5), samples=3)
     assert (first - other).abs().max() > 1e-3
 
 
-def test_the_configured_sampler_can_be_replaced() -> None:
-    network = random_network()
-    features = Features.stack([toy_features(2)])
-    context = network.context(features)
-    memory = network.initial_memory(context)
-
-    def draw(sampler: SamplerConfig | None) -> torch.Tensor:
-        return network.sample(memory, features, context, generator(), sampler=sampler)
-
-    assert torch.equal(draw(None), draw(SMALL.sampler))
-    assert (draw(None) - draw(SMALL.sampler.ode())).abs().max() > 1e-3
+def test_the_ode_sampler_adds_no_noise() -> None:
     assert SMALL.sampler.ode() == SamplerConfig(steps=3, gamma_0=0.0, step_scale=1.0)
 
 
@@ -757,7 +708,7 @@ def test_the_training_loss_is_the_weighted_sum_of_its_terms() -> None:
     bonds = torch.tensor([[[0, 1], [1, 2]]]).expand(2, -1, -1)
     known = (bonds, torch.ones(2, 2, dtype=torch.bool))
     with torch.no_grad():
-        out = network(features, **given)
+        out = denoise_window(network, features, **given)
         plain = training_loss(out, target, sigma, features, SMALL, LossConfig())
         weights = LossConfig(
             diffusion=2.0, distogram=3.0, smooth_lddt=5.0, bond=7.0, ligand_atom=1.0

@@ -92,14 +92,10 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-def molecule_features(case: Case, *, msa: bool = False) -> Features:
+def molecule_features(case: Case) -> Features:
     """Features of a batch of one; frames, which these cases do not have, are left invalid."""
     restype = case.given("restype_idx")
     n, everything = restype.shape[1], torch.ones_like
-    optional = {}
-    if msa:
-        nothing = torch.zeros(1, 1, n)
-        optional = {"msa": restype[:, None], "has_deletion": nothing, "deletion_value": nothing}
     representative = case.given("distogram_rep_atom_mask")[0].nonzero()[:, 0]
     return Features(
         restype=restype,
@@ -123,7 +119,6 @@ def molecule_features(case: Case, *, msa: bool = False) -> Features:
         atom_mask=everything(case.given("atom_to_token_idx"), dtype=torch.bool),
         profile=case.given("profile"),
         deletion_mean=case.given("deletion_mean"),
-        **optional,
     )
 
 
@@ -289,8 +284,8 @@ def test_trunk(dtype: torch.dtype, windows: str, monkeypatch: pytest.MonkeyPatch
     case.fill(trunk)
     features = molecule_features(case)
     with torch.no_grad():
+        aligned, trunk.msa_module = trunk(features), None
         plain, short = trunk(features), trunk(features, cycles=1)
-        aligned = trunk(molecule_features(case, msa=True))
         case.check("distogram_logits", trunk.distogram_head(plain.z)[0])
     case.check("s_inputs", plain.s_inputs[0])
     for suffix, out in (("", plain), ("_cycle1", short), ("_msa1", aligned)):

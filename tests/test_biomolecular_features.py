@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from atmos_systems import draw
 from peptide_structures import (
     HEAVY_DIPEPTIDE,
     permuted,
@@ -393,7 +394,7 @@ def test_the_network_takes_them(dipeptide, complexed):
     with torch.no_grad():
         context = network.context(batch)
         memory = network.step(network.initial_memory(context), frames, batch, context)
-        drawn = network.sample(memory, batch, context, torch.Generator().manual_seed(0))
+        drawn = draw(network, memory, batch, context, torch.Generator().manual_seed(0))
     assert drawn.shape == (2, 1, 16, 3)
     assert drawn.isfinite().all()
 

@@ -9,13 +9,12 @@ from peptide_structures import HEAVY_DIPEPTIDE, write_dipeptide
 
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.data.biomolecules import structure_from_smiles
-from mlmd_calc.data.biomolecules.splits import split_names
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,
     read_trajectories,
     write_trajectory,
 )
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import InputError, ModelFileError
 
 pytest.importorskip("mdtraj", reason="mdtraj reads PDB text")
 
@@ -48,11 +47,6 @@ def test_heavy_atoms_in_the_order_of_the_network(dipeptide):
     assert trajectory.positions.dtype == np.float32
     np.testing.assert_allclose(trajectory.positions, frames[:, trajectory.system.atoms], atol=1e-6)
     assert trajectory.sequence == "A"
-    thinned = trajectory.every(3)
-    assert (len(thinned), thinned.dt_ps) == (2, 6.0)
-    np.testing.assert_array_equal(thinned.positions[1], trajectory.positions[3])
-    with pytest.raises(ConfigError, match="stride is -1"):
-        trajectory.every(-1)
 
 
 def test_round_trip_keeps_everything(dipeptide, tmp_path):
@@ -153,32 +147,3 @@ def test_refuses_bad_files(tmp_path, dipeptide):
     trajectory = BiomolecularTrajectory.from_frames("peptide", dipeptide, moved(dipeptide), 1.0)
     with pytest.raises(InputError, match=r"must end in \.npz"):
         write_trajectory(tmp_path / "file.h5", trajectory)
-
-
-def test_split_is_repeatable_and_apart():
-    names = [f"domain{i}" for i in range(20)]
-    split = split_names(names, test=3, validation=2, train=10, seed=5)
-    assert [len(part) for part in split] == [10, 2, 3]
-    assert len(set(split.train) | set(split.validation) | set(split.test)) == 15
-    assert split == split_names(names[::-1] + names, test=3, validation=2, train=10, seed=5)
-    assert split != split_names(names, test=3, validation=2, train=10, seed=6)
-
-
-def test_split_with_a_published_test_set():
-    names = [f"{i}ABC" for i in range(10)]
-    split = split_names(names, test=["3ABC", "7ABC"], validation=1, seed=0)
-    assert split.test == ("3ABC", "7ABC")
-    assert sorted(split.train + split.validation + split.test) == names
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"test": ["z"], "validation": 0}, "the first is 'z'"),
-        ({"test": 2, "validation": 1}, "there are 3"),
-        ({"test": -1, "validation": 1}, "none negative"),
-    ],
-)
-def test_split_refuses(options, message):
-    with pytest.raises(ConfigError, match=message):
-        split_names("abc", seed=0, **options)

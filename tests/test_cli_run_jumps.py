@@ -18,8 +18,9 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.md import read_record
 from mlmd_calc.md.jump_simulation import EVENTS_FILE
 from mlmd_calc.potential import Potential
-from mlmd_calc.propagation import EventLog, HarmonicPropagator
+from mlmd_calc.propagation import EventLog
 from mlmd_calc.propagation.atom import ATOMPropagator
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "jumps.md"
 SHIPPED = "atom-small-organics"

@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 from mlmd_calc import units
 from mlmd_calc.cli.data import app
-from mlmd_calc.data import MOLECULES, SamplingSettings, read_dataset, start_structures
+from mlmd_calc.data import MOLECULES, read_dataset
 from mlmd_calc.data.generate import generate
+from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.data.sampling import DISTORTED, MINIMUM, SAMPLED, sample
+from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.teacher import label
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from ase.data import covalent_radii
 
-from mlmd_calc.data import (
-    MOLECULES,
-    Molecule,
-    molecule_from_smiles,
-    read_dataset,
-    select_molecules,
-    start_structures,
-)
+from mlmd_calc.data import MOLECULES, Molecule, molecule_from_smiles, read_dataset, select_molecules
+from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.errors import InputError
 
 LABELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "train" / "labels"

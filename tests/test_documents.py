@@ -1,5 +1,6 @@
 """Every script and every command in README and docs runs, each in a fresh process."""
 
+import ast
 import os
 import re
 import shutil
@@ -68,6 +69,44 @@ def test_script_runs(code, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+# ---- public names ----------------------------------------------------------------------------
+
+
+def exported(package):
+    """Names on the face of a package, read without importing it."""
+    path = ROOT.joinpath(*package.split("."), "__init__.py")
+    tree = ast.parse(path.read_text("utf-8"))
+    values = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return ast.literal_eval(values[0]) if values else []
+
+
+def test_public_names_are_those_of_the_document():
+    rows = re.findall(
+        r"^\|(.*)\|(.*)\|$", (ROOT / "docs/python.md").read_text("utf-8"), re.MULTILINE
+    )
+    documented, package = {}, ""
+    for first, second in rows:
+        package = first.strip(" `") or package
+        documented.setdefault(package, set()).update(re.findall(r"`(\w+)`", second))
+    faces = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for folder in ("mlmd_calc", "openmm_bridge")
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    shared = set(exported("mlmd_calc.models"))
+    for package in sorted(faces):
+        names = set(exported(package))
+        if package in documented:
+            # The networks are on the faces of their own packages as well.
+            assert names - shared == documented[package] - shared, package
+        else:
+            assert names <= shared | {"structure_from_smiles"}, package
+
+
 # ---- commands --------------------------------------------------------------------------------
 
 WORDS = {
@@ -77,6 +116,7 @@ WORDS = {
     "models NAME": "models mdet-ethanol",
     "runs/atmos-1ps/": "runs/keyframes/",
     "60000 1.9": "20 1.7",
+    """ --set 'model={"preset": "paper"}'""": "",
 }
 """Arguments in place of which smaller ones, or existing ones, are given."""
 
@@ -174,12 +214,19 @@ def prepare(folder):
     pytest.importorskip("h5py", reason="h5py writes the files of other people")
     import test_mdcath
     import test_misato
+    import test_operator_metrics
+    import test_training_atmos
+
+    from mlmd_calc.training.recipe import load_recipe
 
     test_mdcath.write(folder / "mdcath_dataset_1abcA00.h5")
     _, topology, _ = test_misato.write(folder)
     complexed = folder / "parameter_restart_files_MD" / "10gs"
     complexed.mkdir(parents=True)
     topology.rename(complexed / topology.name)
+    test_operator_metrics.write_later_run(folder)
+    sizes = load_recipe("atmos-peptides").network_config(2.0)
+    test_training_atmos.protenix_file(folder / "model_v0.5.0.pt", sizes)
     line = "mlmd data generate ethanol butane --mode nve --frames 400 --thermalise 20 --out traj"
     assert run(line, folder).returncode == 0
 

@@ -20,7 +20,6 @@ from mlmd_calc.propagation import (
     Corrections,
     Displacement,
     Guard,
-    HarmonicPropagator,
     JumpLoop,
     Langevin,
     State,
@@ -29,6 +28,7 @@ from mlmd_calc.propagation import (
     VerletPropagator,
     state_from_ase,
 )
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 FREE = {"corrections": Corrections.none(), "guard": Guard.off()}
 SHIPPED = "atom-small-organics"

@@ -19,7 +19,8 @@ from mlmd_calc.analysis.jump_ensemble import (
 from mlmd_calc.analysis.jump_plots import plot_distributions, plot_temperatures
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.analytic import Harmonic
-from mlmd_calc.propagation import Corrections, Guard, HarmonicPropagator, JumpLoop, Langevin, State
+from mlmd_calc.propagation import Corrections, Guard, JumpLoop, Langevin, State
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 CO = Atoms("CO", [[0, 0, 0], [1.1, 0, 0]])
 PEROXIDE = molecule("H2O2")

@@ -23,14 +23,8 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import JumpNVE, JumpNVT
 from mlmd_calc.md.jumps import AttachedCalculator
-from mlmd_calc.propagation import (
-    Corrections,
-    EnergyWindow,
-    Guard,
-    HarmonicPropagator,
-    VerletPropagator,
-    read_restart,
-)
+from mlmd_calc.propagation import Corrections, EnergyWindow, Guard, VerletPropagator, read_restart
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 FREE = {"corrections": Corrections.none(), "guard": Guard.off()}
 """For atoms in an external field."""

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from mlmd_calc.cli.data import app as command
 from mlmd_calc.data.biomolecules import structure_from_smiles
-from mlmd_calc.data.biomolecules.misato import MISATO_TEST, misato_names, read_misato
+from mlmd_calc.data.biomolecules.misato import misato_names, read_misato
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
@@ -136,11 +136,6 @@ def test_refuses_bad_files(tmp_path):
     path, topology, _ = write(tmp_path, change=broken)
     with pytest.raises(InputError, match=r"in frame 2 a bond is .* Å long"):
         read_misato(path, "10GS", topology)
-
-
-def test_published_test_set():
-    assert len(set(MISATO_TEST)) == 100
-    assert all(len(name) == 4 and name == name.upper() for name in MISATO_TEST)
 
 
 def test_command(tmp_path):

@@ -25,11 +25,11 @@ from mlmd_calc.propagation import (
     Corrections,
     FunctionForces,
     Guard,
-    HarmonicPropagator,
     Strides,
     VerletPropagator,
     read_restart,
 )
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")
 

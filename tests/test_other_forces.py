@@ -15,12 +15,12 @@ from mlmd_calc.propagation import (
     Corrections,
     FunctionForces,
     Guard,
-    HarmonicPropagator,
     JumpLoop,
     Langevin,
     Strides,
     VerletPropagator,
 )
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 FREE = {"corrections": Corrections.none(), "guard": Guard.off()}
 

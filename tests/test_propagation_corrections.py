@@ -11,7 +11,6 @@ from mlmd_calc.propagation import (
     Corrections,
     Frames,
     Guard,
-    HarmonicPropagator,
     JumpLoop,
     Propagator,
     State,
@@ -23,6 +22,7 @@ from mlmd_calc.propagation.corrections import (
     rigid_basis,
     rigid_velocities,
 )
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 NAMES = ("Ne", "N2", "CO2", "C2H2", "H2O", "CH3CH2OH")
 LINEAR = ("Ne", "N2", "CO2", "C2H2")

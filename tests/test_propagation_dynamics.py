@@ -16,7 +16,6 @@ from mlmd_calc.propagation import (
     Corrections,
     FunctionForces,
     Guard,
-    HarmonicPropagator,
     JumpLoop,
     Langevin,
     State,
@@ -25,6 +24,7 @@ from mlmd_calc.propagation import (
     state_from_ase,
 )
 from mlmd_calc.propagation.corrections import angular_momentum, centre_of_mass
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 
 def one(propagator, state, *times):

@@ -32,7 +32,6 @@ from mlmd_calc.propagation import (
     Frames,
     FunctionForces,
     Guard,
-    HarmonicPropagator,
     JumpLoop,
     Langevin,
     Propagator,
@@ -43,6 +42,7 @@ from mlmd_calc.propagation import (
     VerletPropagator,
     state_from_ase,
 )
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 FRAMES = "frames.extxyz"
 

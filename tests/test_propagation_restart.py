@@ -9,7 +9,7 @@ from jump_systems import Noisy, Spoilt, forces_of, nan, springs, springs_state, 
 
 from mlmd_calc import load_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom import ATOMIntegrator, IntegratorConfig
 from mlmd_calc.models.mdet import MDETConfig
 from mlmd_calc.potential import Potential
 from mlmd_calc.propagation import (
@@ -203,8 +203,8 @@ def toy():
 def tiny_atom(forces, path):
     """ATOM propagator with a force model of its own."""
     if not path.exists():
-        integrator = IntegratorConfig(pairs=True, accelerations=True)
-        network = ATOM(ATOMConfig.for_integrator(integrator, lifting_dim=16, num_heads=2))
+        config = IntegratorConfig(lifting_dim=16, num_heads=2, accelerations=True)
+        network = ATOMIntegrator(config)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in network.parameters():

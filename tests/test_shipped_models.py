@@ -14,10 +14,11 @@ from mlmd_calc.analysis.jump_baselines import Ballistic
 from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
 from mlmd_calc.biomolecules import build_system
 from mlmd_calc.bonds import bond_lengths
-from mlmd_calc.data import MOLECULES, SamplingSettings, read_dataset
+from mlmd_calc.data import MOLECULES, read_dataset
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures
+from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation import JumpLoop, Langevin, state_from_ase

@@ -11,9 +11,10 @@ from openmm import unit
 from peptide_structures import DIPEPTIDE, pdb_line, write_dipeptide
 from scipy.spatial.transform import Rotation
 
-from mlmd_calc.biomolecules import build_system, read_structure, read_structure_file
+from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.biomolecules.charges import total_charge
 from mlmd_calc.biomolecules.pdb import format_conect, format_pdb
+from mlmd_calc.biomolecules.reader import read_structure_file
 from mlmd_calc.biomolecules.residues import HYDROGENS, RESIDUE_BONDS
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data.biomolecules.peptides import capped_peptide

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from atmos_systems import denoise_window
 from peptide_structures import write_dipeptide
 from toy_models import toy_model
 from typer.testing import CliRunner
@@ -17,11 +18,13 @@ from mlmd_calc.biomolecules import read_structure
 from mlmd_calc.cli.train import finetune_command, train_command
 from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
-from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATMOS
 from mlmd_calc.models.atmos import Features
+from mlmd_calc.models.atmos.protenix import protenix_names
 from mlmd_calc.training.atmos_module import ATMOSTraining
 from mlmd_calc.training.held_out import split_trajectories
+from mlmd_calc.training.protenix_start import start_from_protenix
 from mlmd_calc.training.recipe import ATMOSRecipe, MDETRecipe, Recipe, load_recipe
 from mlmd_calc.training.task import prepare
 from mlmd_calc.training.train import train
@@ -260,7 +263,8 @@ def test_last_frame_of_a_window_is_that_of_the_network(data, recipe):
     module, batch = randomised(task), next(iter(task.stream(seed=0)))
     with torch.no_grad():
         prediction, features = module.predict(batch)
-        expected = module.network(
+        expected = denoise_window(
+            module.network,
             batch.features,
             batch.frames,
             batch.noisy[:, -1],
@@ -436,13 +440,79 @@ def test_an_interpolator_is_fine_tuned_from_keyframes(finished, tmp_path, data):
         torch.testing.assert_close(model.network.state_dict()[name], value, atol=1e-6, rtol=0.0)
 
 
+# ---- weights of Protenix ---------------------------------------------------------------------
+
+
+def protenix_file(path, config):
+    """Checkpoint with random weights of all shared parts, and of one that ATMOS lacks."""
+    generator = torch.Generator().manual_seed(5)
+    shared = protenix_names(ATMOS(config))
+    state = {
+        f"module.{name}": 0.1 * torch.randn(w.shape, generator=generator)
+        for name, w in shared.items()
+    }
+    torch.save({"model": {**state, "module.confidence_head.w": torch.ones(2)}, "step": 9}, path)
+    return {name: state[f"module.{name}"] for name in shared}
+
+
+def test_training_starts_from_protenix(tmp_path, data):
+    recipe = replace(RECIPE, model={**TINY, "msa_blocks": 1, "c_m": 4}, held_out_molecules=())
+    path = tmp_path / "protenix.pt"
+    weights_before = protenix_file(path, recipe.network_config(2.0))
+    start, report = start_from_protenix(path, recipe, data)
+    again, _ = start_from_protenix(path, recipe, data)
+    assert equal(start.network.state_dict(), again.network.state_dict())
+    assert report.unused == ("confidence_head.w",)
+    assert start.network.config.sigma_data == pytest.approx(
+        coordinate_scale(split_trajectories(data, recipe)[0]), abs=0.005
+    )
+    for name, tensor in protenix_names(start.network).items():
+        assert torch.equal(tensor, weights_before[name])
+    with pytest.raises(ConfigError, match=r"recipe has kind='mdet'"):
+        start_from_protenix(path, MDETRecipe(), data)
+    with pytest.raises(ConfigError, match="there is no file"):
+        start_from_protenix(tmp_path / "absent.pt", recipe, data)
+    wider = replace(recipe, model={**recipe.model, "c_s": 32})
+    with pytest.raises(ModelFileError, match="have another shape than in this network"):
+        start_from_protenix(path, wider, data)
+
+
+def test_the_command_that_starts_from_protenix_goes_on_where_it_was(tmp_path, data):
+    app = typer.Typer()
+    app.command("train")(train_command)
+    protenix_file(tmp_path / "protenix.pt", RECIPE.network_config(2.0))
+    write_trajectory(tmp_path / "propanoate.npz", data[1])
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'kind = "atmos"\nsteps = 2\nlearning_rate = 1e-9\nfinal_learning_rate = 0.0\n'
+        "warmup_steps = 1\nwindow = 2\nsystems = 1\nnoise_samples = 2\nstrides_ps = [2.0]\n"
+        "held_out_fraction = 0.3\nvalidate_every = 1\nvalidation_structures = 2\n[model]\n"
+        + "\n".join(f"{key} = {json.dumps(value)}" for key, value in TINY.items()),
+        encoding="utf-8",
+    )
+    line = [
+        *(str(tmp_path / "propanoate.npz"), "--out", str(tmp_path / "run"), "-r", str(recipe)),
+        *("--from-protenix", str(tmp_path / "protenix.pt"), "--accelerator", "cpu"),
+    ]
+    for _ in range(2):
+        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert "left out: 1 of known parts, 0 of unknown ones" in " ".join(result.output.split())
+    model = load_atmos(tmp_path / "run", device="cpu")
+    assert model.card.fine_tuned_from.startswith("protenix (sha256 ")
+    assert model.card.licence == "Apache-2.0 (Protenix)"
+    start, _ = start_from_protenix(tmp_path / "protenix.pt", load_recipe(recipe), data[1:2])
+    for name, tensor in start.network.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], tensor, atol=1e-6, rtol=0.0)
+
+
 def test_kinds_of_models_and_data_are_not_mixed_up(finished, tmp_path, data):
     start = load_atmos(finished / "model.safetensors")
     with pytest.raises(ConfigError, match=r"'swinging' is an ATMOS propagator.*kind='mdet'"):
         prepare([], MDETRecipe(), start, {})
     with pytest.raises(ConfigError, match=r"'toy' is an MD-ET force field, but .*kind='atmos'"):
         run(tmp_path, data, start=toy_model())
-    with pytest.raises(ConfigError, match=r"is of kind 'atmos'; an ATOM model is needed"):
+    with pytest.raises(ConfigError, match=r"is of kind 'atmos'; a model of kind 'atom' is needed"):
         load_atom(finished / "model.safetensors")
     with pytest.raises(ConfigError, match=r"trains on MoleculeFrames, but .*Biomolecular"):
         run(tmp_path, data, MDETRecipe())

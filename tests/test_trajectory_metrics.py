@@ -22,7 +22,7 @@ from mlmd_calc.analysis.jumps import (
 from mlmd_calc.cli.models import evaluate_command
 from mlmd_calc.data import write_trajectory
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
 from mlmd_calc.potential.rotations import random_rotations
 from mlmd_calc.propagation import FunctionForces, Propagator, State
 from mlmd_calc.propagation.atom import ATOMPropagator
@@ -185,12 +185,10 @@ def test_jumps_are_spread_and_end_within_their_run():
 
 def network(seed=0, **options):
     """Integrator with random weights, far from ballistic."""
-    config = ATOMConfig.for_integrator(
-        IntegratorConfig(**options), lifting_dim=32, num_layers=1, num_heads=2
-    )
+    config = IntegratorConfig(lifting_dim=32, num_layers=1, num_heads=2, **options)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        built = ATOM(config)
+        built = ATOMIntegrator(config)
         for parameter in built.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return built.eval()
@@ -202,7 +200,7 @@ def atom_file(tmp_path):
     path = tmp_path / "atom.safetensors"
     recipe = ATOMRecipe(held_out_molecules=("methyl",), held_out_fraction=0.5)
     card = {"name": "jumper", "elements": [1, 6, 8], "recipe": recipe.to_dict()}
-    save_model(path, network(pairs=True, accelerations=True), {}, card)
+    save_model(path, network(accelerations=True), {}, card)
     return path
 
 
@@ -268,20 +266,20 @@ def test_accelerations_are_those_of_the_potential(atom_file):
     np.testing.assert_allclose(found.positions, out["pos"][0].numpy(), atol=1e-9)
 
 
-def test_random_orientations_follow_the_generator(tmp_path):
-    path = tmp_path / "tokens.safetensors"
-    save_model(path, network(), {}, {"name": "tokens", "elements": [1, 6]})
-    propagator = load_propagator(path, device="cpu", dtype="float64")
-    assert propagator.stochastic
+def test_random_orientations_change_rounding_only(tmp_path):
+    path = tmp_path / "plain.safetensors"
+    save_model(path, network(), {}, {"name": "plain", "elements": [1, 6]})
+    still = load_propagator(path, device="cpu", dtype="float64")
+    turned = load_propagator(path, device="cpu", dtype="float64", rotation="random")
+    assert (still.stochastic, turned.stochastic) == (False, True)
 
-    def positions(seed):
+    def positions(propagator, seed):
         generator = torch.Generator().manual_seed(seed)
         return propagator.propagate([methyl_state()], [4.0], generator)[0].positions
 
-    np.testing.assert_array_equal(positions(0), positions(0))
-    assert np.abs(positions(0) - positions(1)).max() > 1e-6
-    still = load_propagator(path, device="cpu", rotation="none")
-    assert not still.stochastic
+    np.testing.assert_array_equal(positions(turned, 0), positions(turned, 0))
+    assert (positions(turned, 0) != positions(turned, 1)).any()
+    np.testing.assert_allclose(positions(turned, 0), positions(still, 0), atol=1e-9)
 
 
 def test_translation_moves_the_answer(atom_file):

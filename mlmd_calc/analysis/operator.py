@@ -1,4 +1,9 @@
-"""S2S and S2T of the published operator, beside predictions that need no learning."""
+"""S2S and S2T of the published ATOM operator, beside predictions that need no learning.
+
+Data are what the public code makes of trajectories, so that published numbers can be compared:
+heavy atoms, and velocities by differences of frames. There, start frames of training and tests lie
+between each other on one trajectory: such numbers say how well a model interpolates.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,82 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.analysis.jump_baselines import superimpose
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.data.operator_frames import operator_targets
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atom import ATOM, input_features, return_probabilities
 
+SLOTS: Final = 8
+"""Frames that published models were trained to predict, evenly spaced up to the horizon."""
+
 _BATCH: Final = 64
+
+
+def operator_frames(molecule: MoleculeFrames) -> MoleculeFrames:
+    """Frames as the published operator sees them.
+
+    Velocities are differences to the next frame, in Å per frame, so the last frame of every segment
+    is left out; hydrogens are left out. Positions are not centred.
+
+    Parameters
+    ----------
+    molecule
+        Frames in the order of time.
+
+    Raises
+    ------
+    InputError
+        If nothing is left.
+    """
+    heavy = molecule.numbers > 1
+    segment = _segments(molecule)
+    index = np.flatnonzero(np.diff(segment) == 0)
+    if not heavy.any() or not len(index):
+        raise InputError(
+            f"molecule {molecule.name!r} has no heavy atoms or no two frames in a row; the "
+            "published operator needs both"
+        )
+    positions = molecule.positions[:, heavy]
+    return MoleculeFrames(
+        name=molecule.name,
+        numbers=molecule.numbers[heavy],
+        positions=positions[index],
+        velocities=positions[index + 1] - positions[index],
+        dt_fs=molecule.dt_fs,
+        segment=segment[index],
+    )
+
+
+def operator_starts(frames: MoleculeFrames, horizon: int, most: int) -> NDArray[np.int64]:
+    """Start frames, evenly spread over those whose last target is in the same segment.
+
+    Parameters
+    ----------
+    frames
+        Frames of :func:`operator_frames`.
+    horizon
+        Frames from a start to its last target.
+    most
+        Largest number of start frames.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    segment = _segments(frames)
+    possible = np.flatnonzero(segment[: max(0, len(frames) - horizon)] == segment[horizon:])
+    if not len(possible):
+        raise ConfigError(
+            f"molecule {frames.name!r} has no {horizon + 1} frames with velocities in a row, as a "
+            f"horizon of {horizon} frames needs; ask for a shorter time"
+        )
+    return possible[spread_index(len(possible), most)]
+
+
+def _segments(frames: MoleculeFrames) -> NDArray[np.int64]:
+    return np.zeros(len(frames), np.int64) if frames.segment is None else frames.segment
 
 
 @dataclass(frozen=True)
@@ -42,72 +116,63 @@ class OperatorErrors:
 
 def measure_operator(
     network: ATOM,
-    molecule: MoleculeFrames,
+    frames: MoleculeFrames,
     starts: NDArray[np.int64],
     *,
     horizon: int,
-    slots: int = 8,
+    slots: int = SLOTS,
 ) -> dict[str, OperatorErrors]:
     """Measure the published operator on start frames of one molecule.
 
     Parameters
     ----------
     network
-        ATOM without the option ``integrator``.
-    molecule
-        Frames of :func:`~mlmd_calc.data.operator_frames.operator_frames`.
+        The operator.
+    frames
+        Frames of :func:`operator_frames`.
     starts
-        Start frames, see :func:`~mlmd_calc.data.operator_frames.operator_split`.
+        Start frames, see :func:`operator_starts`.
     horizon
         Frames from a start to its last target.
     slots
-        Number of targets, evenly spaced.
+        Number of targets T: the frames start + ⌊horizon (p + 1) / T⌋.
 
     Returns
     -------
     dict
         Errors of "model", "persistence", "ballistic" and "mean structure" (of all frames,
         superimposed on the start).
-
-    Raises
-    ------
-    ConfigError
-        If the network is an integrator.
     """
-    if network.config.integrator is not None:
-        raise ConfigError("this network is an integrator; measure it with mlmd evaluate")
-    assert molecule.velocities is not None
-    targets = operator_targets(starts, horizon, slots)
-    x, v = molecule.positions[starts], molecule.velocities[starts]
-    reference = molecule.positions[0]
-    mean = np.mean([superimpose(frame, reference) for frame in molecule.positions], axis=0)
-    frames_ahead = (targets - starts[:, None])[:, :, None, None]
+    assert frames.velocities is not None
+    ahead = np.arange(1, slots + 1) * horizon // slots
+    x, v = frames.positions[starts], frames.velocities[starts]
+    reference = frames.positions[0]
+    mean = np.mean([superimpose(frame, reference) for frame in frames.positions], axis=0)
     predictions = {
-        "model": _predict(network, molecule, starts, horizon, slots),
+        "model": _predict(network, frames, starts, horizon, slots),
         "persistence": x[:, None],
-        "ballistic": x[:, None] + frames_ahead * v[:, None],
+        "ballistic": x[:, None] + ahead[:, None, None] * v[:, None],
         "mean structure": np.stack([superimpose(mean, start) for start in x])[:, None],
     }
-    true = molecule.positions[targets]
+    true = frames.positions[starts[:, None] + ahead]
     return {name: OperatorErrors.of(found, true) for name, found in predictions.items()}
 
 
 def _predict(
-    network: ATOM, molecule: MoleculeFrames, starts: NDArray[np.int64], horizon: int, slots: int
+    network: ATOM, frames: MoleculeFrames, starts: NDArray[np.int64], horizon: int, slots: int
 ) -> NDArray[np.floating]:
     """Positions ``(starts, slots, n, 3)``."""
-    assert molecule.velocities is not None
+    assert frames.velocities is not None
     parameter = next(network.parameters())
-    length = network.config.rrwp_length
-    walks = return_probabilities(torch.from_numpy(molecule.positions[0]), length)
-    numbers = torch.from_numpy(molecule.numbers)
+    walks = return_probabilities(torch.from_numpy(frames.positions[0]), network.config.rrwp_length)
+    numbers = torch.from_numpy(frames.numbers)
     found = []
     for first in range(0, len(starts), _BATCH):
         index = starts[first : first + _BATCH]
         b = len(index)
         inputs = input_features(
-            torch.from_numpy(molecule.positions[index]),
-            torch.from_numpy(molecule.velocities[index]),
+            torch.from_numpy(frames.positions[index]),
+            torch.from_numpy(frames.velocities[index]),
             numbers.expand(b, -1),
             walks.expand(b, -1, -1),
         )

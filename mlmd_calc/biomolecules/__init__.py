@@ -6,24 +6,14 @@ and for OpenMM `openmm_bridge.topology_features.structure_from_topology` make a 
 `build_system` turns it into features and keeps the way back to the atoms of the engine.
 """
 
-from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
-from mlmd_calc.biomolecules.reader import (
-    StructureFile,
-    is_structure_file,
-    read_structure,
-    read_structure_file,
-)
+from mlmd_calc.biomolecules.reader import read_structure
 from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
 
 __all__ = [
     "BondedStructure",
-    "HydrogenFrames",
     "MolecularSystem",
-    "StructureFile",
     "build_system",
-    "is_structure_file",
     "read_structure",
-    "read_structure_file",
     "structure_from_ase",
 ]

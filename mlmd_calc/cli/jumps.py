@@ -95,11 +95,10 @@ def choose_propagator(name: str) -> PropagatorChoice:
     if name == VERLET:
         return PropagatorChoice(VERLET, {}, takes_forces=True)
     model = load_any_model(name, device="cpu")
-    integrator = model.network.config.integrator if isinstance(model, ATOMModel) else None
     return PropagatorChoice(
         model.source,
         model.card.recommended,
-        takes_forces=integrator is not None and integrator.accelerations,
+        takes_forces=isinstance(model, ATOMModel) and model.network.config.accelerations,
         of_one_molecule=isinstance(model, ATMOSModel),
     )
 

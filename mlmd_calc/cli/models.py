@@ -139,7 +139,14 @@ def evaluate_command(
     """Measure a model on data: errors of forces and energies, or of predicted trajectories."""
     from mlmd_calc.training.held_out import split
     from mlmd_calc.training.recipe import Recipe
-    from mlmd_calc.zoo import ATMOSModel, Model, load_any_model, load_atmos
+    from mlmd_calc.zoo import (
+        ATMOSModel,
+        Model,
+        OperatorModel,
+        load_any_model,
+        load_atmos,
+        load_operator,
+    )
 
     loaded = load_any_model(model, device="cpu")
     reading: dict[str, Any] = {
@@ -190,6 +197,14 @@ def evaluate_command(
     if isinstance(loaded, Model):
         _refuse(loaded.card.name, {**jumps, "plots": plots})
         _evaluate_forces(loaded, molecules, frames, labels, dtype, seed, as_json)
+        return
+    if isinstance(loaded, OperatorModel):
+        from mlmd_calc.cli.evaluate_operator import evaluate_operator
+
+        others = {"potential": potential, "verlet": verlet, "plots": plots}
+        _refuse(loaded.card.name, {**labels, **others})
+        operator = load_operator(loaded.source, device="cpu", dtype=dtype)
+        evaluate_operator(operator, molecules, times_fs=time, frames=frames, as_json=as_json)
         return
     from mlmd_calc.cli.evaluate_jumps import evaluate_jumps
     from mlmd_calc.propagation.load import load_propagator

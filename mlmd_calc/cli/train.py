@@ -24,7 +24,7 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
-    from mlmd_calc.training.task import AnyModel
+    from mlmd_calc.zoo.load import AnyModel
 
 _GO_ON: Final = "the same command goes on from there"
 
@@ -57,6 +57,10 @@ def train_command(
     recipe: RecipeName = "small-organics",
     override: Overrides = None,
     card: Description = None,
+    from_protenix: Annotated[
+        Path | None,
+        typer.Option(help="ATMOS: checkpoint of Protenix to start from, of the recipe's sizes."),
+    ] = None,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
     energy_key: EnergyKey = None,
@@ -71,7 +75,7 @@ def train_command(
         "velocity_unit": velocity_unit,
         "frame_spacing": frame_spacing,
     }
-    _run(data, reading, out, recipe, override, None, card, devices, accelerator)
+    _run(data, reading, out, recipe, override, from_protenix, card, devices, accelerator)
 
 
 def finetune_command(
@@ -127,6 +131,8 @@ def usual_recipe(start: AnyModel) -> str:
             "there is no usual recipe for fine-tuning ATMOS; name one with --recipe, such as "
             "atmos-peptides, and give --set steps and --set learning_rate"
         )
+    if start.card.kind == "atom-operator":
+        raise ConfigError("the published ATOM operator cannot be trained here, only measured")
     if start.card.kind == "atom":
         return "atom-finetune"
     conservative = start.card.recommended.get("forces") == "conservative"
@@ -139,13 +145,16 @@ def _run(
     out: Path,
     recipe_name: str,
     override: list[str] | None,
-    start: AnyModel | None,
+    start: AnyModel | Path | None,
     card_file: Path | None,
     devices: int,
     accelerator: str,
 ) -> None:
     # These import torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.data.biomolecules.trajectories import read_trajectories
+    from mlmd_calc.data.biomolecules.trajectories import (
+        BiomolecularTrajectory,
+        read_trajectories,
+    )
     from mlmd_calc.training.recipe import list_recipes, load_recipe, read_toml
 
     overrides = _overrides(override)
@@ -171,6 +180,15 @@ def _run(
         recipe = spare_molecules(frames, recipe)
     names = ", ".join(recipe.held_out_molecules) or "no molecules"
     console.print(f"held out: {names}, and {recipe.held_out_fraction:.0%} of the other structures")
+    if isinstance(start, Path):
+        from mlmd_calc.training.protenix_start import start_from_protenix
+
+        trajectories = [item for item in frames if isinstance(item, BiomolecularTrajectory)]
+        checkpoint, (start, report) = start, start_from_protenix(start, recipe, trajectories)
+        console.print(
+            f"{len(report.loaded):,} tensors from {checkpoint}; left out: {len(report.unused):,} "
+            f"of known parts, {len(report.unknown):,} of unknown ones"
+        )
     with stop_on_signal() as should_stop:
         advise(f"steps up to the last checkpoint are kept in {out}; {_GO_ON}")
         try:

@@ -11,24 +11,20 @@ from mlmd_calc.data.molecules import (
     Molecule,
     molecule_from_smiles,
     select_molecules,
-    start_structures,
 )
 from mlmd_calc.data.npz import write_labels, write_trajectory
 from mlmd_calc.data.readers import read_dataset
-from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.split import split_by_block, split_by_molecule
 
 __all__ = [
     "MOLECULES",
     "Molecule",
     "MoleculeFrames",
-    "SamplingSettings",
     "molecule_from_smiles",
     "read_dataset",
     "select_molecules",
     "split_by_block",
     "split_by_molecule",
-    "start_structures",
     "write_labels",
     "write_trajectory",
 ]

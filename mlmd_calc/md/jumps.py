@@ -448,7 +448,8 @@ class JumpNVE(JumpDynamics):
     >>> from ase import Atoms, units
     >>> from mlmd_calc.md import JumpNVE
     >>> from mlmd_calc.models.analytic import Harmonic
-    >>> from mlmd_calc.propagation import Guard, HarmonicPropagator
+    >>> from mlmd_calc.propagation import Guard
+    >>> from mlmd_calc.propagation.harmonic import HarmonicPropagator
     >>> atoms = Atoms("CO", [[0, 0, 0], [0.1, 0, 0]])
     >>> springs = HarmonicPropagator(Harmonic.springs(80.0 * np.ones((2, 2))))
     >>> dyn = JumpNVE(atoms, 8 * units.fs, springs, guard=Guard.off())
@@ -503,7 +504,8 @@ class JumpNVT(JumpDynamics):
     >>> from ase import Atoms, units
     >>> from mlmd_calc.md import JumpNVT
     >>> from mlmd_calc.models.analytic import Harmonic
-    >>> from mlmd_calc.propagation import Guard, HarmonicPropagator
+    >>> from mlmd_calc.propagation import Guard
+    >>> from mlmd_calc.propagation.harmonic import HarmonicPropagator
     >>> atoms = Atoms("CO", [[0, 0, 0], [0.1, 0, 0]])
     >>> springs = HarmonicPropagator(Harmonic.springs(80.0 * np.ones((2, 2))))
     >>> friction = 0.01 / units.fs

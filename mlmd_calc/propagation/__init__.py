@@ -9,7 +9,8 @@ Sixty-four replicas of one molecule in one call per jump:
 
 >>> import numpy as np
 >>> from mlmd_calc.models.analytic import Harmonic
->>> from mlmd_calc.propagation import Guard, HarmonicPropagator, JumpLoop, Langevin, State
+>>> from mlmd_calc.propagation import Guard, JumpLoop, Langevin, State
+>>> from mlmd_calc.propagation.harmonic import HarmonicPropagator
 >>> springs = Harmonic.springs(5.0 * np.ones((3, 3)))
 >>> start = State(np.eye(3), np.zeros((3, 3)), numbers=[8, 1, 1], masses=[16.0, 1.0, 1.0])
 >>> loop = JumpLoop(
@@ -23,8 +24,13 @@ Sixty-four replicas of one molecule in one call per jump:
 True
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
 from mlmd_calc.propagation.corrections import Corrections
-from mlmd_calc.propagation.events import Event, EventLog
+from mlmd_calc.propagation.events import EventLog
 from mlmd_calc.propagation.forces import ForceModel, FunctionForces
 from mlmd_calc.propagation.guards import (
     Bonding,
@@ -36,7 +42,6 @@ from mlmd_calc.propagation.guards import (
     Temperature,
     default_checks,
 )
-from mlmd_calc.propagation.harmonic import HarmonicPropagator
 from mlmd_calc.propagation.loop import JumpLoop
 from mlmd_calc.propagation.other_forces import OtherForces
 from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
@@ -46,7 +51,17 @@ from mlmd_calc.propagation.state import Frames, State, state_from_ase
 from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat, make_thermostat
 from mlmd_calc.propagation.verlet import VerletPropagator
 
+if TYPE_CHECKING:
+    from mlmd_calc.propagation.atmos import ATMOSPropagator
+    from mlmd_calc.propagation.atom import ATOMPropagator
+    from mlmd_calc.propagation.load import load_propagator
+
+_HOME: Final = {"ATMOSPropagator": "atmos", "ATOMPropagator": "atom", "load_propagator": "load"}
+"""What needs the model store, which is not loaded before it is asked for."""
+
 __all__ = [
+    "ATMOSPropagator",
+    "ATOMPropagator",
     "Bonding",
     "Bussi",
     "Check",
@@ -55,14 +70,12 @@ __all__ = [
     "Corrections",
     "Displacement",
     "EnergyWindow",
-    "Event",
     "EventLog",
     "Finding",
     "ForceModel",
     "Frames",
     "FunctionForces",
     "Guard",
-    "HarmonicPropagator",
     "JumpLoop",
     "Langevin",
     "OtherForces",
@@ -74,8 +87,15 @@ __all__ = [
     "Thermostat",
     "VerletPropagator",
     "default_checks",
+    "load_propagator",
     "make_thermostat",
     "read_restart",
     "state_from_ase",
     "write_restart",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,15 +39,13 @@ class ATOMPropagator(Propagator):
         Force model whose accelerations at the start of a jump the network takes; it must be given
         if the network takes them, and only then.
     rotation
-        "random": every call sees the molecules in fresh random orientations, so that the
-        orientation error averages out in time. "none". None: "none" for networks that turn exactly
-        with the molecule, else "random".
+        "none" (also None), or "random": every call sees the molecules in fresh random orientations,
+        which for networks that turn exactly with the molecule changes rounding only.
 
     Raises
     ------
     ConfigError
-        If the network is no integrator, an option is unknown, or the potential is missing or
-        superfluous.
+        If an option is unknown, or the potential is missing or superfluous.
     """
 
     def __init__(
@@ -57,13 +55,8 @@ class ATOMPropagator(Propagator):
         potential: ForceModel | None = None,
         rotation: str | None = None,
     ) -> None:
-        options = model.network.config.integrator
+        options = model.network.config
         name = model.card.name or model.source
-        if options is None:
-            raise ConfigError(
-                f"model {name!r} is the published operator, which predicts mean positions of heavy "
-                "atoms and no velocities; a propagator needs an ATOM trained as an integrator"
-            )
         if options.accelerations and potential is None:
             raise ConfigError(
                 f"model {name!r} takes accelerations; give the potential that provides them, for "
@@ -72,7 +65,7 @@ class ATOMPropagator(Propagator):
         if potential is not None and not options.accelerations:
             raise ConfigError(f"model {name!r} takes no accelerations; leave out the potential")
         if rotation is None:
-            rotation = "none" if options.pairs else "random"
+            rotation = "none"
         if rotation not in ROTATIONS:
             raise ConfigError(f"rotation={rotation!r}; choose one of {', '.join(ROTATIONS)}")
         self.model = model

@@ -20,7 +20,7 @@ from mlmd_calc.propagation.atmos import ATMOSPropagator
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.zoo import ATMOSModel, ATOMModel, load_any_model
+from mlmd_calc.zoo import ATMOSModel, ATOMModel, OperatorModel, load_any_model
 
 MoleculeLike: TypeAlias = ase.Atoms | BondedStructure | MolecularSystem | str | os.PathLike[str]
 """A molecule with its bonds: ASE atoms, a structure or system, or a PDB or mmCIF file."""
@@ -101,6 +101,11 @@ def load_propagator(
                 "molecule: give structure=, such as the PDB file or ASE atoms"
             )
         return ATMOSPropagator(model, as_system(structure), stride_ps=stride_ps)
+    if isinstance(model, OperatorModel):
+        raise ConfigError(
+            f"model {name!r} is the published operator, which predicts mean positions of heavy "
+            "atoms and no velocities; a propagator needs an ATOM integrator"
+        )
     if not isinstance(model, ATOMModel):
         raise ConfigError(
             f"model {model.source!r} is a force field and propagates nothing; load it with "
@@ -108,8 +113,7 @@ def load_propagator(
         )
     if stride_ps is not None:
         raise ConfigError(f"stride_ps is an option of ATMOS models, and {name!r} is not one")
-    options = model.network.config.integrator
-    if potential is None and options is not None and options.accelerations:
+    if potential is None and model.network.config.accelerations:
         potential = model.card.recommended.get("potential")
     if isinstance(potential, str | os.PathLike):
         potential = Potential(str(potential), device=device, dtype=dtype)

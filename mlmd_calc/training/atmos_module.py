@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.models.atmos import ATMOS, Context, Features, Memory, Prediction
+from mlmd_calc.models.atmos import ATMOS, Context, Features, Memory
 from mlmd_calc.models.atmos.geometry import Encoding
-from mlmd_calc.models.atmos.losses import training_loss
+from mlmd_calc.models.atmos.losses import Prediction, training_loss
 from mlmd_calc.training.module import TrainingModule
 from mlmd_calc.training.recipe import ATMOSRecipe
 from mlmd_calc.training.window_batches import WindowBatch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.models.atom import ATOM
+from mlmd_calc.models.atom import ATOMIntegrator
 from mlmd_calc.training.module import TrainingModule
 from mlmd_calc.training.recipe import ATOMRecipe
 from mlmd_calc.training.trajectory_batches import JumpBatch
@@ -21,7 +21,7 @@ class ATOMTraining(TrainingModule):
     Parameters
     ----------
     network
-        Network to train, in single precision; one with the option ``integrator``.
+        Network to train, in single precision.
     recipe
         Hyper-parameters.
     validation_names
@@ -30,12 +30,12 @@ class ATOMTraining(TrainingModule):
         What the checkpoints say they belong to (:func:`~.resume.run_identity`).
     """
 
-    network: ATOM
+    network: ATOMIntegrator
     recipe: ATOMRecipe
 
     def __init__(
         self,
-        network: ATOM,
+        network: ATOMIntegrator,
         recipe: ATOMRecipe,
         validation_names: tuple[str, ...] = (),
         identity: dict[str, Any] | None = None,

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.training.recipe import ATOMRecipe, MDETRecipe, Recipe
-from mlmd_calc.training.task import AnyModel, TrainingData
+from mlmd_calc.training.task import TrainingData
 from mlmd_calc.zoo import list_models
+from mlmd_calc.zoo.load import AnyModel
 
 _UNITS: Final = {
     "mdet": "energy eV, forces eV/Å",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mlmd_calc.errors import PredictionError
 from mlmd_calc.models.atmos import ATMOS
-from mlmd_calc.models.atom import ATOM
+from mlmd_calc.models.atom import ATOMIntegrator
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.training.optimizers import MuonAdamW
 from mlmd_calc.training.recipe import Recipe
@@ -36,13 +36,13 @@ class TrainingModule(pl.LightningModule):
         What the checkpoints say they belong to (:func:`~.resume.run_identity`).
     """
 
-    network: MDET | ATOM | ATMOS
+    network: MDET | ATOMIntegrator | ATMOS
     description: str = ""
     """All of the model but its weights (:func:`mlmd_calc.zoo.model_file.describe_model`)."""
 
     def __init__(
         self,
-        network: MDET | ATOM | ATMOS,
+        network: MDET | ATOMIntegrator | ATMOS,
         recipe: Recipe,
         validation_names: tuple[str, ...] = (),
         identity: dict[str, Any] | None = None,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos.config import ATMOSConfig, LossConfig, SamplerConfig
-from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom.config import IntegratorConfig
 from mlmd_calc.models.mdet.config import MDETConfig
 
 if sys.version_info >= (3, 11):
@@ -321,8 +321,8 @@ class ATOMRecipe(Recipe):
     Attributes
     ----------
     model
-        See :meth:`mlmd_calc.models.ATOMConfig.for_integrator`; the table ``integrator`` in it holds
-        the options of :class:`mlmd_calc.models.IntegratorConfig`.
+        Options of the blocks, and in the table ``integrator`` the others of
+        :class:`mlmd_calc.models.IntegratorConfig`.
     loss
         Loss weights.
     atoms_per_batch
@@ -341,21 +341,16 @@ class ATOMRecipe(Recipe):
     shortest_horizon: float = 2.0
 
     def _check_model(self) -> None:
-        self.network_config()
-        longest = self._integrator().max_horizon
+        longest = self.network_config().max_horizon
         if not 0.0 < self.shortest_horizon <= longest:
             raise ConfigError(
                 f"shortest_horizon={self.shortest_horizon} fs; it must be positive and at most the "
                 f"network's max_horizon={longest} fs"
             )
 
-    def network_config(self) -> ATOMConfig:
+    def network_config(self) -> IntegratorConfig:
         """Architecture of the network to train."""
-        options = {name: value for name, value in self.model.items() if name != "integrator"}
-        return ATOMConfig.for_integrator(self._integrator(), **options)
-
-    def _integrator(self) -> IntegratorConfig:
-        return IntegratorConfig(**self.model.get("integrator", {}))
+        return IntegratorConfig.from_dict(self.model)
 
 
 @dataclass(frozen=True)

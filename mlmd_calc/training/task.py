@@ -18,7 +18,7 @@ from mlmd_calc.electrons import ElectronicState, TrainedState
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atmos.interpolator import interpolator_from
-from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom import ATOMIntegrator
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.potential.coverage import measure
 from mlmd_calc.training.atmos_module import ATMOSTraining
@@ -32,6 +32,7 @@ from mlmd_calc.training.recipe import ATMOSRecipe, ATOMRecipe, MDETRecipe, Recip
 from mlmd_calc.training.trajectory_batches import JumpBatches, TrajectoryTable
 from mlmd_calc.training.window_batches import WindowBatches, WindowTable, coordinate_scale
 from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
+from mlmd_calc.zoo.load import AnyModel
 
 N = TypeVar("N", bound=torch.nn.Module)
 M = TypeVar("M", Model, ATOMModel, ATMOSModel)
@@ -40,11 +41,11 @@ D = TypeVar("D", MoleculeFrames, BiomolecularTrajectory)
 _KINDS: Final = {
     "mdet": "an MD-ET force field",
     "atom": "an ATOM propagator",
+    "atom-operator": "the published ATOM operator",
     "atmos": "an ATMOS propagator",
 }
 
 TrainingData: TypeAlias = Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory]
-AnyModel: TypeAlias = Model | ATOMModel | ATMOSModel
 Parts: TypeAlias = dict[str, list[MoleculeFrames]]
 TrajectoryParts: TypeAlias = dict[str, list[BiomolecularTrajectory]]
 
@@ -217,12 +218,12 @@ def _atom_task(
     identity: dict[str, Any],
 ) -> Task:
     if start is None:
-        network = _seeded(lambda: ATOM(recipe.network_config()), recipe.seed)
+        network = _seeded(lambda: ATOMIntegrator(recipe.network_config()), recipe.seed)
     else:
         network = copy.deepcopy(start.network).float().cpu()
     elements = _elements(train)
     _refuse_new_elements(validation, elements)
-    options = integrator_options(network.config)
+    options = network.config
     horizons = (recipe.shortest_horizon, options.max_horizon)
     table = TrajectoryTable(
         train, horizons, accelerations=options.accelerations, size_step=recipe.size_step
@@ -293,21 +294,6 @@ def _atmos_task(
     if len(temperatures) == 1:
         card["temperature_K"] = temperatures.pop()
     return Task(module, stream, batches, {}, sorted(elements), card)
-
-
-def integrator_options(config: ATOMConfig) -> IntegratorConfig:
-    """Options of a network that is a jump of an integrator.
-
-    Raises
-    ------
-    ConfigError
-        If the network is the published operator.
-    """
-    if config.integrator is None:
-        raise ConfigError(
-            "this network is the published operator, not an integrator, and cannot be trained here"
-        )
-    return config.integrator
 
 
 def _seeded(build: Callable[[], N], seed: int) -> N:

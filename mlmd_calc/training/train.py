@@ -25,8 +25,9 @@ from mlmd_calc.training.progress import TrainingProgress
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.resume import CheckpointFiles, read_checkpoint, run_identity
 from mlmd_calc.training.stop import StopWhenAsked
-from mlmd_calc.training.task import AnyModel, Task, TrainingData, prepare
+from mlmd_calc.training.task import Task, TrainingData, prepare
 from mlmd_calc.zoo import ModelCard, save_model
+from mlmd_calc.zoo.load import AnyModel
 from mlmd_calc.zoo.model_file import describe_model
 from mlmd_calc.zoo.training_run import LAST_CHECKPOINT, MODEL_NAME
 

@@ -7,15 +7,16 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.atmos import ATMOS
-from mlmd_calc.models.atom import ATOM
+from mlmd_calc.models.atom import ATOM, ATOMIntegrator
 from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
+from mlmd_calc.zoo.atom_checkpoint import read_atom_checkpoint
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.hub import HUB_PREFIX, fetch_run_directory
 from mlmd_calc.zoo.model_file import ModelFile, read_card, read_model
@@ -68,7 +69,20 @@ class Model(LoadedModel):
 
 @dataclass(frozen=True)
 class ATOMModel(LoadedModel):
-    """A loaded ATOM network, see also :class:`LoadedModel`.
+    """A loaded ATOM integrator, see also :class:`LoadedModel`.
+
+    Attributes
+    ----------
+    network
+        The network, in evaluation mode.
+    """
+
+    network: ATOMIntegrator
+
+
+@dataclass(frozen=True)
+class OperatorModel(LoadedModel):
+    """A loaded ATOM network of the published kind, see also :class:`LoadedModel`.
 
     Attributes
     ----------
@@ -90,6 +104,9 @@ class ATMOSModel(LoadedModel):
     """
 
     network: ATMOS
+
+
+AnyModel: TypeAlias = Model | ATOMModel | OperatorModel | ATMOSModel
 
 
 def list_models() -> list[ModelCard]:
@@ -153,10 +170,20 @@ def load_model(
 def load_atom(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> ATOMModel:
-    """Load an ATOM network; see :func:`load_model` for arguments and errors."""
+    """Load an ATOM integrator; see :func:`load_model` for arguments and errors."""
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     if not isinstance(model, ATOMModel):
-        raise _wrong_kind(model, "ATOM")
+        raise _wrong_kind(model, "atom")
+    return model
+
+
+def load_operator(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
+) -> OperatorModel:
+    """Load a published ATOM operator; see :func:`load_any_model` for arguments and errors."""
+    model = load_any_model(name_or_path, device=device, dtype=dtype)
+    if not isinstance(model, OperatorModel):
+        raise _wrong_kind(model, "atom-operator")
     return model
 
 
@@ -166,18 +193,19 @@ def load_atmos(
     """Load an ATMOS network; see :func:`load_model` for arguments and errors."""
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     if not isinstance(model, ATMOSModel):
-        raise _wrong_kind(model, "ATMOS")
+        raise _wrong_kind(model, "atmos")
     return model
 
 
-def _wrong_kind(model: Model | ATOMModel | ATMOSModel, wanted: str) -> ConfigError:
+def _wrong_kind(model: AnyModel, wanted: str) -> ConfigError:
     if isinstance(model, Model):
         return ConfigError(
             f"model {model.source!r} is a force field and propagates nothing; load it with "
             "mlmd_calc.load_model, or name a propagator"
         )
     return ConfigError(
-        f"model {model.source!r} is of kind {model.card.kind!r}; an {wanted} model is needed here"
+        f"model {model.source!r} is of kind {model.card.kind!r}; a model of kind "
+        f"{wanted!r} is needed here"
     )
 
 
@@ -186,8 +214,12 @@ def load_any_model(
     *,
     device: str = "auto",
     dtype: str = "float64",
-) -> Model | ATOMModel | ATMOSModel:
-    """Load a model of any kind; see :func:`load_model` for arguments and errors."""
+) -> AnyModel:
+    """Load a model of any kind; see :func:`load_model` for arguments and errors.
+
+    Beside what that takes, it takes checkpoints of the ATOM authors' code (see
+    :func:`~.atom_checkpoint.read_atom_checkpoint`).
+    """
     if dtype not in WEIGHTS_DTYPE:
         raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
     torch_device = resolve_device(device)
@@ -195,6 +227,8 @@ def load_any_model(
     network = content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype])
     card = content.card
     if isinstance(network, ATOM):
+        return OperatorModel(card=card, source=source, sha256=card.sha256, network=network)
+    if isinstance(network, ATOMIntegrator):
         return ATOMModel(card=card, source=source, sha256=card.sha256, network=network)
     if isinstance(network, ATMOS):
         return ATMOSModel(card=card, source=source, sha256=card.sha256, network=network)
@@ -249,6 +283,8 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
         return str(path), read_training_run(path)
     if path.is_dir():
         return str(path), read_run_directory(path)
+    if path.is_file() and path.suffix == ".pth" and path.parent.name != "ckpts":
+        return str(path), read_atom_checkpoint(path)
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelFileError(
             f"{path} is not a .safetensors file; for a checkpoint give the folder of the run: the "

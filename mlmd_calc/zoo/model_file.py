@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.files import replacing
 from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
-from mlmd_calc.models.atom import ATOM, ATOMConfig
+from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.options import shown
 from mlmd_calc.zoo.card import ModelCard
@@ -36,7 +36,7 @@ _VERSION: Final = 2
 """Version 1 had no checksum."""
 
 LARGEST_NETWORK: Final = 2**31
-"""Weights; the largest published network of the three kinds has a quarter of it."""
+"""Weights; the largest published network of all kinds has a quarter of it."""
 
 _LARGEST_FILE: Final = 4 * LARGEST_NETWORK + 2**27
 """Bytes: numbers in single precision, and a description of the length the format allows."""
@@ -54,9 +54,14 @@ class _Kind(NamedTuple):
 
 _KINDS: Final = {
     "mdet": _Kind(MDET, MDETConfig),
-    "atom": _Kind(ATOM, ATOMConfig),
+    "atom": _Kind(ATOMIntegrator, IntegratorConfig),
+    "atom-operator": _Kind(ATOM, ATOMConfig),
     "atmos": _Kind(ATMOS, ATMOSConfig),
 }
+
+
+Network: TypeAlias = MDET | ATOM | ATOMIntegrator | ATMOS
+Config: TypeAlias = MDETConfig | ATOMConfig | IntegratorConfig | ATMOSConfig
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,14 @@ class ModelFile:
         The model card.
     """
 
-    network: MDET | ATOM | ATMOS
+    network: Network
     atomic_energies: dict[int, float]
     card: ModelCard
 
 
 def save_model(
     path: str | os.PathLike[str],
-    network: MDET | ATOM | ATMOS,
+    network: Network,
     atomic_energies: dict[int, float],
     card: Mapping[str, Any],
 ) -> None:
@@ -116,7 +121,7 @@ def save_model(
 
 
 def describe_model(
-    network: MDET | ATOM | ATMOS, atomic_energies: dict[int, float], card: Mapping[str, Any]
+    network: Network, atomic_energies: dict[int, float], card: Mapping[str, Any]
 ) -> str:
     """Describe all of a model but its weights, as JSON.
 
@@ -181,7 +186,7 @@ def build_model(path: Path, description: str, tensors: Mapping[str, Tensor]) -> 
 
 def _build(path: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelFile:
     with _explained(path):
-        network: MDET | ATOM | ATMOS = build_network(*_architecture(content), tensors)
+        network: Network = build_network(*_architecture(content), tensors)
         energies = {int(z): e for z, e in content["atomic_energies"].items()}
         _check_energies(energies)
         card = _complete(ModelCard.from_dict(content["card"]), network, energies)
@@ -228,7 +233,7 @@ def read_card(path: Path) -> ModelCard:
 
 def build_network(
     kind: Callable[[Any], N],
-    config: MDETConfig | ATOMConfig | ATMOSConfig,
+    config: Config,
     tensors: Mapping[str, Tensor],
 ) -> N:
     """Build a network around tensors, which must be exactly those it needs.
@@ -342,9 +347,7 @@ def _check_energies(energies: Mapping[int, Any]) -> None:
             )
 
 
-def _complete(
-    card: ModelCard, network: MDET | ATOM | ATMOS, energies: dict[int, float]
-) -> ModelCard:
+def _complete(card: ModelCard, network: Network, energies: dict[int, float]) -> ModelCard:
     elements = card.elements
     if elements is None and energies:
         elements = tuple(sorted(energies))

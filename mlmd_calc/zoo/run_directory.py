@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 import yaml
 from torch import Tensor
 
 from mlmd_calc.errors import ModelFileError
 from mlmd_calc.models.mdet import MDET
-from mlmd_calc.options import shown
 from mlmd_calc.zoo.architecture import checkpoint_config
 from mlmd_calc.zoo.card import ModelCard
-from mlmd_calc.zoo.model_file import LARGEST_NETWORK, ModelFile, build_network, content_checksum
+from mlmd_calc.zoo.checkpoint import in_one_type, plain_names, read_checkpoint
+from mlmd_calc.zoo.model_file import ModelFile, build_network, content_checksum
 
 _WRAPPERS: Final = ("module", "encoder")
 """Names of modules that training code wraps around the network."""
 
-_COMPILED: Final = "_orig_mod"
-"""Name that torch.compile puts before the parameters of what it compiles, at any depth."""
-
 _LARGEST_YAML: Final = 2**20
-_LARGEST_CHECKPOINT: Final = 2**36
-"""Bytes; weights in double precision, their averages, and two moments of an optimizer."""
 
 
 def read_run_directory(
@@ -149,39 +142,11 @@ def _checkpoint_file(path: Path, checkpoint: str | None) -> Path:
 
 def _read_checkpoint(path: Path, ema: bool) -> dict[str, Tensor]:
     """State dictionary of a checkpoint, without prefixes, in one floating-point type."""
-    _check_size(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader fail in almost any way
-        raise ModelFileError(
-            f"{path} is damaged or not a checkpoint of tensors ({type(error).__name__}: "
-            f"{shown(str(error))}). "
-            "Fetch or copy it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ModelFileError(f"{path} holds {type(content).__name__}, not a checkpoint dictionary")
-    tensors = _plain_names(path, content.get("model_state_dict", content))
+    content = read_checkpoint(path)
+    tensors = plain_names(path, content.get("model_state_dict", content), _WRAPPERS)
     if ema:
         tensors |= _averaged(path, content, tensors)
-    double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
-    dtype = torch.float64 if double else torch.float32
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
-
-
-def _check_size(path: Path) -> None:
-    """Refuse what would fill the memory: a file, or its content once unpacked."""
-    size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                size = max(size, sum(entry.file_size for entry in archive.infolist()))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ModelFileError(f"{path} is damaged ({error}); fetch or copy it again") from error
-    if size > _LARGEST_CHECKPOINT:
-        raise ModelFileError(
-            f"{path} holds {size / 2**30:,.0f} GiB; a checkpoint has at most "
-            f"{_LARGEST_CHECKPOINT // 2**30} GiB"
-        )
+    return in_one_type(tensors)
 
 
 def _averaged(
@@ -190,41 +155,10 @@ def _averaged(
     state = content.get("ema_state")
     if not isinstance(state, Mapping) or "shadow" not in state:
         raise ModelFileError(f"{path} holds no averaged weights; use ema=False")
-    shadow = _plain_names(path, state["shadow"])
+    shadow = plain_names(path, state["shadow"], _WRAPPERS)
     # Constants are not averaged. The averaged names may include parameters of the loss.
     constants = ("electron_config", "angular_freqs_azimuthal", "angular_freqs_polar")
     missing = [n for n in tensors if n not in shadow and not n.endswith(constants)]
     if missing:
         raise ModelFileError(f"{path} holds no averaged weights for {missing}; use ema=False")
     return {name: shadow[name] for name in tensors if name in shadow}
-
-
-def _plain_names(path: Path, state: Any) -> dict[str, Tensor]:
-    """State dictionary without the names of wrappers."""
-    if not isinstance(state, Mapping) or not state:
-        raise ModelFileError(f"{path} holds no state dictionary")
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ModelFileError(
-                f"{path} is no MD-ET checkpoint: entry {shown(name)} is {type(tensor).__name__}, "
-                "not a tensor"
-            )
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise ModelFileError(
-                f"{path} is no MD-ET checkpoint: entry {shown(name)} is a tensor of "
-                f"{tensor.dtype} ({tensor.layout}); weights are floating-point numbers"
-            )
-        parts = [part for part in name.split(".") if part != _COMPILED]
-        while parts and parts[0] in _WRAPPERS:
-            parts = parts[1:]
-        plain = ".".join(parts)
-        if plain in tensors:
-            raise ModelFileError(
-                f"{path} holds tensor {shown(plain)} twice, under different prefixes"
-            )
-        tensors[plain] = tensor
-    # A tensor may show one stored number any number of times.
-    if sum(tensor.numel() for tensor in tensors.values()) > LARGEST_NETWORK:
-        raise ModelFileError(f"{path} has more than {LARGEST_NETWORK:,} weights")
-    return tensors

@@ -5,8 +5,7 @@ What is taken is what ATMOS was trained on (arXiv:2603.17633): runs at 320 K, th
 heavy atoms without the caps of the termini.
 
 The published split has 1000 domains for training, 50 for validation and 64 for tests, the latter
-with a mean sequence similarity of 19 % to the former. Which ones is not public;
-`mlmd_calc.data.biomolecules.splits.split_names` draws as many.
+with a mean sequence similarity of 19 % to the former. Which ones is not public.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -32,7 +32,7 @@ from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
-from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.errors import InputError, MLMDError, ModelFileError
 from mlmd_calc.files import replacing
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -167,18 +167,6 @@ class BiomolecularTrajectory:
         """One-letter codes of the amino acids in the order of the tokens."""
         restypes = self.system.features.restype.tolist()
         return "".join(_LETTERS[index] for index in restypes if index < UNKNOWN)
-
-    def every(self, stride: int) -> BiomolecularTrajectory:
-        """Return every ``stride``-th frame, beginning with the first.
-
-        Raises
-        ------
-        ConfigError
-            If the stride is not positive.
-        """
-        if stride < 1:
-            raise ConfigError(f"stride is {stride}; at least 1 is needed")
-        return replace(self, positions=self.positions[::stride], dt_ps=self.dt_ps * stride)
 
 
 def read_trajectories(paths: PathLike | Iterable[PathLike]) -> list[BiomolecularTrajectory]:

@@ -184,8 +184,8 @@ class ATMOSConfig:
     context_blocks, context_cycles, context_atom_blocks
         Pairformer blocks, cycles through them, and atom blocks of the context embedder.
     msa_blocks
-        Blocks of the alignment module; 0 builds none. It is used only for features with an
-        alignment.
+        Blocks of the alignment module, which sees the sequence alone; 0 builds none. It is there
+        for weights that were trained with it.
     encoder_atom_blocks
         Atom blocks of the geometric encoder.
     coord_mode

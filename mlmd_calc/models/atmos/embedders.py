@@ -125,16 +125,10 @@ class ContextEmbedder(nn.Module):
         Raises
         ------
         InputError
-            If ``cycles`` is below 1, or if the features have an alignment and the network has no
-            module for it.
+            If ``cycles`` is below 1.
         """
         if cycles is not None and cycles < 1:
             raise InputError(f"cycles={cycles}; at least one pass is needed")
-        if features.msa is not None and self.msa_module is None:
-            raise InputError(
-                "the features have an alignment (msa) but this network was built with "
-                "msa_blocks=0; leave msa out"
-            )
         s_inputs = self.input_embedder(features)
         s_init = self.linear_no_bias_sinit(s_inputs)
         bonds = features.token_bonds[..., None].to(s_init.dtype)
@@ -149,7 +143,7 @@ class ContextEmbedder(nn.Module):
         for cycle in range(count):
             with torch.set_grad_enabled(torch.is_grad_enabled() and cycle == count - 1):
                 z = z_init + self.linear_no_bias_z_cycle(self.layernorm_z_cycle(z))
-                if self.msa_module is not None and features.msa is not None:
+                if self.msa_module is not None:
                     z = self.msa_module(z, s_inputs, features)
                 s = s_init + self.linear_no_bias_s(self.layernorm_s(s))
                 s, z = self.pairformer_stack(s, z, features.pair_mask, features.token_mask)

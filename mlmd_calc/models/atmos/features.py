@@ -25,7 +25,6 @@ _AXES: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("atom_to_token", "ref_pos", "ref_mask", "ref_element"), ("atom",)),
     **dict.fromkeys(("ref_charge", "ref_atom_name_chars", "ref_space_uid"), ("atom",)),
     **dict.fromkeys(("is_ligand", "atom_mask"), ("atom",)),
-    **dict.fromkeys(("msa", "has_deletion", "deletion_value"), ("row", "token")),
 }
 """What the first axes of each field count."""
 
@@ -34,7 +33,7 @@ _AXES: Final[dict[str, tuple[str, ...]]] = {
 class Features:
     """Static features of a system, or with one leading axis those of a padded batch.
 
-    n tokens, a atoms, m rows of an alignment. Class indices are int64, masks bool. A token is a
+    n tokens, a atoms. Class indices are int64, masks bool. A token is a
     standard amino-acid residue, or one heavy atom of anything else.
 
     Attributes
@@ -74,9 +73,6 @@ class Features:
     profile, deletion_mean
         ``(n, 32)`` and ``(n,)`` statistics of an alignment; None for the residue class itself and
         zero.
-    msa, has_deletion, deletion_value
-        ``(m, n)`` alignment: residue classes, and insertions to the left of each position; None
-        leaves the alignment module out.
     """
 
     restype: Tensor
@@ -101,9 +97,6 @@ class Features:
     atom_mask: Tensor
     profile: Tensor | None = None
     deletion_mean: Tensor | None = None
-    msa: Tensor | None = None
-    has_deletion: Tensor | None = None
-    deletion_value: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -173,8 +166,7 @@ class Features:
         Raises
         ------
         InputError
-            If there is no system, if only some have an alignment, or if alignments differ in their
-            number of rows.
+            If there is no system, or only some have statistics of an alignment.
         """
         if not systems:
             raise InputError("a batch needs at least one system")
@@ -197,11 +189,6 @@ def _stack(systems: Sequence[Features], name: str) -> Tensor | None:
         return None
     if any(value is None for value in values):
         raise InputError(f"only some systems of the batch have {name}; give it to all or to none")
-    if name == "msa" and len({len(value) for value in values}) > 1:
-        raise InputError(
-            f"alignments of {sorted({len(value) for value in values})} rows cannot be batched; "
-            "cut them to the same number of rows"
-        )
     largest = [max(sizes) for sizes in zip(*(value.shape for value in values), strict=True)]
     return torch.stack([_pad(value, largest) for value in values])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,20 @@ from mlmd_calc.errors import InputError
 from mlmd_calc.models.atmos.config import ATMOSConfig, LossConfig
 from mlmd_calc.models.atmos.features import Features
 from mlmd_calc.models.atmos.geometry import representative_positions
-from mlmd_calc.models.atmos.network import Prediction
 from mlmd_calc.models.atmos.primitives import distance_bins
 
 _LDDT_RADIUS: Final = 15.0
 _LDDT_THRESHOLDS: Final = (0.5, 1.0, 2.0, 4.0)
 _EPSILON: Final = 1e-6
+
+
+class Prediction(NamedTuple):
+    """What the training losses compare with the true next frame."""
+
+    denoised: Tensor
+    """``(b, k, a, 3)`` Å."""
+    distogram: Tensor
+    """``(b, n, n, distogram_bins)`` logits."""
 
 
 def training_loss(

@@ -1,7 +1,7 @@
-"""Optional use of a multiple sequence alignment in the context embedder.
+"""The alignment module of the context embedder, for weights that were trained with one.
 
 AlphaFold 3 (Abramson et al., Nature 630, 493, 2024), algorithms 8 to 10. Module names are those of
-Protenix.
+Protenix. The alignment is that of the sequence with nothing: one row, without insertions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from mlmd_calc.models.atmos.primitives import Transition, linear, mask_bias
 _OUTER_WIDTH = 32
 _HEADS = 8
 _HEAD_WIDTH = 8
+_INSERTIONS = 2
+"""Channels of a row that tell of insertions, zero here, after those of the residue class."""
 
 
 class OuterProductMean(nn.Module):
@@ -97,26 +99,19 @@ class MSABlock(nn.Module):
 
 
 class MSAModule(nn.Module):
-    """Pairs updated from an alignment."""
+    """Pairs updated from the alignment of the sequence with nothing."""
 
     def __init__(self, config: ATMOSConfig) -> None:
         super().__init__()
-        self.linear_no_bias_m = linear(N_RESTYPES + 2, config.c_m)
+        self.linear_no_bias_m = linear(N_RESTYPES + _INSERTIONS, config.c_m)
         self.linear_no_bias_s = linear(config.c_s_inputs, config.c_m)
         count = config.msa_blocks
         self.blocks = nn.ModuleList(MSABlock(config, last=b == count - 1) for b in range(count))
 
     def forward(self, z: Tensor, s_inputs: Tensor, features: Features) -> Tensor:
-        """Return the new pairs ``(..., n, n, c_z)``; the features must have an alignment."""
-        assert features.msa is not None
-        assert features.has_deletion is not None
-        assert features.deletion_value is not None
-        rows = [
-            functional.one_hot(features.msa, N_RESTYPES),
-            features.has_deletion[..., None],
-            features.deletion_value[..., None],
-        ]
-        m = self.linear_no_bias_m(torch.cat([row.to(z.dtype) for row in rows], dim=-1))
+        """Return the new pairs ``(..., n, n, c_z)``."""
+        row = functional.one_hot(features.restype, N_RESTYPES + _INSERTIONS).to(z.dtype)
+        m = self.linear_no_bias_m(row).unsqueeze(-3)
         m = m + self.linear_no_bias_s(s_inputs).unsqueeze(-3)
         for block in self.blocks:
             m, z = block(m, z, features)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mlmd_calc.errors import InputError
-from mlmd_calc.models.atmos.config import ATMOSConfig, SamplerConfig
+from mlmd_calc.models.atmos.config import ATMOSConfig
 from mlmd_calc.models.atmos.diffusion import Conditioning, DiffusionModule
 from mlmd_calc.models.atmos.embedders import ContextEmbedder, DistogramHead
 from mlmd_calc.models.atmos.features import Context, Features, Memory
 from mlmd_calc.models.atmos.geometry import Encoding, GeometricEncoder
-from mlmd_calc.models.atmos.sampler import sample
 from mlmd_calc.models.atmos.transition import Interpolator, StateTransition
-
-
-class Prediction(NamedTuple):
-    """What the training losses compare with the true next frame."""
-
-    denoised: Tensor
-    """``(b, k, a, 3)`` Å."""
-    distogram: Tensor
-    """``(b, n, n, distogram_bins)`` logits."""
 
 
 class ATMOS(nn.Module):
@@ -36,7 +23,10 @@ class ATMOS(nn.Module):
         context = network.context(features)  # once per system
         memory = network.initial_memory(context)  # once per trajectory
         memory = network.step(memory, positions, features, context)
-        positions = network.sample(memory, features, context, generator)[:, 0]
+        conditioning = network.conditioning(memory, features, context)
+        denoised = network.diffusion_module(noisy, sigma, conditioning)
+
+    :class:`~.rollout.Rollout` draws frames with it.
 
     The network itself holds nothing that changes: a step returns a new memory and leaves the one it
     was given alone, so that a rejected frame costs nothing but time. Lengths are in Å, and frames
@@ -164,94 +154,3 @@ class ATMOS(nn.Module):
     def conditioning(self, memory: Memory, features: Features, context: Context) -> Conditioning:
         """Prepare the decoder for the next frame; the result serves any number of samples."""
         return self.diffusion_module.conditioning(features, context.s_inputs, memory.s, memory.z)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        memory: Memory,
-        features: Features,
-        context: Context,
-        generator: torch.Generator,
-        *,
-        samples: int = 1,
-        sampler: SamplerConfig | None = None,
-    ) -> Tensor:
-        """Draw the next frame.
-
-        Parameters
-        ----------
-        memory
-            From :meth:`step`.
-        features, context
-            Of the systems.
-        generator
-            Source of all randomness.
-        samples
-            Independent draws k per batch entry.
-        sampler
-            Noise levels and step rule; None for those of the configuration.
-
-        Returns
-        -------
-        Tensor
-            ``(b, k, a, 3)`` Å in an arbitrary pose; padded atoms at the origin.
-        """
-        conditioning = self.conditioning(memory, features, context)
-        return sample(
-            lambda noisy, sigma: self.diffusion_module(noisy, sigma, conditioning),
-            features.atom_mask,
-            samples,
-            sampler or self.config.sampler,
-            self.config,
-            generator,
-            memory.s.dtype,
-        )
-
-    def forward(
-        self,
-        features: Features,
-        frames: Tensor,
-        noisy: Tensor,
-        sigma: Tensor,
-        *,
-        cycles: int | None = None,
-        lag: Tensor | None = None,
-        end: Tensor | None = None,
-        remaining: Tensor | None = None,
-        recompute: bool = False,
-    ) -> Prediction:
-        """Read a window of true frames and denoise the frame after it.
-
-        Parameters
-        ----------
-        features
-            Static features.
-        frames
-            ``(b, w, a, 3)`` Å.
-        noisy, sigma
-            ``(b, k, a, 3)`` and ``(b, k)`` in Å, noisy copies of the frame after the window.
-        cycles
-            Passes through the context embedder; None for the configured number.
-        lag, end
-            As in :meth:`step`.
-        remaining
-            ``(b,)`` int64, steps from the first frame of the window to the end frame.
-        recompute
-            Save memory: recompute the transitions in the backward pass.
-        """
-        context = self.context(features, cycles)
-        memory = self.initial_memory(context)
-
-        def advance(memory: Memory, positions: Tensor, left: Tensor | None) -> Memory:
-            return self.step(memory, positions, features, context, lag=lag, end=end, remaining=left)
-
-        for index, positions in enumerate(frames.unbind(1)):
-            left = None if remaining is None else remaining - index
-            if recompute:
-                memory = checkpoint(advance, memory, positions, left, use_reentrant=False)
-            else:
-                memory = advance(memory, positions, left)
-        conditioning = self.conditioning(memory, features, context)
-        return Prediction(
-            self.diffusion_module(noisy, sigma, conditioning), self.distogram_head(memory.z)
-        )

@@ -7,10 +7,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.models.atom.config import ATOMConfig
-from mlmd_calc.models.atom.slots import AnchoredSlots, JointSlots, KeysAndValues, PairSlots
+from mlmd_calc.models.atom.config import BlockConfig
+from mlmd_calc.models.atom.slots import JointSlots, KeysAndValues, PairSlots
 
-Slots: TypeAlias = JointSlots | AnchoredSlots | PairSlots
+Slots: TypeAlias = JointSlots | PairSlots
 
 
 class Attention(nn.Module):
@@ -21,7 +21,7 @@ class Attention(nn.Module):
     :mod:`.slots`.
     """
 
-    def __init__(self, config: ATOMConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         width = config.lifting_dim
         self.heads = (config.num_heads, config.head_dim)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from mlmd_calc.models.atom.attention import Attention, Slots
-from mlmd_calc.models.atom.config import ATOMConfig
+from mlmd_calc.models.atom.config import BlockConfig
 
 RMS_EPSILON: Final = torch.finfo(torch.float32).eps
 """Single precision's, whatever the precision: it is not small against squares of velocities."""
@@ -46,7 +47,7 @@ _ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {
 }
 
 
-def _norm(config: ATOMConfig) -> nn.Module:
+def _norm(config: BlockConfig) -> nn.Module:
     if config.norm == "rms":
         return nn.RMSNorm(config.lifting_dim, eps=RMS_EPSILON)
     return nn.LayerNorm(config.lifting_dim)
@@ -55,7 +56,7 @@ def _norm(config: ATOMConfig) -> nn.Module:
 class FeedForward(nn.Module):
     """Three linear maps with the same activation, weights included, after the first two."""
 
-    def __init__(self, config: ATOMConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         width = config.lifting_dim
         swiglu = config.activation == "swiglu"
@@ -81,12 +82,10 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention to the stream and to the inputs, then the feed-forward map.
 
-    The stream is normalised before both, and the residual starts from the normalised stream. With a
-    horizon, its embedding is added to the queries, and scales and shifts what the feed-forward map
-    sees.
+    The stream is normalised before both, and the residual starts from the normalised stream.
     """
 
-    def __init__(self, config: ATOMConfig, *, first: bool) -> None:
+    def __init__(self, config: BlockConfig, *, first: bool) -> None:
         super().__init__()
         # The first block has nothing to blend with.
         self.residual = "none" if first else config.value_residual_type
@@ -96,8 +95,6 @@ class Block(nn.Module):
         self.ffn: nn.Module = FeedForward(config)
         if self.residual == "learnable":
             self.lambda_v_residual = nn.Parameter(torch.tensor(0.5))
-        if config.integrator is not None and not config.integrator.pairs:
-            self.film = nn.Linear(config.lifting_dim, 2 * config.lifting_dim)
 
     def forward(
         self,
@@ -105,7 +102,6 @@ class Block(nn.Module):
         first: Tensor | None,
         inputs: tuple[Tensor, Tensor] | None,
         slots: Slots,
-        horizon: Tensor | None,
     ) -> Tensor:
         """Update the stream ``(b, t or 1, n, d)``.
 
@@ -120,22 +116,15 @@ class Block(nn.Module):
             self-attention.
         slots
             How tokens attend to each other.
-        horizon
-            ``(b, t, 1, d)`` embedding of the times, or None.
         """
         x = self.norms[0](stream)
         if inputs is None:
             y = x + self.attention(x, x, (), slots)
         else:
             velocity, context = inputs
-            query = context if horizon is None else context + horizon
             others = (self.norms[1](velocity), self.norms[2](context))
-            y = x + self.attention(query, x, others, slots)
-        inner = y
-        if horizon is not None:
-            scale, shift = self.film(horizon).chunk(2, dim=-1)
-            inner = y * (1.0 + scale) + shift
-        return self._blend(y + self.ffn(inner), first)
+            y = x + self.attention(context, x, others, slots)
+        return self._blend(y + self.ffn(y), first)
 
     def _blend(self, z: Tensor, first: Tensor | None) -> Tensor:
         if self.residual == "none" or first is None:
@@ -143,3 +132,31 @@ class Block(nn.Module):
         if self.residual == "fixed":
             return torch.lerp(first, z, 0.5)
         return torch.lerp(first, z, torch.sigmoid(self.lambda_v_residual))
+
+
+class Blocks(nn.ModuleList):
+    """All blocks, one after the other."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__(Block(config, first=index == 0) for index in range(config.num_layers))
+        self._heterogeneous = config.attention_type == "ghca"
+
+    def forward(
+        self, stream: Tensor, velocity: Tensor, context: Tensor, slots: Sequence[Slots]
+    ) -> Tensor:
+        """Send features ``(b, t or 1, n, d)`` through all blocks, each with its own slots."""
+        inputs = (velocity, context) if self._heterogeneous else None
+        first = None
+        for block, own_slots in zip(self, slots, strict=True):
+            stream = block(stream, first, inputs, own_slots)
+            first = stream if first is None else first
+        return stream
+
+
+def draw_dense_weights(network: nn.Module) -> None:
+    """Draw the weights of linear maps from N(0, 2/inputs), as the public code does."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=math.sqrt(2.0 / module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

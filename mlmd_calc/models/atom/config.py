@@ -1,9 +1,9 @@
-"""Architecture options of ATOM."""
+"""Architecture options of the two ATOM networks: the published operator and the integrator."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
@@ -15,110 +15,53 @@ from mlmd_calc.options import (
     check_positive,
     check_types,
     refuse_unknown,
+    shown,
 )
 
-_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+_BLOCK_CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "norm": ("rms", "layer"),
     "activation": ("swiglu", "silu", "gelu", "relu", "relu2", "leaky_relu"),
+    "attention_type": ("ghca", "self"),
+    "value_residual_type": ("learnable", "fixed", "none"),
+}
+_OPERATOR_CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "lifting_type": (
         "quasi_equivariant_tp",
         "quasi_equivariant",
         "non_equivariant",
         "canonicalization",
     ),
-    "attention_type": ("ghca", "self"),
-    "value_residual_type": ("learnable", "fixed", "none"),
     "positional_encoding": ("trope", "rope", "slot_rope", "sinusoidal", "none"),
     "output_mode": ("pos_only", "pos_vel", "full"),
 }
 _WITH_TENSOR_PRODUCT: Final = ("quasi_equivariant_tp", "canonicalization")
 
+INTEGRATOR: Final = "integrator"
+"""Table of an integrator's own options in files and recipes; the operator has none."""
 
-@dataclass(frozen=True)
-class IntegratorConfig:
-    """Options of the variant that replaces an integrator step, see :class:`ATOMConfig`.
+_FORMER_OPTIONS: Final[dict[str, Any]] = {
+    "pairs": True,
+    "lifting_type": "quasi_equivariant",
+    "positional_encoding": "trope",
+    "rrwp_length": 0,
+    "tensor_product_rrwp": False,
+    "output_mode": "pos_vel",
+    "delta_update": False,
+}
+"""Options that integrators once had, and the only values with which they can be built now."""
 
-    Attributes
-    ----------
-    pairs
-        Know geometry by distances and directions of pairs of atoms instead of by positions, see
-        :mod:`.pairs`; predictions then turn and mirror exactly with the molecule.
-    accelerations
-        Take the accelerations at t = 0 as a third vector input.
-    vector_layers
-        Exchanges of vectors between atoms before the read-out, see :mod:`.vectors`; only with
-        ``pairs``.
-    vector_channels
-        Vectors per atom in these exchanges.
-    exact_limits
-        Exact where motion is small: a molecule at rest without forces stays there, near a minimum a
-        jump is linear, and for short times it is x + v t + a t²/2 and v + a t. Only with ``pairs``
-        and ``accelerations``.
-    spring_steps
-        Correct the motion of learnt springs between atoms, see :mod:`.springs`, followed in this
-        many steps, instead of ballistic motion; 0 for none. Only with ``exact_limits``.
-    temperature
-        Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
-        inside the network.
-    time_scale
-        Time in fs in which velocities change; the unit of time inside the network and the shortest
-        period of the horizon's Fourier features.
-    max_horizon
-        Longest time in fs the network may be asked for; the longest period of the features.
-
-    Raises
-    ------
-    ConfigError
-        If a value is not allowed.
-    """
-
-    pairs: bool = False
-    accelerations: bool = False
-    vector_layers: int = 0
-    vector_channels: int = 16
-    exact_limits: bool = False
-    spring_steps: int = 0
-    temperature: float = 300.0
-    time_scale: float = 4.0
-    max_horizon: float = 32.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_positive(self, "temperature", "time_scale", "max_horizon")
-        check_count(self, "vector_channels")
-        check_count(self, "vector_layers", 0, MOST_LAYERS)
-        if self.vector_layers and not self.pairs:
-            raise ConfigError(
-                f"vector_layers={self.vector_layers!r}; it must be 0, or positive with pairs=True"
-            )
-        if self.exact_limits and not (self.pairs and self.accelerations):
-            raise ConfigError(
-                f"exact_limits=True with pairs={self.pairs} and accelerations="
-                f"{self.accelerations}; it needs both"
-            )
-        check_count(self, "spring_steps", 0)
-        if self.spring_steps and not self.exact_limits:
-            raise ConfigError(
-                f"spring_steps={self.spring_steps} with exact_limits=False; springs need "
-                "exact_limits=True"
-            )
-        if self.max_horizon <= self.time_scale:
-            raise ConfigError(
-                f"max_horizon={self.max_horizon} fs must exceed time_scale={self.time_scale} fs"
-            )
+_FORMER_CONSTANTS: Final = ("rope_base", "rope_tau")
+"""Options that integrators once had and that changed nothing."""
 
 
 @dataclass(frozen=True)
-class ATOMConfig:
-    """Architecture of an ATOM network (arXiv 2510.05482 and its public code, later revision).
-
-    Names and strings are those of the public code where it has them; the defaults are the paper's
-    single-molecule network.
+class BlockConfig:
+    """Options of the transformer blocks, which both networks share.
 
     Attributes
     ----------
     lifting_dim
-        Width d of all token features: d // 3 vectors, then d % 3 scalars.
+        Width d of all token features.
     num_layers
         Number of transformer blocks.
     num_heads
@@ -127,18 +70,67 @@ class ATOMConfig:
         ``"rms"`` or ``"layer"``.
     activation
         ``"swiglu"``, ``"silu"``, ``"gelu"``, ``"relu"``, ``"relu2"`` or ``"leaky_relu"``.
-    lifting_type
-        How inputs become features: ``"quasi_equivariant"`` (equivariant linear maps),
-        ``"quasi_equivariant_tp"`` (with a tensor product of position and velocity features),
-        ``"non_equivariant"`` (dense maps) or ``"canonicalization"`` (with tensor product, in a
-        frame that turns with the molecule). If ``lifting_dim`` is a multiple of 3, features have no
-        scalars: linear maps then lose atomic numbers, and the tensor product is not possible.
     attention_type
         ``"ghca"``, heterogeneous attention to positions, velocities and context, or ``"self"``, to
         the stream alone.
     value_residual_type
         Blend of every block's output with the first block's: ``"learnable"``, ``"fixed"`` (half
         and half) or ``"none"``.
+    attention_dropout, ffn_dropout
+        Dropout probabilities, used in training only.
+
+    Raises
+    ------
+    ConfigError
+        If a value or a combination of values is not allowed.
+    """
+
+    lifting_dim: int = 128
+    num_layers: int = 5
+    num_heads: int = 8
+    norm: str = "rms"
+    activation: str = "swiglu"
+    attention_type: str = "ghca"
+    value_residual_type: str = "learnable"
+    attention_dropout: float = 0.2
+    ffn_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choices(self, _BLOCK_CHOICES)
+        check_count(self, "num_layers", most=MOST_LAYERS)
+        for name in ("lifting_dim", "num_heads"):
+            check_count(self, name)
+        for name in ("attention_dropout", "ffn_dropout"):
+            check_fraction(self, name)
+        if self.lifting_dim % self.num_heads or self.head_dim % 2:
+            raise ConfigError(
+                f"lifting_dim={self.lifting_dim} over num_heads={self.num_heads} must be a whole, "
+                "even number"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.lifting_dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class ATOMConfig(BlockConfig):
+    """Architecture of the published operator (arXiv 2510.05482, later revision of its code).
+
+    Names and strings are those of the public code where it has them; the defaults are the paper's
+    single-molecule network. Features hold ``lifting_dim // 3`` vectors, then ``lifting_dim % 3``
+    scalars. Options of the blocks are those of :class:`BlockConfig`.
+
+    Attributes
+    ----------
+    lifting_type
+        How inputs become features: ``"quasi_equivariant"`` (equivariant linear maps),
+        ``"quasi_equivariant_tp"`` (with a tensor product of position and velocity features),
+        ``"non_equivariant"`` (dense maps) or ``"canonicalization"`` (with tensor product, in a
+        frame that turns with the molecule). If ``lifting_dim`` is a multiple of 3, features have no
+        scalars: linear maps then lose atomic numbers, and the tensor product is not possible.
     positional_encoding
         ``"trope"`` (rotary, by physical time), ``"slot_rope"`` (rotary, by slot number, as in the
         first revision), ``"rope"`` (rotary, by token number; results then depend on the padding of
@@ -157,11 +149,6 @@ class ATOMConfig:
         ``"pos_only"``, ``"pos_vel"`` or ``"full"`` (positions, velocities, energies).
     delta_update
         Predict displacements from the input positions instead of positions.
-    attention_dropout, ffn_dropout
-        Dropout probabilities, used in training only.
-    integrator
-        None for the published operator. Otherwise the network is a jump of an integrator in
-        physical units, see :meth:`.network.ATOM.propagate`.
 
     Raises
     ------
@@ -169,14 +156,7 @@ class ATOMConfig:
         If a value or a combination of values is not allowed.
     """
 
-    lifting_dim: int = 128
-    num_layers: int = 5
-    num_heads: int = 8
-    norm: str = "rms"
-    activation: str = "swiglu"
     lifting_type: str = "quasi_equivariant_tp"
-    attention_type: str = "ghca"
-    value_residual_type: str = "learnable"
     positional_encoding: str = "trope"
     rope_base: float = 1000.0
     rope_tau: float = 1000.0
@@ -184,17 +164,12 @@ class ATOMConfig:
     tensor_product_rrwp: bool = False
     output_mode: str = "pos_only"
     delta_update: bool = False
-    attention_dropout: float = 0.2
-    ffn_dropout: float = 0.1
-    integrator: IntegratorConfig | None = None
 
     def __post_init__(self) -> None:
-        self._check_values()
-        if self.lifting_dim % self.num_heads or self.head_dim % 2:
-            raise ConfigError(
-                f"lifting_dim={self.lifting_dim} over num_heads={self.num_heads} must be a whole, "
-                "even number"
-            )
+        super().__post_init__()
+        check_choices(self, _OPERATOR_CHOICES)
+        check_count(self, "rrwp_length", 0)
+        check_positive(self, "rope_base", "rope_tau")
         if self.num_scalars == 0:
             self._check_need_of_scalars()
         if self.delta_update and self.lifting_type == "canonicalization":
@@ -202,20 +177,6 @@ class ATOMConfig:
                 "delta_update=True and lifting_type='canonicalization' both add an origin to the "
                 "predicted positions; choose one"
             )
-        if self.integrator is not None:
-            self._check_integrator()
-
-    def _check_values(self) -> None:
-        """Check every option by itself."""
-        check_types(self)
-        check_choices(self, _CHOICES)
-        check_count(self, "num_layers", most=MOST_LAYERS)
-        for name in ("lifting_dim", "num_heads"):
-            check_count(self, name)
-        check_count(self, "rrwp_length", 0)
-        check_positive(self, "rope_base", "rope_tau")
-        for name in ("attention_dropout", "ffn_dropout"):
-            check_fraction(self, name)
 
     def _check_need_of_scalars(self) -> None:
         needing = [
@@ -228,26 +189,6 @@ class ATOMConfig:
                 f"lifting_dim={self.lifting_dim} is a multiple of 3 and leaves no scalar features, "
                 f"which {' and '.join(needing)} needs"
             )
-
-    def _check_integrator(self) -> None:
-        required = {
-            "positional_encoding": "trope",
-            "rrwp_length": 0,
-            "output_mode": "pos_vel",
-            "delta_update": False,
-        }
-        if self.integrator is not None and self.integrator.pairs:
-            required["lifting_type"] = "quasi_equivariant"
-        for name, value in required.items():
-            if getattr(self, name) != value:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r}; an integrator needs {name}={value!r}"
-                )
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.lifting_dim // self.num_heads
 
     @property
     def num_vectors(self) -> int:
@@ -263,24 +204,9 @@ class ATOMConfig:
     def context_layout(self) -> str:
         """Layout of the context features: ``v`` a vector, ``s`` a scalar.
 
-        Position, velocity, and then atomic number and return probabilities, or acceleration; every
-        vector is followed by its length.
+        Position and velocity, each followed by its length, atomic number, return probabilities.
         """
-        if self.integrator is not None:
-            return "vsvsvs" if self.integrator.accelerations else "vsvs"
         return "vsvss" + "s" * self.rrwp_length
-
-    @classmethod
-    def for_integrator(cls, integrator: IntegratorConfig, **options: Any) -> ATOMConfig:
-        """Build the configuration of an integrator, with defaults that suit femtoseconds."""
-        defaults = {
-            "lifting_type": "quasi_equivariant",
-            "rope_tau": 1.0,
-            "output_mode": "pos_vel",
-            "attention_dropout": 0.0,
-            "ffn_dropout": 0.0,
-        }
-        return cls(**{**defaults, **options}, integrator=integrator)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values."""
@@ -293,12 +219,120 @@ class ATOMConfig:
         Raises
         ------
         ConfigError
-            If an option is unknown.
+            If an option is unknown or wrong.
         """
-        values = dict(refuse_unknown(cls, options, "ATOM options"))
-        if values.get("integrator") is not None:
-            inner = refuse_unknown(
-                IntegratorConfig, values["integrator"], "ATOM integrator options"
+        return cls(**refuse_unknown(cls, options, "ATOM options"))
+
+
+@dataclass(frozen=True)
+class IntegratorConfig(BlockConfig):
+    """Architecture of :class:`~.integrator.ATOMIntegrator`, a jump of an integrator.
+
+    Options of the blocks are those of :class:`BlockConfig`; there is no dropout by default.
+
+    Attributes
+    ----------
+    accelerations
+        Take the accelerations at t = 0 as a vector input beside the velocities.
+    vector_layers
+        Exchanges of vectors between atoms before the read-out, see :mod:`.vectors`.
+    vector_channels
+        Vectors per atom in these exchanges.
+    exact_limits
+        Exact where motion is small: a molecule at rest without forces stays there, near a minimum a
+        jump is linear, and for short times it is x + v t + a t²/2 and v + a t. Only with
+        ``accelerations``.
+    spring_steps
+        Correct the motion of learnt springs between atoms, see :mod:`.springs`, followed in this
+        many steps, instead of ballistic motion; 0 for none. Only with ``exact_limits``.
+    temperature
+        Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
+        inside the network.
+    time_scale
+        Time in fs in which velocities change; the unit of time inside the network and the shortest
+        period of the horizon's Fourier features.
+    max_horizon
+        Longest time in fs the network may be asked for; the longest period of the features.
+
+    Raises
+    ------
+    ConfigError
+        If a value or a combination of values is not allowed.
+    """
+
+    attention_dropout: float = 0.0
+    ffn_dropout: float = 0.0
+    accelerations: bool = False
+    vector_layers: int = 0
+    vector_channels: int = 16
+    exact_limits: bool = False
+    spring_steps: int = 0
+    temperature: float = 300.0
+    time_scale: float = 4.0
+    max_horizon: float = 32.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "temperature", "time_scale", "max_horizon")
+        check_count(self, "vector_channels")
+        check_count(self, "vector_layers", 0, MOST_LAYERS)
+        if self.exact_limits and not self.accelerations:
+            raise ConfigError(
+                f"exact_limits=True with accelerations={self.accelerations}; it needs them"
             )
-            values["integrator"] = IntegratorConfig(**inner)
-        return cls(**values)
+        check_count(self, "spring_steps", 0)
+        if self.spring_steps and not self.exact_limits:
+            raise ConfigError(
+                f"spring_steps={self.spring_steps} with exact_limits=False; springs need "
+                "exact_limits=True"
+            )
+        if self.max_horizon <= self.time_scale:
+            raise ConfigError(
+                f"max_horizon={self.max_horizon} fs must exceed time_scale={self.time_scale} fs"
+            )
+
+    @property
+    def num_motions(self) -> int:
+        """Vectors of motion per atom: velocity, and acceleration where there is one."""
+        return 2 if self.accelerations else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON-able values, those of the blocks above the others."""
+        options = asdict(self)
+        shared = {field.name for field in fields(BlockConfig)}
+        own = {name: options.pop(name) for name in list(options) if name not in shared}
+        return {**options, INTEGRATOR: own}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> IntegratorConfig:
+        """Build a configuration from :meth:`to_dict` output, or from the table of a recipe.
+
+        Options that integrators of earlier versions had are left out, or refused where they ask for
+        a network that there is no more.
+
+        Raises
+        ------
+        ConfigError
+            If an option is unknown or wrong.
+        """
+        table = dict(options)
+        own = table.pop(INTEGRATOR, {})
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"{INTEGRATOR}={shown(own)}; it must be a table of names and values")
+        shared = refuse_unknown(BlockConfig, _without_former(table), "ATOM options")
+        known = refuse_unknown(cls, _without_former(own), "ATOM integrator options")
+        if twice := sorted(set(known) & {field.name for field in fields(BlockConfig)}):
+            raise ConfigError(f"{twice} are no options of the table {INTEGRATOR}; set them above")
+        return cls(**shared, **known)
+
+
+def _without_former(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out options of integrators of earlier versions, if nothing is lost."""
+    for name, only in _FORMER_OPTIONS.items():
+        if options.get(name, only) != only:
+            raise ConfigError(
+                f"{name}={shown(options[name])}; integrators are built with {name}={only!r} only, "
+                "so leave it out and train the model again"
+            )
+    former = {*_FORMER_OPTIONS, *_FORMER_CONSTANTS}
+    return {name: value for name, value in options.items() if name not in former}

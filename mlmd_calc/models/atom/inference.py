@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlmd_calc.models.atom.blocks import FeedForward, SwiGLU
+from mlmd_calc.models.atom.integrator import ATOMIntegrator
 from mlmd_calc.models.atom.lifting import EquivariantLinear
 from mlmd_calc.models.atom.network import ATOM, VectorReadout
 from mlmd_calc.models.recorder import Recorder
 
+N = TypeVar("N", ATOM, ATOMIntegrator)
 
-def merge_weights(network: ATOM) -> ATOM:
+
+def merge_weights(network: N) -> N:
     """Copy a network for inference: the same results up to rounding, with less work.
 
     * With SwiGLU, no two linear maps of the feed-forward network are in a row, which saves two of
@@ -29,7 +32,7 @@ def merge_weights(network: ATOM) -> ATOM:
 
     Returns
     -------
-    ATOM
+    ATOM or ATOMIntegrator
         Network in evaluation mode that cannot be trained, and whose state dict has other names.
 
     Examples
@@ -49,7 +52,7 @@ def merge_weights(network: ATOM) -> ATOM:
     return merged.requires_grad_(False)
 
 
-def record(network: ATOM) -> ATOM:
+def record(network: N) -> N:
     """Copy a network for inference, so that frequent calls on the CPU skip Python.
 
     The copy is :func:`merge_weights` of the network, with the same results bit by bit; see
@@ -62,7 +65,7 @@ def record(network: ATOM) -> ATOM:
 
     Returns
     -------
-    ATOM
+    ATOM or ATOMIntegrator
         Network in evaluation mode that can neither be trained nor moved.
 
     Examples
@@ -72,8 +75,8 @@ def record(network: ATOM) -> ATOM:
     >>> fast = record(ATOM(ATOMConfig(lifting_dim=32, num_heads=4)))
     """
     recorded = merge_weights(network)
-    for name in ("_predict", "_jump"):
-        setattr(recorded, name, Recorder(getattr(recorded, name), recorded))
+    name = "_predict" if isinstance(recorded, ATOM) else "_jump"
+    setattr(recorded, name, Recorder(getattr(recorded, name), recorded))
     return recorded
 
 

@@ -1,242 +1,145 @@
-"""What makes the operator a jump of an integrator: physical units, horizon, ballistic motion.
-
-Inside the network the unit of a velocity is the thermal speed of its element,
-``s = sqrt(k_B T/m)``, and the unit of time is τ, the option ``time_scale``. With the dimensionless
-read-outs f and g of the network, the jump to time t is
-
-    x(t) = x + v t + s t φ(t) f,    v(t) = v + s φ(t) g,    φ(t) = t / (t + τ)
-
-The changes vanish at t = 0 like those a force makes, with t² and t, and for long times they are in
-proportion to thermal motion. With the option ``exact_limits`` they begin with the acceleration a,
-
-    x(t) = x + v t + ½ a t² ψ(t) + s t φ(t)² f,    v(t) = v + a t ψ(t) + s φ(t)² g
-
-with ψ(t) = 1 / (1 + t²/τ²), so that what is learnt vanishes with t³ and t², and a stiff bond, which
-answers to a force for a time of about τ only, is not thrown far. With the option ``spring_steps``
-the motion of learnt springs (:mod:`.springs`) takes the place of the terms without f and g.
-"""
+"""The integrator: jumps of small molecules to any time within its horizon."""
 
 from __future__ import annotations
 
-import math
-from typing import Final, NamedTuple, cast
+import re
+from typing import Final
 
-import ase.data
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc import units
 from mlmd_calc.errors import InputError
+from mlmd_calc.models.atom.blocks import Blocks, draw_dense_weights
 from mlmd_calc.models.atom.config import IntegratorConfig
-from mlmd_calc.models.atom.features import with_length
-from mlmd_calc.models.atom.springs import Springs, follow
+from mlmd_calc.models.atom.pairs import Geometry, PairLifting, PairReadout
+from mlmd_calc.models.atom.physical_units import (
+    NUM_ELEMENTS,
+    HorizonEmbedding,
+    MolecularState,
+    PhysicalUnits,
+    check_kind,
+)
+from mlmd_calc.models.atom.slots import PairSlots, angle_dtype
 
-NUM_ELEMENTS: Final = len(ase.data.atomic_masses)
-"""Rows of tables of elements; row 0 is for padding."""
-
-_NUM_PERIODS: Final = 8
-
-_REFERENCE_MASS: Final = 12.0
-"""Mass in amu whose thermal speed is the unit of velocities that are compared with each other."""
+_STARTS_AT_ZERO: Final = re.compile(r"_coefficients|film")
+"""Last layers, with which an untrained network is ballistic, and layers that depend on time."""
 
 
-class MolecularState(NamedTuple):
-    """State of a batch of molecules at t = 0.
+class ATOMIntegrator(nn.Module):
+    """Jump of an integrator, made of the blocks of :class:`~.network.ATOM`.
 
-    Attributes
+    A pure function of tensors, in Å and fs. What it knows of geometry are pairs of atoms (see
+    :mod:`.pairs`), so that its predictions turn and mirror exactly with the molecule; what it
+    predicts are changes of ballistic motion (see :mod:`.physical_units`).
+
+    Parameters
     ----------
-    positions, velocities
-        ``(b, n, 3)`` Å and Å/fs.
-    numbers
-        ``(b, n)`` int64 atomic numbers.
-    mask
-        ``(b, n)`` bool, True for real atoms.
-    accelerations
-        ``(b, n, 3)`` Å/fs², or None.
+    config
+        Architecture.
+
+    See Also
+    --------
+    mlmd_calc.models.atom.record : a faster copy for inference.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mlmd_calc.models import ATOMIntegrator, IntegratorConfig
+    >>> net = ATOMIntegrator(IntegratorConfig(lifting_dim=32, num_heads=4))
+    >>> x, v = torch.randn(1, 2, 3), torch.randn(1, 2, 3)
+    >>> out = net.propagate(x, v, torch.tensor([[8, 1]]), torch.tensor([[0.0, 4.0]]))
+    >>> torch.equal(out["pos"][:, 0], x)
+    True
     """
 
-    positions: Tensor
-    velocities: Tensor
-    numbers: Tensor
-    mask: Tensor
-    accelerations: Tensor | None
+    def __init__(self, config: IntegratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.lifting_layer = PairLifting(config)
+        self.transformer_blocks = Blocks(config)
+        self.projection_layer = PairReadout(config)
+        self.physical_units = PhysicalUnits(config)
+        self.element_embedding = nn.Embedding(NUM_ELEMENTS, 3 * config.lifting_dim)
+        self.horizon = HorizonEmbedding(config)
+        draw_dense_weights(self)
+        for name, weight in self.named_parameters():
+            if _STARTS_AT_ZERO.search(name):
+                nn.init.zeros_(weight)
 
-    def check(self, options: IntegratorConfig, times: Tensor) -> None:
-        """Refuse what the network cannot use.
+    def propagate(
+        self,
+        positions: Tensor,
+        velocities: Tensor,
+        numbers: Tensor,
+        times: Tensor,
+        mask: Tensor | None = None,
+        accelerations: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Predict positions and velocities at any times.
+
+        The result is ballistic motion plus changes that vanish at t = 0; an untrained network moves
+        atoms ballistically. Every time is predicted by itself: it does not matter which others are
+        asked for. Translating the molecule or adding a common velocity changes the result
+        accordingly.
+
+        Parameters
+        ----------
+        positions, velocities
+            ``(b, n, 3)`` Å and Å/fs, in any precision; the result has the same.
+        numbers
+            ``(b, n)`` int64 atomic numbers, 0 for padding.
+        times
+            ``(b, t)`` fs, from 0 to ``max_horizon``.
+        mask
+            ``(b, n)`` bool, True for real atoms; None if there is no padding.
+        accelerations
+            ``(b, n, 3)`` Å/fs² at t = 0, if the network takes them.
+
+        Returns
+        -------
+        dict of Tensor
+            "pos" Å and "vel" Å/fs, ``(b, t, n, 3)``, zero for padding.
 
         Raises
         ------
         InputError
-            If shapes do not fit together, a real atom is of no element, the accelerations are
-            missing or superfluous, or a time is negative or beyond the longest horizon.
+            If shapes do not fit together or a value is not allowed.
         """
-        b, n = self.numbers.shape
-        for name in ("positions", "velocities", "accelerations"):
-            tensor = getattr(self, name)
-            if tensor is not None and tensor.shape != (b, n, 3):
-                raise InputError(f"{name} has shape {tuple(tensor.shape)}; it must be {(b, n, 3)}")
-        if times.ndim != 2 or len(times) != b:
+        check_kind("numbers", numbers, torch.int64)
+        if mask is None:
+            mask = torch.ones_like(numbers, dtype=torch.bool)
+        elif mask.shape != numbers.shape:
             raise InputError(
-                f"times has shape {tuple(times.shape)}; it must be ({b}, number of times)"
+                f"mask has shape {tuple(mask.shape)} and numbers {tuple(numbers.shape)}; they must "
+                "be the same, (b, n)"
             )
-        if (self.accelerations is None) == options.accelerations:
-            raise InputError(
-                f"accelerations are {'missing' if options.accelerations else 'given'}, but this "
-                f"network has accelerations={options.accelerations}"
-            )
-        if not self.mask.any(dim=1).all():
-            raise InputError("mask leaves a molecule without atoms")
-        real = self.numbers[self.mask]
-        if ((real < 1) | (real >= NUM_ELEMENTS)).any():
-            raise InputError(f"atomic numbers of real atoms must be 1 to {NUM_ELEMENTS - 1}")
-        if not ((times >= 0.0) & (times <= options.max_horizon)).all():
-            raise InputError(
-                f"times from {float(times.min()):g} to {float(times.max()):g} fs; this network was "
-                f"made for 0 to max_horizon={options.max_horizon:g} fs"
-            )
+        check_kind("mask", mask, torch.bool)
+        numbers = numbers.masked_fill(~mask, 0)
+        state = MolecularState(positions, velocities, numbers, mask, accelerations)
+        state.check(self.config, times)
+        return self._jump(*state, times)
 
-
-def check_kind(name: str, tensor: Tensor, kind: torch.dtype) -> None:
-    """Refuse a tensor of another type.
-
-    Raises
-    ------
-    InputError
-        If the tensor has another type.
-    """
-    if tensor.dtype != kind:
-        raise InputError(f"{name} has type {tensor.dtype}; it must be {kind}")
-
-
-class HorizonEmbedding(nn.Module):
-    """Features ``(b, t, d)`` of times: logarithm and Fourier features through two layers.
-
-    The periods go in equal ratios from ``time_scale`` to ``max_horizon``.
-    """
-
-    def __init__(self, options: IntegratorConfig, width: int) -> None:
-        super().__init__()
-        self.time_scale = options.time_scale
-        self.ratio = options.max_horizon / options.time_scale
-        self.layers = nn.Sequential(
-            nn.Linear(1 + 2 * _NUM_PERIODS, width), nn.SiLU(), nn.Linear(width, width)
-        )
-
-    def forward(self, times: Tensor) -> Tensor:
-        """Embed times ``(b, t)`` in fs."""
-        steps = torch.linspace(0.0, 1.0, _NUM_PERIODS, dtype=times.dtype, device=times.device)
-        scaled = times[..., None] / self.time_scale
-        phase = 2.0 * math.pi * scaled / self.ratio**steps
-        features = torch.cat([scaled.log1p(), phase.sin(), phase.cos()], dim=-1)
-        weight = cast(nn.Linear, self.layers[0]).weight
-        embedded: Tensor = self.layers(features.to(weight.dtype))
-        return embedded
-
-
-class PhysicalUnits(nn.Module):
-    """From a state in Å and fs to the network's inputs, and from its read-outs to a later state."""
-
-    masses: Tensor
-
-    def __init__(self, options: IntegratorConfig) -> None:
-        super().__init__()
-        self.energy = units.KB * options.temperature
-        self.time_scale = options.time_scale
-        self.exact_limits = options.exact_limits
-        self.spring_steps = options.spring_steps
-        self.register_buffer("masses", torch.tensor(ase.data.atomic_masses.tolist()))
-
-    def _masses(self, state: MolecularState) -> Tensor:
-        return self.masses.to(state.positions.dtype)[state.numbers][..., None]
-
-    def _thermal_speed(self, state: MolecularState) -> Tensor:
-        return torch.sqrt(self.energy / self._masses(state)) * units.FS
-
-    def _centred(self, state: MolecularState, vectors: Tensor) -> Tensor:
-        """Vectors ``(b, n, 3)`` relative to the centre of mass, zero for padding."""
-        padding = ~state.mask[..., None]
-        weight = self._masses(state).masked_fill(padding, 0.0)
-        vectors = vectors.masked_fill(padding, 0.0)
-        centre = (weight * vectors).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
-        return (vectors - centre).masked_fill(padding, 0.0)
-
-    def _motions(self, state: MolecularState, speed: Tensor | float) -> list[Tensor]:
-        """Velocities (and accelerations) in units of a speed, ``(b, n, 3)`` each."""
-        motions = [self._centred(state, state.velocities) / speed]
-        if state.accelerations is not None:
-            scaled = state.accelerations * self.time_scale / speed
-            motions.append(scaled.masked_fill(~state.mask[..., None], 0.0))
-        return motions
-
-    def token_inputs(self, state: MolecularState) -> tuple[Tensor, Tensor, Tensor]:
-        """Position, velocity and context features ``(b, 1, n, channels)``, vectors with lengths."""
-        positions = self._centred(state, state.positions)
-        vectors = [positions, *self._motions(state, self._thermal_speed(state))]
-        features = [with_length(vector)[:, None] for vector in vectors]
-        return features[0], features[1], torch.cat(features, dim=-1)
-
-    def pair_inputs(self, state: MolecularState) -> tuple[Tensor, Tensor]:
-        """Positions ``(b, n, 3)`` and motions ``(b, n, m, 3)``, in one unit for all elements."""
-        speed = math.sqrt(self.energy / _REFERENCE_MASS) * units.FS
-        motions = torch.stack(self._motions(state, speed), dim=2)
-        return self._centred(state, state.positions), motions
-
-    def _springs(
-        self, state: MolecularState, times: Tensor, coefficients: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Positions and velocities ``(b, t, n, 3)`` at the end of the motion of springs."""
-        dtype = coefficients.dtype
-        real = state.mask[:, :, None] & state.mask[:, None, :]
-        real = real & ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
-        x = state.positions.masked_fill(~state.mask[..., None], 0.0)
-        vectors = ((x[:, None] - x[:, :, None]) * real[..., None]).to(dtype)
-        r = torch.where(real, vectors.square().sum(dim=-1), 1.0).sqrt()
-        springs = Springs.from_coefficients(coefficients, state.numbers, r, real / r)
-        assert state.accelerations is not None
-        v, a = (
-            w.masked_fill(~state.mask[..., None], 0.0).to(dtype)
-            for w in (state.velocities, state.accelerations)
-        )
-        masses = self._masses(state)[..., 0].masked_fill(~state.mask, 1.0).to(dtype)
-        way, v = follow(springs, vectors, v, a, masses, times.to(dtype), self.spring_steps)
-        return state.positions[:, None] + way, v.to(state.positions)
-
-    def advance(
+    def _jump(
         self,
-        state: MolecularState,
+        positions: Tensor,
+        velocities: Tensor,
+        numbers: Tensor,
+        mask: Tensor,
+        accelerations: Tensor | None,
         times: Tensor,
-        f: Tensor,
-        g: Tensor,
-        springs: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Positions and velocities ``(b, t, n, 3)`` at the times, in the precision of the state.
-
-        Parameters
-        ----------
-        state
-            State at t = 0.
-        times
-            ``(b, t)`` fs.
-        f, g
-            ``(b, t, n, 3)`` read-outs for the positions and for the velocities.
-        springs
-            ``(b, t, n, n, 4)`` read-outs for springs, with the option ``spring_steps``.
-        """
-        speed = self._thermal_speed(state)[:, None]
-        time = times.to(speed.dtype)[:, :, None, None]
-        growth = time / (time + self.time_scale)
-        v = state.velocities[:, None]
-        x = state.positions[:, None] + v * time
-        if springs is not None:
-            x, v = self._springs(state, times, springs)
-            f, g = growth * f, growth * g
-        elif self.exact_limits:
-            assert state.accelerations is not None
-            gain = state.accelerations[:, None] * time / (1.0 + (time / self.time_scale) ** 2)
-            x, v = x + 0.5 * time * gain, v + gain
-            f, g = growth * f, growth * g
-        padding = ~state.mask[:, None, :, None]
-        return {
-            "pos": (x + time * growth * (speed * f)).masked_fill(padding, 0.0),
-            "vel": (v + growth * (speed * g)).masked_fill(padding, 0.0),
-        }
+        """Later states; what is done depends on shapes and options only."""
+        state = MolecularState(positions, velocities, numbers, mask, accelerations)
+        weights = self.element_embedding.weight
+        x, motions = (w.to(weights.dtype) for w in self.physical_units.inputs(state))
+        geometry = Geometry.of(x, motions, mask)
+        pairs, bias, lifted = self.lifting_layer(geometry, motions, numbers, mask)
+        elements = self.element_embedding(numbers).chunk(3, dim=-1)
+        h_x, h_v, h_c = ((h + e)[:, None] for h, e in zip(lifted, elements, strict=True))
+        # The stream starts with all that is known of an atom, because attention mixes atoms.
+        stream = self.transformer_blocks(
+            h_x + h_v + h_c, h_v, h_c, [PairSlots(own) for own in bias]
+        )
+        horizon = self.horizon(times.to(angle_dtype(weights)))
+        out = self.projection_layer(stream[:, 0], pairs, motions, geometry, horizon)
+        return self.physical_units.advance(state, times, out["pos"], out["vel"], out.get("springs"))

@@ -197,7 +197,7 @@ class TensorProductLifting(nn.Module):
         super().__init__()
         # Velocity and what follows it; without random walks the atomic number is the last of that.
         layout = config.context_layout[2:]
-        self._without_walks = config.integrator is None and not config.tensor_product_rrwp
+        self._without_walks = not config.tensor_product_rrwp
         self._number = -1 if config.lifting_type == "canonicalization" else 8
         if self._without_walks:
             layout = "vss"

@@ -1,45 +1,32 @@
-"""The ATOM network. Module names are those of the public code's later revision."""
+"""The published operator. Module names are those of the public code's later revision."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.models.atom import official
-from mlmd_calc.models.atom.attention import Slots
-from mlmd_calc.models.atom.blocks import Block
+from mlmd_calc.models.atom.blocks import Blocks, draw_dense_weights
 from mlmd_calc.models.atom.config import ATOMConfig
-from mlmd_calc.models.atom.integrator import (
-    NUM_ELEMENTS,
-    HorizonEmbedding,
-    MolecularState,
-    PhysicalUnits,
-    check_kind,
-)
 from mlmd_calc.models.atom.lifting import (
     build_lifting,
     canonical_frame,
     mean_position,
     turn_vectors,
 )
-from mlmd_calc.models.atom.pairs import Geometry, PairLifting, PairReadout
+from mlmd_calc.models.atom.physical_units import check_kind
 from mlmd_calc.models.atom.slots import (
-    AnchoredSlots,
     JointSlots,
-    PairSlots,
     RelativeTimes,
     RotaryTables,
+    angle_dtype,
     sinusoids,
 )
-
-# Last layers of an integrator, which starts at ballistic motion, and layers that depend on time.
-_STARTS_AT_ZERO: Final = re.compile(r"linear_(pos|vel)|_coefficients|film")
 
 
 class VectorReadout(nn.Module):
@@ -88,9 +75,7 @@ class Readouts(nn.Module):
 class ATOM(nn.Module):
     """Transformer operator from one molecular state to future frames (arXiv 2510.05482).
 
-    A pure function of tensors. Without the option ``integrator`` it is the published operator,
-    in the units of the data set it was trained on. With it, the network is a jump in Å and fs, see
-    :meth:`propagate`.
+    A pure function of tensors, in the units of the data set that it was trained on.
 
     Parameters
     ----------
@@ -99,8 +84,8 @@ class ATOM(nn.Module):
 
     See Also
     --------
+    ATOMIntegrator : the network that replaces the integrator of an engine.
     mlmd_calc.models.atom.record : a faster copy for inference.
-    mlmd_calc.models.atom.merge_weights : the same, for devices other than the CPU.
 
     Examples
     --------
@@ -116,30 +101,11 @@ class ATOM(nn.Module):
     def __init__(self, config: ATOMConfig) -> None:
         super().__init__()
         self.config = config
-        pairs = config.integrator is not None and config.integrator.pairs
-        self.lifting_layer = PairLifting(config) if pairs else build_lifting(config)
-        self.transformer_blocks = nn.ModuleList(
-            Block(config, first=index == 0) for index in range(config.num_layers)
-        )
-        self.projection_layer = PairReadout(config) if pairs else Readouts(config)
-        if config.integrator is not None:
-            self.physical_units = PhysicalUnits(config.integrator)
-            self.element_embedding = nn.Embedding(NUM_ELEMENTS, 3 * config.lifting_dim)
-            self.horizon = HorizonEmbedding(config.integrator, config.lifting_dim)
+        self.lifting_layer = build_lifting(config)
+        self.transformer_blocks = Blocks(config)
+        self.projection_layer = Readouts(config)
         self._tables: RotaryTables | None = None
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw dense weights from N(0, 2/inputs); start an integrator at ballistic motion."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=math.sqrt(2.0 / module.in_features))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if self.config.integrator is not None:
-            for name, weight in self.named_parameters():
-                if _STARTS_AT_ZERO.search(name):
-                    nn.init.zeros_(weight)
+        draw_dense_weights(self)
 
     @classmethod
     def from_official(
@@ -182,7 +148,6 @@ class ATOM(nn.Module):
         concatenated_features: Tensor,
         padded_nodes_mask: Tensor | None = None,
         time_increments: Tensor | None = None,
-        accelerations: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Predict the frames at T times.
 
@@ -203,8 +168,6 @@ class ATOM(nn.Module):
         time_increments
             ``(b, t)`` time from each slot to the next, the first from t = 0, in the unit of
             ``rope_tau``. None for unit increments.
-        accelerations
-            ``(b, n, 3)`` Å/fs², only for integrators that take them.
 
         Returns
         -------
@@ -221,10 +184,6 @@ class ATOM(nn.Module):
         count = self._check_shapes(inputs, padded_nodes_mask, time_increments)
         mask = None if padded_nodes_mask is None else _atom_mask(padded_nodes_mask)
         x_0, v_0, context = (_without_copies(tensor) for tensor in inputs)
-        if self.config.integrator is not None:
-            return self._propagate_features(x_0, v_0, context, mask, time_increments, accelerations)
-        if accelerations is not None:
-            raise InputError("accelerations are given, but only integrators take them")
         weights = next(self.parameters())
         times = self._slot_times(count, time_increments, weights)
         tables = self._rotary_tables(times, x_0.shape[2])
@@ -244,7 +203,7 @@ class ATOM(nn.Module):
         count: int,
         evenly_spaced: bool,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Frames of the published operator, and :attr:`JointSlots.smallest_norm`.
+        """Frames, and :attr:`JointSlots.smallest_norm`.
 
         What is done depends on shapes and options only, not on numbers in tensors.
         """
@@ -258,175 +217,14 @@ class ATOM(nn.Module):
         if self.config.positional_encoding == "sinusoidal":
             h_c = h_c + sinusoids(count, self.config.lifting_dim, h_c.dtype, h_c.device)
         slots = JointSlots(factors, evenly_spaced, mask)
-        out = self.projection_layer(
-            self._transform(h_x, h_v, h_c, [slots] * self.config.num_layers, None)
-        )
+        stream = self.transformer_blocks(h_x, h_v, h_c, [slots] * self.config.num_layers)
+        out = self.projection_layer(stream)
         if frame is not None:
             out = _turn_back(out, frame)
             out["pos"] = out["pos"] + mean_position(positions[:, 0], mask)[:, None, None]
         if self.config.delta_update:
             out["pos"] = out["pos"] + positions
         return _finish(out, mask, count), slots.smallest_norm
-
-    def propagate(
-        self,
-        positions: Tensor,
-        velocities: Tensor,
-        numbers: Tensor,
-        times: Tensor,
-        mask: Tensor | None = None,
-        accelerations: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Predict positions and velocities at any times, for networks with ``integrator``.
-
-        The result is ballistic motion plus changes that vanish at t = 0, see
-        :mod:`.integrator`; an untrained network moves atoms ballistically. Every time is predicted
-        by itself: it does not matter which others are asked for. Translating the molecule or
-        adding a common velocity changes the result accordingly.
-
-        Parameters
-        ----------
-        positions, velocities
-            ``(b, n, 3)`` Å and Å/fs, in any precision; the result has the same.
-        numbers
-            ``(b, n)`` int64 atomic numbers, 0 for padding.
-        times
-            ``(b, t)`` fs, from 0 to ``max_horizon``.
-        mask
-            ``(b, n)`` bool, True for real atoms; None if there is no padding.
-        accelerations
-            ``(b, n, 3)`` Å/fs² at t = 0, if the network takes them.
-
-        Returns
-        -------
-        dict of Tensor
-            "pos" Å and "vel" Å/fs, ``(b, t, n, 3)``, zero for padding.
-
-        Raises
-        ------
-        ConfigError
-            If this network is no integrator.
-        InputError
-            If shapes do not fit together or a value is not allowed.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from mlmd_calc.models import ATOM, ATOMConfig, IntegratorConfig
-        >>> config = ATOMConfig.for_integrator(IntegratorConfig(), lifting_dim=32, num_heads=4)
-        >>> x, v = torch.randn(1, 2, 3), torch.randn(1, 2, 3)
-        >>> out = ATOM(config).propagate(x, v, torch.tensor([[8, 1]]), torch.tensor([[0.0, 4.0]]))
-        >>> torch.equal(out["pos"][:, 0], x)
-        True
-        """
-        options = self.config.integrator
-        if options is None:
-            raise ConfigError("this network is the published operator: call it, do not propagate")
-        check_kind("numbers", numbers, torch.int64)
-        if mask is None:
-            mask = torch.ones_like(numbers, dtype=torch.bool)
-        elif mask.shape != numbers.shape:
-            raise InputError(
-                f"mask has shape {tuple(mask.shape)} and numbers {tuple(numbers.shape)}; they must "
-                "be the same, (b, n)"
-            )
-        check_kind("mask", mask, torch.bool)
-        numbers = numbers.masked_fill(~mask, 0)
-        MolecularState(positions, velocities, numbers, mask, accelerations).check(options, times)
-        return self._jump(positions, velocities, numbers, mask, accelerations, times)
-
-    def _jump(
-        self,
-        positions: Tensor,
-        velocities: Tensor,
-        numbers: Tensor,
-        mask: Tensor,
-        accelerations: Tensor | None,
-        times: Tensor,
-    ) -> dict[str, Tensor]:
-        """Frames of an integrator; what is done depends on shapes and options only."""
-        state = MolecularState(positions, velocities, numbers, mask, accelerations)
-        angle_times = times.to(_angle_dtype(next(self.parameters())))
-        horizon = self.horizon(angle_times)
-        if isinstance(self.lifting_layer, PairLifting):
-            out = self._read_pairs(state, horizon)
-        else:
-            out = self._read_tokens(state, angle_times, horizon)
-        return self.physical_units.advance(state, times, out["pos"], out["vel"], out.get("springs"))
-
-    def _read_tokens(
-        self, state: MolecularState, times: Tensor, horizon: Tensor
-    ) -> dict[str, Tensor]:
-        """Read-outs of an integrator whose tokens are atoms at the times asked for."""
-        numbers, mask, frame = state.numbers, state.mask, None
-        dtype = self.element_embedding.weight.dtype
-        x_0, v_0, context = (w.to(dtype) for w in self.physical_units.token_inputs(state))
-        if self.config.lifting_type == "canonicalization":
-            frame = canonical_frame(x_0[:, 0, :, :3], v_0[:, 0, :, :3], mask)
-            x_0, v_0, context = self._turn(frame, x_0, v_0, context)
-        elements = self.element_embedding(numbers)[:, None].chunk(3, dim=-1)
-        lifted = self.lifting_layer(x_0, v_0, context)
-        h_x, h_v, h_c = (h + e for h, e in zip(lifted, elements, strict=True))
-        slots = [AnchoredSlots(self.config, times, mask)] * self.config.num_layers
-        # The stream starts with all that is known of an atom, because attention mixes atoms.
-        stream = self._transform(h_x + h_v + h_c, h_v, h_c, slots, horizon[:, :, None])
-        out: dict[str, Tensor] = self.projection_layer(stream)
-        return out if frame is None else _turn_back(out, frame)
-
-    def _read_pairs(self, state: MolecularState, horizon: Tensor) -> dict[str, Tensor]:
-        """Read-outs of an integrator whose tokens are atoms at t = 0."""
-        numbers, mask = state.numbers, state.mask
-        dtype = self.element_embedding.weight.dtype
-        positions, motions = (w.to(dtype) for w in self.physical_units.pair_inputs(state))
-        geometry = Geometry.of(positions, motions, mask)
-        pairs, bias, lifted = self.lifting_layer(geometry, motions, numbers, mask)
-        elements = self.element_embedding(numbers).chunk(3, dim=-1)
-        h_x, h_v, h_c = ((h + e)[:, None] for h, e in zip(lifted, elements, strict=True))
-        slots = [PairSlots(own) for own in bias]
-        stream = self._transform(h_x + h_v + h_c, h_v, h_c, slots, None)
-        out: dict[str, Tensor] = self.projection_layer(
-            stream[:, 0], pairs, motions, geometry, horizon
-        )
-        return out
-
-    def _propagate_features(
-        self,
-        x_0: Tensor,
-        v_0: Tensor,
-        context: Tensor,
-        mask: Tensor | None,
-        time_increments: Tensor | None,
-        accelerations: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """Propagate a state that is given as the published operator's inputs."""
-        if time_increments is None:
-            raise InputError("an integrator needs time_increments, in fs")
-        if any(tensor.shape[1] != 1 for tensor in (x_0, v_0, context)):
-            raise InputError("the slots of an integrator's inputs must be copies of one state")
-        return self.propagate(
-            x_0[:, 0, :, :3],
-            v_0[:, 0, :, :3],
-            context[:, 0, :, 8].round().long(),
-            time_increments.cumsum(dim=1),
-            mask,
-            accelerations,
-        )
-
-    def _transform(
-        self,
-        stream: Tensor,
-        velocity: Tensor,
-        context: Tensor,
-        slots: Sequence[Slots],
-        horizon: Tensor | None,
-    ) -> Tensor:
-        """Send the stream through all blocks, each with its own slots."""
-        inputs = (velocity, context) if self.config.attention_type == "ghca" else None
-        first = None
-        for block, own_slots in zip(self.transformer_blocks, slots, strict=True):
-            stream = block(stream, first, inputs, own_slots, horizon)
-            first = stream if first is None else first
-        return stream
 
     def _rotary_tables(self, times: Tensor, n_atoms: int) -> RotaryTables:
         """Tables for these times; those of the last call if they fit."""
@@ -440,7 +238,7 @@ class ATOM(nn.Module):
 
     def _slot_times(self, count: int, time_increments: Tensor | None, weights: Tensor) -> Tensor:
         """Time ``(b or 1, t)`` at which every slot's interval begins."""
-        dtype = _angle_dtype(weights)
+        dtype = angle_dtype(weights)
         if time_increments is None or self.config.positional_encoding == "slot_rope":
             return torch.arange(count, dtype=dtype, device=weights.device)[None]
         begins = time_increments.to(dtype).cumsum(dim=1).roll(1, dims=1)
@@ -479,11 +277,6 @@ class ATOM(nn.Module):
                 )
             check_kind("padded_nodes_mask", mask, torch.bool)
         return int(count)
-
-
-def _angle_dtype(weights: Tensor) -> torch.dtype:
-    """Precision of times and rotary angles: that of the weights, single at least."""
-    return torch.promote_types(weights.dtype, torch.float32)
 
 
 def _without_copies(tensor: Tensor) -> Tensor:

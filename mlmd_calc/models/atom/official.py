@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.atom.config import ATOMConfig
+from mlmd_calc.models.atom.features import BOND_LENGTH
+from mlmd_calc.options import shown
 
 _COMPILED: Final = "_orig_mod."
 _IDLE: Final = re.compile(
@@ -53,6 +55,23 @@ _FIRST_OPTIONS: Final = (
     "use_equivariant_lifting",
     "learnable_attention_denom",
 )
+_TABLE_NAMES: Final = {
+    "heterogenous_attention_type": "attention_type",
+    "equivariant_lifting_type": "use_equivariant_lifting",
+}
+"""Names in configuration files that differ from those of the constructor's arguments."""
+
+_SUPPORTED_FIRST: Final = {"output_heads": (1,), "use_spherical_harmonics": (False,)}
+_SUPPORTED_LATER: Final = {
+    "output_heads": (1,),
+    "learnable_attention_denom": (False,),
+    "projection_type": ("equivariant", "decanonicalization"),
+}
+_SUPPORTED_DATA: Final = {
+    "explicit_hydrogen": (False,),
+    "normalize_z": (False,),
+    "radius_graph_threshold": (BOND_LENGTH,),
+}
 _FIRST_LIFTING: Final = {
     "equivariant": "quasi_equivariant_tp",
     "no_tensor_product": "quasi_equivariant",
@@ -107,6 +126,46 @@ def convert(
     return config, tensors
 
 
+def constructor_arguments(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the constructor arguments of the model from the configuration file of a run.
+
+    Parameters
+    ----------
+    configuration
+        Content of the TOML file that the public code keeps beside its checkpoints.
+
+    Raises
+    ------
+    ConfigError
+        If it is no such file, or asks for a model or data that are not supported.
+    """
+    options, data = (configuration.get(table) for table in ("atom_config", "dataloader"))
+    if not isinstance(options, Mapping) or not isinstance(data, Mapping):
+        raise ConfigError("the configuration lacks the tables atom_config and dataloader")
+    if data.get("rrwp_length", 0) == 0:
+        data = {**data, "radius_graph_threshold": BOND_LENGTH}
+    _refuse_unsupported(data, _SUPPORTED_DATA)
+    found = {_TABLE_NAMES.get(str(name), str(name)): value for name, value in options.items()}
+    found["rrwp_length"] = data.get("rrwp_length", 0)
+    if "lifting_type" in found:
+        _refuse_unsupported(found, _SUPPORTED_LATER)
+        found = {name: value for name, value in found.items() if name not in _SUPPORTED_LATER}
+        if found.get("output_mode") == "pos_vel_energy":
+            found["output_mode"] = "full"
+    return found
+
+
+def _refuse_unsupported(
+    options: Mapping[str, Any], supported: Mapping[str, tuple[Any, ...]]
+) -> None:
+    for name, values in supported.items():
+        if options.get(name, values[0]) not in values:
+            raise ConfigError(
+                f"{name}={shown(options[name])} is not supported, only "
+                f"{' or '.join(map(repr, values))}"
+            )
+
+
 def _refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -144,9 +203,7 @@ def _separate_keys_and_values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _first_revision_config(options: Mapping[str, Any]) -> ATOMConfig:
     _refuse_unknown(options, _FIRST_OPTIONS)
-    for name, supported in (("output_heads", 1), ("use_spherical_harmonics", False)):
-        if options.get(name, supported) != supported:
-            raise ConfigError(f"{name}={options[name]!r} is not supported, only {supported!r}")
+    _refuse_unsupported(options, _SUPPORTED_FIRST)
     lifting = options["use_equivariant_lifting"]
     if lifting not in _FIRST_LIFTING:
         raise ConfigError(

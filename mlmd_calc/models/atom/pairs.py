@@ -1,7 +1,7 @@
 """Pairs of atoms: what an integrator knows of geometry, and what it moves atoms along.
 
-With the option ``pairs`` the features of atoms are invariant: elements, lengths and scalar products
-of velocities and accelerations. Geometry enters through features of pairs, which bias attention,
+The features of atoms are invariant: elements, lengths and scalar products of velocities and
+accelerations. Geometry enters through features of pairs, which bias attention,
 and through the directions along which the read-out moves atoms. So the prediction turns, and
 mirrors, exactly with the molecule. Blocks see the state at t = 0 only, and times enter in the
 read-out, so that more of them cost little.
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
-from mlmd_calc.models.atom.config import ATOMConfig
-from mlmd_calc.models.atom.integrator import NUM_ELEMENTS
+from mlmd_calc.models.atom.config import IntegratorConfig
+from mlmd_calc.models.atom.physical_units import NUM_ELEMENTS
 from mlmd_calc.models.atom.springs import NUM_COEFFICIENTS
 from mlmd_calc.models.atom.vectors import HIDDEN, PAIR_WIDTH, VectorLayer, agitation, along
 
@@ -28,11 +28,6 @@ _NUM_DISTANCES: Final = 24
 _DISTANCE_WIDTH: Final = 0.25
 
 _ELEMENT_WIDTH: Final = 16
-
-
-def num_motions(config: ATOMConfig) -> int:
-    """Vectors of motion per atom: velocity, and acceleration where there is one."""
-    return 2 if config.integrator is not None and config.integrator.accelerations else 1
 
 
 class Geometry(NamedTuple):
@@ -81,10 +76,9 @@ class Geometry(NamedTuple):
 class PairLifting(nn.Module):
     """Features of pairs and of atoms, and the bias that pairs give to attention."""
 
-    def __init__(self, config: ATOMConfig) -> None:
+    def __init__(self, config: IntegratorConfig) -> None:
         super().__init__()
-        motions = num_motions(config)
-        width = config.lifting_dim
+        motions, width = config.num_motions, config.lifting_dim
         self.element_embedding = nn.Embedding(NUM_ELEMENTS, _ELEMENT_WIDTH)
         self.layers = nn.Sequential(
             nn.Linear(_NUM_DISTANCES + 2 * _ELEMENT_WIDTH + motions, HIDDEN),
@@ -150,16 +144,15 @@ class PairReadout(nn.Module):
     the option ``exact_limits`` c⁰ is multiplied by :func:`.vectors.agitation`.
     """
 
-    def __init__(self, config: ATOMConfig) -> None:
+    def __init__(self, config: IntegratorConfig) -> None:
         super().__init__()
-        assert config.integrator is not None
-        width, motions = config.lifting_dim, num_motions(config)
-        layers, channels = config.integrator.vector_layers, config.integrator.vector_channels
+        width, motions = config.lifting_dim, config.num_motions
+        layers, channels = config.vector_layers, config.vector_channels
         self.vector_layers = nn.ModuleList(
             VectorLayer(config, channels if i else motions) for i in range(layers)
         )
         vectors = motions + channels if layers else motions
-        self.exact_limits = config.integrator.exact_limits
+        self.exact_limits = config.exact_limits
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
         self.from_receiver = nn.Linear(width, HIDDEN)
         self.from_sender = nn.Linear(width, HIDDEN, bias=False)
@@ -168,7 +161,7 @@ class PairReadout(nn.Module):
         self.inner = nn.Linear(HIDDEN, HIDDEN)
         self.pair_coefficients = nn.Linear(HIDDEN, 2 * (1 + 2 * vectors))
         self.spring_coefficients: nn.Linear | None = None
-        if config.integrator.spring_steps:
+        if config.spring_steps:
             self.spring_coefficients = nn.Linear(HIDDEN, NUM_COEFFICIENTS)
         self.from_atom = nn.Linear(width, width)
         self.atom_film = nn.Linear(width, 2 * width)

@@ -32,6 +32,11 @@ class KeysAndValues(NamedTuple):
         return KeysAndValues(self.keys, self.values * factors)
 
 
+def angle_dtype(weights: Tensor) -> torch.dtype:
+    """Precision of times and rotary angles: that of the weights, single at least."""
+    return torch.promote_types(weights.dtype, torch.float32)
+
+
 def rotary_factors(angles: Tensor, config: ATOMConfig) -> Tensor:
     """Complex factors ``exp(i·angle·base^(-2j/c))`` of the c/2 channel pairs, ``(..., c/2)``.
 
@@ -176,55 +181,6 @@ class JointSlots:
 
 def _joined(first: KeysAndValues, second: KeysAndValues) -> KeysAndValues:
     return KeysAndValues(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
-
-
-class AnchoredSlots:
-    """Slots do not see each other, only the state at t = 0, so each is a function of its time.
-
-    Parameters
-    ----------
-    config
-        Constants of the rotary encoding.
-    times
-        ``(b, t)`` fs, in the precision of the rotary angles.
-    mask
-        ``(b, n)`` bool, True for real atoms, or None.
-    """
-
-    def __init__(self, config: ATOMConfig, times: Tensor, mask: Tensor | None) -> None:
-        self._mask = mask
-        self._factors = rotary_factors((times / config.rope_tau)[:, :, None, None], config)
-
-    def attend(
-        self, query: Tensor, own: KeysAndValues, inputs: KeysAndValues | None, dropout: float
-    ) -> Tensor:
-        """Attend to atoms of the own slot and to those at t = 0, and add up the results.
-
-        Parameters
-        ----------
-        query
-            ``(b, t, n, h, c)``.
-        own
-            Keys and values of the stream that blocks update, which are those of the own slot and at
-            no time difference.
-        inputs
-            Keys and values of other streams, which are those of the state at t = 0, or None.
-        dropout
-            Probability with which attention weights are dropped.
-
-        Returns
-        -------
-        Tensor
-            ``(b, t, n, h, c)``.
-        """
-        b, t, *shape = query.shape
-        keys, values = (x.expand(-1, -1, t, -1, -1, -1).reshape(-1, b * t, 1, *shape) for x in own)
-        mask = None if self._mask is None else self._mask.repeat_interleave(t, dim=0)
-        out = attention(query.reshape(b * t, 1, *shape), keys, values, mask, dropout)
-        out = out.view(b, t, *shape)
-        if inputs is None:
-            return out
-        return out + attention(rotate(query, self._factors), *inputs, self._mask, dropout)
 
 
 class PairSlots:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
-from mlmd_calc.models.atom.config import ATOMConfig
+from mlmd_calc.models.atom.config import IntegratorConfig
 
 HIDDEN: Final = 64
 """Width of the features of a pair inside the functions of pairs."""
@@ -72,11 +72,10 @@ class VectorLayer(nn.Module):
         Vectors per atom before the layer; there are ``vector_channels`` after it.
     """
 
-    def __init__(self, config: ATOMConfig, channels: int) -> None:
+    def __init__(self, config: IntegratorConfig, channels: int) -> None:
         super().__init__()
-        assert config.integrator is not None
-        width, k = config.lifting_dim, config.integrator.vector_channels
-        self.exact_limits = config.integrator.exact_limits
+        width, k = config.lifting_dim, config.vector_channels
+        self.exact_limits = config.exact_limits
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
         self.mix = nn.Linear(channels, k, bias=False)
         self.from_receiver = nn.Linear(width, HIDDEN)

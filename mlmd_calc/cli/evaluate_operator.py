@@ -1,0 +1,103 @@
+"""`mlmd evaluate` for the published ATOM operator."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mlmd_calc.analysis.operator import SLOTS, measure_operator, operator_frames, operator_starts
+from mlmd_calc.cli.tables import print_table
+from mlmd_calc.data import MoleculeFrames
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.zoo import OperatorModel
+
+HORIZON: Final = 3000
+"""Frames to the last target that most published models were trained for."""
+
+_WHOLE: Final = 1e-6
+
+
+def evaluate_operator(
+    model: OperatorModel,
+    molecules: list[MoleculeFrames],
+    *,
+    times_fs: list[float] | None,
+    frames: int,
+    as_json: bool,
+) -> None:
+    """Measure the operator beside its baselines; print a table, or JSON.
+
+    Parameters
+    ----------
+    model
+        What to measure.
+    molecules
+        Trajectories.
+    times_fs
+        Times of the last target; None for `HORIZON` frames.
+    frames
+        At most this many start frames per molecule.
+    as_json
+        Print JSON.
+
+    Raises
+    ------
+    ConfigError
+        If a time is no whole number of frames, or longer than the trajectories.
+    InputError
+        If there is a molecule that the operator cannot see.
+    """
+    rows: list[dict[str, Any]] = []
+    for molecule in track(molecules, "measuring", console=Console(stderr=True), transient=True):
+        seen = operator_frames(molecule)
+        for horizon in _horizons(seen, times_fs):
+            starts = operator_starts(seen, horizon, frames)
+            errors = measure_operator(model.network, seen, starts, horizon=horizon)
+            rows.append(
+                {
+                    "molecule": molecule.name,
+                    "horizon, frames": horizon,
+                    "starts": len(starts),
+                    "errors, Å²": {name: asdict(found) for name, found in errors.items()},
+                }
+            )
+    if as_json:
+        typer.echo(json.dumps({"model": model.card.name, "rows": rows}, indent=2))
+        return
+    names = list(rows[0]["errors, Å²"])
+    table = Table(
+        *("molecule", "frames", "", *names),
+        title="mean square position error per coordinate, 10⁻² Å²",
+    )
+    for row in rows:
+        for title, key in (("S2S", "s2s"), ("S2T", "s2t")):
+            cells = (f"{100.0 * row['errors, Å²'][name][key]:.3g}" for name in names)
+            table.add_row(row["molecule"], str(row["horizon, frames"]), title, *cells)
+    print_table(table)
+
+
+def _horizons(frames: MoleculeFrames, times_fs: list[float] | None) -> list[int]:
+    """Return the times in frames."""
+    if times_fs is None:
+        return [HORIZON]
+    if frames.dt_fs is None:
+        raise ConfigError(
+            f"the data do not say how far apart the frames of {frames.name!r} are, so --time means "
+            "nothing; give --frame-spacing"
+        )
+    horizons = []
+    for time in times_fs:
+        count = round(time / frames.dt_fs)
+        if abs(count * frames.dt_fs - time) > _WHOLE * time or count < SLOTS:
+            raise ConfigError(
+                f"time={time:g} fs is no whole number of frames of {frames.dt_fs:g} fs, at least "
+                f"{SLOTS}; choose another one"
+            )
+        horizons.append(count)
+    return horizons
