@@ -7,16 +7,20 @@ A run of it leaves its configuration, a ``.toml`` file, in a folder, and checkpo
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
-
-import tomllib
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.models.atom import ATOM, official
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.checkpoint import in_one_type, plain_names, read_checkpoint
 from mlmd_calc.zoo.model_file import ModelFile, build_network, content_checksum
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def read_atom_checkpoint(path: Path) -> ModelFile:
