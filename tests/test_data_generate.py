@@ -229,7 +229,8 @@ def test_killed_generation_continues(tmp_path):
     names = ["water", "methane", "methanol", "ammonia"]
     script = (
         "import sys\n"
-        "from mlmd_calc.data import MOLECULES, SamplingSettings\n"
+        "from mlmd_calc.data import MOLECULES\n"
+        "from mlmd_calc.data.sampling_settings import SamplingSettings\n"
         "from mlmd_calc.data.generate import generate\n"
         f"quick = SamplingSettings.for_mode('langevin', **{ {**QUICK, 'stride_fs': 2.0} })\n"
         f"generate([MOLECULES[name] for name in {names}], sys.argv[1], quick)\n"
