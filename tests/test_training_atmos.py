@@ -442,7 +442,9 @@ def test_kinds_of_models_and_data_are_not_mixed_up(finished, tmp_path, data):
         prepare([], MDETRecipe(), start, {})
     with pytest.raises(ConfigError, match=r"'toy' is an MD-ET force field, but .*kind='atmos'"):
         run(tmp_path, data, start=toy_model())
-    with pytest.raises(ConfigError, match=r"is of kind 'atmos'; an ATOM model is needed"):
+    with pytest.raises(
+        ConfigError, match=r"is an ATMOS propagator, but an ATOM propagator is needed"
+    ):
         load_atom(finished / "model.safetensors")
     with pytest.raises(ConfigError, match=r"trains on MoleculeFrames, but .*Biomolecular"):
         run(tmp_path, data, MDETRecipe())

@@ -211,9 +211,11 @@ def test_kinds_of_models_are_not_mixed_up(finished, tmp_path, model_file):
         run(tmp_path, MDETRecipe(), start=start)
     with pytest.raises(ConfigError, match=r"'toy' is an MD-ET force field, but .*kind='atom'"):
         run(tmp_path, RECIPE, start=toy_model())
-    with pytest.raises(ConfigError, match=r"propagates trajectories.*load_propagator"):
+    with pytest.raises(
+        ConfigError, match=r"an ATOM propagator, but an MD-ET force field is .*load_propagator"
+    ):
         load_model(path)
-    with pytest.raises(ConfigError, match=r"is a force field.*load_model"):
+    with pytest.raises(ConfigError, match=r"is an MD-ET force field.*load_model"):
         load_atom(model_file)
     assert load_any_model(path).card.name == "springs"
 

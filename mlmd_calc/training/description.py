@@ -8,13 +8,8 @@ from typing import Any, Final
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.training.recipe import ATOMRecipe, MDETRecipe, Recipe
 from mlmd_calc.training.task import AnyModel, TrainingData
-from mlmd_calc.zoo import list_models
+from mlmd_calc.zoo import KINDS, list_models
 
-_UNITS: Final = {
-    "mdet": "energy eV, forces eV/Å",
-    "atom": "positions Å, velocities Å/fs",
-    "atmos": "positions Å",
-}
 _NAMED: Final = 12
 """Molecules of the training data that are named."""
 
@@ -47,7 +42,7 @@ def card_entries(
     own: dict[str, Any] = {
         "training_data": _summary(data),
         "level_of_theory": ", ".join(_stated(data, "teacher")),
-        "units": _UNITS[recipe.kind],
+        "units": KINDS[recipe.kind].units,
     }
     forces = _stated(data, "forces")
     if start is None:

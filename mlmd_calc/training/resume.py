@@ -19,7 +19,7 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.files import replacing
 from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
+from mlmd_calc.zoo import LoadedModel
 from mlmd_calc.zoo.training_run import PREVIOUS_CHECKPOINT, has_checkpoint, read_last_checkpoint
 
 RUN_KEY: Final = "run"
@@ -31,7 +31,7 @@ _Content: TypeAlias = tuple[str, tuple[NDArray[np.generic] | None, ...]]
 def run_identity(
     frames: Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory],
     recipe: Recipe,
-    start: Model | ATOMModel | ATMOSModel | None,
+    start: LoadedModel[Any] | None,
     processes: int,
 ) -> dict[str, Any]:
     """Describe all that decides the outcome of a run.

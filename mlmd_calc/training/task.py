@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from ase.data import chemical_symbols
@@ -31,20 +31,14 @@ from mlmd_calc.training.module import TrainingModule
 from mlmd_calc.training.recipe import ATMOSRecipe, ATOMRecipe, MDETRecipe, Recipe
 from mlmd_calc.training.trajectory_batches import JumpBatches, TrajectoryTable
 from mlmd_calc.training.window_batches import WindowBatches, WindowTable, coordinate_scale
-from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model
+from mlmd_calc.zoo import KINDS, ATMOSModel, ATOMModel, LoadedModel, Model
 
 N = TypeVar("N", bound=torch.nn.Module)
 M = TypeVar("M", Model, ATOMModel, ATMOSModel)
 D = TypeVar("D", MoleculeFrames, BiomolecularTrajectory)
 
-_KINDS: Final = {
-    "mdet": "an MD-ET force field",
-    "atom": "an ATOM propagator",
-    "atmos": "an ATMOS propagator",
-}
-
 TrainingData: TypeAlias = Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory]
-AnyModel: TypeAlias = Model | ATOMModel | ATMOSModel
+AnyModel: TypeAlias = LoadedModel[Any]
 Parts: TypeAlias = dict[str, list[MoleculeFrames]]
 TrajectoryParts: TypeAlias = dict[str, list[BiomolecularTrajectory]]
 
@@ -119,7 +113,7 @@ def _of_kind(start: AnyModel | None, kind: type[M], recipe: Recipe) -> M | None:
     if start is None or isinstance(start, kind):
         return start
     raise ConfigError(
-        f"model {start.card.name!r} is {_KINDS[start.card.kind]}, but the recipe has "
+        f"model {start.card.name!r} is {KINDS[start.card.kind].title}, but the recipe has "
         f"kind={recipe.kind!r}; choose a model and a recipe of the same kind"
     )
 

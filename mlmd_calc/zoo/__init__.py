@@ -1,22 +1,17 @@
 """Model store: checkpoints, model cards, shipped weights."""
 
 from mlmd_calc.zoo.card import ModelCard
-from mlmd_calc.zoo.load import (
-    ATMOSModel,
-    ATOMModel,
-    Model,
-    list_models,
-    load_any_model,
-    load_atmos,
-    load_atom,
-    load_model,
-)
+from mlmd_calc.zoo.kinds import KINDS, ATMOSModel, ATOMModel, Kind, LoadedModel, Model
+from mlmd_calc.zoo.load import list_models, load_any_model, load_atmos, load_atom, load_model
 from mlmd_calc.zoo.model_file import save_model
 from mlmd_calc.zoo.run_directory import read_run_directory
 
 __all__ = [
+    "KINDS",
     "ATMOSModel",
     "ATOMModel",
+    "Kind",
+    "LoadedModel",
     "Model",
     "ModelCard",
     "list_models",

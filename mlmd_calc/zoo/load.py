@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.models.atmos import ATMOS
-from mlmd_calc.models.atom import ATOM
-from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.hub import HUB_PREFIX, fetch_run_directory
+from mlmd_calc.zoo.kinds import KINDS, ATMOSModel, ATOMModel, LoadedModel, Model
 from mlmd_calc.zoo.model_file import ModelFile, read_card, read_model
 from mlmd_calc.zoo.run_directory import read_run_directory
 from mlmd_calc.zoo.training_run import is_training_run, read_training_run
+
+M = TypeVar("M", bound=LoadedModel[Any])
 
 WEIGHTS_DTYPE: Final = {
     "float64": torch.float64,
@@ -28,68 +27,6 @@ WEIGHTS_DTYPE: Final = {
     "mixed": torch.float32,
 }
 """Type of the weights for each precision of :class:`mlmd_calc.Potential`."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """What all loaded models have.
-
-    Attributes
-    ----------
-    card
-        What the model is.
-    source
-        What must be given to load the model again.
-    sha256
-        Checksum that identifies the model: of the file, or of the content of a run directory.
-    """
-
-    card: ModelCard
-    source: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Model(LoadedModel):
-    """A loaded force field, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    atomic_energies
-        Energy in eV of each element that the network's energy is relative to; empty if it is
-        absolute or relative to something that is not known.
-    """
-
-    network: MDET
-    atomic_energies: dict[int, float]
-
-
-@dataclass(frozen=True)
-class ATOMModel(LoadedModel):
-    """A loaded ATOM network, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    """
-
-    network: ATOM
-
-
-@dataclass(frozen=True)
-class ATMOSModel(LoadedModel):
-    """A loaded ATMOS network, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    """
-
-    network: ATMOS
 
 
 def list_models() -> list[ModelCard]:
@@ -141,43 +78,32 @@ def load_model(
     >>> from mlmd_calc import load_model
     >>> print(load_model().card)  # doctest: +SKIP
     """
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, Model):
-        raise ConfigError(
-            f"model {model.source!r} propagates trajectories and has no forces; load it with "
-            "mlmd_calc.load_propagator, or name a force field"
-        )
-    return model
+    return _of(Model, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
 def load_atom(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> ATOMModel:
     """Load an ATOM network; see :func:`load_model` for arguments and errors."""
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, ATOMModel):
-        raise _wrong_kind(model, "ATOM")
-    return model
+    return _of(ATOMModel, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
 def load_atmos(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> ATMOSModel:
     """Load an ATMOS network; see :func:`load_model` for arguments and errors."""
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, ATMOSModel):
-        raise _wrong_kind(model, "ATMOS")
-    return model
+    return _of(ATMOSModel, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
-def _wrong_kind(model: Model | ATOMModel | ATMOSModel, wanted: str) -> ConfigError:
-    if isinstance(model, Model):
-        return ConfigError(
-            f"model {model.source!r} is a force field and propagates nothing; load it with "
-            "mlmd_calc.load_model, or name a propagator"
-        )
-    return ConfigError(
-        f"model {model.source!r} is of kind {model.card.kind!r}; an {wanted} model is needed here"
+def _of(wanted: type[M], model: LoadedModel[Any]) -> M:
+    """Refuse a model of another kind than the wanted one."""
+    if isinstance(model, wanted):
+        return model
+    needed = next(kind.title for kind in KINDS.values() if kind.model is wanted)
+    right = "load_model" if isinstance(model, Model) else "load_propagator"
+    raise ConfigError(
+        f"model {model.source!r} is {KINDS[model.card.kind].title}, but {needed} is needed here; "
+        f"name one, or load this one with mlmd_calc.{right}"
     )
 
 
@@ -186,22 +112,17 @@ def load_any_model(
     *,
     device: str = "auto",
     dtype: str = "float64",
-) -> Model | ATOMModel | ATMOSModel:
+) -> LoadedModel[Any]:
     """Load a model of any kind; see :func:`load_model` for arguments and errors."""
     if dtype not in WEIGHTS_DTYPE:
         raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
     torch_device = resolve_device(device)
     source, content = _read(name_or_path)
     network = content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype])
-    card = content.card
-    if isinstance(network, ATOM):
-        return ATOMModel(card=card, source=source, sha256=card.sha256, network=network)
-    if isinstance(network, ATMOS):
-        return ATMOSModel(card=card, source=source, sha256=card.sha256, network=network)
-    return Model(
-        card=card,
+    return KINDS[content.card.kind].model(
+        card=content.card,
         source=source,
-        sha256=card.sha256,
+        sha256=content.card.sha256,
         network=network,
         atomic_energies=content.atomic_energies,
     )
