@@ -28,7 +28,7 @@ from mlmd_calc.propagation import FunctionForces, Propagator, State
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.load import load_propagator
 from mlmd_calc.propagation.state import Frames
-from mlmd_calc.training.recipe import ATOMRecipe
+from mlmd_calc.training.atom.recipe import ATOMRecipe
 from mlmd_calc.zoo import load_atom, save_model
 
 METHYL = harmonic_trajectory("methyl", [6, 1, 1, 1])

@@ -24,7 +24,7 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
-    from mlmd_calc.training.task import AnyModel
+    from mlmd_calc.zoo import LoadedModel
 
 _GO_ON: Final = "the same command goes on from there"
 
@@ -114,7 +114,7 @@ def finetune_command(
     _run(data, reading, out, recipe, override, start, card, devices, accelerator)
 
 
-def usual_recipe(start: AnyModel) -> str:
+def usual_recipe(start: LoadedModel[Any]) -> str:
     """Name of the recipe for fine-tuning a model.
 
     Raises
@@ -139,7 +139,7 @@ def _run(
     out: Path,
     recipe_name: str,
     override: list[str] | None,
-    start: AnyModel | None,
+    start: LoadedModel[Any] | None,
     card_file: Path | None,
     devices: int,
     accelerator: str,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,26 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 
 
+class _Molecule(Protocol):
+    """What a split by molecules looks at."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+
+M = TypeVar("M", bound=_Molecule)
+
+
 def split_by_molecule(
-    frames: Sequence[MoleculeFrames],
+    frames: Sequence[M],
     holdout_names: Collection[str] | None = None,
     *,
     fraction: float | None = None,
     seed: int | None = None,
-) -> tuple[list[MoleculeFrames], list[MoleculeFrames]]:
+) -> tuple[list[M], list[M]]:
     """Hold out whole molecules.
 
     Give either the names or a fraction with a seed. Everything of one name goes to the same side.
@@ -74,10 +88,8 @@ def _draw(names: list[str], fraction: float | None, seed: int | None) -> set[str
     return set(np.random.default_rng(seed).choice(names, size=count, replace=False).tolist())
 
 
-def _refuse_shared_smiles(
-    train: Sequence[MoleculeFrames], held_out: Sequence[MoleculeFrames]
-) -> None:
-    def by_smiles(molecules: Sequence[MoleculeFrames]) -> dict[str, str]:
+def _refuse_shared_smiles(train: Sequence[_Molecule], held_out: Sequence[_Molecule]) -> None:
+    def by_smiles(molecules: Sequence[_Molecule]) -> dict[str, str]:
         return {
             smiles: molecule.name
             for molecule in molecules

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos import ATMOSConfig, Features
 from mlmd_calc.models.atmos.sampler import training_noise
-from mlmd_calc.training.batches import BatchStream
+from mlmd_calc.training.batches import BatchStream, padded_size
 
 
 class WindowBatch(NamedTuple):
@@ -270,7 +269,7 @@ class WindowBatches(BatchStream[WindowBatch]):
         self.subsequences = subsequences
         self.members: dict[int, list[int]] = {}
         for index, trajectory in enumerate(table.trajectories):
-            size = math.ceil(len(trajectory.system.atoms) / size_step) * size_step
+            size = padded_size(len(trajectory.system.atoms), size_step)
             self.members.setdefault(size, []).append(index)
         counts = {size: len(self.members[size]) for size in sorted(self.members)}
         super().__init__(counts, dict.fromkeys(counts, float(systems)), **position)

@@ -1,0 +1,86 @@
+"""Recipe of ATOM propagators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
+from mlmd_calc.options import refuse_unknown
+from mlmd_calc.training.recipe import Recipe, check_weights
+
+
+@dataclass(frozen=True)
+class ATOMLossWeights:
+    """Weights of the loss terms of ATOM.
+
+    Attributes
+    ----------
+    positions
+        Mean square error of the positions, in units of what force-free motion leaves unexplained
+        for the element at that time (:class:`~.batches.ChangeScales`).
+    velocities
+        Mean square error of the velocities, likewise.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is not a number, is negative, or all are zero.
+    """
+
+    positions: float = 1.0
+    velocities: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_weights(self)
+
+
+@dataclass(frozen=True)
+class ATOMRecipe(Recipe):
+    """Recipe of an ATOM integrator, trained on trajectories.
+
+    Attributes
+    ----------
+    model
+        See :meth:`mlmd_calc.models.ATOMConfig.for_integrator`; the table ``integrator`` in it holds
+        the options of :class:`mlmd_calc.models.IntegratorConfig`.
+    loss
+        Loss weights.
+    atoms_per_batch
+        Batches hold about this many atoms, each counted once per time.
+    times
+        Later times of each sample; a sample is a state, and the states at these times.
+    shortest_horizon
+        Shortest time in fs; times are log-uniform up to the network's ``max_horizon``.
+    """
+
+    kind: ClassVar[str] = "atom"
+    smallest: ClassVar[dict[str, int]] = {**Recipe.smallest, "atoms_per_batch": 1, "times": 1}
+    used_with_forces: ClassVar[bool] = True
+
+    loss: ATOMLossWeights = field(default_factory=ATOMLossWeights)
+    atoms_per_batch: int = 1600
+    times: int = 2
+    shortest_horizon: float = 2.0
+
+    def _check_model(self) -> None:
+        self.network_config()
+        longest = self._integrator().max_horizon
+        if not 0.0 < self.shortest_horizon <= longest:
+            raise ConfigError(
+                f"shortest_horizon={self.shortest_horizon} fs; it must be positive and at most the "
+                f"network's max_horizon={longest} fs"
+            )
+
+    def network_config(self) -> ATOMConfig:
+        """Architecture of the network to train."""
+        options = {name: value for name, value in self.model.items() if name != "integrator"}
+        refuse_unknown(ATOMConfig, options, "ATOM options")
+        return ATOMConfig.for_integrator(self._integrator(), **options)
+
+    def _integrator(self) -> IntegratorConfig:
+        options = self.model.get("integrator", {})
+        return IntegratorConfig(
+            **refuse_unknown(IntegratorConfig, options, "ATOM integrator options")
+        )
