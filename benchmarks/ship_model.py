@@ -7,7 +7,7 @@ The card file holds what cannot be measured: name, description, data, recommende
 commands that trained the model. Errors of force fields are measured in the recommended setting and,
 where the model allows it, with direct forces in one fresh random orientation per call; those of
 propagators with the recommended potential, beside ballistic motion. Those of ATMOS models are what
-``mlmd evaluate DATA --model MODEL --json`` printed, given as ``--evaluation``.
+``mlmd evaluate rollouts DATA --model MODEL --json`` printed, given as ``--evaluation``.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def held_out(recipe: dict[str, Any], paths: Sequence[Path]) -> Tests:
 
 
 def rollout_errors(path: Path) -> dict[str, Any]:
-    """Rows of the tables that ``mlmd evaluate`` printed for an ATMOS model."""
+    """Rows of the tables that ``mlmd evaluate rollouts`` printed for an ATMOS model."""
     report = json.loads(path.read_text(encoding="utf-8"))
     return {
         f"{row['row']}, {table['interval_ps']:g} ps": {
