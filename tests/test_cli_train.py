@@ -159,6 +159,16 @@ def test_usual_recipe_suits_the_model(model, recipe):
             usual_recipe(start)
 
 
+def test_an_entry_of_a_table_is_set(folder, tmp_path):
+    arguments = (folder / "labels", "--out", tmp_path, "--recipe", folder / "recipe.toml")
+    arguments += ("--accelerator", "cpu", "--set", "model.edge_types=true")
+    assert invoke("train", *arguments).exit_code == 0
+    config = load_model(tmp_path).network.config
+    assert (config.edge_types, config.embd_dim) == (True, 16)
+    with pytest.raises(ConfigError, match=r"unknown MD-ET options \['edges'\]; known are"):
+        invoke("train", *arguments, "--set", "model.edges=true")
+
+
 def test_train_refuses_to_continue_another_run(folder):
     with pytest.raises(ConfigError, match=r"holds another run: steps was 3, is 2"):
         invoke(

@@ -103,22 +103,15 @@ def numbered(trajectory):
 
 
 def table(trajectories, recipe=RECIPE, **changes):
-    options = {
-        **{"strides_ps": recipe.strides_ps, "window": recipe.window, "noise_samples": 2},
-        **{"crop_tokens": 100, "frame_noise": 0.0, **changes},
-    }
-    return WindowTable(trajectories, recipe.network_config(2.0), **options)
+    """Windows of the trajectories, with noise on what is read where ``frame_noise`` is given."""
+    recipe = replace(recipe, **{"crop_tokens": 100, **changes})
+    config = recipe.network_config(2.0)
+    return WindowTable(trajectories, config, recipe, frame_noise=recipe.frame_noise)
 
 
 def stream(trajectories, recipe=RECIPE, seed=0, start=0, **changes):
-    return WindowBatches(
-        table(trajectories, recipe, **changes),
-        systems=2,
-        subsequences=3,
-        size_step=16,
-        seed=seed,
-        start=start,
-    )
+    batched = replace(recipe, systems=2, subsequences=3, size_step=16)
+    return WindowBatches(table(trajectories, recipe, **changes), batched, seed=seed, start=start)
 
 
 # ---- windows --------------------------------------------------------------------------------
@@ -380,6 +373,14 @@ def test_command_trains_and_fine_tunes(tmp_path, data):
     tuned = load_atmos(second / "model.safetensors")
     assert tuned.network.config == load_atmos(model).network.config
     assert tuned.card.strides_ps == (2.0,)
+
+
+def test_options_of_other_data_are_refused(tmp_path):
+    app = typer.Typer()
+    app.command()(train_command)
+    words = [str(tmp_path), "--out", str(tmp_path), "--recipe", "atmos-peptides"]
+    with pytest.raises(ConfigError, match=r"--frame-spacing means nothing for .* kind='atmos'"):
+        CliRunner().invoke(app, [*words, "--frame-spacing", "2"], catch_exceptions=False)
 
 
 def test_temperatures_that_differ_are_not_on_the_card(tmp_path, data):

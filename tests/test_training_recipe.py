@@ -47,8 +47,27 @@ def test_overrides_reach_into_tables():
     assert model == {**usual, "integrator": {**usual["integrator"], "max_horizon": 16.0}}
     with pytest.raises(ConfigError, match=r"'steps\.many' is no recipe entry: steps is 2000"):
         load_recipe("mdet-finetune", {"steps.many": 3})
-    with pytest.raises(ConfigError, match=r"unknown loss terms \['slope'\]"):
-        load_recipe("mdet-finetune", {"loss.slope": 3})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "message"),
+    [
+        ("mdet-finetune", "loss.slope", r"unknown loss terms \['slope'\]; known are .*gradient"),
+        ("mdet", "modle.n_layers", r"unknown recipe entries \['modle'\]; known are .*model"),
+        ("mdet", "model.layers", r"unknown MD-ET options \['layers'\]; known are .*n_layers"),
+        (
+            "atom-small-organics",
+            "model.integrator.acceleration",
+            r"unknown ATOM integrator options \['acceleration'\]; known are accelerations",
+        ),
+        ("atom-small-organics", "model.layers", r"unknown ATOM options \['layers'\]"),
+        ("atmos-peptides", "model.sampler.step", r"unknown ATMOS sampler options \['step'\]"),
+        ("mdet", "model.n_layers.many", r"'model.n_layers.many' is no .*: model.n_layers is 12"),
+    ],
+)
+def test_overrides_of_what_there_is_not_are_refused(recipe, key, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe, {key: 3})
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from mlmd_calc.cli.data_options import (
     EnergyKey,
     ForcesKey,
     FrameSpacing,
+    Reading,
     VelocityUnitOption,
-    read_with,
 )
 from mlmd_calc.errors import ConfigError
 
@@ -82,14 +82,8 @@ def forces_command(
     from mlmd_calc.potential import Potential
 
     loaded = _load(model, "forces")
-    molecules = read_with(
-        data,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        velocity_unit=velocity_unit,
-        frame_spacing=frame_spacing,
-    )
-    molecules = _chosen(molecules, loaded, held_out, only)
+    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    molecules = _chosen(found, loaded, held_out, only)
     potential = Potential(
         loaded.source,
         dtype=dtype,
@@ -132,14 +126,8 @@ def jumps_command(
     from mlmd_calc.propagation.load import load_propagator
 
     loaded = _load(model, "jumps")
-    molecules = read_with(
-        data,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        velocity_unit=velocity_unit,
-        frame_spacing=frame_spacing,
-    )
-    molecules = _chosen(molecules, loaded, held_out, only)
+    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    molecules = _chosen(found, loaded, held_out, only)
     propagator = load_propagator(
         loaded.source, device="cpu", dtype=dtype, potential=potential, rotation=rotation
     )

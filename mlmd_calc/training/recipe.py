@@ -129,11 +129,11 @@ class Recipe:
         for name in ("held_out_fraction", "ema_decay"):
             check_fraction(self, name)
         try:
-            self._check_model()
+            self.check_model()
         except TypeError as error:
             raise ConfigError(f"model={self.model!r} is not an architecture: {error}") from error
 
-    def _check_model(self) -> None:
+    def check_model(self) -> None:
         """Refuse architecture options that no network can be built from."""
 
     def check_start(self, start: LoadedModel[Any]) -> None:

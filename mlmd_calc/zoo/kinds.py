@@ -79,6 +79,8 @@ class Kind:
         to a layer above this one and need what not every installation has.
     evaluation
         The command of ``mlmd evaluate`` that measures it; None if none does.
+    loader
+        Function of `mlmd_calc` that loads a model of this kind.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Kind:
     recipe: str
     task: str
     evaluation: str | None = None
+    loader: str = "zoo.load_any_model"
 
 
 _TRAINING: Final = "mlmd_calc.training"
@@ -107,6 +110,7 @@ KINDS: Final[dict[str, Kind]] = {
             recipe=f"{_TRAINING}.mdet.recipe:MDETRecipe",
             task=f"{_TRAINING}.mdet.task:mdet_task",
             evaluation="forces",
+            loader="load_model",
         ),
         Kind(
             name="atom",
@@ -118,6 +122,7 @@ KINDS: Final[dict[str, Kind]] = {
             recipe=f"{_TRAINING}.atom.recipe:ATOMRecipe",
             task=f"{_TRAINING}.atom.task:atom_task",
             evaluation="jumps",
+            loader="load_propagator",
         ),
         Kind(
             name="atmos",
@@ -129,6 +134,7 @@ KINDS: Final[dict[str, Kind]] = {
             recipe=f"{_TRAINING}.atmos.recipe:ATMOSRecipe",
             task=f"{_TRAINING}.atmos.task:atmos_task",
             evaluation="rollouts",
+            loader="load_propagator",
         ),
     )
 }

@@ -100,10 +100,10 @@ def _of(wanted: type[M], model: LoadedModel[Any]) -> M:
     if isinstance(model, wanted):
         return model
     needed = next(kind.title for kind in KINDS.values() if kind.model is wanted)
-    right = "load_model" if isinstance(model, Model) else "load_propagator"
+    kind = KINDS[model.card.kind]
     raise ConfigError(
-        f"model {model.source!r} is {KINDS[model.card.kind].title}, but {needed} is needed here; "
-        f"name one, or load this one with mlmd_calc.{right}"
+        f"model {model.source!r} is {kind.title}, but {needed} is needed here; name one, or load "
+        f"this one with mlmd_calc.{kind.loader}"
     )
 
 

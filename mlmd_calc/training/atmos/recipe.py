@@ -84,7 +84,8 @@ class ATMOSRecipe(Recipe):
     crop_tokens: int = 256
     frame_noise: float = 0.0
 
-    def _check_model(self) -> None:
+    def check_model(self) -> None:
+        """Refuse options that no network has, and windows that do not suit it."""
         if not self.strides_ps or min(self.strides_ps) <= 0:
             raise ConfigError(
                 f"strides_ps={list(self.strides_ps)}; it must be a list of one or more positive "

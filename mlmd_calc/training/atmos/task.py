@@ -36,30 +36,17 @@ def atmos_task(
         recipe.check_network(network.config)
     elements = elements_of(train)
     refuse_new_elements(validation, elements)
-    table, *held_out = (
-        WindowTable(
-            part,
-            network.config,
-            strides_ps=recipe.strides_ps,
-            window=recipe.window,
-            noise_samples=recipe.noise_samples,
-            crop_tokens=recipe.crop_tokens,
-            frame_noise=noise,
-        )
-        for part, noise in [(train, recipe.frame_noise), *((v, 0.0) for v in validation.values())]
-    )
+    table = WindowTable(train, network.config, recipe, frame_noise=recipe.frame_noise)
     per_batch = recipe.systems * recipe.subsequences
     batches = {
-        name: list(part.spread(recipe.validation_structures, per_batch))
-        for name, part in zip(validation, held_out, strict=True)
+        name: list(
+            WindowTable(part, network.config, recipe).spread(
+                recipe.validation_structures, per_batch
+            )
+        )
+        for name, part in validation.items()
     }
-    stream = functools.partial(
-        WindowBatches,
-        table,
-        systems=recipe.systems,
-        subsequences=recipe.subsequences,
-        size_step=recipe.size_step,
-    )
+    stream = functools.partial(WindowBatches, table, recipe)
     card: dict[str, Any] = {"strides_ps": list(recipe.strides_ps)}
     temperatures = {trajectory.temperature_K for trajectory in train}
     if len(temperatures) == 1:

@@ -64,9 +64,9 @@ class ATOMRecipe(Recipe):
     times: int = 2
     shortest_horizon: float = 2.0
 
-    def _check_model(self) -> None:
-        self.network_config()
-        longest = self._integrator().max_horizon
+    def check_model(self) -> None:
+        """Refuse options that no integrator has, and times that it cannot jump over."""
+        longest = integrator_options(self.network_config()).max_horizon
         if not 0.0 < self.shortest_horizon <= longest:
             raise ConfigError(
                 f"shortest_horizon={self.shortest_horizon} fs; it must be positive and at most the "
@@ -75,12 +75,23 @@ class ATOMRecipe(Recipe):
 
     def network_config(self) -> ATOMConfig:
         """Architecture of the network to train."""
-        options = {name: value for name, value in self.model.items() if name != "integrator"}
-        refuse_unknown(ATOMConfig, options, "ATOM options")
-        return ATOMConfig.for_integrator(self._integrator(), **options)
-
-    def _integrator(self) -> IntegratorConfig:
-        options = self.model.get("integrator", {})
-        return IntegratorConfig(
-            **refuse_unknown(IntegratorConfig, options, "ATOM integrator options")
+        options = dict(refuse_unknown(ATOMConfig, self.model, "ATOM options"))
+        integrator = refuse_unknown(
+            IntegratorConfig, options.pop("integrator", {}), "ATOM integrator options"
         )
+        return ATOMConfig.for_integrator(IntegratorConfig(**integrator), **options)
+
+
+def integrator_options(config: ATOMConfig) -> IntegratorConfig:
+    """Options of a network that is a jump of an integrator.
+
+    Raises
+    ------
+    ConfigError
+        If the network is the published operator.
+    """
+    if config.integrator is None:
+        raise ConfigError(
+            "this network is the published operator, not an integrator, and cannot be trained here"
+        )
+    return config.integrator

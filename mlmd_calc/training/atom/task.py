@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.errors import ConfigError
-from mlmd_calc.models.atom import ATOM, ATOMConfig, IntegratorConfig
+from mlmd_calc.models.atom import ATOM
 from mlmd_calc.training.atom.batches import JumpBatches, TrajectoryTable
 from mlmd_calc.training.atom.module import ATOMTraining
-from mlmd_calc.training.atom.recipe import ATOMRecipe
+from mlmd_calc.training.atom.recipe import ATOMRecipe, integrator_options
 from mlmd_calc.training.held_out import elements_of
 from mlmd_calc.training.task import Task, network_to_train, refuse_new_elements
 from mlmd_calc.zoo import ATOMModel
@@ -48,18 +47,3 @@ def atom_task(
     strides = [round(n * table.dt_fs / units.FS_PER_PS, 9) for n in table.strides]
     card = {"strides_ps": strides}
     return Task(ATOMTraining(network, recipe), stream, batches, {}, sorted(elements), card)
-
-
-def integrator_options(config: ATOMConfig) -> IntegratorConfig:
-    """Options of a network that is a jump of an integrator.
-
-    Raises
-    ------
-    ConfigError
-        If the network is the published operator.
-    """
-    if config.integrator is None:
-        raise ConfigError(
-            "this network is the published operator, not an integrator, and cannot be trained here"
-        )
-    return config.integrator

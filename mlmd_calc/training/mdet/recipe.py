@@ -68,7 +68,8 @@ class MDETRecipe(Recipe):
     pairs_per_batch: int = 10_000
     copies: int = 2
 
-    def _check_model(self) -> None:
+    def check_model(self) -> None:
+        """Refuse options that no MD-ET network has."""
         MDETConfig.from_dict(self.model)
 
     def check_start(self, start: LoadedModel[Any]) -> None:
