@@ -10,7 +10,7 @@ from mlmd_calc.options import check_count, refuse_unknown
 from mlmd_calc.training.held_out import elements_of
 from mlmd_calc.training.mdet.batches import StructureTable, TrainingBatches
 from mlmd_calc.training.module import TrainingModule
-from mlmd_calc.training.recipe import Recipe, check_weights
+from mlmd_calc.training.recipe import LossWeights, Recipe
 from mlmd_calc.training.task import Task, network_to_train, refuse_new_elements
 from mlmd_calc.zoo import Kind, LoadedModel
 
@@ -45,11 +45,8 @@ class Toy(nn.Module):
 
 
 @dataclass(frozen=True)
-class ToyLossWeights:
+class ToyLossWeights(LossWeights):
     energy: float = 1.0
-
-    def __post_init__(self):
-        check_weights(self)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +13,10 @@ from numpy.typing import NDArray
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 
+if TYPE_CHECKING:
+    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 
-class _Molecule(Protocol):
-    """What a split by molecules looks at."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def metadata(self) -> Mapping[str, Any]: ...
-
-
-M = TypeVar("M", bound=_Molecule)
+M = TypeVar("M", bound="MoleculeFrames | BiomolecularTrajectory")
 
 
 def split_by_molecule(
@@ -88,8 +80,8 @@ def _draw(names: list[str], fraction: float | None, seed: int | None) -> set[str
     return set(np.random.default_rng(seed).choice(names, size=count, replace=False).tolist())
 
 
-def _refuse_shared_smiles(train: Sequence[_Molecule], held_out: Sequence[_Molecule]) -> None:
-    def by_smiles(molecules: Sequence[_Molecule]) -> dict[str, str]:
+def _refuse_shared_smiles(train: Sequence[M], held_out: Sequence[M]) -> None:
+    def by_smiles(molecules: Sequence[M]) -> dict[str, str]:
         return {
             smiles: molecule.name
             for molecule in molecules

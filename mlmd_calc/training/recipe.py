@@ -37,6 +37,26 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of a loss, one field for each; a base class.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is not a number, is negative, or all are zero.
+    """
+
+    def __post_init__(self) -> None:
+        check_types(self, "loss.")
+        values = asdict(self)
+        if min(values.values()) < 0 or not any(values.values()):
+            raise ConfigError(
+                f"the loss weights are {values}; none may be negative and at least one must be "
+                "positive"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the outcome of a training run except the data files.
 
@@ -165,27 +185,6 @@ class Recipe:
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         return recipe(**entries, loss=loss)
-
-
-def check_weights(weights: Any) -> None:
-    """Refuse weights of loss terms that are negative or all zero.
-
-    Parameters
-    ----------
-    weights
-        Dataclass of numbers.
-
-    Raises
-    ------
-    ConfigError
-        With the offending weights.
-    """
-    check_types(weights, "loss.")
-    values = asdict(weights)
-    if min(values.values()) < 0 or not any(values.values()):
-        raise ConfigError(
-            f"the loss weights are {values}; none may be negative and at least one must be positive"
-        )
 
 
 def _with_lists(value: Any) -> Any:

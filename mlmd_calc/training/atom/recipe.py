@@ -8,11 +8,11 @@ from typing import ClassVar
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atom.config import ATOMConfig, IntegratorConfig
 from mlmd_calc.options import refuse_unknown
-from mlmd_calc.training.recipe import Recipe, check_weights
+from mlmd_calc.training.recipe import LossWeights, Recipe
 
 
 @dataclass(frozen=True)
-class ATOMLossWeights:
+class ATOMLossWeights(LossWeights):
     """Weights of the loss terms of ATOM.
 
     Attributes
@@ -22,18 +22,10 @@ class ATOMLossWeights:
         for the element at that time (:class:`~.batches.ChangeScales`).
     velocities
         Mean square error of the velocities, likewise.
-
-    Raises
-    ------
-    ConfigError
-        If a weight is not a number, is negative, or all are zero.
     """
 
     positions: float = 1.0
     velocities: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_weights(self)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,9 +99,8 @@ class StructureTable:
 
     def batch(self, size: int, index: NDArray[np.int64]) -> Batch:
         """Structures of one size group, by index into the group."""
-        group = self.groups[size]
         rows = torch.from_numpy(index)
-        return Batch(*(None if column is None else column[rows] for column in group))  # type: ignore[arg-type]
+        return _mapped(self.groups[size], lambda column: column[rows])
 
     def spread(self, count: int, pairs_per_batch: int) -> Iterator[Batch]:
         """About ``count`` structures, evenly spread over each size group, without augmentation.
@@ -182,17 +181,10 @@ def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
     generator
         Source of randomness.
     """
+    copied = _mapped(batch, lambda column: column.repeat_interleave(copies, dim=0))
+    transform = random_orientations(len(copied.energies), generator)
+    return copied._replace(positions=copied.positions @ transform, forces=copied.forces @ transform)
 
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.repeat_interleave(copies, dim=0)
 
-    transform = random_orientations(copies * len(batch.energies), generator)
-    return Batch(
-        positions=repeat(batch.positions) @ transform,
-        forces=repeat(batch.forces) @ transform,
-        energies=repeat(batch.energies),
-        numbers=repeat(batch.numbers),
-        mask=None if batch.mask is None else repeat(batch.mask),
-        charge=repeat(batch.charge),
-        multiplicity=repeat(batch.multiplicity),
-    )
+def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return Batch(*(None if column is None else change(column) for column in batch))  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet.config import MDETConfig
-from mlmd_calc.training.recipe import Recipe, check_weights
+from mlmd_calc.training.recipe import LossWeights, Recipe
 from mlmd_calc.zoo import LoadedModel
 
 
 @dataclass(frozen=True)
-class MDETLossWeights:
+class MDETLossWeights(LossWeights):
     """Weights of the loss terms of MD-ET, all of them lengths or absolute values in eV and Å.
 
     Attributes
@@ -27,20 +27,12 @@ class MDETLossWeights:
     consistency
         Mean length of the difference between direct forces and minus the energy gradient, eV/Å.
         Pulls the direct forces towards the gradient and leaves the energy head alone.
-
-    Raises
-    ------
-    ConfigError
-        If a weight is not a number, is negative, or all are zero.
     """
 
     forces: float = 1.0
     energy: float = 0.0
     gradient: float = 0.0
     consistency: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_weights(self)
 
 
 @dataclass(frozen=True)
