@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -44,7 +45,8 @@ class _ByKind(TyperGroup):
     """Takes the command that fits the model where none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+        known = (*self.commands, *self.get_help_option_names(ctx))
+        if args and args[0] not in known and not ctx.resilient_parsing:
             args = [_command_of(_load(_named_model(args))), *args]
         return super().parse_args(ctx, args)
 
@@ -202,8 +204,12 @@ def rollouts_command(
 
 def _named_model(args: list[str]) -> str | None:
     """Model that arguments name, if they do."""
-    words = [word for arg in args for word in (arg.split("=", 1) if "--model=" in arg else [arg])]
-    return words[words.index("--model") + 1] if "--model" in words[:-1] else None
+    for word, following in itertools.zip_longest(args, args[1:]):
+        if word == "--model":
+            return following
+        if word.startswith("--model="):
+            return word.removeprefix("--model=")
+    return None
 
 
 def _command_of(model: LoadedModel[Any]) -> str:
