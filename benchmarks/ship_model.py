@@ -7,14 +7,13 @@ The card file holds what cannot be measured: name, description, data, recommende
 commands that trained the model. Errors of force fields are measured in the recommended setting and,
 where the model allows it, with direct forces in one fresh random orientation per call; those of
 propagators with the recommended potential, beside ballistic motion. Those of ATMOS models are what
-``mlmd evaluate DATA --model MODEL --json`` printed, given as ``--evaluation``.
+``mlmd evaluate rollouts DATA --model MODEL --json`` printed, given as ``--evaluation``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +23,18 @@ from rich.console import Console
 from mlmd_calc import Potential, load_propagator
 from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
 from mlmd_calc.analysis.jump_baselines import ALL, MODEL, compare_with_baselines
-from mlmd_calc.data import MoleculeFrames, read_dataset, split_by_block, split_by_molecule
-from mlmd_calc.training.recipe import read_toml
+from mlmd_calc.data import MoleculeFrames, read_dataset
+from mlmd_calc.training.held_out import held_out
+from mlmd_calc.training.recipe import Recipe, read_toml
 from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model, ModelCard, load_any_model, save_model
 from mlmd_calc.zoo.manifest import SHIPPED_WEIGHTS, write_manifest
 
 FRAMES: Final = 100
 EQUIVARIANCE_STRUCTURES: Final = 40
+HELD_OUT: Final = {
+    "molecules never trained on": "molecules",
+    "held-out frames of training molecules": "frames",
+}
 TIMES_FS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
 
 Tests = dict[str, list[MoleculeFrames]]
@@ -111,21 +115,8 @@ def largest_useful(found: dict[str, Any]) -> float:
     return useful
 
 
-def held_out(recipe: dict[str, Any], paths: Sequence[Path]) -> Tests:
-    """Parts that a recipe held out of the data it was trained on."""
-    frames = read_dataset(paths)
-    names = [m.name for m in frames]
-    held = [n for n in recipe["held_out_molecules"] if n in names]
-    frames, molecules = split_by_molecule(frames, held)
-    _, blocks = split_by_block(frames, recipe["held_out_fraction"])
-    return {
-        "molecules never trained on": molecules,
-        "held-out frames of training molecules": blocks,
-    }
-
-
 def rollout_errors(path: Path) -> dict[str, Any]:
-    """Rows of the tables that ``mlmd evaluate`` printed for an ATMOS model."""
+    """Rows of the tables that ``mlmd evaluate rollouts`` printed for an ATMOS model."""
     report = json.loads(path.read_text(encoding="utf-8"))
     return {
         f"{row['row']}, {table['interval_ps']:g} ps": {
@@ -156,7 +147,8 @@ def main() -> None:
         name, _, paths = item.partition("=")
         tests[name] = read_dataset([Path(path) for path in paths.split(",")])
     if arguments.held_out:
-        tests |= held_out(card.recipe, arguments.held_out)
+        frames, recipe = read_dataset(arguments.held_out), Recipe.from_dict(card.recipe)
+        tests |= {label: held_out(frames, recipe, part) for label, part in HELD_OUT.items()}
     errors: dict[str, Any]
     references: dict[int, float]
     if isinstance(model, ATMOSModel):

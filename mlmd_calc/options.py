@@ -38,7 +38,7 @@ def shown(value: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def check_types(options: Any) -> None:
+def check_types(options: Any, prefix: str = "") -> None:
     """Refuse values that are not of the type a dataclass declares, and numbers without end.
 
     Parameters
@@ -46,6 +46,8 @@ def check_types(options: Any) -> None:
     options
         Instance of a dataclass whose fields are of simple types: bool, int, float, str, tuples of
         one of them, dictionaries, other dataclasses, or one of these and None.
+    prefix
+        What to say before the name of a field.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def check_types(options: Any) -> None:
     for name, kind in _declared(type(options)).items():
         value = getattr(options, name)
         if not _fits(value, kind):
-            raise ConfigError(f"{name}={shown(value)}; it must be {_words(kind)}")
+            raise ConfigError(f"{prefix}{name}={shown(value)}; it must be {_words(kind)}")
 
 
 def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:

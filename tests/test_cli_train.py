@@ -14,7 +14,8 @@ from spring_molecules import spring_frames
 from typer.testing import CliRunner
 
 from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
-from mlmd_calc.cli.models import evaluate_command, models_command
+from mlmd_calc.cli import evaluate as evaluate_commands
+from mlmd_calc.cli.models import models_command
 from mlmd_calc.cli.train import finetune_command, train_command, usual_recipe
 from mlmd_calc.data import read_dataset, write_labels
 from mlmd_calc.errors import ConfigError
@@ -26,7 +27,7 @@ APP = typer.Typer()
 APP.command("train")(train_command)
 APP.command("finetune")(finetune_command)
 APP.command("models")(models_command)
-APP.command("evaluate")(evaluate_command)
+APP.add_typer(evaluate_commands.app, name="evaluate")
 
 RECIPE = """
 steps = 2
@@ -158,6 +159,16 @@ def test_usual_recipe_suits_the_model(model, recipe):
             usual_recipe(start)
 
 
+def test_an_entry_of_a_table_is_set(folder, tmp_path):
+    arguments = (folder / "labels", "--out", tmp_path, "--recipe", folder / "recipe.toml")
+    arguments += ("--accelerator", "cpu", "--set", "model.edge_types=true")
+    assert invoke("train", *arguments).exit_code == 0
+    config = load_model(tmp_path).network.config
+    assert (config.edge_types, config.embd_dim) == (True, 16)
+    with pytest.raises(ConfigError, match=r"unknown MD-ET options \['edges'\]; known are"):
+        invoke("train", *arguments, "--set", "model.edges=true")
+
+
 def test_train_refuses_to_continue_another_run(folder):
     with pytest.raises(ConfigError, match=r"holds another run: steps was 3, is 2"):
         invoke(
@@ -197,7 +208,7 @@ def test_models_lists_what_is_shipped():
 def evaluate(folder, *arguments):
     model = folder / "run" / "model.safetensors"
     settings = ("--model", model, "--rotation", "none", "--forces", "direct")
-    return invoke("evaluate", folder / "labels", *settings, *arguments)
+    return invoke("evaluate", "forces", folder / "labels", *settings, *arguments)
 
 
 def test_evaluate_measures_every_molecule_and_all_of_them(folder):
@@ -254,7 +265,8 @@ def test_evaluate_without_energies_leaves_them_out(folder, tmp_path):
         images.append(atoms)
     ase.io.write(tmp_path / "water.extxyz", images)
     model = folder / "run" / "model.safetensors"
-    result = invoke("evaluate", tmp_path, "--model", model, "--rotation", "none", "--json")
+    # Without the name of the command, that for the kind of the model is taken.
+    result = invoke("evaluate", "--rotation", "none", f"--model={model}", tmp_path, "--json")
     row = json.loads(result.stdout)["errors"]["all"]
     assert row["energy MAE, meV/atom"] is None
     assert row["structures"] == 2

@@ -18,7 +18,7 @@ from mlmd_calc.cli import app
 from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels, write_trajectory
 from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.training.batches import labels
+from mlmd_calc.training.mdet.batches import labels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -13,7 +13,8 @@ from mlmd_calc.analysis.jump_map import measure_map
 from mlmd_calc.cli.commands import app
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.analytic import Harmonic
-from mlmd_calc.propagation import FunctionForces, HarmonicPropagator, State, VerletPropagator
+from mlmd_calc.propagation import FunctionForces, State, VerletPropagator
+from mlmd_calc.propagation.harmonic import HarmonicPropagator
 from mlmd_calc.propagation.thermostats import draw_velocities
 
 MASSES = np.array([16.0, 1.0, 1.0])

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from mlmd_calc.analysis.operator import measure_operator, operator_frames, operator_starts
-from mlmd_calc.cli.models import evaluate_command, models_command
+from mlmd_calc.cli import evaluate
+from mlmd_calc.cli.models import models_command
 from mlmd_calc.data import MoleculeFrames, write_trajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models.atom import ATOM, ATOMConfig
@@ -184,7 +185,7 @@ def test_a_checkpoint_opens_by_its_path(later):
     assert (model.card.kind, model.card.name) == ("atom-operator", "atom_run")
     for name, tensor in network.state_dict().items():
         assert torch.equal(model.network.state_dict()[name], tensor)
-    with pytest.raises(ConfigError, match="kind 'atom-operator'; a model of kind 'atom' is needed"):
+    with pytest.raises(ConfigError, match="ATOM operator, but an ATOM propagator is needed"):
         load_atom(path)
     with pytest.raises(ConfigError, match=r"published operator.*heavy atoms"):
         load_propagator(path)
@@ -192,7 +193,7 @@ def test_a_checkpoint_opens_by_its_path(later):
 
 APP = typer.Typer()
 APP.command("models")(models_command)
-APP.command("evaluate")(evaluate_command)
+APP.add_typer(evaluate.app, name="evaluate")
 
 
 def invoke(*arguments):
@@ -276,11 +277,14 @@ def test_evaluation_refuses_what_means_nothing(later, data):
     for options, message in (
         (("--time", 8.1), "time=8.1 fs is no whole number of frames of 0.5 fs"),
         (("--time", 2), "at least 8"),
-        (("--potential", "mdet-ethanol"), "--potential means nothing"),
         ((), "has no 3001 frames"),
     ):
         with pytest.raises(ConfigError, match=message):
             invoke("evaluate", data[0], "--model", later[0], *options)
+    result = invoke("evaluate", data[0], "--model", later[0], "--potential", "mdet-ethanol")
+    assert result.exit_code == 2
+    with pytest.raises(ConfigError, match="use mlmd evaluate operator"):
+        invoke("evaluate", "jumps", data[0], "--model", later[0])
 
 
 @pytest.mark.parametrize(

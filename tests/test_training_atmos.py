@@ -22,13 +22,15 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATMOS
 from mlmd_calc.models.atmos import Features
 from mlmd_calc.models.atmos.protenix import protenix_names
-from mlmd_calc.training.atmos_module import ATMOSTraining
-from mlmd_calc.training.held_out import split_trajectories
-from mlmd_calc.training.protenix_start import start_from_protenix
-from mlmd_calc.training.recipe import ATMOSRecipe, MDETRecipe, Recipe, load_recipe
+from mlmd_calc.training.atmos.batches import WindowBatches, WindowTable, coordinate_scale
+from mlmd_calc.training.atmos.module import ATMOSTraining
+from mlmd_calc.training.atmos.protenix_start import start_from_protenix
+from mlmd_calc.training.atmos.recipe import ATMOSRecipe
+from mlmd_calc.training.held_out import split
+from mlmd_calc.training.mdet.recipe import MDETRecipe
+from mlmd_calc.training.recipe import Recipe, load_recipe
 from mlmd_calc.training.task import prepare
 from mlmd_calc.training.train import train
-from mlmd_calc.training.window_batches import WindowBatches, WindowTable, coordinate_scale
 from mlmd_calc.zoo import load_any_model, load_atmos, load_atom
 
 TINY = {
@@ -104,22 +106,15 @@ def numbered(trajectory):
 
 
 def table(trajectories, recipe=RECIPE, **changes):
-    options = {
-        **{"strides_ps": recipe.strides_ps, "window": recipe.window, "noise_samples": 2},
-        **{"crop_tokens": 100, "frame_noise": 0.0, **changes},
-    }
-    return WindowTable(trajectories, recipe.network_config(2.0), **options)
+    """Windows of the trajectories, with noise on what is read where ``frame_noise`` is given."""
+    recipe = replace(recipe, **{"crop_tokens": 100, **changes})
+    config = recipe.network_config(2.0)
+    return WindowTable(trajectories, config, recipe, frame_noise=recipe.frame_noise)
 
 
 def stream(trajectories, recipe=RECIPE, seed=0, start=0, **changes):
-    return WindowBatches(
-        table(trajectories, recipe, **changes),
-        systems=2,
-        subsequences=3,
-        size_step=16,
-        seed=seed,
-        start=start,
-    )
+    batched = replace(recipe, systems=2, subsequences=3, size_step=16)
+    return WindowBatches(table(trajectories, recipe, **changes), batched, seed=seed, start=start)
 
 
 # ---- windows --------------------------------------------------------------------------------
@@ -222,7 +217,7 @@ def test_what_is_held_out_is_never_in_the_stream(data):
         positions = trajectory.positions.copy()
         positions[21:] += 1000.0
         marked.append(replace(trajectory, positions=positions))
-    train_part, validation = split_trajectories([*marked, replace(marked[2], replica=1)], RECIPE)
+    train_part, validation = split([*marked, replace(marked[2], replica=1)], RECIPE)
     assert [t.name for t in train_part] == ["Ace-A-Nme", "propanoate"]
     assert [t.name for t in validation["molecules"]] == ["ethanol", "ethanol"]
     assert [len(t) for t in validation["frames"]] == [9, 9]
@@ -240,8 +235,8 @@ def test_coordinates_set_the_unit_of_noise(data):
     positions = np.array([[[1.0, 0, 0], [3.0, 0, 0]]], dtype=np.float32) + 7.0
     pair = replace(swinging("ethane", structure_from_smiles("CC")), positions=positions)
     assert coordinate_scale([pair]) == pytest.approx(np.sqrt(1.0 / 3.0))
-    fitted = prepare(data, RECIPE, None, {}).module.network.config
-    train_part, _ = split_trajectories(data, RECIPE)
+    fitted = prepare(data, RECIPE, None).module.network.config
+    train_part, _ = split(data, RECIPE)
     assert fitted.sigma_data == pytest.approx(coordinate_scale(train_part), abs=0.005)
     assert fitted.sampler.gamma_min == pytest.approx(fitted.sigma_data / 16.0)
     assert fitted.pose_translation == pytest.approx(fitted.sigma_data / 16.0)
@@ -259,7 +254,7 @@ def randomised(task):
 
 @pytest.mark.parametrize("recipe", [RECIPE, INTERPOLATOR], ids=["keyframes", "interpolator"])
 def test_last_frame_of_a_window_is_that_of_the_network(data, recipe):
-    task = prepare(data, recipe, None, {})
+    task = prepare(data, recipe, None)
     module, batch = randomised(task), next(iter(task.stream(seed=0)))
     with torch.no_grad():
         prediction, features = module.predict(batch)
@@ -281,14 +276,14 @@ def test_last_frame_of_a_window_is_that_of_the_network(data, recipe):
 @pytest.mark.parametrize("recipe", [RECIPE, INTERPOLATOR], ids=["keyframes", "interpolator"])
 def test_every_parameter_is_trained(data, recipe):
     """Distributed training wants every parameter used."""
-    task = prepare(data, recipe, None, {})
+    task = prepare(data, recipe, None)
     sum(task.module.loss_terms(next(iter(task.stream(seed=0)))).values()).backward()
     assert [n for n, p in task.module.named_parameters() if p.grad is None] == []
 
 
 def test_padding_changes_no_loss(data):
     """The noise of a padded batch is cut down to that of the system alone."""
-    task = prepare(data, replace(RECIPE, noise_samples=3), None, {})
+    task = prepare(data, replace(RECIPE, noise_samples=3), None)
     module = randomised(task)
     batch = next(iter(stream([data[1], data[0]])))
     row = int((batch.features.atom_mask.sum(-1) == 5).nonzero()[0])
@@ -319,7 +314,7 @@ def test_padding_changes_no_loss(data):
 
 @pytest.mark.parametrize("recipe", [RECIPE, INTERPOLATOR], ids=["keyframes", "interpolator"])
 def test_one_batch_is_learnt_by_heart(data, recipe):
-    task = prepare(data[2:], replace(recipe, held_out_molecules=()), None, {})
+    task = prepare(data[2:], replace(recipe, held_out_molecules=()), None)
     batch = next(iter(task.stream(seed=0)))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=1e-2)
     losses = []
@@ -344,7 +339,7 @@ def test_card_says_what_the_model_is_for(finished, data):
     assert "2 ps" in str(card)
     assert "300 K" in str(card)
     assert Recipe.from_dict(card.recipe) == RECIPE
-    task = prepare(data, RECIPE, None, {})
+    task = prepare(data, RECIPE, None)
     task.module.network.load_state_dict(model.network.state_dict())
     expected = {}
     with torch.no_grad():
@@ -382,6 +377,14 @@ def test_command_trains_and_fine_tunes(tmp_path, data):
     tuned = load_atmos(second / "model.safetensors")
     assert tuned.network.config == load_atmos(model).network.config
     assert tuned.card.strides_ps == (2.0,)
+
+
+def test_options_of_other_data_are_refused(tmp_path):
+    app = typer.Typer()
+    app.command()(train_command)
+    words = [str(tmp_path), "--out", str(tmp_path), "--recipe", "atmos-peptides"]
+    with pytest.raises(ConfigError, match=r"--frame-spacing means nothing for .* kind='atmos'"):
+        CliRunner().invoke(app, [*words, "--frame-spacing", "2"], catch_exceptions=False)
 
 
 def test_temperatures_that_differ_are_not_on_the_card(tmp_path, data):
@@ -464,7 +467,7 @@ def test_training_starts_from_protenix(tmp_path, data):
     assert equal(start.network.state_dict(), again.network.state_dict())
     assert report.unused == ("confidence_head.w",)
     assert start.network.config.sigma_data == pytest.approx(
-        coordinate_scale(split_trajectories(data, recipe)[0]), abs=0.005
+        coordinate_scale(split(data, recipe)[0]), abs=0.005
     )
     for name, tensor in protenix_names(start.network).items():
         assert torch.equal(tensor, weights_before[name])
@@ -509,10 +512,12 @@ def test_the_command_that_starts_from_protenix_goes_on_where_it_was(tmp_path, da
 def test_kinds_of_models_and_data_are_not_mixed_up(finished, tmp_path, data):
     start = load_atmos(finished / "model.safetensors")
     with pytest.raises(ConfigError, match=r"'swinging' is an ATMOS propagator.*kind='mdet'"):
-        prepare([], MDETRecipe(), start, {})
+        prepare([], MDETRecipe(), start)
     with pytest.raises(ConfigError, match=r"'toy' is an MD-ET force field, but .*kind='atmos'"):
         run(tmp_path, data, start=toy_model())
-    with pytest.raises(ConfigError, match=r"is of kind 'atmos'; a model of kind 'atom' is needed"):
+    with pytest.raises(
+        ConfigError, match=r"is an ATMOS propagator, but an ATOM propagator is needed"
+    ):
         load_atom(finished / "model.safetensors")
     with pytest.raises(ConfigError, match=r"trains on MoleculeFrames, but .*Biomolecular"):
         run(tmp_path, data, MDETRecipe())
@@ -520,17 +525,17 @@ def test_kinds_of_models_and_data_are_not_mixed_up(finished, tmp_path, data):
 
 def test_data_that_do_not_fit_are_refused(data):
     with pytest.raises(ConfigError, match=r"0\.5 ps, which is no multiple of the 1 ps between"):
-        prepare(data, replace(RECIPE, strides_ps=(0.5,)), None, {})
+        prepare(data, replace(RECIPE, strides_ps=(0.5,)), None)
     with pytest.raises(InputError, match=r"'Ace-A-Nme' has 21 frames of 1 ps, .* needs 31;"):
-        prepare(data, replace(RECIPE, strides_ps=(15.0,)), None, {})
+        prepare(data, replace(RECIPE, strides_ps=(15.0,)), None)
     with pytest.raises(ConfigError, match="held-out molecules contain N,"):
-        prepare(data, replace(RECIPE, held_out_molecules=("Ace-A-Nme",)), None, {})
+        prepare(data, replace(RECIPE, held_out_molecules=("Ace-A-Nme",)), None)
     with pytest.raises(ConfigError, match=r"names \['methane'\], which the data do not have"):
-        prepare(data, replace(RECIPE, held_out_molecules=("methane",)), None, {})
-    with pytest.raises(ConfigError, match="holds out everything"):
-        prepare(data[2:], RECIPE, None, {})
+        prepare(data, replace(RECIPE, held_out_molecules=("methane",)), None)
+    with pytest.raises(ConfigError, match="leaves one side of the split empty"):
+        prepare(data[2:], RECIPE, None)
     with pytest.raises(ConfigError, match="holds out no frame of trajectories of at most 30"):
-        prepare(data, replace(RECIPE, held_out_fraction=0.01), None, {})
+        prepare(data, replace(RECIPE, held_out_fraction=0.01), None)
 
 
 @pytest.mark.parametrize(
@@ -538,12 +543,12 @@ def test_data_that_do_not_fit_are_refused(data):
     [
         ({"times": 2}, r"unknown recipe entries \['times'\]"),
         ({"loss": {"forces": 1.0}}, r"unknown loss terms \['forces'\]; known are"),
-        ({"loss": {"bond": "much"}}, "loss.bond='much'; it must be of type float"),
+        ({"loss": {"bond": "much"}}, "loss.bond='much'; it must be a finite number"),
         ({"loss": {"bond": -1.0}}, "bond=-1.0; it must not be negative"),
         ({"loss": {"distogram": 0.0}}, "loss.distogram=0, so that a part of the network"),
         ({"window": 0}, "window=0; it must be at least 1"),
-        ({"strides_ps": []}, r"strides_ps=\(\); it must be a list of one or more positive"),
-        ({"strides_ps": [0.0]}, r"strides_ps=\(0.0,\); it must be"),
+        ({"strides_ps": []}, r"strides_ps=\[\]; it must be a list of one or more positive"),
+        ({"strides_ps": [0.0]}, r"strides_ps=\[0.0\]; it must be"),
         ({"strides_ps": 5.0}, "strides_ps=5.0; it must be a list"),
         ({"strides_ps": [1.0, 2.0]}, "tau='step' has a single stride"),
         ({"model": {**TINY, "max_steps": 9}}, "max_steps=9 of the network differs from window=4"),

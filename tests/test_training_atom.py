@@ -15,12 +15,14 @@ from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation.atom import ATOMPropagator
-from mlmd_calc.training.atom_module import ATOMTraining
-from mlmd_calc.training.description import card_entries
+from mlmd_calc.training.atom.batches import TrajectoryTable
+from mlmd_calc.training.atom.module import ATOMTraining
+from mlmd_calc.training.atom.recipe import ATOMLossWeights, ATOMRecipe
+from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.held_out import split
-from mlmd_calc.training.recipe import ATOMLossWeights, ATOMRecipe, MDETRecipe, Recipe
+from mlmd_calc.training.mdet.recipe import MDETRecipe
+from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.train import train
-from mlmd_calc.training.trajectory_batches import TrajectoryTable
 from mlmd_calc.zoo import load_any_model, load_atom, load_model, save_model
 
 TINY = {
@@ -211,9 +213,11 @@ def test_kinds_of_models_are_not_mixed_up(finished, tmp_path, model_file):
         run(tmp_path, MDETRecipe(), start=start)
     with pytest.raises(ConfigError, match=r"'toy' is an MD-ET force field, but .*kind='atom'"):
         run(tmp_path, RECIPE, start=toy_model())
-    with pytest.raises(ConfigError, match=r"propagates trajectories.*load_propagator"):
+    with pytest.raises(
+        ConfigError, match=r"an ATOM propagator, but an MD-ET force field is .*load_propagator"
+    ):
         load_model(path)
-    with pytest.raises(ConfigError, match=r"is a force field.*load_model"):
+    with pytest.raises(ConfigError, match=r"is an MD-ET force field.*load_model"):
         load_atom(model_file)
     assert load_any_model(path).card.name == "springs"
 
@@ -244,7 +248,7 @@ def test_labels_are_no_trajectories(tmp_path):
         ({"loss": {"positions": 0.0, "velocities": 0.0}}, "at least one must be positive"),
         ({"times": 0}, "times=0; it must be at least 1"),
         ({"shortest_horizon": 40.0}, "shortest_horizon=40.0 fs; .* max_horizon=32.0 fs"),
-        ({"model": {"layers": 3}}, r"unknown ATOM options \['layers'\]"),
+        ({"model": {"layers": 3}}, r"unknown ATOM options \['layers'\]; known are"),
         ({"model": {"integrator": {"time": 3}}}, r"unknown ATOM integrator options \['time'\]"),
     ],
 )

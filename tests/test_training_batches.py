@@ -11,8 +11,8 @@ from toy_models import toy_model
 
 from mlmd_calc.errors import InputError
 from mlmd_calc.potential import Potential, Structure
-from mlmd_calc.training.atomic_energies import fit_atomic_energies, refit_atomic_energies
-from mlmd_calc.training.batches import StructureTable, TrainingBatches, augment
+from mlmd_calc.training.mdet.atomic_energies import fit_atomic_energies, refit_atomic_energies
+from mlmd_calc.training.mdet.batches import StructureTable, TrainingBatches, augment
 
 WATER = spring_frames("water", [8, 1, 1], 23, seed=0)
 METHYL = spring_frames("methyl", [6, 1, 1, 1], 10, seed=1)

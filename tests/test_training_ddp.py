@@ -13,11 +13,11 @@ import torch
 from spring_molecules import spring_frames
 
 from mlmd_calc.models import MDET, MDETConfig
-from mlmd_calc.training.atomic_energies import fit_atomic_energies
-from mlmd_calc.training.batches import StructureTable, TrainingBatches
 from mlmd_calc.training.held_out import split
-from mlmd_calc.training.mdet_module import MDETTraining
-from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
+from mlmd_calc.training.mdet.atomic_energies import fit_atomic_energies
+from mlmd_calc.training.mdet.batches import StructureTable, TrainingBatches
+from mlmd_calc.training.mdet.module import MDETTraining
+from mlmd_calc.training.mdet.recipe import MDETLossWeights, MDETRecipe
 from mlmd_calc.zoo import load_model
 
 FRAMES = [spring_frames("water", [8, 1, 1], 40), spring_frames("carbon monoxide", [6, 8], 40)]
@@ -42,7 +42,7 @@ from pathlib import Path
 
 sys.path.insert(0, {tests!r})
 from test_training_ddp import FRAMES, RECIPE
-from mlmd_calc.training.mdet_module import MDETTraining
+from mlmd_calc.training.mdet.module import MDETTraining
 from mlmd_calc.training.train import train
 
 folder = Path({folder!r})

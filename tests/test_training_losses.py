@@ -10,12 +10,12 @@ from toy_models import SMALL, random_network
 
 from mlmd_calc import units
 from mlmd_calc.models.mdet.edge_attention import edge_attention, edge_attention_reference
-from mlmd_calc.training import losses
-from mlmd_calc.training.atomic_energies import fit_atomic_energies
-from mlmd_calc.training.batches import StructureTable
-from mlmd_calc.training.losses import energy_loss, force_loss, gradient_surrogate
-from mlmd_calc.training.mdet_module import MDETTraining
-from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
+from mlmd_calc.training.mdet import losses
+from mlmd_calc.training.mdet.atomic_energies import fit_atomic_energies
+from mlmd_calc.training.mdet.batches import StructureTable
+from mlmd_calc.training.mdet.losses import energy_loss, force_loss, gradient_surrogate
+from mlmd_calc.training.mdet.module import MDETTraining
+from mlmd_calc.training.mdet.recipe import MDETLossWeights, MDETRecipe
 
 
 def test_force_loss_is_the_mean_length_over_real_atoms():

@@ -9,9 +9,10 @@ from toy_models import SMALL
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models import MDETConfig
-from mlmd_calc.training.mdet_module import energy_head
+from mlmd_calc.training.mdet.module import energy_head
+from mlmd_calc.training.mdet.recipe import MDETLossWeights, MDETRecipe
 from mlmd_calc.training.module import learning_rate
-from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe, Recipe, list_recipes, load_recipe
+from mlmd_calc.training.recipe import Recipe, list_recipes, load_recipe
 
 
 def test_shipped_recipes_load_and_survive_json():
@@ -46,31 +47,50 @@ def test_overrides_reach_into_tables():
     assert model == {**usual, "integrator": {**usual["integrator"], "max_horizon": 16.0}}
     with pytest.raises(ConfigError, match=r"'steps\.many' is no recipe entry: steps is 2000"):
         load_recipe("mdet-finetune", {"steps.many": 3})
-    with pytest.raises(ConfigError, match=r"unknown loss terms \['slope'\]"):
-        load_recipe("mdet-finetune", {"loss.slope": 3})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "message"),
+    [
+        ("mdet-finetune", "loss.slope", r"unknown loss terms \['slope'\]; known are .*gradient"),
+        ("mdet", "modle.n_layers", r"unknown recipe entries \['modle'\]; known are .*model"),
+        ("mdet", "model.layers", r"unknown MD-ET options \['layers'\]; known are .*n_layers"),
+        (
+            "atom-small-organics",
+            "model.integrator.acceleration",
+            r"unknown ATOM integrator options \['acceleration'\]; known are accelerations",
+        ),
+        ("atom-small-organics", "model.layers", r"unknown ATOM options \['layers'\]"),
+        ("atmos-peptides", "model.sampler.step", r"unknown ATMOS sampler options \['step'\]"),
+        ("mdet", "model.n_layers.many", r"'model.n_layers.many' is no .*: model.n_layers is 12"),
+    ],
+)
+def test_overrides_of_what_there_is_not_are_refused(recipe, key, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe, {key: 3})
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"stepz": 3}, r"unknown recipe entries \['stepz'\]; known are .*'steps'"),
-        ({"loss": {"force": 1.0}}, r"unknown loss terms \['force'\]; known are .*'forces'"),
-        ({"loss": 3}, "loss=3; it must be a table"),
-        ({"loss": {"forces": "much"}}, "loss.forces='much'; it must be of type float"),
+        ({"stepz": 3}, r"unknown recipe entries \['stepz'\]; known are .*steps"),
+        ({"loss": {"force": 1.0}}, r"unknown loss terms \['force'\]; known are .*forces"),
+        ({"loss": 3}, "loss terms are 3; they must be a table"),
+        ({"loss": {"forces": "much"}}, "loss.forces='much'; it must be a finite number"),
         ({"loss": {"forces": -1.0}}, "none may be negative"),
         ({"loss": {"forces": 0.0}}, "at least one must be positive"),
-        ({"steps": "many"}, "steps='many'; it must be of type int"),
-        ({"steps": 10.5}, "steps=10.5; it must be of type int"),
-        ({"steps": True}, "steps=True; it must be of type int"),
+        ({"steps": "many"}, "steps='many'; it must be a whole number"),
+        ({"steps": 10.5}, "steps=10.5; it must be a whole number"),
+        ({"steps": True}, "steps=True; it must be a whole number"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
         ({"warmup_steps": -1}, "warmup_steps=-1; it must be at least 0"),
-        ({"compile": 1}, "compile=1; it must be of type bool"),
-        ({"learning_rate": "fast"}, "learning_rate='fast'; it must be of type float"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0; it must be positive"),
+        ({"compile": 1}, "compile=1; it must be true or false"),
+        ({"learning_rate": "fast"}, "learning_rate='fast'; it must be a finite number"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0; it must be a positive number"),
         ({"learning_rate": float("nan")}, "learning_rate=nan; it must be a finite number"),
-        ({"ema_decay": 1.0}, r"ema_decay=1.0; it must be in the range \[0, 1\)"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0; it must be at least 0 and less than 1"),
         ({"held_out_fraction": 1.5}, "held_out_fraction=1.5"),
-        ({"held_out_molecules": "ethanol"}, "it must be a list of names"),
+        ({"held_out_molecules": "ethanol"}, "it must be a list in which each entry is a text"),
         ({"precision": "16"}, "precision='16'; choose one of 32-true, bf16-mixed"),
         ({"optimizer": "sgd"}, "optimizer='sgd'; choose one of adamw, muon"),
         ({"model": {"layers": 3}}, r"unknown MD-ET options \['layers'\]"),

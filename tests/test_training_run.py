@@ -22,11 +22,12 @@ from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.files import FolderLock
 from mlmd_calc.potential import Potential
-from mlmd_calc.training.description import card_entries
+from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.held_out import spare_molecules, split
-from mlmd_calc.training.mdet_module import MDETTraining
+from mlmd_calc.training.mdet.module import MDETTraining
+from mlmd_calc.training.mdet.recipe import MDETLossWeights, MDETRecipe
 from mlmd_calc.training.metrics_file import MetricsFile
-from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe, Recipe
+from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.stop import TrainingStopped
 from mlmd_calc.training.train import train
 from mlmd_calc.zoo import load_model

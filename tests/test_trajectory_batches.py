@@ -14,7 +14,7 @@ from mlmd_calc import units
 from mlmd_calc.data import MoleculeFrames, split_by_block
 from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.training.trajectory_batches import JumpBatches, TrajectoryTable
+from mlmd_calc.training.atom.batches import JumpBatches, TrajectoryTable
 
 WATER = harmonic_trajectory("water", [8, 1, 1])
 METHYL = harmonic_trajectory("methyl", [6, 1, 1, 1], seed=1)

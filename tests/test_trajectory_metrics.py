@@ -19,7 +19,7 @@ from mlmd_calc.analysis.jumps import (
     measure_jumps,
     rotation_defect,
 )
-from mlmd_calc.cli.models import evaluate_command
+from mlmd_calc.cli import evaluate
 from mlmd_calc.data import write_trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
@@ -28,7 +28,7 @@ from mlmd_calc.propagation import FunctionForces, Propagator, State
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.load import load_propagator
 from mlmd_calc.propagation.state import Frames
-from mlmd_calc.training.recipe import ATOMRecipe
+from mlmd_calc.training.atom.recipe import ATOMRecipe
 from mlmd_calc.zoo import load_atom, save_model
 
 METHYL = harmonic_trajectory("methyl", [6, 1, 1, 1])
@@ -319,7 +319,7 @@ def test_options_that_do_not_fit_are_refused(atom_file, tmp_path):
 
 
 APP = typer.Typer()
-APP.command("evaluate")(evaluate_command)
+APP.add_typer(evaluate.app, name="evaluate")
 APP.command("other")(lambda: None)
 
 
@@ -337,7 +337,15 @@ def test_evaluate_prints_the_errors_beside_the_baselines(atom_file, tmp_path):
     write_trajectory(
         tmp_path / "data" / "water.npz", harmonic_trajectory("water", [8, 1, 1], seed=1)
     )
-    arguments = ("evaluate", tmp_path / "data", "--model", atom_file, "--potential", potential)
+    arguments = (
+        "evaluate",
+        "jumps",
+        tmp_path / "data",
+        "--model",
+        atom_file,
+        "--potential",
+        potential,
+    )
     arguments += ("--frames", 3, "--time", 8, "--time", 2, "--verlet", 2, "--held-out", "frames")
     result = invoke(*arguments, "--plots", tmp_path / "plots", "--json")
     assert result.exit_code == 0
@@ -356,12 +364,21 @@ def test_evaluate_prints_the_errors_beside_the_baselines(atom_file, tmp_path):
     assert "velocity Verlet" in table
 
 
-def test_evaluate_refuses_options_of_the_other_kind(atom_file, model_file, tmp_path):
-    write_trajectory(tmp_path / "water.npz", harmonic_trajectory("water", [8, 1, 1]))
-    with pytest.raises(ConfigError, match="--forces means nothing for model 'jumper'"):
-        invoke("evaluate", tmp_path / "water.npz", "--model", atom_file, "--forces", "direct")
-    with pytest.raises(ConfigError, match="--time means nothing for model 'toy'"):
-        invoke("evaluate", tmp_path / "water.npz", "--model", model_file, "--time", 2)
+def test_evaluate_refuses_what_is_for_the_other_kind(atom_file, model_file, tmp_path):
+    data = tmp_path / "water.npz"
+    write_trajectory(data, harmonic_trajectory("water", [8, 1, 1]))
+    for words in (
+        ("evaluate", data, "--model", atom_file, "--forces", "direct"),
+        ("evaluate", data, "--model", model_file, "--time", 2),
+    ):
+        refused = invoke(*words)
+        assert refused.exit_code == 2
+        assert f"No such option: {words[4]}" in refused.stderr
+    with pytest.raises(ConfigError, match=r"'jumper', which is an ATOM propagator; use .* jumps"):
+        invoke("evaluate", "forces", data, "--model", atom_file)
+    with pytest.raises(ConfigError, match=r"'toy', which is an MD-ET force field; use .* forces"):
+        invoke("evaluate", "jumps", data, "--model", model_file)
+    assert "Missing option '--model'" in invoke("evaluate", "jumps", data).stderr
     write_trajectory(tmp_path / "methyl.npz", replace(METHYL, multiplicity=2))
     with pytest.raises(ConfigError, match=r"held_out='bonds'; .* held out \['molecules', 'frames'"):
         invoke("evaluate", tmp_path, "--model", atom_file, "--held-out", "bonds")

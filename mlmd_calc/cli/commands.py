@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import mlmd_calc
-from mlmd_calc.cli import bench, data, models, train, validate
+from mlmd_calc.cli import bench, data, evaluate, models, train, validate
 from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.doctor import doctor
 from mlmd_calc.cli.export import export
@@ -47,7 +47,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train_command)
 app.command("finetune")(train.finetune_command)
 app.command("models")(models.models_command)
-app.command("evaluate")(models.evaluate_command)
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(validate.app, name="validate")
 app.command("export")(export)
 app.add_typer(bench.app, name="bench")

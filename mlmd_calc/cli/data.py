@@ -21,8 +21,8 @@ from mlmd_calc.cli.data_options import (
     EnergyKey,
     ForcesKey,
     FrameSpacing,
+    Reading,
     VelocityUnitOption,
-    read_with,
 )
 from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.tables import print_table
@@ -325,13 +325,7 @@ def label_command(
     from mlmd_calc.data.npz import write_trajectory
     from mlmd_calc.potential import Potential
 
-    molecules = read_with(
-        paths,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        velocity_unit=velocity_unit,
-        frame_spacing=frame_spacing,
-    )
+    molecules = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(paths)
     potential = Potential(model, dtype=dtype)
     name = potential.model.card.name
     files = {
@@ -359,13 +353,7 @@ def info_command(
     frame_spacing: FrameSpacing = None,
 ) -> None:
     """List the molecules in data files."""
-    molecules = read_with(
-        paths,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        velocity_unit=velocity_unit,
-        frame_spacing=frame_spacing,
-    )
+    molecules = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(paths)
     rows = [_summary(frames) for frames in molecules]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))

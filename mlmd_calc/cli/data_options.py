@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias, cast
 
 import typer
 
@@ -30,19 +30,20 @@ FrameSpacing: TypeAlias = Annotated[
 ]
 
 
-def read_with(
-    paths: list[Path],
-    *,
-    energy_key: str | None,
-    forces_key: str | None,
-    velocity_unit: str | None,
-    frame_spacing: float | None,
-) -> list[MoleculeFrames]:
-    """Read data files with these options; errors as `read_dataset`."""
-    return read_dataset(
-        paths,
-        velocity_unit=cast("VelocityUnit | None", velocity_unit),  # checked there
-        energy_key=energy_key,
-        forces_key=forces_key,
-        frame_spacing_fs=frame_spacing,
-    )
+class Reading(NamedTuple):
+    """Values of these options, None where they are not given."""
+
+    energy_key: str | None
+    forces_key: str | None
+    velocity_unit: str | None
+    frame_spacing: float | None
+
+    def read(self, paths: list[Path]) -> list[MoleculeFrames]:
+        """Read data files; errors as `read_dataset`."""
+        return read_dataset(
+            paths,
+            velocity_unit=cast("VelocityUnit | None", self.velocity_unit),  # checked there
+            energy_key=self.energy_key,
+            forces_key=self.forces_key,
+            frame_spacing_fs=self.frame_spacing,
+        )

@@ -1,4 +1,4 @@
-"""`mlmd evaluate` for propagators."""
+"""`mlmd evaluate jumps`: errors of ATOM propagators beside baselines."""
 
 from __future__ import annotations
 

@@ -16,15 +16,16 @@ from mlmd_calc.cli.data_options import (
     EnergyKey,
     ForcesKey,
     FrameSpacing,
+    Reading,
     VelocityUnitOption,
-    read_with,
 )
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
-    from mlmd_calc.zoo.load import AnyModel
+    from mlmd_calc.training.recipe import Recipe, TrainingData
+    from mlmd_calc.zoo import LoadedModel
 
 _GO_ON: Final = "the same command goes on from there"
 
@@ -37,8 +38,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change a recipe entry, as in --set steps=500 or, in a table, --set loss.energy=1; "
-        """may be repeated. --set 'loss={"forces": 1, "energy": 1}' replaces the whole table.""",
+        help="Change a recipe entry, as in --set steps=500 or, in tables, --set loss.energy=1 and "
+        "--set model.integrator.accelerations=false; may be repeated. "
+        """--set 'loss={"forces": 1, "energy": 1}' replaces the whole table.""",
     ),
 ]
 Description = Annotated[
@@ -69,12 +71,7 @@ def train_command(
     frame_spacing: FrameSpacing = None,
 ) -> None:
     """Train a network from random weights; continues the run that OUT holds, if any."""
-    reading = {
-        "energy_key": energy_key,
-        "forces_key": forces_key,
-        "velocity_unit": velocity_unit,
-        "frame_spacing": frame_spacing,
-    }
+    reading = Reading(energy_key, forces_key, velocity_unit, frame_spacing)
     _run(data, reading, out, recipe, override, from_protenix, card, devices, accelerator)
 
 
@@ -108,17 +105,12 @@ def finetune_command(
     from mlmd_calc.zoo import load_any_model
 
     start = load_any_model(model, device="cpu", dtype="float32")
-    reading = {
-        "energy_key": energy_key,
-        "forces_key": forces_key,
-        "velocity_unit": velocity_unit,
-        "frame_spacing": frame_spacing,
-    }
+    reading = Reading(energy_key, forces_key, velocity_unit, frame_spacing)
     recipe = recipe or usual_recipe(start)
     _run(data, reading, out, recipe, override, start, card, devices, accelerator)
 
 
-def usual_recipe(start: AnyModel) -> str:
+def usual_recipe(start: LoadedModel[Any]) -> str:
     """Name of the recipe for fine-tuning a model.
 
     Raises
@@ -126,35 +118,34 @@ def usual_recipe(start: AnyModel) -> str:
     ConfigError
         If there is none for its kind.
     """
-    if start.card.kind == "atmos":
-        raise ConfigError(
-            "there is no usual recipe for fine-tuning ATMOS; name one with --recipe, such as "
-            "atmos-peptides, and give --set steps and --set learning_rate"
-        )
+    from mlmd_calc.training.recipe import list_recipes
+
     if start.card.kind == "atom-operator":
         raise ConfigError("the published ATOM operator cannot be trained here, only measured")
-    if start.card.kind == "atom":
-        return "atom-finetune"
-    conservative = start.card.recommended.get("forces") == "conservative"
-    return "molecule-finetune" if conservative else "mdet-finetune"
+    if start.card.recommended.get("forces") == "conservative":
+        return "molecule-finetune"
+    kind, names = start.card.kind, list_recipes()
+    if f"{kind}-finetune" not in names:
+        usual = ", ".join(name for name in names if name.startswith(kind)) or "a .toml file"
+        raise ConfigError(
+            f"there is no usual recipe for fine-tuning {start.card.name!r}; name one with --recipe "
+            f"({usual}), and give --set steps and --set learning_rate"
+        )
+    return f"{kind}-finetune"
 
 
 def _run(
     data: list[Path],
-    reading: dict[str, Any],
+    reading: Reading,
     out: Path,
     recipe_name: str,
     override: list[str] | None,
-    start: AnyModel | Path | None,
+    start: LoadedModel[Any] | Path | None,
     card_file: Path | None,
     devices: int,
     accelerator: str,
 ) -> None:
     # These import torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.data.biomolecules.trajectories import (
-        BiomolecularTrajectory,
-        read_trajectories,
-    )
     from mlmd_calc.training.recipe import list_recipes, load_recipe, read_toml
 
     overrides = _overrides(override)
@@ -168,12 +159,7 @@ def _run(
 
     # Every process of a distributed training runs this command; one of them speaks.
     console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
-    given = [f"--{name.replace('_', '-')}" for name, value in reading.items() if value is not None]
-    if given and recipe.kind == "atmos":
-        raise ConfigError(
-            f"{', '.join(given)} mean nothing for trajectories of ATMOS; leave it out"
-        )
-    frames = read_trajectories(data) if recipe.kind == "atmos" else read_with(data, **reading)
+    frames = _read(data, reading, recipe)
     count = sum(len(molecule) for molecule in frames)
     console.print(f"{len(frames)} molecules, {count:,} structures")
     if recipe_name in list_recipes() and "held_out_molecules" not in overrides:
@@ -181,10 +167,9 @@ def _run(
     names = ", ".join(recipe.held_out_molecules) or "no molecules"
     console.print(f"held out: {names}, and {recipe.held_out_fraction:.0%} of the other structures")
     if isinstance(start, Path):
-        from mlmd_calc.training.protenix_start import start_from_protenix
+        from mlmd_calc.training.atmos.protenix_start import start_from_protenix
 
-        trajectories = [item for item in frames if isinstance(item, BiomolecularTrajectory)]
-        checkpoint, (start, report) = start, start_from_protenix(start, recipe, trajectories)
+        checkpoint, (start, report) = start, start_from_protenix(start, recipe, frames)
         console.print(
             f"{len(report.loaded):,} tensors from {checkpoint}; left out: {len(report.unused):,} "
             f"of known parts, {len(report.unknown):,} of unknown ones"
@@ -206,6 +191,21 @@ def _run(
             advise(f"{stop.step:,} of {recipe.steps:,} steps are kept in {out}; {_GO_ON}")
             raise typer.Exit(end_of(should_stop.number)) from stop
     console.print(f"model written to {path}")
+
+
+def _read(data: list[Path], reading: Reading, recipe: Recipe) -> TrainingData:
+    """Read what a recipe trains on."""
+    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, read_trajectories
+
+    if recipe.data is not BiomolecularTrajectory:
+        return reading.read(data)
+    for name, value in reading._asdict().items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} means nothing for trajectories of biomolecules, on "
+                f"which recipes with kind={recipe.kind!r} train; leave it out"
+            )
+    return read_trajectories(data)
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:

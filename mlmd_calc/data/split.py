@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,19 @@ from numpy.typing import NDArray
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 
+if TYPE_CHECKING:
+    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+
+M = TypeVar("M", bound="MoleculeFrames | BiomolecularTrajectory")
+
 
 def split_by_molecule(
-    frames: Sequence[MoleculeFrames],
+    frames: Sequence[M],
     holdout_names: Collection[str] | None = None,
     *,
     fraction: float | None = None,
     seed: int | None = None,
-) -> tuple[list[MoleculeFrames], list[MoleculeFrames]]:
+) -> tuple[list[M], list[M]]:
     """Hold out whole molecules.
 
     Give either the names or a fraction with a seed. Everything of one name goes to the same side.
@@ -74,10 +80,8 @@ def _draw(names: list[str], fraction: float | None, seed: int | None) -> set[str
     return set(np.random.default_rng(seed).choice(names, size=count, replace=False).tolist())
 
 
-def _refuse_shared_smiles(
-    train: Sequence[MoleculeFrames], held_out: Sequence[MoleculeFrames]
-) -> None:
-    def by_smiles(molecules: Sequence[MoleculeFrames]) -> dict[str, str]:
+def _refuse_shared_smiles(train: Sequence[M], held_out: Sequence[M]) -> None:
+    def by_smiles(molecules: Sequence[M]) -> dict[str, str]:
         return {
             smiles: molecule.name
             for molecule in molecules

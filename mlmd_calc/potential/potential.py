@@ -34,7 +34,8 @@ from mlmd_calc.potential.results import (
 )
 from mlmd_calc.potential.rotations import fixed_rotations, random_rotations
 from mlmd_calc.potential.structure import Structure, structure_from_ase
-from mlmd_calc.zoo.load import WEIGHTS_DTYPE, Model, load_model, resolve_device
+from mlmd_calc.zoo import Model
+from mlmd_calc.zoo.load import WEIGHTS_DTYPE, load_model, resolve_device
 
 PRECISIONS: Final = ("float64", "float32", "mixed")
 FORCE_MODES: Final = ("direct", "conservative")

@@ -20,7 +20,7 @@ from mlmd_calc.propagation.atmos import ATMOSPropagator
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.zoo import ATMOSModel, ATOMModel, OperatorModel, load_any_model
+from mlmd_calc.zoo import KINDS, ATMOSModel, ATOMModel, OperatorModel, load_any_model
 
 MoleculeLike: TypeAlias = ase.Atoms | BondedStructure | MolecularSystem | str | os.PathLike[str]
 """A molecule with its bonds: ASE atoms, a structure or system, or a PDB or mmCIF file."""
@@ -107,9 +107,10 @@ def load_propagator(
             "atoms and no velocities; a propagator needs an ATOM integrator"
         )
     if not isinstance(model, ATOMModel):
+        kind = KINDS[model.card.kind]
         raise ConfigError(
-            f"model {model.source!r} is a force field and propagates nothing; load it with "
-            "mlmd_calc.load_model, or name a propagator"
+            f"model {model.source!r} is {kind.title} and propagates nothing; load it with "
+            f"mlmd_calc.{kind.loader}, or name a propagator"
         )
     if stride_ps is not None:
         raise ConfigError(f"stride_ps is an option of ATMOS models, and {name!r} is not one")

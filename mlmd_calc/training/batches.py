@@ -1,10 +1,10 @@
-"""Size-bucketed batches of labelled structures in a reproducible order."""
+"""Size-bucketed batches in a reproducible order: what the streams of all networks share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,133 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlmd_calc.analysis.accuracy import spread_index
-from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.errors import InputError
 from mlmd_calc.potential.rotations import random_reflections, random_rotations
 
 T = TypeVar("T")
-
-
-class Batch(NamedTuple):
-    """Structures padded to one size, centred, in eV and Å.
-
-    Attributes
-    ----------
-    positions, forces
-        ``(b, n, 3)`` float64 Å and eV/Å.
-    energies
-        ``(b,)`` float64 eV, atomic reference energies subtracted.
-    numbers
-        ``(b, n)`` int64, 0 for padding.
-    mask
-        ``(b, n)`` bool, or None if no molecule is padded.
-    charge, multiplicity
-        ``(b,)`` int64.
-    """
-
-    positions: Tensor
-    forces: Tensor
-    energies: Tensor
-    numbers: Tensor
-    mask: Tensor | None
-    charge: Tensor
-    multiplicity: Tensor
-
-
-def labels(molecule: MoleculeFrames, key: str) -> NDArray[np.floating]:
-    """Return the "energies" or "forces" of a molecule.
-
-    Raises
-    ------
-    InputError
-        If it has none.
-    """
-    values: NDArray[np.floating] | None = getattr(molecule, key)
-    if values is None:
-        others = molecule.metadata.get("left_out")
-        remedy = f"its file has {others}" if others else "label it first (mlmd data generate)"
-        raise InputError(f"molecule {molecule.name!r} has no {key}; {remedy}")
-    return values
-
-
-class StructureTable:
-    """Labelled structures grouped by padded size, held in memory.
-
-    Parameters
-    ----------
-    frames
-        Molecules with energies and forces.
-    atomic_energies
-        Reference energy of each element in eV.
-    size_step
-        Molecules are padded to a multiple of this many atoms.
-
-    Raises
-    ------
-    InputError
-        If a molecule has no energies or no forces.
-    """
-
-    def __init__(
-        self,
-        frames: Sequence[MoleculeFrames],
-        atomic_energies: dict[int, float],
-        size_step: int = 1,
-    ) -> None:
-        groups: dict[int, list[MoleculeFrames]] = {}
-        for molecule in frames:
-            size = math.ceil(len(molecule.numbers) / size_step) * size_step
-            groups.setdefault(size, []).append(molecule)
-        self.groups = {size: _stack(groups[size], size, atomic_energies) for size in sorted(groups)}
-
-    def __len__(self) -> int:
-        return sum(len(group.energies) for group in self.groups.values())
-
-    def batch(self, size: int, index: NDArray[np.int64]) -> Batch:
-        """Structures of one size group, by index into the group."""
-        group = self.groups[size]
-        rows = torch.from_numpy(index)
-        return Batch(*(None if column is None else column[rows] for column in group))  # type: ignore[arg-type]
-
-    def spread(self, count: int, pairs_per_batch: int) -> Iterator[Batch]:
-        """About ``count`` structures, evenly spread over each size group, without augmentation.
-
-        Parameters
-        ----------
-        count
-            Wanted number of structures, shared between the groups by their sizes.
-        pairs_per_batch
-            Batches hold at most this many atom pairs, but at least one structure.
-        """
-        total = len(self)
-        for size, group in self.groups.items():
-            available = len(group.energies)
-            index = spread_index(available, max(1, round(count * available / total)))
-            most = max(1, pairs_per_batch // size**2)
-            for first in range(0, len(index), most):
-                yield self.batch(size, index[first : first + most])
-
-
-def _stack(molecules: list[MoleculeFrames], size: int, references: dict[int, float]) -> Batch:
-    columns: dict[str, list[NDArray[np.generic]]] = {
-        key: [] for key in ("positions", "forces", "energies", "numbers", "charge", "multiplicity")
-    }
-    for molecule in molecules:
-        f, n = molecule.positions.shape[:2]
-        pad = ((0, 0), (0, size - n), (0, 0))
-        energies = labels(molecule, "energies") - sum(references[int(z)] for z in molecule.numbers)
-        positions = molecule.positions.astype(np.float64)
-        positions = positions - positions.mean(axis=1, keepdims=True)
-        columns["positions"].append(np.pad(positions, pad))
-        columns["forces"].append(np.pad(labels(molecule, "forces").astype(np.float64), pad))
-        columns["energies"].append(energies)
-        numbers = np.pad(molecule.numbers.astype(np.int64), (0, size - n))
-        columns["numbers"].append(np.broadcast_to(numbers, (f, size)))
-        columns["charge"].append(np.full(f, molecule.charge, dtype=np.int64))
-        columns["multiplicity"].append(np.full(f, molecule.multiplicity, dtype=np.int64))
-    stacked = {key: torch.from_numpy(np.concatenate(parts)) for key, parts in columns.items()}
-    mask = stacked["numbers"] != 0
-    return Batch(**stacked, mask=None if bool(mask.all()) else mask)
 
 
 class BatchStream(torch.utils.data.IterableDataset[T]):
@@ -222,61 +98,36 @@ class BatchStream(torch.utils.data.IterableDataset[T]):
                 number += self.world_size
 
 
-class TrainingBatches(BatchStream[Batch]):
-    """Stream of labelled structures, each in several orientations.
+def padded_size(atoms: int, size_step: int) -> int:
+    """Round a number of atoms up to a multiple of ``size_step``."""
+    return math.ceil(atoms / size_step) * size_step
+
+
+def spread_batches(
+    counts: Mapping[int, int], count: int, largest: Callable[[int], int]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Batches of about ``count`` items, evenly spread over the items of each padded size.
 
     Parameters
     ----------
-    table
-        Structures to draw from.
-    pairs_per_batch
-        Target number of atom pairs of a batch, copies included.
-    copies
-        Rotated copies of every structure.
-    seed, start, rank, world_size
-        See :class:`BatchStream`.
+    counts
+        Number of items by padded size.
+    count
+        Wanted number of items, shared between the sizes by their numbers of items.
+    largest
+        Largest number of items in a batch of a size; a batch holds at least one.
+
+    Yields
+    ------
+    tuple
+        Padded size, and indices of items of that size.
     """
-
-    def __init__(
-        self, table: StructureTable, *, pairs_per_batch: int, copies: int, **position: int
-    ) -> None:
-        counts = {size: len(group.energies) for size, group in table.groups.items()}
-        targets = {size: pairs_per_batch / (size * size * copies) for size in counts}
-        super().__init__(counts, targets, **position)
-        self.table = table
-        self.copies = copies
-
-    def make(self, size: int, index: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Structures of one size, each in several random orientations."""
-        return augment(self.table.batch(size, index), self.copies, generator)
-
-
-def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
-    """Repeat every structure and rotate, and with probability ½ reflect, each copy.
-
-    Parameters
-    ----------
-    batch
-        Structures to augment.
-    copies
-        Copies per structure.
-    generator
-        Source of randomness.
-    """
-
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.repeat_interleave(copies, dim=0)
-
-    transform = random_orientations(copies * len(batch.energies), generator)
-    return Batch(
-        positions=repeat(batch.positions) @ transform,
-        forces=repeat(batch.forces) @ transform,
-        energies=repeat(batch.energies),
-        numbers=repeat(batch.numbers),
-        mask=None if batch.mask is None else repeat(batch.mask),
-        charge=repeat(batch.charge),
-        multiplicity=repeat(batch.multiplicity),
-    )
+    total = sum(counts.values())
+    for size, available in counts.items():
+        index = spread_index(available, max(1, round(count * available / total)))
+        most = max(1, largest(size))
+        for first in range(0, len(index), most):
+            yield size, index[first : first + most]
 
 
 def random_orientations(count: int, generator: torch.Generator) -> Tensor:

@@ -12,9 +12,6 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from mlmd_calc.errors import PredictionError
-from mlmd_calc.models.atmos import ATMOS
-from mlmd_calc.models.atom import ATOMIntegrator
-from mlmd_calc.models.mdet import MDET
 from mlmd_calc.training.optimizers import MuonAdamW
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.resume import RUN_KEY
@@ -30,28 +27,27 @@ class TrainingModule(pl.LightningModule):
         Network to train, in single precision.
     recipe
         Hyper-parameters.
+
+    Attributes
+    ----------
     validation_names
         Names of the validation sets, in the order of their loaders.
     identity
         What the checkpoints say they belong to (:func:`~.resume.run_identity`).
+    description
+        All of the model but its weights (:func:`mlmd_calc.zoo.model_file.describe_model`).
     """
 
-    network: MDET | ATOMIntegrator | ATMOS
+    network: nn.Module
+    recipe: Recipe
+    validation_names: tuple[str, ...] = ()
+    identity: dict[str, Any] | None = None
     description: str = ""
-    """All of the model but its weights (:func:`mlmd_calc.zoo.model_file.describe_model`)."""
 
-    def __init__(
-        self,
-        network: MDET | ATOMIntegrator | ATMOS,
-        recipe: Recipe,
-        validation_names: tuple[str, ...] = (),
-        identity: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
-        self.validation_names = validation_names
-        self.identity = identity
 
     def layers(self) -> Iterable[nn.Module]:
         """Parts of the network to compile."""
@@ -61,9 +57,13 @@ class TrainingModule(pl.LightningModule):
         """Terms of the loss of one batch by their names in the recipe, not yet weighted."""
         raise NotImplementedError
 
-    def unit(self, metric: str) -> str:
-        """Return the unit of a validation metric."""
+    def measure(self, batch: Any, name: str) -> None:
+        """Log the errors of one batch of the validation set of that name."""
         raise NotImplementedError
+
+    def unit(self, metric: str) -> str:
+        """Return the unit of a validation metric; "" for numbers without unit."""
+        return ""
 
     def on_fit_start(self) -> None:
         """Compile the layers where the recipe asks for it."""
@@ -92,6 +92,14 @@ class TrainingModule(pl.LightningModule):
                 "smaller learning_rate or a longer warm-up, and look for wrong labels"
             )
         return loss
+
+    def validation_step(self, batch: Any, _index: int, dataloader_idx: int = 0) -> None:
+        """Measure in full precision, not compiled: a few batches of many sizes."""
+        with (
+            torch.autocast(self.device.type, enabled=False),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            self.measure(batch, self.validation_names[dataloader_idx])
 
     def log_mean(self, name: str, value: Tensor, weight: int) -> None:
         """Log a validation metric, averaged over batches by weight."""

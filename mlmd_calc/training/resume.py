@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -18,8 +17,8 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.files import replacing
-from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.zoo.load import AnyModel
+from mlmd_calc.training.recipe import Recipe, TrainingData
+from mlmd_calc.zoo import LoadedModel
 from mlmd_calc.zoo.training_run import PREVIOUS_CHECKPOINT, has_checkpoint, read_last_checkpoint
 
 RUN_KEY: Final = "run"
@@ -29,9 +28,9 @@ _Content: TypeAlias = tuple[str, tuple[NDArray[np.generic] | None, ...]]
 
 
 def run_identity(
-    frames: Sequence[MoleculeFrames] | Sequence[BiomolecularTrajectory],
+    frames: TrainingData,
     recipe: Recipe,
-    start: AnyModel | None,
+    start: LoadedModel[Any] | None,
     processes: int,
 ) -> dict[str, Any]:
     """Describe all that decides the outcome of a run.

@@ -19,15 +19,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.files import FolderLock
-from mlmd_calc.training.description import card_entries
+from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress
-from mlmd_calc.training.recipe import Recipe
+from mlmd_calc.training.recipe import Recipe, TrainingData
 from mlmd_calc.training.resume import CheckpointFiles, read_checkpoint, run_identity
 from mlmd_calc.training.stop import StopWhenAsked
-from mlmd_calc.training.task import Task, TrainingData, prepare
-from mlmd_calc.zoo import ModelCard, save_model
-from mlmd_calc.zoo.load import AnyModel
+from mlmd_calc.training.task import Task, prepare
+from mlmd_calc.zoo import LoadedModel, ModelCard, save_model
 from mlmd_calc.zoo.model_file import describe_model
 from mlmd_calc.zoo.training_run import LAST_CHECKPOINT, MODEL_NAME
 
@@ -73,7 +72,7 @@ def train(
     recipe: Recipe,
     folder: Path,
     *,
-    start: AnyModel | None = None,
+    start: LoadedModel[Any] | None = None,
     card: dict[str, Any] | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -99,7 +98,7 @@ def train(
         Model to fine-tune; None to train from random weights.
     card
         Entries of the written model card besides elements, size, recipe, validation errors and
-        what :func:`~.description.card_entries` finds.
+        what :func:`~.card.card_entries` finds.
     devices, accelerator
         As in Lightning, except that "auto" means a CUDA device if there is one and else the CPU;
         several devices train with DDP.
@@ -137,7 +136,7 @@ def train(
     with _only_writer(folder), _quiet(), _compiler(recipe):
         found = read_checkpoint(folder, identity)
         done = 0 if found is None else int(found[1]["global_step"])
-        task = prepare(frames, recipe, start, identity)
+        task = prepare(frames, recipe, start)
         full = {
             "name": folder.resolve().name,
             "elements": task.elements,
@@ -146,6 +145,8 @@ def train(
             "recipe": recipe.to_dict(),
         }
         module, data = task.module, Batches(task)
+        module.validation_names = tuple(task.validation)
+        module.identity = identity
         module.description = describe_model(module.network, task.atomic_energies, full)
         trainer = _trainer(recipe, folder, done, devices, accelerator, progress, should_stop)
         if not task.validation:

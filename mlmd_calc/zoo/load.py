@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeVar
 
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.models.atmos import ATMOS
-from mlmd_calc.models.atom import ATOM, ATOMIntegrator
-from mlmd_calc.models.mdet import MDET
 from mlmd_calc.zoo import manifest
 from mlmd_calc.zoo.atom_checkpoint import read_atom_checkpoint
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.hub import HUB_PREFIX, fetch_run_directory
+from mlmd_calc.zoo.kinds import KINDS, ATMOSModel, ATOMModel, LoadedModel, Model, OperatorModel
 from mlmd_calc.zoo.model_file import ModelFile, read_card, read_model
 from mlmd_calc.zoo.run_directory import read_run_directory
 from mlmd_calc.zoo.training_run import is_training_run, read_training_run
+
+M = TypeVar("M", bound=LoadedModel[Any])
 
 WEIGHTS_DTYPE: Final = {
     "float64": torch.float64,
@@ -29,84 +28,6 @@ WEIGHTS_DTYPE: Final = {
     "mixed": torch.float32,
 }
 """Type of the weights for each precision of :class:`mlmd_calc.Potential`."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """What all loaded models have.
-
-    Attributes
-    ----------
-    card
-        What the model is.
-    source
-        What must be given to load the model again.
-    sha256
-        Checksum that identifies the model: of the file, or of the content of a run directory.
-    """
-
-    card: ModelCard
-    source: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Model(LoadedModel):
-    """A loaded force field, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    atomic_energies
-        Energy in eV of each element that the network's energy is relative to; empty if it is
-        absolute or relative to something that is not known.
-    """
-
-    network: MDET
-    atomic_energies: dict[int, float]
-
-
-@dataclass(frozen=True)
-class ATOMModel(LoadedModel):
-    """A loaded ATOM integrator, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    """
-
-    network: ATOMIntegrator
-
-
-@dataclass(frozen=True)
-class OperatorModel(LoadedModel):
-    """A loaded ATOM network of the published kind, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    """
-
-    network: ATOM
-
-
-@dataclass(frozen=True)
-class ATMOSModel(LoadedModel):
-    """A loaded ATMOS network, see also :class:`LoadedModel`.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode.
-    """
-
-    network: ATMOS
-
-
-AnyModel: TypeAlias = Model | ATOMModel | OperatorModel | ATMOSModel
 
 
 def list_models() -> list[ModelCard]:
@@ -158,54 +79,39 @@ def load_model(
     >>> from mlmd_calc import load_model
     >>> print(load_model().card)  # doctest: +SKIP
     """
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, Model):
-        raise ConfigError(
-            f"model {model.source!r} propagates trajectories and has no forces; load it with "
-            "mlmd_calc.load_propagator, or name a force field"
-        )
-    return model
+    return _of(Model, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
 def load_atom(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> ATOMModel:
     """Load an ATOM integrator; see :func:`load_model` for arguments and errors."""
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, ATOMModel):
-        raise _wrong_kind(model, "atom")
-    return model
+    return _of(ATOMModel, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
 def load_operator(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> OperatorModel:
     """Load a published ATOM operator; see :func:`load_any_model` for arguments and errors."""
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, OperatorModel):
-        raise _wrong_kind(model, "atom-operator")
-    return model
+    return _of(OperatorModel, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
 def load_atmos(
     name_or_path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "float32"
 ) -> ATMOSModel:
     """Load an ATMOS network; see :func:`load_model` for arguments and errors."""
-    model = load_any_model(name_or_path, device=device, dtype=dtype)
-    if not isinstance(model, ATMOSModel):
-        raise _wrong_kind(model, "atmos")
-    return model
+    return _of(ATMOSModel, load_any_model(name_or_path, device=device, dtype=dtype))
 
 
-def _wrong_kind(model: AnyModel, wanted: str) -> ConfigError:
-    if isinstance(model, Model):
-        return ConfigError(
-            f"model {model.source!r} is a force field and propagates nothing; load it with "
-            "mlmd_calc.load_model, or name a propagator"
-        )
-    return ConfigError(
-        f"model {model.source!r} is of kind {model.card.kind!r}; a model of kind "
-        f"{wanted!r} is needed here"
+def _of(wanted: type[M], model: LoadedModel[Any]) -> M:
+    """Refuse a model of another kind than the wanted one."""
+    if isinstance(model, wanted):
+        return model
+    needed = next(kind.title for kind in KINDS.values() if kind.model is wanted)
+    kind = KINDS[model.card.kind]
+    raise ConfigError(
+        f"model {model.source!r} is {kind.title}, but {needed} is needed here; name one, or load "
+        f"this one with mlmd_calc.{kind.loader}"
     )
 
 
@@ -214,7 +120,7 @@ def load_any_model(
     *,
     device: str = "auto",
     dtype: str = "float64",
-) -> AnyModel:
+) -> LoadedModel[Any]:
     """Load a model of any kind; see :func:`load_model` for arguments and errors.
 
     Beside what that takes, it takes checkpoints of the ATOM authors' code (see
@@ -225,17 +131,10 @@ def load_any_model(
     torch_device = resolve_device(device)
     source, content = _read(name_or_path)
     network = content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype])
-    card = content.card
-    if isinstance(network, ATOM):
-        return OperatorModel(card=card, source=source, sha256=card.sha256, network=network)
-    if isinstance(network, ATOMIntegrator):
-        return ATOMModel(card=card, source=source, sha256=card.sha256, network=network)
-    if isinstance(network, ATMOS):
-        return ATMOSModel(card=card, source=source, sha256=card.sha256, network=network)
-    return Model(
-        card=card,
+    return KINDS[content.card.kind].model(
+        card=content.card,
         source=source,
-        sha256=card.sha256,
+        sha256=content.card.sha256,
         network=network,
         atomic_energies=content.atomic_energies,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,11 +24,9 @@ from torch import Tensor, nn
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.files import replacing
-from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
-from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
-from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.options import shown
 from mlmd_calc.zoo.card import ModelCard
+from mlmd_calc.zoo.kinds import KINDS, kind_of
 
 _DESCRIPTION: Final = "mlmd"
 _CHECKSUM: Final = "sha256"
@@ -36,7 +34,7 @@ _VERSION: Final = 2
 """Version 1 had no checksum."""
 
 LARGEST_NETWORK: Final = 2**31
-"""Weights; the largest published network of all kinds has a quarter of it."""
+"""Weights; the largest published network of any kind has a quarter of it."""
 
 _LARGEST_FILE: Final = 4 * LARGEST_NETWORK + 2**27
 """Bytes: numbers in single precision, and a description of the length the format allows."""
@@ -45,23 +43,6 @@ _LARGEST_ENERGY: Final = 1e7
 """eV; the electrons of the heaviest atom have less."""
 
 N = TypeVar("N", bound=nn.Module)
-
-
-class _Kind(NamedTuple):
-    network: type[Any]
-    config: type[Any]
-
-
-_KINDS: Final = {
-    "mdet": _Kind(MDET, MDETConfig),
-    "atom": _Kind(ATOMIntegrator, IntegratorConfig),
-    "atom-operator": _Kind(ATOM, ATOMConfig),
-    "atmos": _Kind(ATMOS, ATMOSConfig),
-}
-
-
-Network: TypeAlias = MDET | ATOM | ATOMIntegrator | ATMOS
-Config: TypeAlias = MDETConfig | ATOMConfig | IntegratorConfig | ATMOSConfig
 
 
 @dataclass(frozen=True)
@@ -78,14 +59,14 @@ class ModelFile:
         The model card.
     """
 
-    network: Network
+    network: nn.Module
     atomic_energies: dict[int, float]
     card: ModelCard
 
 
 def save_model(
     path: str | os.PathLike[str],
-    network: Network,
+    network: nn.Module,
     atomic_energies: dict[int, float],
     card: Mapping[str, Any],
 ) -> None:
@@ -121,7 +102,7 @@ def save_model(
 
 
 def describe_model(
-    network: Network, atomic_energies: dict[int, float], card: Mapping[str, Any]
+    network: nn.Module, atomic_energies: dict[int, float], card: Mapping[str, Any]
 ) -> str:
     """Describe all of a model but its weights, as JSON.
 
@@ -129,10 +110,11 @@ def describe_model(
     """
     _check_energies(atomic_energies)
     complete = _complete(ModelCard.from_dict(card), network, atomic_energies)
+    config: Any = network.config
     content = {
         "version": _VERSION,
         "model": complete.kind,
-        "config": network.config.to_dict(),
+        "config": config.to_dict(),
         "atomic_energies": {str(z): e for z, e in sorted(atomic_energies.items())},
         "card": dataclasses.replace(complete, sha256="").to_dict(),
     }
@@ -186,7 +168,7 @@ def build_model(path: Path, description: str, tensors: Mapping[str, Tensor]) -> 
 
 def _build(path: Path, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelFile:
     with _explained(path):
-        network: Network = build_network(*_architecture(content), tensors)
+        network: nn.Module = build_network(*_architecture(content), tensors)
         energies = {int(z): e for z, e in content["atomic_energies"].items()}
         _check_energies(energies)
         card = _complete(ModelCard.from_dict(content["card"]), network, energies)
@@ -209,7 +191,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _architecture(content: Mapping[str, Any]) -> tuple[type[Any], Any]:
     """Class of the network a description is of, and its options."""
-    kind = _KINDS[content["model"]]
+    kind = KINDS[content["model"]]
     return kind.network, kind.config.from_dict(content["config"])
 
 
@@ -233,7 +215,7 @@ def read_card(path: Path) -> ModelCard:
 
 def build_network(
     kind: Callable[[Any], N],
-    config: Config,
+    config: Any,
     tensors: Mapping[str, Tensor],
 ) -> N:
     """Build a network around tensors, which must be exactly those it needs.
@@ -315,10 +297,10 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         version, model = int(content["version"]), str(content["model"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"the model description in {path} is damaged: {error!r}") from error
-    if not 1 <= version <= _VERSION or model not in _KINDS:
+    if not 1 <= version <= _VERSION or model not in KINDS:
         raise ModelFileError(
             f"{path} holds model {shown(model)} in format version {version}; this version of "
-            f"mlmd reads {', '.join(map(repr, _KINDS))} up to version {_VERSION}"
+            f"mlmd reads {', '.join(map(repr, KINDS))} up to version {_VERSION}"
         )
     return dict(content)
 
@@ -347,7 +329,7 @@ def _check_energies(energies: Mapping[int, Any]) -> None:
             )
 
 
-def _complete(card: ModelCard, network: Network, energies: dict[int, float]) -> ModelCard:
+def _complete(card: ModelCard, network: nn.Module, energies: dict[int, float]) -> ModelCard:
     elements = card.elements
     if elements is None and energies:
         elements = tuple(sorted(energies))
@@ -355,5 +337,5 @@ def _complete(card: ModelCard, network: Network, energies: dict[int, float]) -> 
     if missing:
         raise ConfigError(f"the card names elements {missing} that have no atomic energy")
     parameters = sum(p.numel() for p in network.parameters())
-    kind = next(name for name, kind in _KINDS.items() if isinstance(network, kind.network))
+    kind = kind_of(network).name
     return dataclasses.replace(card, kind=kind, elements=elements, parameters=parameters)

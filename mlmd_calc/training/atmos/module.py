@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mlmd_calc.models.atmos import ATMOS, Context, Features, Memory
 from mlmd_calc.models.atmos.geometry import Encoding
 from mlmd_calc.models.atmos.losses import Prediction, training_loss
+from mlmd_calc.training.atmos.batches import WindowBatch
+from mlmd_calc.training.atmos.recipe import ATMOSRecipe
 from mlmd_calc.training.module import TrainingModule
-from mlmd_calc.training.recipe import ATMOSRecipe
-from mlmd_calc.training.window_batches import WindowBatch
 
 
 class ATMOSTraining(TrainingModule):
@@ -29,10 +29,6 @@ class ATMOSTraining(TrainingModule):
         Network to train, in single precision.
     recipe
         Hyper-parameters.
-    validation_names
-        Names of the validation sets, in the order of their loaders.
-    identity
-        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
     """
 
     network: ATMOS
@@ -42,10 +38,6 @@ class ATMOSTraining(TrainingModule):
         """Blocks of the network."""
         network = self.network
         return [*network.transition.blocks, network.geometric_encoder, network.diffusion_module]
-
-    def unit(self, metric: str) -> str:
-        """Return the unit of a loss term; all are dimensionless."""
-        return ""
 
     def predict(self, batch: WindowBatch) -> tuple[Prediction, Features]:
         """Denoise all targets of a batch, the frames of a window one after the other.
@@ -129,15 +121,9 @@ class ATMOSTraining(TrainingModule):
         del terms["loss"]
         return terms
 
-    def validation_step(self, batch: WindowBatch, _index: int, dataloader_idx: int = 0) -> None:
+    def measure(self, batch: WindowBatch, name: str) -> None:
         """Log the loss terms, averaged over windows."""
-        with (
-            torch.autocast(self.device.type, enabled=False),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            terms = self.loss_terms(batch)
-        name = self.validation_names[dataloader_idx]
-        for key, term in terms.items():
+        for key, term in self.loss_terms(batch).items():
             self.log_mean(f"{name}/{key}", term, len(batch.frames))
 
 

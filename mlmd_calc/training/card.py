@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from mlmd_calc.errors import ConfigError
-from mlmd_calc.training.recipe import ATOMRecipe, MDETRecipe, Recipe
-from mlmd_calc.training.task import TrainingData
-from mlmd_calc.zoo import list_models
-from mlmd_calc.zoo.load import AnyModel
+from mlmd_calc.training.recipe import Recipe, TrainingData
+from mlmd_calc.zoo import KINDS, LoadedModel, list_models
 
-_UNITS: Final = {
-    "mdet": "energy eV, forces eV/Å",
-    "atom": "positions Å, velocities Å/fs",
-    "atmos": "positions Å",
-}
 _NAMED: Final = 12
 """Molecules of the training data that are named."""
 
 
 def card_entries(
-    data: TrainingData, recipe: Recipe, start: AnyModel | None, given: dict[str, Any]
+    data: TrainingData, recipe: Recipe, start: LoadedModel[Any] | None, given: dict[str, Any]
 ) -> dict[str, Any]:
     """Entries of the model card that follow from the data and from the model to fine-tune.
 
@@ -48,15 +40,15 @@ def card_entries(
     own: dict[str, Any] = {
         "training_data": _summary(data),
         "level_of_theory": ", ".join(_stated(data, "teacher")),
-        "units": _UNITS[recipe.kind],
+        "units": KINDS[recipe.kind].units,
     }
     forces = _stated(data, "forces")
     if start is None:
-        if isinstance(recipe, ATOMRecipe) and len(forces) == 1 and _is_shipped(forces[0]):
+        if recipe.used_with_forces and len(forces) == 1 and _is_shipped(forces[0]):
             own["recommended"] = {"potential": forces[0]}
         return {**own, **given}
     if "recommended" not in given:
-        _check_trained(recipe, start)
+        recipe.check_start(start)
     parent = start.card
     names = ", ".join(sorted({molecule.name for molecule in data})[:_NAMED])
     inherited: dict[str, Any] = {
@@ -77,18 +69,6 @@ def card_entries(
     if parent.command:
         entries["command"] = "\n".join([parent.command, *filter(None, [given.get("command")])])
     return entries
-
-
-def _check_trained(recipe: Recipe, start: AnyModel) -> None:
-    """Refuse to train the forces alone of a model whose energy gradient is recommended."""
-    if start.card.recommended.get("forces") != "conservative" or not isinstance(recipe, MDETRecipe):
-        return
-    if not recipe.loss.energy and not recipe.loss.gradient:
-        raise ConfigError(
-            f"{start.card.name!r} is recommended with forces='conservative', minus the gradient of "
-            "its energy, which loss.energy=0 and loss.gradient=0 leave untrained; use --set "
-            "loss.gradient=1, or give other recommended settings in a card"
-        )
 
 
 def _change_potential(entries: dict[str, Any], forces: list[str]) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlmd_calc.models.atom import ATOMIntegrator
+from mlmd_calc.training.atom.batches import JumpBatch
+from mlmd_calc.training.atom.recipe import ATOMRecipe
 from mlmd_calc.training.module import TrainingModule
-from mlmd_calc.training.recipe import ATOMRecipe
-from mlmd_calc.training.trajectory_batches import JumpBatch
 
 
 class ATOMTraining(TrainingModule):
@@ -24,23 +23,13 @@ class ATOMTraining(TrainingModule):
         Network to train, in single precision.
     recipe
         Hyper-parameters.
-    validation_names
-        Names of the validation sets, in the order of their loaders.
-    identity
-        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
     """
 
     network: ATOMIntegrator
     recipe: ATOMRecipe
 
-    def __init__(
-        self,
-        network: ATOMIntegrator,
-        recipe: ATOMRecipe,
-        validation_names: tuple[str, ...] = (),
-        identity: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(network, recipe, validation_names, identity)
+    def __init__(self, network: ATOMIntegrator, recipe: ATOMRecipe) -> None:
+        super().__init__(network, recipe)
         self._squares: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2))
 
     def layers(self) -> Iterable[nn.Module]:
@@ -78,14 +67,9 @@ class ATOMTraining(TrainingModule):
         """Forget earlier errors."""
         self._squares.clear()
 
-    def validation_step(self, batch: JumpBatch, _index: int, dataloader_idx: int = 0) -> None:
+    def measure(self, batch: JumpBatch, name: str) -> None:
         """Add up squares of errors and changes by time."""
-        with (
-            torch.autocast(self.device.type, enabled=False),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            out = self._propagate(batch)
-        name = self.validation_names[dataloader_idx]
+        out = self._propagate(batch)
         for key, found, later, before in (
             ("position", out["pos"], batch.later_positions, batch.positions),
             ("velocity", out["vel"], batch.later_velocities, batch.velocities),

@@ -1,4 +1,4 @@
-"""Size-bucketed batches of states and what became of them, in reproducible order."""
+"""Batches of states and what became of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.trajectories import Float64Array, Trajectory
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.training.batches import BatchStream, random_orientations
+from mlmd_calc.training.batches import (
+    BatchStream,
+    padded_size,
+    random_orientations,
+    spread_batches,
+)
 
 
 class JumpBatch(NamedTuple):
@@ -150,11 +154,11 @@ class TrajectoryTable:
         self.scales = scales or ChangeScales(trajectories, self.strides)
         groups: dict[int, list[_Group]] = {}
         for trajectory in trajectories:
-            size = math.ceil(len(trajectory.numbers) / size_step) * size_step
+            size = padded_size(len(trajectory.numbers), size_step)
             group = _padded(trajectory, size, self.strides[-1], accelerations)
             groups.setdefault(size, []).append(group)
         self.groups = {size: _joined(groups[size]) for size in sorted(groups)}
-        if not len(self):
+        if not self.counts:
             longest = max(int(np.bincount(t.run).max(initial=0)) for t in trajectories)
             needed = self.strides[-1] + (2 if accelerations else 1)
             kind = "held-out" if held_out else "training"
@@ -164,9 +168,6 @@ class TrajectoryTable:
                 f"{horizons[1]:g} fs need {needed} frames {self.dt_fs:g} fs apart; {remedy}, give "
                 "longer runs, or train shorter jumps (model.integrator.max_horizon)"
             )
-
-    def __len__(self) -> int:
-        return sum(self.counts.values())
 
     @property
     def counts(self) -> dict[int, int]:
@@ -224,12 +225,10 @@ class TrajectoryTable:
             if (stride / self.strides[0]).is_integer()
             and (stride // self.strides[0]).bit_count() == 1
         ]
-        for size, available in self.counts.items():
-            index = spread_index(available, max(1, round(count * available / len(self))))
-            most = max(1, atoms_per_batch // (size * len(columns)))
-            for first in range(0, len(index), most):
-                part = index[first : first + most]
-                yield self.batch(size, part, torch.tensor(columns).expand(len(part), -1))
+        for size, index in spread_batches(
+            self.counts, count, lambda size: atoms_per_batch // (size * len(columns))
+        ):
+            yield self.batch(size, index, torch.tensor(columns).expand(len(index), -1))
 
 
 class JumpBatches(BatchStream[JumpBatch]):

@@ -10,7 +10,7 @@ from mlmd_calc.analysis.accuracy import spread_index, structures_of
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.coverage import Coverage
-from mlmd_calc.training.batches import labels
+from mlmd_calc.training.mdet.batches import labels
 from mlmd_calc.zoo import Model
 
 _FRAMES_PER_MOLECULE = 20

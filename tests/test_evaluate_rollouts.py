@@ -22,12 +22,14 @@ from mlmd_calc.analysis.rollouts import (
 )
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
-from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, held_out_trajectories
+from mlmd_calc.cli.evaluate_rollouts import RolloutOptions
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.training.held_out import held_out
+from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.zoo import save_model
 
 pytest.importorskip("rdkit", reason="rdkit is not installed")
@@ -87,7 +89,7 @@ def models(tmp_path_factory):
 
 def evaluate(*arguments):
     """Run the command; our own errors reach the caller."""
-    texts = ["evaluate", *map(str, arguments)]
+    texts = ["evaluate", "rollouts", *map(str, arguments)]
     return CliRunner().invoke(app, texts, catch_exceptions=False)
 
 
@@ -272,18 +274,21 @@ def test_one_seed_one_result(data, models):
 
 def test_held_out_is_what_the_card_says(dipeptide):
     runs = [trajectory(dipeptide, name, 40) for name in ("alanine", "valine")]
-    assert held_out_trajectories(runs, RECIPE, "molecules") == runs[1:]
-    [block] = held_out_trajectories(runs, RECIPE, "frames")
+    recipe = Recipe.from_dict(RECIPE)
+    assert held_out(runs, recipe, "molecules") == runs[1:]
+    [block] = held_out(runs, recipe, "frames")
     assert block.name == "alanine"
     np.testing.assert_array_equal(block.positions, runs[0].positions[30:])
     with pytest.raises(ConfigError, match=r"'blocks'; .* held out \['molecules', 'frames'\]"):
-        held_out_trajectories(runs, RECIPE, "blocks")
+        held_out(runs, recipe, "blocks")
     with pytest.raises(ConfigError, match=r"'frames'; .* held out \['molecules'\]"):
-        held_out_trajectories(runs, {"held_out_molecules": ["valine"]}, "frames")
-    with pytest.raises(ConfigError, match=r"'molecules'; .* held out \[\]"):
-        held_out_trajectories(runs, {}, "molecules")
-    with pytest.raises(ConfigError, match=r"no held-out molecules.*data are of \['alanine'\]"):
-        held_out_trajectories(runs[:1], RECIPE, "molecules")
+        held_out(runs, replace(recipe, held_out_fraction=0.0), "frames")
+    with pytest.raises(ConfigError, match=r"'molecules'; .* held out \['frames'\]"):
+        held_out(runs, Recipe.from_dict({}), "molecules")
+    for part, data in (("molecules", runs[:1]), ("frames", runs[1:])):
+        names = [run.name for run in data]
+        with pytest.raises(ConfigError, match=rf"no held-out {part}.*data are of \{names}"):
+            held_out(data, recipe, part)
 
 
 def test_held_out_molecules_from_the_command_line(data, models):
@@ -296,18 +301,20 @@ def test_held_out_molecules_from_the_command_line(data, models):
 # ---- refusals -----------------------------------------------------------------------------------
 
 
-def test_options_of_other_kinds_of_models(data, models, tmp_path):
-    data = data / "valine_r0.npz"
-    with pytest.raises(ConfigError, match="--forces means nothing for model 'key'"):
-        evaluate(data, "--model", models["key"], "--forces", "direct")
-    with pytest.raises(ConfigError, match="--time means nothing for model 'key'"):
-        evaluate(data, "--model", models["key"], "--time", 2.0)
+def test_models_of_other_kinds(data, models, tmp_path):
     path = tmp_path / "forces.safetensors"
     config = MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8)
     save_model(path, MDET(config), {1: 0.0}, {})
-    for option, value in (("--replicas", 2), ("--sampler", "ode"), ("--interpolator", "x")):
-        with pytest.raises(ConfigError, match=f"{option} means nothing for model 'forces'"):
-            evaluate(data, "--model", path, option, value)
+    with pytest.raises(
+        ConfigError, match=r"'forces', which is an MD-ET force field; use .* forces"
+    ):
+        evaluate(data, "--model", path)
+    with pytest.raises(ConfigError, match=r"'key', which is an ATMOS propagator; use .* rollouts"):
+        CliRunner().invoke(
+            app,
+            ["evaluate", "forces", str(data), "--model", str(models["key"])],
+            catch_exceptions=False,
+        )
 
 
 def test_what_does_not_fit_is_refused(data, dipeptide, models, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos import ATMOSConfig, Features
 from mlmd_calc.models.atmos.sampler import training_noise
-from mlmd_calc.training.batches import BatchStream
+from mlmd_calc.training.atmos.recipe import ATMOSRecipe
+from mlmd_calc.training.batches import BatchStream, padded_size
 
 
 class WindowBatch(NamedTuple):
@@ -74,14 +74,8 @@ class WindowTable:
         Trajectories of any systems.
     config
         Network to train: its noise, and whether it is an interpolator.
-    strides_ps
-        Times between the frames of a window; several for networks with ``tau="lag"`` only.
-    window
-        Frames that are read.
-    noise_samples
-        Noisy copies of each frame to predict.
-    crop_tokens
-        Larger systems are cut to this many tokens.
+    recipe
+        Strides, length of a window, noisy copies, and the size to which systems are cut.
     frame_noise
         Standard deviation in Å of noise on the frames that are read.
 
@@ -97,22 +91,16 @@ class WindowTable:
         self,
         trajectories: Sequence[BiomolecularTrajectory],
         config: ATMOSConfig,
+        recipe: ATMOSRecipe,
         *,
-        strides_ps: Sequence[float],
-        window: int,
-        noise_samples: int,
-        crop_tokens: int,
-        frame_noise: float,
+        frame_noise: float = 0.0,
     ) -> None:
         self.trajectories = list(trajectories)
         self.config = config
-        self.strides_ps = tuple(strides_ps)
-        self.window = window
-        self.noise_samples = noise_samples
-        self.crop_tokens = crop_tokens
+        self.recipe = recipe
         self.frame_noise = frame_noise
         for trajectory in self.trajectories:
-            for stride in self.strides_ps:
+            for stride in self.recipe.strides_ps:
                 self._check(trajectory, stride)
 
     def _check(self, trajectory: BiomolecularTrajectory, stride_ps: float) -> None:
@@ -133,7 +121,7 @@ class WindowTable:
     @property
     def steps(self) -> int:
         """Strides from the first to the last frame of a window."""
-        return self.config.max_remaining or self.window
+        return self.config.max_remaining or self.recipe.window
 
     def starts(self, trajectory: BiomolecularTrajectory, stride_ps: float) -> int:
         """Return the number of frames at which a window can begin."""
@@ -142,7 +130,7 @@ class WindowTable:
     def random(self, index: int, generator: torch.Generator) -> _Window:
         """Take a window of a trajectory at a random place and stride, cropped at random."""
         trajectory = self.trajectories[index]
-        stride = self.strides_ps[_random_integer(len(self.strides_ps), generator)]
+        stride = self.recipe.strides_ps[_random_integer(len(self.recipe.strides_ps), generator)]
         start = _random_integer(self.starts(trajectory, stride), generator)
         tokens = self._crop(trajectory, start, generator)
         return self._window(trajectory, start, stride, tokens)
@@ -174,32 +162,32 @@ class WindowTable:
         consecutive ones.
         """
         features = trajectory.system.features
-        if features.n_tokens <= self.crop_tokens:
+        if features.n_tokens <= self.recipe.crop_tokens:
             return None
         if not bool(features.is_ligand.any()):
-            first = _random_integer(features.n_tokens - self.crop_tokens + 1, generator)
-            return torch.arange(first, first + self.crop_tokens)
+            first = _random_integer(features.n_tokens - self.recipe.crop_tokens + 1, generator)
+            return torch.arange(first, first + self.recipe.crop_tokens)
         positions = torch.from_numpy(trajectory.positions[start])
         distance = torch.cdist(
             positions[features.representative_atom], positions[features.is_ligand]
         )
         order = distance.amin(-1).argsort(stable=True)
-        return order[: self.crop_tokens].sort().values
+        return order[: self.recipe.crop_tokens].sort().values
 
     def batch(self, windows: Sequence[_Window], generator: torch.Generator) -> WindowBatch:
         """Join windows and draw the noise."""
         features = Features.stack([window.features for window in windows])
         atoms, bonds = features.n_atoms, max(len(window.bonds) for window in windows)
         frames = torch.stack([_padded(window.frames, atoms, 1) for window in windows])
-        targets = frames[:, 1 : self.window + 1]
+        targets = frames[:, 1 : self.recipe.window + 1]
         noisy, sigma = training_noise(
             targets.flatten(0, 1),
-            features.atom_mask.repeat_interleave(self.window, 0),
-            self.noise_samples,
+            features.atom_mask.repeat_interleave(self.recipe.window, 0),
+            self.recipe.noise_samples,
             self.config,
             generator,
         )
-        read = frames[:, : self.window]
+        read = frames[:, : self.recipe.window]
         noise = torch.randn(read.shape, generator=generator)
         interpolator = self.config.max_remaining > 0
         return WindowBatch(
@@ -226,11 +214,11 @@ class WindowTable:
             Largest number of windows in a batch.
         """
         generator = torch.Generator().manual_seed(0)
-        each = max(1, round(count / (len(self.trajectories) * len(self.strides_ps))))
+        each = max(1, round(count / (len(self.trajectories) * len(self.recipe.strides_ps))))
         windows = [
             self._window(trajectory, start, stride, self._crop(trajectory, start, generator))
             for trajectory in sorted(self.trajectories, key=lambda t: len(t.system.atoms))
-            for stride in self.strides_ps
+            for stride in self.recipe.strides_ps
             for start in spread_index(self.starts(trajectory, stride), each).tolist()
         ]
         for first in range(0, len(windows), windows_per_batch):
@@ -246,34 +234,22 @@ class WindowBatches(BatchStream[WindowBatch]):
     ----------
     table
         Trajectories to draw from.
-    systems
-        Target number of trajectories per batch.
-    subsequences
-        Windows of each.
-    size_step
-        Trajectories are batched with those that have as many atoms, rounded up to a multiple of
-        this.
+    recipe
+        Target number of trajectories per batch, windows of each, and by how many atoms those that
+        are batched together may differ.
     seed, start, rank, world_size
         See :class:`BatchStream`.
     """
 
-    def __init__(
-        self,
-        table: WindowTable,
-        *,
-        systems: int,
-        subsequences: int,
-        size_step: int,
-        **position: int,
-    ) -> None:
+    def __init__(self, table: WindowTable, recipe: ATMOSRecipe, **position: int) -> None:
         self.table = table
-        self.subsequences = subsequences
+        self.subsequences = recipe.subsequences
         self.members: dict[int, list[int]] = {}
         for index, trajectory in enumerate(table.trajectories):
-            size = math.ceil(len(trajectory.system.atoms) / size_step) * size_step
+            size = padded_size(len(trajectory.system.atoms), recipe.size_step)
             self.members.setdefault(size, []).append(index)
         counts = {size: len(self.members[size]) for size in sorted(self.members)}
-        super().__init__(counts, dict.fromkeys(counts, float(systems)), **position)
+        super().__init__(counts, dict.fromkeys(counts, float(recipe.systems)), **position)
 
     def make(self, size: int, index: NDArray[np.int64], generator: torch.Generator) -> WindowBatch:
         """Take random windows of the trajectories of one size."""

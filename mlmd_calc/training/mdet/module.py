@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,10 @@ from torch.func import functional_call
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet import MDET, MDETConfig
-from mlmd_calc.training.batches import Batch
-from mlmd_calc.training.losses import energy_loss, force_loss, gradient_surrogate
+from mlmd_calc.training.mdet.batches import Batch
+from mlmd_calc.training.mdet.losses import energy_loss, force_loss, gradient_surrogate
+from mlmd_calc.training.mdet.recipe import MDETLossWeights, MDETRecipe
 from mlmd_calc.training.module import TrainingModule
-from mlmd_calc.training.recipe import MDETLossWeights, MDETRecipe
 
 
 class MDETTraining(TrainingModule):
@@ -27,10 +26,6 @@ class MDETTraining(TrainingModule):
         Network to train, in single precision.
     recipe
         Hyper-parameters.
-    validation_names
-        Names of the validation sets, in the order of their loaders.
-    identity
-        What the checkpoints say they belong to (:func:`~.resume.run_identity`).
 
     Raises
     ------
@@ -41,14 +36,8 @@ class MDETTraining(TrainingModule):
     network: MDET
     recipe: MDETRecipe
 
-    def __init__(
-        self,
-        network: MDET,
-        recipe: MDETRecipe,
-        validation_names: tuple[str, ...] = (),
-        identity: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(network, recipe, validation_names, identity)
+    def __init__(self, network: MDET, recipe: MDETRecipe) -> None:
+        super().__init__(network, recipe)
         self.energy_head = energy_head(network.config, recipe.loss)
         for name, head in network.heads.items():
             # Heads without labels (dipole) stay as they are.
@@ -161,9 +150,8 @@ class MDETTraining(TrainingModule):
             )
         return terms
 
-    def validation_step(self, batch: Batch, _index: int, dataloader_idx: int = 0) -> None:
+    def measure(self, batch: Batch, name: str) -> None:
         """Mean absolute errors per force component (meV/Å) and of the energy per atom (meV)."""
-        name = self.validation_names[dataloader_idx]
         weight = self.recipe.loss
         positions = (batch.positions / units.MDET_BOHR).float()
         real = batch.numbers != 0
@@ -172,14 +160,10 @@ class MDETTraining(TrainingModule):
             errors = (forces * units.MDET_FORCE - batch.forces)[real]
             self.log_mean(f"{name}/{key}", errors.abs().mean() / units.MEV, len(errors))
 
-        with (
-            torch.autocast(self.device.type, enabled=False),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            out = self._evaluate(batch, positions)
-            log_forces("forces_mae", out["forces"])
-            if weight.gradient or weight.consistency:
-                log_forces("gradient_mae", self._energy_forces(batch, positions))
+        out = self._evaluate(batch, positions)
+        log_forces("forces_mae", out["forces"])
+        if weight.gradient or weight.consistency:
+            log_forces("gradient_mae", self._energy_forces(batch, positions))
         if self.energy_head is not None:
             errors = self._energy(out) * units.MDET_HARTREE - batch.energies
             per_atom = (errors.abs() / real.sum(1)).mean() / units.MEV

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import ATMOS, ProtenixReport, load_protenix
-from mlmd_calc.training.held_out import split_trajectories
-from mlmd_calc.training.recipe import ATMOSRecipe, Recipe
-from mlmd_calc.training.window_batches import coordinate_scale
+from mlmd_calc.training.atmos.batches import coordinate_scale
+from mlmd_calc.training.atmos.recipe import ATMOSRecipe
+from mlmd_calc.training.held_out import split
+from mlmd_calc.training.recipe import Recipe, TrainingData
+from mlmd_calc.training.task import network_to_train
 from mlmd_calc.zoo import ATMOSModel, ModelCard
 from mlmd_calc.zoo.checkpoint import read_checkpoint
 from mlmd_calc.zoo.model_file import file_checksum
 
 
 def start_from_protenix(
-    path: Path, recipe: Recipe, trajectories: Sequence[BiomolecularTrajectory]
+    path: Path, recipe: Recipe, data: TrainingData
 ) -> tuple[ATMOSModel, ProtenixReport]:
     """Build the network of a recipe, with context embedder, decoder and distogram of Protenix.
 
@@ -32,8 +31,8 @@ def start_from_protenix(
         Checkpoint of Protenix, of the sizes that the recipe gives the network.
     recipe
         Hyper-parameters, of ATMOS.
-    trajectories
-        The data, whose training part tells the scale of coordinates.
+    data
+        Trajectories, whose training part tells the scale of coordinates.
 
     Returns
     -------
@@ -56,11 +55,10 @@ def start_from_protenix(
         )
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
-    train, _ = split_trajectories(trajectories, recipe)
+    trajectories = [item for item in data if isinstance(item, BiomolecularTrajectory)]
+    train, _ = split(trajectories, recipe)
     config = recipe.network_config(round(coordinate_scale(train), 2))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(recipe.seed)
-        network = ATMOS(config)
+    network = network_to_train(None, recipe.seed, lambda: ATMOS(config))
     report = load_protenix(network, read_checkpoint(path))
     checksum = file_checksum(path)
     card = ModelCard(

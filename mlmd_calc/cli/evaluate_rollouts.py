@@ -1,11 +1,10 @@
-"""`mlmd evaluate` for ATMOS models."""
+"""`mlmd evaluate rollouts`: trajectories of ATMOS models beside molecular dynamics."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +40,6 @@ from mlmd_calc.sampling.rollouts import (
 )
 from mlmd_calc.zoo import ATMOSModel
 
-_HELD_OUT: Final = ("molecules", "frames")
 _SAME_K: Final = 1.0
 """Difference of temperatures in K that means nothing."""
 
@@ -98,48 +96,7 @@ class _Variant:
     interval_ps: float
 
 
-def held_out_trajectories(
-    trajectories: Sequence[BiomolecularTrajectory], recipe: Mapping[str, Any], part: str
-) -> list[BiomolecularTrajectory]:
-    """Pick what the recipe of a model kept from training.
-
-    Parameters
-    ----------
-    trajectories
-        Trajectories; of those of training molecules, all frames.
-    recipe
-        As on the card of the model.
-    part
-        "molecules" never trained on, or the last "frames" of the others.
-
-    Raises
-    ------
-    ConfigError
-        If the recipe or the data do not have it.
-    """
-    names = list(recipe.get("held_out_molecules", []))
-    fraction = float(recipe.get("held_out_fraction", 0.0))
-    known = [key for key, value in zip(_HELD_OUT, (names, fraction), strict=True) if value]
-    if part not in known:
-        raise ConfigError(f"held_out={part!r}; this model's recipe held out {known}")
-    if part == "molecules":
-        found = [t for t in trajectories if t.name in names]
-    else:
-        found = [
-            replace(t, positions=t.positions[-count:])
-            for t in trajectories
-            if t.name not in names and (count := math.floor(fraction * len(t)))
-        ]
-    if not found:
-        there = sorted({t.name for t in trajectories})
-        raise ConfigError(
-            f"the data have no held-out {part}: the model's recipe held out the molecules {names} "
-            f"and the last {fraction:g} of the frames of others, and the data are of {there}"
-        )
-    return found
-
-
-def evaluate_trajectories(
+def evaluate_rollouts(
     model: ATMOSModel,
     trajectories: Sequence[BiomolecularTrajectory],
     options: RolloutOptions,

@@ -1,0 +1,286 @@
+"""`mlmd evaluate`: measure models on data."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from mlmd_calc.cli.data_options import (
+    EnergyKey,
+    ForcesKey,
+    FrameSpacing,
+    Reading,
+    VelocityUnitOption,
+)
+from mlmd_calc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlmd_calc.data import MoleculeFrames
+    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+    from mlmd_calc.zoo import LoadedModel
+
+# What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
+
+D = TypeVar("D", bound="MoleculeFrames | BiomolecularTrajectory")
+
+Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
+ModelName = Annotated[str, typer.Option("--model", help="Shipped name, file or run directory.")]
+Only = Annotated[list[str] | None, typer.Option(help="Only these molecules; may be repeated.")]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(help="Only what the model's recipe held out of these data: frames or molecules."),
+]
+Frames = Annotated[int, typer.Option(min=1, help="At most this many frames per molecule.")]
+Plots = Annotated[Path | None, typer.Option(help="Folder for pictures.")]
+Dtype = Annotated[str, typer.Option(help="float64, float32 or, for force fields, mixed.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+
+
+class _ByKind(TyperGroup):
+    """Takes the command that fits the model where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = (*self.commands, *self.get_help_option_names(ctx))
+        if args and args[0] not in known and not ctx.resilient_parsing:
+            args = [_command_of(_load(_named_model(args))), *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_ByKind, no_args_is_help=True)
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure a model on data. Where no command is named, that of the --model's kind is taken."""
+
+
+@app.command("forces")
+def forces_command(
+    data: Data,
+    model: Annotated[
+        str | None, typer.Option(help="Force field; default: the default model.")
+    ] = None,
+    only: Only = None,
+    frames: Frames = 100,
+    held_out: HeldOut = None,
+    forces: Annotated[str | None, typer.Option(help="direct or conservative.")] = None,
+    rotation: Annotated[str | None, typer.Option(help="none, random or average.")] = None,
+    n_rotations: Annotated[int | None, typer.Option(help="Orientations per call.")] = None,
+    dtype: Dtype = "float64",
+    seed: Seed = 0,
+    as_json: AsJSON = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
+) -> None:
+    """Errors of forces and energies of a force field."""
+    from mlmd_calc.cli.evaluate_forces import evaluate_forces
+    from mlmd_calc.potential import Potential
+
+    loaded = _load(model, "forces")
+    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    molecules = _chosen(found, loaded, held_out, only)
+    potential = Potential(
+        loaded.source,
+        dtype=dtype,
+        seed=seed,
+        forces=forces,
+        rotation=rotation,
+        n_rotations=n_rotations,
+    )
+    evaluate_forces(potential, molecules, frames, seed=seed, as_json=as_json)
+
+
+@app.command("jumps")
+def jumps_command(
+    data: Data,
+    model: ModelName,
+    only: Only = None,
+    frames: Frames = 100,
+    held_out: HeldOut = None,
+    potential: Annotated[
+        str | None, typer.Option(help="Force field for accelerations and energies.")
+    ] = None,
+    rotation: Annotated[str | None, typer.Option(help="none or random.")] = None,
+    time: Annotated[
+        list[float] | None, typer.Option(help="fs to predict ahead; may be repeated. (2 4 8 16 32)")
+    ] = None,
+    verlet: Annotated[
+        float | None, typer.Option(help="Compare with velocity Verlet at this time step in fs.")
+    ] = None,
+    plots: Plots = None,
+    dtype: Dtype = "float64",
+    seed: Seed = 0,
+    as_json: AsJSON = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
+) -> None:
+    """Errors of positions and velocities that an ATOM propagator predicts."""
+    from mlmd_calc.cli.evaluate_jumps import evaluate_jumps
+    from mlmd_calc.propagation.load import load_propagator
+
+    loaded = _load(model, "jumps")
+    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    molecules = _chosen(found, loaded, held_out, only)
+    propagator = load_propagator(
+        loaded.source, device="cpu", dtype=dtype, potential=potential, rotation=rotation
+    )
+    evaluate_jumps(
+        propagator,
+        molecules,
+        potential=potential,
+        times_fs=time,
+        frames=frames,
+        verlet_fs=verlet,
+        plots=plots,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command("operator")
+def operator_command(
+    data: Data,
+    model: ModelName,
+    only: Only = None,
+    frames: Frames = 100,
+    time: Annotated[
+        list[float] | None,
+        typer.Option(help="fs to the last target; may be repeated. Default: 3,000 frames."),
+    ] = None,
+    dtype: Dtype = "float64",
+    as_json: AsJSON = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    velocity_unit: VelocityUnitOption = None,
+    frame_spacing: FrameSpacing = None,
+) -> None:
+    """Errors of mean positions that the published ATOM operator predicts."""
+    from mlmd_calc.cli.evaluate_operator import evaluate_operator
+    from mlmd_calc.zoo import load_operator
+
+    loaded = _load(model, "operator")
+    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    operator = load_operator(loaded.source, device="cpu", dtype=dtype)
+    molecules = _chosen(found, loaded, None, only)
+    evaluate_operator(operator, molecules, times_fs=time, frames=frames, as_json=as_json)
+
+
+@app.command("rollouts")
+def rollouts_command(
+    data: Data,
+    model: ModelName,
+    only: Only = None,
+    frames: Annotated[int, typer.Option(min=1, help="At most this many per trajectory.")] = 100,
+    held_out: HeldOut = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Trajectories from each start.")] = 1,
+    interpolator: Annotated[
+        str | None, typer.Option(help="Also with this model between the frames.")
+    ] = None,
+    stride: Annotated[
+        float | None, typer.Option(help="ps between frames, if the model knows several.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="sde or ode; default: that of the model.")
+    ] = None,
+    ablation: Annotated[bool, typer.Option("--ablation", help="With both samplers.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per frame.")] = None,
+    redraws: Annotated[
+        int | None,
+        typer.Option(min=0, help="Times that a broken or mirrored frame is drawn again. (20)"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    plots: Plots = None,
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    as_json: AsJSON = False,
+) -> None:
+    """Trajectories that an ATMOS propagator draws, compared with molecular dynamics."""
+    from mlmd_calc.cli.evaluate_rollouts import RolloutOptions, evaluate_rollouts
+    from mlmd_calc.data.biomolecules.trajectories import read_trajectories
+    from mlmd_calc.sampling.rollouts import REDRAWS
+    from mlmd_calc.zoo import load_atmos
+
+    loaded = _load(model, "rollouts")
+    place = {"device": device, "dtype": dtype}
+    evaluate_rollouts(
+        load_atmos(loaded.source, **place),
+        _chosen(read_trajectories(data), loaded, held_out, only),
+        RolloutOptions(
+            frames=frames,
+            replicas=replicas,
+            stride_ps=stride,
+            sampler=sampler,
+            ablation=ablation,
+            steps=steps,
+            redraws=REDRAWS if redraws is None else redraws,
+            seed=seed,
+        ),
+        interpolator=None if interpolator is None else load_atmos(interpolator, **place),
+        plots=plots,
+        as_json=as_json,
+    )
+
+
+def _named_model(args: list[str]) -> str | None:
+    """Model that arguments name, if they do."""
+    for word, following in itertools.zip_longest(args, args[1:]):
+        if word == "--model":
+            return following
+        if word.startswith("--model="):
+            return word.removeprefix("--model=")
+    return None
+
+
+def _command_of(model: LoadedModel[Any]) -> str:
+    """Name of the command that measures a model.
+
+    Raises
+    ------
+    ConfigError
+        If none does.
+    """
+    from mlmd_calc.zoo import KINDS
+
+    kind = KINDS[model.card.kind]
+    if kind.evaluation is None:
+        raise ConfigError(
+            f"model {model.card.name!r} is {kind.title}, which no command of mlmd evaluate measures"
+        )
+    return kind.evaluation
+
+
+def _load(name: str | None, command: str | None = None) -> LoadedModel[Any]:
+    """Load a model, which must be of the kind that a command measures."""
+    from mlmd_calc.zoo import KINDS, load_any_model
+
+    model = load_any_model(name, device="cpu")
+    if command is not None and (right := _command_of(model)) != command:
+        raise ConfigError(
+            f"mlmd evaluate {command} does not measure {model.card.name!r}, which is "
+            f"{KINDS[model.card.kind].title}; use mlmd evaluate {right}"
+        )
+    return model
+
+
+def _chosen(
+    data: list[D], model: LoadedModel[Any], part: str | None, only: list[str] | None
+) -> list[D]:
+    """Part of the data that the recipe of a model held out, and of that what has these names."""
+    from mlmd_calc.training.held_out import held_out
+    from mlmd_calc.training.recipe import Recipe
+
+    if part is not None:
+        data = held_out(data, Recipe.from_dict(model.card.recipe), part)
+    names = sorted({molecule.name for molecule in data})
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise ConfigError(f"no molecule is called {unknown}; there are {names}")
+    return [molecule for molecule in data if not only or molecule.name in only]

@@ -1,0 +1,69 @@
+"""Recipe of ATOM propagators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.atom.config import IntegratorConfig
+from mlmd_calc.training.recipe import LossWeights, Recipe
+
+
+@dataclass(frozen=True)
+class ATOMLossWeights(LossWeights):
+    """Weights of the loss terms of ATOM.
+
+    Attributes
+    ----------
+    positions
+        Mean square error of the positions, in units of what force-free motion leaves unexplained
+        for the element at that time (:class:`~.batches.ChangeScales`).
+    velocities
+        Mean square error of the velocities, likewise.
+    """
+
+    positions: float = 1.0
+    velocities: float = 1.0
+
+
+@dataclass(frozen=True)
+class ATOMRecipe(Recipe):
+    """Recipe of an ATOM integrator, trained on trajectories.
+
+    Attributes
+    ----------
+    model
+        Options of the blocks, and in the table ``integrator`` the others of
+        :class:`mlmd_calc.models.IntegratorConfig`.
+    loss
+        Loss weights.
+    atoms_per_batch
+        Batches hold about this many atoms, each counted once per time.
+    times
+        Later times of each sample; a sample is a state, and the states at these times.
+    shortest_horizon
+        Shortest time in fs; times are log-uniform up to the network's ``max_horizon``.
+    """
+
+    kind: ClassVar[str] = "atom"
+    smallest: ClassVar[dict[str, int]] = {**Recipe.smallest, "atoms_per_batch": 1, "times": 1}
+    used_with_forces: ClassVar[bool] = True
+
+    loss: ATOMLossWeights = field(default_factory=ATOMLossWeights)
+    atoms_per_batch: int = 1600
+    times: int = 2
+    shortest_horizon: float = 2.0
+
+    def check_model(self) -> None:
+        """Refuse options that no integrator has, and times that it cannot jump over."""
+        longest = self.network_config().max_horizon
+        if not 0.0 < self.shortest_horizon <= longest:
+            raise ConfigError(
+                f"shortest_horizon={self.shortest_horizon} fs; it must be positive and at most the "
+                f"network's max_horizon={longest} fs"
+            )
+
+    def network_config(self) -> IntegratorConfig:
+        """Architecture of the network to train."""
+        return IntegratorConfig.from_dict(self.model)

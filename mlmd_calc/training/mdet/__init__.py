@@ -1,0 +1,1 @@
+"""Training of MD-ET force fields."""

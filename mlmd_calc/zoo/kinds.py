@@ -1,0 +1,171 @@
+"""The kinds of networks: one entry of `KINDS` for each says all that the package asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from torch import nn
+
+from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
+from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
+from mlmd_calc.models.mdet import MDET, MDETConfig
+from mlmd_calc.zoo.card import ModelCard
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class LoadedModel(Generic[N]):
+    """What all loaded models have.
+
+    Attributes
+    ----------
+    card
+        What the model is.
+    source
+        What must be given to load the model again.
+    sha256
+        Checksum that identifies the model: of the file, or of the content of a run directory.
+    network
+        The network, in evaluation mode.
+    atomic_energies
+        Energy in eV of each element that the network's energy is relative to; empty if it predicts
+        none, or one that is absolute or relative to something that is not known.
+    """
+
+    card: ModelCard
+    source: str
+    sha256: str
+    network: N
+    atomic_energies: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model(LoadedModel[MDET]):
+    """A loaded force field, see :class:`LoadedModel`."""
+
+
+@dataclass(frozen=True)
+class ATOMModel(LoadedModel[ATOMIntegrator]):
+    """A loaded ATOM integrator, see :class:`LoadedModel`."""
+
+
+@dataclass(frozen=True)
+class OperatorModel(LoadedModel[ATOM]):
+    """A loaded ATOM network of the published kind, see :class:`LoadedModel`."""
+
+
+@dataclass(frozen=True)
+class ATMOSModel(LoadedModel[ATMOS]):
+    """A loaded ATMOS network, see :class:`LoadedModel`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of networks.
+
+    Attributes
+    ----------
+    name
+        As in model files, model cards and recipes.
+    title
+        What a model of this kind is, with its article.
+    units
+        Units of what it predicts.
+    network, config
+        Class of the network, which takes a configuration and keeps it as ``config``; class of that,
+        with ``to_dict`` and ``from_dict``.
+    model
+        Class of a loaded model.
+    recipe, task
+        Where to find the :class:`mlmd_calc.training.recipe.Recipe` and the function that prepares
+        its training (:data:`mlmd_calc.training.task.PrepareTask`), as ``module:name``. They belong
+        to a layer above this one and need what not every installation has. None for networks that
+        are not trained here.
+    evaluation
+        The command of ``mlmd evaluate`` that measures it; None if none does.
+    loader
+        Function of `mlmd_calc` that loads a model of this kind.
+    """
+
+    name: str
+    title: str
+    units: str
+    network: type[Any]
+    config: type[Any]
+    model: type[LoadedModel[Any]]
+    recipe: str | None = None
+    task: str | None = None
+    evaluation: str | None = None
+    loader: str = "zoo.load_any_model"
+
+
+_TRAINING: Final = "mlmd_calc.training"
+
+KINDS: Final[dict[str, Kind]] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="mdet",
+            title="an MD-ET force field",
+            units="energy eV, forces eV/Å",
+            network=MDET,
+            config=MDETConfig,
+            model=Model,
+            recipe=f"{_TRAINING}.mdet.recipe:MDETRecipe",
+            task=f"{_TRAINING}.mdet.task:mdet_task",
+            evaluation="forces",
+            loader="load_model",
+        ),
+        Kind(
+            name="atom",
+            title="an ATOM propagator",
+            units="positions Å, velocities Å/fs",
+            network=ATOMIntegrator,
+            config=IntegratorConfig,
+            model=ATOMModel,
+            recipe=f"{_TRAINING}.atom.recipe:ATOMRecipe",
+            task=f"{_TRAINING}.atom.task:atom_task",
+            evaluation="jumps",
+            loader="load_propagator",
+        ),
+        Kind(
+            name="atom-operator",
+            title="the published ATOM operator",
+            units="positions Å",
+            network=ATOM,
+            config=ATOMConfig,
+            model=OperatorModel,
+            evaluation="operator",
+            loader="zoo.load_operator",
+        ),
+        Kind(
+            name="atmos",
+            title="an ATMOS propagator",
+            units="positions Å",
+            network=ATMOS,
+            config=ATMOSConfig,
+            model=ATMOSModel,
+            recipe=f"{_TRAINING}.atmos.recipe:ATMOSRecipe",
+            task=f"{_TRAINING}.atmos.task:atmos_task",
+            evaluation="rollouts",
+            loader="load_propagator",
+        ),
+    )
+}
+"""All kinds by name."""
+
+
+def kind_of(network: nn.Module) -> Kind:
+    """Kind of a network.
+
+    Raises
+    ------
+    KeyError
+        If the network is of no known kind.
+    """
+    for kind in KINDS.values():
+        if isinstance(network, kind.network):
+            return kind
+    raise KeyError(f"{type(network).__name__} is no network of a known kind")
