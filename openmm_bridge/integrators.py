@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import openmm
@@ -21,9 +21,7 @@ from mlmd_calc.propagation import (
     Corrections,
     EventLog,
     ForceModel,
-    Guard,
     JumpLoop,
-    OtherForces,
     Propagator,
     State,
     Thermostat,
@@ -31,8 +29,12 @@ from mlmd_calc.propagation import (
     read_restart,
 )
 from mlmd_calc.propagation.load import as_propagator
+from mlmd_calc.propagation.loop_options import LoopOptions, check_names
 from openmm_bridge.computation import FORCE_UNIT
 from openmm_bridge.region import region_from_topology
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
 """Å/fs per nm/ps."""
@@ -131,20 +133,10 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         None for constant energy.
     charge, multiplicity
         Total charge in e and spin multiplicity 2S + 1.
-    corrections
-        Corrections of a jump; None for the usual ones.
-    guard
-        Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
-    other_forces
-        What is done with forces of the System that are not those of the propagator's potential, a
-        bias for instance: "refuse" the run, let them "kick" the molecule before and
-        after each of two jumps over half the stride, or "ignore" them in jumps.
-    md_steps_per_jump
-        Force-based steps after each jump, part of the same step; the time advances by them too.
     md_timestep
         Time step of force-based steps, a Quantity or ps; None for 0.5 fs.
-    rng
-        ``numpy.random.Generator``, the source of all randomness; None draws a seed.
+    **options
+        See :class:`mlmd_calc.propagation.loop_options.LoopOptions`.
 
     Raises
     ------
@@ -167,13 +159,10 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         *,
         charge: int = 0,
         multiplicity: int = 1,
-        corrections: Corrections | None = None,
-        guard: Guard | None = None,
-        other_forces: OtherForces = "refuse",
-        md_steps_per_jump: int = 0,
         md_timestep: Any = None,
-        rng: np.random.Generator | None = None,
+        **options: Unpack[LoopOptions],
     ) -> None:
+        check_names(options)
         propagator = as_propagator(propagator)
         stride_fs = _stride_fs(stepSize, propagator)
         propagator.strides.check(stride_fs)
@@ -181,7 +170,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         region = region_from_topology(
             topology, charge=charge, multiplicity=multiplicity, periodic=False
         )
-        self._md_fs = md_steps_per_jump * md_timestep_fs
+        self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
         super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS)
         self.addGlobalVariable(_JUMPED, 0.0)
@@ -191,31 +180,15 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         self.addComputePerDof("x", f"x + sqrt({_JUMPED} - 1)")
         self.endBlock()
         self._structure = region.structure(np.zeros((len(region), 3)))
-        self._strides = propagator.strides
+        self._propagator = propagator
         self._stride_fs = stride_fs
+        self._md_timestep_fs = md_timestep_fs
         self._thermostat = thermostat
+        self._options = options
         self._acting: list[str] = []
-        self._rng = rng
         self._loop: JumpLoop | None = None
         self._context: Any = None
         self._shown: _Shown
-
-        def make_loop(state: State, forces: ForceModel | None) -> JumpLoop:
-            return JumpLoop(
-                [state],
-                propagator,
-                self._stride_fs,
-                thermostat=self._thermostat,
-                corrections=corrections,
-                guard=guard,
-                forces=forces,
-                other_forces=other_forces,
-                md_steps_per_jump=md_steps_per_jump,
-                md_timestep_fs=md_timestep_fs,
-                rng=self._rng,
-            )
-
-        self._make_loop: Callable[[State, ForceModel | None], JumpLoop] = make_loop
 
     @property
     def loop(self) -> JumpLoop:
@@ -239,7 +212,15 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             )
             self._acting = self._acting_forces(system)
             try:
-                self._loop = self._make_loop(start, self._forces())
+                self._loop = JumpLoop(
+                    [start],
+                    self._propagator,
+                    self._stride_fs,
+                    thermostat=self._thermostat,
+                    forces=self._forces(),
+                    md_timestep_fs=self._md_timestep_fs,
+                    **self._options,
+                )
             finally:
                 # Comparing forces has moved the particles.
                 context.setPositions(positions)
@@ -281,7 +262,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             If the propagator cannot do this stride.
         """
         stride_fs = round(_femtoseconds(size) - self._md_fs, 9)
-        self._strides.check(stride_fs)
+        self._propagator.strides.check(stride_fs)
         self._stride_fs = stride_fs
         if self._loop is not None:
             self._loop.stride_fs = stride_fs
@@ -298,7 +279,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         if self._loop is not None:
             raise ConfigError("the run has begun; set the seed before the first step")
         super().setRandomNumberSeed(seed)
-        self._rng = np.random.default_rng(seed or None)
+        self._options["rng"] = np.random.default_rng(seed or None)
 
     def saveRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
         """Write a restart file, replacing an older one in one go.

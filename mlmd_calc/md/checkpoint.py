@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.md.record import Description
 from mlmd_calc.propagation.restart import read_restart, write_restart
 
 CHECKPOINT_FILE: Final = "checkpoint.npz"
@@ -71,6 +72,36 @@ class Checkpoint:
     results: dict[str, Any]
     progress: Progress
     identity: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        molecules: Sequence[ase.Atoms],
+        results: dict[str, Any],
+        progress: Progress,
+        identity: dict[str, Any],
+    ) -> Checkpoint:
+        """Return a checkpoint of molecules as they are."""
+        return cls(
+            positions=np.stack([atoms.get_positions() for atoms in molecules]),
+            momenta=np.stack([atoms.get_momenta() for atoms in molecules]),
+            results=results,
+            progress=progress,
+            identity=identity,
+        )
+
+    def molecules(self, description: Description) -> list[ase.Atoms]:
+        """Return the molecules as they were, without a calculator."""
+        return [
+            ase.Atoms(
+                description.numbers,
+                positions,
+                masses=description.masses,
+                momenta=momenta,
+                info=description.info,
+            )
+            for positions, momenta in zip(self.positions, self.momenta, strict=True)
+        ]
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into the folder of a run, replacing an older one."""

@@ -1,0 +1,459 @@
+"""One molecular-dynamics run: recorded, watched, and restartable bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ase
+import numpy as np
+from ase.calculators.calculator import CalculatorError
+
+from mlmd_calc import units
+from mlmd_calc.bonds import Bonds, find_bonds
+from mlmd_calc.electrons import electronic_state
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.files import FolderLock, write_json
+from mlmd_calc.md.ase_engine import ASE
+from mlmd_calc.md.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    Progress,
+    load_rotation_state,
+    rotation_state,
+    run_identity,
+)
+from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
+from mlmd_calc.md.engine import Dynamics, DynamicsState, RunEngine
+from mlmd_calc.md.frames import FRAMES_FILE, read_frames
+from mlmd_calc.md.jump_engine import EVENTS_FILE, JumpCounts, count_jumps
+from mlmd_calc.md.record import Description
+from mlmd_calc.md.recorder import Recorder
+from mlmd_calc.md.settings import MDSettings
+from mlmd_calc.propagation import JumpLoop, Propagator
+from mlmd_calc.propagation.restart import check_identity
+
+JOB_FILE: Final = "job.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of :meth:`Run.run` ended.
+
+    Attributes
+    ----------
+    verdict
+        "completed", "interrupted" (asked to stop) or "failed" (the molecule came apart, or the
+        forces could not be computed).
+    step
+        Steps done since the beginning of the run.
+    reason
+        What went wrong; empty unless it failed.
+    """
+
+    verdict: str
+    step: int
+    reason: str = ""
+
+
+class Run:
+    """A run in a folder of its own; make one with `start` or `resume`.
+
+    The folder receives ``simulation.json`` and ``frames.npy`` (see
+    :func:`mlmd_calc.md.read_record`), ``checkpoint.npz``, ``events.jsonl`` if the run is made of
+    jumps and, if it fails, ``stopped.extxyz``. Every step is watched: a bond far from its reference
+    length, a coordinate that is not finite, or forces that cannot be computed end the run. Replicas
+    have their frames in folders of their own, ``replica-0`` and so on.
+
+    Parameters
+    ----------
+    dynamics
+        Moves the molecules.
+    recorder
+        Writes down what they do.
+    rng
+        Source of randomness of the run.
+    step
+        Steps done since the beginning of the run.
+
+    Attributes
+    ----------
+    molecules
+        The present state of all replicas.
+    atoms
+        That of the first.
+    folder, description, settings
+        Folder of the run, what it is, and its settings.
+
+    Examples
+    --------
+    >>> from ase.build import molecule
+    >>> from mlmd_calc import MDETCalculator, Potential
+    >>> from mlmd_calc.md import JumpSettings, MDSettings, Run
+    >>> from mlmd_calc.propagation import VerletPropagator
+    >>> atoms = molecule("CH3CH2OH")
+    >>> atoms.calc = MDETCalculator()
+    >>> with Run.start(atoms, "steps", MDSettings()) as run:
+    ...     run.run(2000)
+    Outcome(verdict='completed', step=2000, reason='')
+    >>> propagator = VerletPropagator(Potential(), timestep_fs=0.5)
+    >>> settings = MDSettings(jumps=JumpSettings("verlet", stride_fs=8.0, replicas=4))
+    >>> with Run.start(atoms, "jumps", settings, propagator=propagator) as run:
+    ...     run.run(100)
+    Outcome(verdict='completed', step=100, reason='')
+    """
+
+    def __init__(
+        self, dynamics: Dynamics, recorder: Recorder, rng: np.random.Generator, step: int = 0
+    ) -> None:
+        self.step = step
+        self.molecules = recorder.molecules
+        self.atoms = recorder.molecules[0]
+        self.folder = recorder.folder
+        self.description = recorder.description
+        self.settings = recorder.description.settings
+        self._dynamics = dynamics
+        self._recorder = recorder
+        self._rng = rng
+        self._lock: FolderLock | None = None
+
+    @classmethod
+    def start(
+        cls,
+        atoms: ase.Atoms,
+        folder: str | os.PathLike[str],
+        settings: MDSettings,
+        *,
+        engine: RunEngine = ASE,
+        propagator: Propagator | None = None,
+        bonds: Bonds | None = None,
+        keep_velocities: bool = False,
+        job: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Begin a run.
+
+        Parameters
+        ----------
+        atoms
+            An isolated molecule with a calculator; it is copied.
+        folder
+            Folder of the run, made if need be.
+        settings
+            Settings of the run.
+        engine
+            What moves the atoms, for instance :class:`openmm_bridge.OpenMMEngine`.
+        propagator
+            Makes the jumps if the settings have `jumps`.
+        bonds
+            Bonds to watch and their reference lengths; None takes those of the given structure.
+        keep_velocities
+            Use the velocities of the atoms instead of drawing them. What the ensemble conserves
+            (see :mod:`mlmd_calc.md.dynamics`) is removed from them too.
+        job
+            What a program wants to find again beside the run; JSON-able, written as ``job.json``.
+
+        Raises
+        ------
+        ConfigError
+            If the folder holds a run already, there are no velocities to keep, or settings,
+            propagator and engine do not fit together.
+        InputError
+            If the atoms carry constraints, or calculator, engine or propagator refuse them.
+        MissingDependencyError
+            If the engine does not work here.
+        """
+        folder = Path(folder)
+        _check_propagator(settings, propagator)
+        if propagator is not None:
+            settings = settings.with_friction(propagator.conditions.friction_per_ps)
+        _check_start(atoms, folder, settings, keep_velocities)
+        # A jump keeps the angular momentum whatever the forces.
+        torque_free = propagator is not None or _torque_free(atoms.calc)
+        description = _describe(atoms, settings, bonds, torque_free, engine)
+        rng = np.random.default_rng(settings.seed)
+        molecules = _start_molecules(atoms, settings, keep_velocities, torque_free, rng)
+        molecules[0].get_forces()
+        # What calculator or engine refuse must not leave a folder behind.
+        dynamics = engine.make(molecules, description, folder, rng, propagator)
+        dynamics.begin()
+        run = cls(dynamics, Recorder(molecules, folder, description), rng)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FolderLock(folder) as run._lock, contextlib.ExitStack() as on_failure:
+            # Again, now that no other process can begin one.
+            _refuse_run(folder)
+            description.write(folder)
+            if job is not None:
+                write_json(folder / JOB_FILE, job)
+            on_failure.callback(run._recorder.close)
+            run._recorder.create()
+            run._recorder.watch_bonds()
+            run._recorder.record(0, dynamics.measure())
+            # From here on there is a run that can be continued.
+            run.checkpoint()
+            on_failure.pop_all()
+        return run
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        calculator: Any,
+        *,
+        engine: RunEngine = ASE,
+        propagator: Propagator | None = None,
+    ) -> Run:
+        """Continue a run from its last checkpoint; frames recorded after it are dropped.
+
+        Parameters
+        ----------
+        folder
+            Folder of the run.
+        calculator, engine, propagator
+            Like those the run was started with.
+
+        Raises
+        ------
+        ConfigError
+            If the run was made with another engine, or one is made of jumps and the other not.
+        ModelFileError
+            If the folder holds no run, or its files are damaged or of another run.
+        """
+        folder = Path(folder)
+        description = Description.read(folder)
+        _check_engine(description, engine)
+        _check_propagator(description.settings, propagator)
+        with FolderLock(folder) as lock:
+            checkpoint = Checkpoint.read(folder)
+            check_identity(
+                folder / CHECKPOINT_FILE,
+                checkpoint.identity,
+                run_identity(description.to_dict(), calculator),
+                remedy="bring back the files of this run and its model, or start a new run",
+            )
+            progress = checkpoint.progress
+            molecules = checkpoint.molecules(description)
+            molecules[0].calc = calculator
+            rng = np.random.default_rng()
+            rng.bit_generator.state = progress.random_state
+            dynamics = engine.make(molecules, description, folder, rng, propagator)
+            dynamics.load_state_dict(DynamicsState(checkpoint.results, progress.thermostat))
+            # Last, because making dynamics may evaluate forces, which draws orientations.
+            load_rotation_state(calculator, progress.rotations)
+            run = cls(dynamics, Recorder(molecules, folder, description), rng, progress.step)
+            run._recorder.reopen(progress.frames, progress.bond_deviations)
+            run._lock = lock
+        return run
+
+    @property
+    def temperature(self) -> float:
+        """Present kinetic temperature in K, of all replicas together."""
+        kinetic = np.mean([atoms.get_kinetic_energy() for atoms in self.molecules])
+        return float(2.0 * kinetic / (self.description.degrees_of_freedom * units.KB))
+
+    @property
+    def loop(self) -> JumpLoop | None:
+        """The loop that makes the jumps, with its events; None if steps are force-based."""
+        return self._dynamics.loop
+
+    @property
+    def counts(self) -> JumpCounts | None:
+        """Count the jumps of all replicas; None if steps are force-based."""
+        return None if self.loop is None else count_jumps(self.loop)
+
+    def run(
+        self,
+        last_step: int,
+        *,
+        on_frame: Callable[[Run], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Outcome:
+        """Run until a step is reached.
+
+        Parameters
+        ----------
+        last_step
+            Step to stop after, counted from the beginning of the run.
+        on_frame
+            Called with the run after every recorded frame.
+        should_stop
+            Asked after every step; the run ends when it says yes.
+
+        Returns
+        -------
+        Outcome
+            With a checkpoint at its step, unless it failed: then the last checkpoint from before
+            the failure stays. The state at the end is recorded even between two regular frames;
+            such a frame is dropped when the run goes on.
+        """
+        self._recorder.forget_end()
+        while self.step < last_step:
+            reason = self._advance()
+            if reason is not None:
+                self._recorder.write_stopped()
+                return Outcome("failed", self.step, reason)
+            if self.step % self.settings.interval == 0 and on_frame is not None:
+                on_frame(self)
+            if self.step % self.settings.checkpoint_interval == 0:
+                self.checkpoint()
+            if should_stop is not None and should_stop():
+                return self._end("interrupted")
+        return self._end("completed")
+
+    def _end(self, verdict: str) -> Outcome:
+        self.checkpoint()
+        if self.step % self.settings.interval:
+            # After the checkpoint, which knows nothing of it: a run that goes on is the same.
+            self._recorder.record_end(self.step, self._dynamics.measure())
+        return Outcome(verdict, self.step)
+
+    def _advance(self) -> str | None:
+        """Do one step, and record it if that is due; return what went wrong, if anything."""
+        self.step += 1
+        reason = None
+        try:
+            self._dynamics.step()
+            if not self._recorder.finite:
+                return "positions or velocities are not finite any more"
+            reason = self._recorder.watch_bonds()
+            if reason is not None or self.step % self.settings.interval == 0:
+                self._recorder.record(self.step, self._dynamics.measure())
+        except (MLMDError, CalculatorError) as error:
+            # A molecule that has come apart is the reason, not what the model makes of it.
+            reason = reason or str(error)
+        return reason
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint; frames and events so far become readable as well."""
+        self._recorder.flush()
+        results, thermostat = self._dynamics.state_dict()
+        progress = Progress(
+            step=self.step,
+            frames=self._recorder.frames,
+            bond_deviations=self._recorder.bond_deviations,
+            random_state=dict(self._rng.bit_generator.state),
+            thermostat=thermostat,
+            rotations=rotation_state(self.atoms.calc),
+        )
+        identity = run_identity(self.description.to_dict(), self.atoms.calc)
+        Checkpoint.of(self.molecules, results, progress, identity).write(self.folder)
+        self._save_events()
+
+    def _save_events(self) -> None:
+        if self.loop is not None:
+            self.loop.events.save(self.folder / EVENTS_FILE)
+
+    def close(self) -> None:
+        """Write the events, close the files of frames, and leave the folder to others."""
+        with contextlib.ExitStack() as last:
+            if self._lock is not None:
+                last.callback(self._lock.release)
+            last.callback(self._recorder.close)
+            self._save_events()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _check_engine(description: Description, engine: RunEngine) -> None:
+    """Refuse another engine than the one a run was started with."""
+    if description.engine is not engine.name:
+        raise ConfigError(
+            f"the run was made with engine {description.engine.value!r} and cannot go on with "
+            f"{engine.name.value!r}; continue it with the engine it was started with"
+        )
+
+
+def _check_propagator(settings: MDSettings, propagator: Propagator | None) -> None:
+    """Refuse jumps without a propagator, and a propagator without jumps."""
+    if settings.jumps is not None and propagator is None:
+        raise ConfigError(
+            f"these settings are of a run made of jumps by {settings.jumps.propagator!r}; pass "
+            "that propagator"
+        )
+    if settings.jumps is None and propagator is not None:
+        raise ConfigError(
+            f"{propagator.identity} was passed, but these settings are of a run made of "
+            "force-based steps; leave it out, or set MDSettings(jumps=JumpSettings(...))"
+        )
+
+
+def _check_start(
+    atoms: ase.Atoms, folder: Path, settings: MDSettings, keep_velocities: bool
+) -> None:
+    _refuse_run(folder)
+    if atoms.constraints:
+        raise InputError(
+            f"the atoms carry the constraints {atoms.constraints}, which would change the number "
+            "of degrees of freedom; remove them with atoms.set_constraint()"
+        )
+    if keep_velocities and not atoms.has("momenta"):
+        raise ConfigError("the atoms have no velocities to keep; let them be drawn")
+    if keep_velocities and settings.replicas > 1 and not settings.thermostatted:
+        raise ConfigError(
+            f"{settings.replicas} replicas with the same velocities would all do the same at "
+            "constant energy; let velocities be drawn, or use a thermostat"
+        )
+
+
+def _describe(
+    atoms: ase.Atoms,
+    settings: MDSettings,
+    bonds: Bonds | None,
+    torque_free: bool,
+    engine: RunEngine,
+) -> Description:
+    """Say what a run that starts is; raises as :meth:`Run.start`."""
+    given = (getattr(atoms.calc, name, None) for name in ("charge", "multiplicity"))
+    return Description(
+        engine=engine.name,
+        engine_options=engine.options(atoms),
+        numbers=atoms.numbers.astype(np.int64),
+        masses=atoms.get_masses(),
+        bonds=find_bonds(atoms) if bonds is None else bonds,
+        settings=settings,
+        degrees_of_freedom=degrees_of_freedom(len(atoms), settings.ensemble, torque_free),
+        info=electronic_state(atoms, *given)._asdict(),
+    )
+
+
+def _start_molecules(
+    atoms: ase.Atoms,
+    settings: MDSettings,
+    keep_velocities: bool,
+    torque_free: bool,
+    rng: np.random.Generator,
+) -> list[ase.Atoms]:
+    """Copy the atoms for each replica, with velocities; the first keeps the calculator."""
+    molecules = [atoms.copy() for _ in range(settings.replicas)]
+    for molecule in molecules:
+        if not keep_velocities:
+            draw_momenta(molecule, settings.temperature_K, rng)
+        remove_rigid_motion(molecule, settings.ensemble, torque_free)
+    molecules[0].calc = atoms.calc
+    return molecules
+
+
+def _refuse_run(folder: Path) -> None:
+    """Refuse a folder with a run that can be continued, or of which there is more than the start.
+
+    One that was killed before its first checkpoint is no run yet.
+    """
+    begun = (folder / CHECKPOINT_FILE).exists()
+    for path in [folder / FRAMES_FILE, *folder.glob(f"replica-*/{FRAMES_FILE}")]:
+        with contextlib.suppress(ModelFileError):
+            begun = begun or len(read_frames(path)) > 1
+    if begun:
+        raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
+
+
+def _torque_free(calculator: Any) -> bool:
+    """Whether forces have no net torque: always, save for an MD-ET model left unprojected."""
+    potential = getattr(calculator, "potential", None)
+    return True if potential is None else bool(potential.remove_net_torque)
