@@ -20,6 +20,8 @@ further, at the time of the positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -31,20 +33,25 @@ from numpy.typing import NDArray
 from openmm import app
 
 from mlmd_calc import MDETCalculator, units
-from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError, PredictionError
 from mlmd_calc.md.engine import Dynamics, DynamicsState, Measured
 from mlmd_calc.md.jump_engine import LOOP, run_options, run_thermostat
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
-from mlmd_calc.potential import structure_from_ase
+from mlmd_calc.potential import Structure, structure_from_ase
 from mlmd_calc.propagation import JumpLoop, Propagator
 from openmm_bridge.backends import choose_backend
-from openmm_bridge.computation import FORCE_UNIT
+from openmm_bridge.computation import FORCE_UNIT, MDETComputation
+from openmm_bridge.forces import wrap
 from openmm_bridge.integrators import JumpIntegrator
-from openmm_bridge.molecule_context import VELOCITY_UNIT, MoleculeContext, find_platform
+from openmm_bridge.region import region_from_structure
+
+_VELOCITY_UNIT: Final = units.NM / units.PS
+"""ASE's unit of velocity per nm/ps."""
 
 _CHECKPOINT: Final = "openmm_checkpoint"
-"""Entry of a run's results: OpenMM's checkpoint."""
+_ANSWER: Final = ("openmm_positions", "openmm_energy", "openmm_forces")
+"""Entries of a run's results: OpenMM's checkpoint, and what the force answered last."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class OpenMMEngine:
                 "an MDETCalculator only. Use engine 'ase' for others"
             )
         platform = self.platform or "Reference"
-        find_platform(platform)
+        _platform(platform)
         backend = choose_backend(self.backend or "auto")
         if (platform, backend) == ("OpenCL", "torchscript"):
             raise ConfigError(
@@ -128,13 +135,16 @@ class OpenMMEngine:
             raise ConfigError(
                 f"{len(molecules)} replicas in OpenMM, which moves one molecule; use engine 'ase'"
             )
-        if propagator is None:
-            return OpenMMSteps(molecules[0], description, rng)
-        return OpenMMJumps(molecules[0], description, folder, rng, propagator)
+        integrator = (
+            _integrator(description.settings, int(rng.integers(1, 2**31)))
+            if propagator is None
+            else _jumps(molecules[0], description.settings, folder, rng, propagator)
+        )
+        return OpenMMDynamics(molecules[0], description, integrator)
 
 
-class OpenMMSteps:
-    """Force-based steps of one molecule by an integrator of OpenMM.
+class OpenMMDynamics:
+    """One molecule under its MD-ET forces, moved by an integrator of OpenMM or by jumps.
 
     Parameters
     ----------
@@ -142,62 +152,86 @@ class OpenMMSteps:
         The molecule, which follows the Context.
     description
         What the run is.
-    rng
-        Draws the seed of the integrator.
+    integrator
+        Moves the molecule.
     """
 
-    loop: ClassVar[None] = None
-
-    def __init__(
-        self, atoms: ase.Atoms, description: Description, rng: np.random.Generator
-    ) -> None:
-        settings = description.settings
-        self._integrator = _integrator(settings, int(rng.integers(1, 2**31)))
-        self._molecule = MoleculeContext(atoms, self._integrator, description.engine_options)
+    def __init__(self, atoms: ase.Atoms, description: Description, integrator: Any) -> None:
+        settings, options = description.settings, description.engine_options
+        potential = atoms.calc.potential
+        computation = _Remembering(potential, region_from_structure(_structure(atoms)))
+        compiled = options["backend"] == "torchscript"
+        self._atoms = atoms
+        self._integrator = integrator
+        self._jumps = integrator if isinstance(integrator, JumpIntegrator) else None
+        self._computation = None if compiled else computation
+        self._resumable = not compiled or potential.rotation != "random"
+        self._has_energy = "energy" in atoms.calc.implemented_properties
+        # Change of the velocities in half a step, by which they lag behind, per force / mass.
+        lags = settings.thermostatted and self._jumps is None
+        self._half_step = 0.5 * settings.timestep_fs / units.FS_PER_PS if lags else 0.0
+        system = openmm.System()
+        for mass in atoms.get_masses():
+            system.addParticle(mass)
+        system.addForce(wrap(computation, options["backend"]))
+        self._context = openmm.Context(system, integrator, *_platform(options["platform"]))
         if settings.ensemble is Ensemble.NOSE_HOOVER:
-            chain = self._integrator.getThermostat()
-            chain.setNumDegreesOfFreedom(description.degrees_of_freedom)
-        # Change of the velocities per force, nm/ps per kJ/mol/nm, by which they lag behind.
-        half_step = 0.5 * settings.timestep_fs / units.FS_PER_PS
-        self._lag = half_step if settings.thermostatted else 0.0
+            integrator.getThermostat().setNumDegreesOfFreedom(description.degrees_of_freedom)
+
+    @property
+    def loop(self) -> JumpLoop | None:
+        """The loop that makes the jumps; None if steps are force-based."""
+        return None if self._jumps is None else self._jumps.loop
 
     def begin(self) -> None:
-        """Set out from the atoms as they are."""
-        self._molecule.place()
-        velocities = self._molecule.atoms.get_velocities() / VELOCITY_UNIT
-        if self._lag:
-            velocities -= self._half_kick(self._molecule.read(getForces=True))
-        self._molecule.context.setVelocities(velocities)
+        """Set out from the atoms as they are, with what the calculator has answered to them."""
+        positions = self._atoms.positions / units.NM
+        self._context.setPositions(positions)
+        if self._computation is not None:
+            results = self._atoms.calc.results
+            energy = float(results.get("energy", 0.0)) / units.KJ_PER_MOL
+            self._computation.last = positions, energy, results["forces"] * FORCE_UNIT
+        velocities = self._atoms.get_velocities() / _VELOCITY_UNIT
+        if self._half_step:
+            velocities -= self._half_kick(self._read(getForces=True))
+        self._context.setVelocities(velocities)
+        # Options that do not fit together are refused before there is a folder.
+        _ = self.loop
 
     def step(self) -> None:
         """Do one step."""
-        with self._molecule.errors():
+        with self._force_errors():
             self._integrator.step(1)
-        self._molecule.follow()
+        state = self._read(getPositions=True, getVelocities=True)
+        self._atoms.positions = state.getPositions(asNumpy=True)._value * units.NM
+        self._set_velocities(state.getVelocities(asNumpy=True)._value)
 
     def measure(self) -> list[Measured]:
         """Return energy and forces, and bring the velocities to the time of the positions."""
-        molecule = self._molecule
-        energy = molecule.has_energy
-        # A compiled force would be evaluated once more for them alone.
-        forces = energy or bool(self._lag) or molecule.computation is not None
-        state = molecule.read(getVelocities=True, getForces=forces, getEnergy=energy)
+        energy, lags = self._has_energy, bool(self._half_step)
+        # Forces that come with energies or have moved the atoms cost nothing.
+        forces = energy or lags or (self._computation is not None and self._jumps is None)
+        state = self._read(getVelocities=True, getForces=forces, getEnergy=energy)
         velocities = state.getVelocities(asNumpy=True)._value
-        if self._lag:
-            velocities = velocities + self._half_kick(state)
-        molecule.atoms.set_velocities(velocities * VELOCITY_UNIT)
-        return [_measured(state, energy=energy, forces=forces)]
-
-    def _half_kick(self, state: openmm.State) -> NDArray[np.float64]:
-        """Change of the velocities by the forces in half a step, nm/ps."""
-        masses = self._molecule.atoms.get_masses()[:, None]
-        kick: NDArray[np.float64] = state.getForces(asNumpy=True)._value / masses
-        return self._lag * kick
+        self._set_velocities(velocities + self._half_kick(state) if lags else velocities)
+        return [
+            Measured(
+                float(state.getPotentialEnergy()._value * units.KJ_PER_MOL) if energy else np.nan,
+                state.getForces(asNumpy=True)._value / FORCE_UNIT if forces else None,
+            )
+        ]
 
     def state_dict(self) -> DynamicsState:
-        """Return OpenMM's checkpoint, and what the force has answered last."""
-        content = np.frombuffer(self._molecule.context.createCheckpoint(), dtype=np.uint8)
-        return DynamicsState({_CHECKPOINT: content, **self._molecule.state_dict()}, {})
+        """Return the loop's state or OpenMM's checkpoint, and the last answer of the force."""
+        results: dict[str, Any] = {}
+        if self._jumps is not None:
+            results[LOOP] = self._jumps.loop.state_dict()
+        else:
+            results[_CHECKPOINT] = np.frombuffer(self._context.createCheckpoint(), dtype=np.uint8)
+        if self._computation is not None:
+            positions, energy, forces = self._computation.last
+            results |= zip(_ANSWER, (positions, np.array(energy), forces), strict=True)
+        return DynamicsState(results, {})
 
     def load_state_dict(self, state: DynamicsState) -> None:
         """Go on from :meth:`state_dict`.
@@ -205,119 +239,119 @@ class OpenMMSteps:
         Raises
         ------
         ConfigError
-            If the run draws random orientations inside OpenMM.
+            If random orientations are drawn inside OpenMM.
         ModelFileError
             If this version of OpenMM cannot read the checkpoint.
         """
-        self._molecule.check_resumable()
-        self._molecule.load_state_dict(state.results)
+        if not self._resumable:
+            raise ConfigError(
+                "the random orientations of backend='torchscript' are inside OpenMM and cannot be "
+                "continued; start a new run, with the back end 'python' if it is to be resumed"
+            )
+        results = state.results
+        if self._jumps is not None:
+            self._context.setPositions(self._atoms.positions / units.NM)
+            self._jumps.loadState(results[LOOP])
+        else:
+            self._load_checkpoint(results[_CHECKPOINT].tobytes())
+        if self._computation is not None:
+            # Last, because making the loop compares forces.
+            positions, energy, forces = (results[name] for name in _ANSWER)
+            self._computation.last = positions, float(energy), forces
+
+    def _load_checkpoint(self, content: bytes) -> None:
         try:
-            self._molecule.context.loadCheckpoint(state.results[_CHECKPOINT].tobytes())
+            self._context.loadCheckpoint(content)
         except openmm.OpenMMException as error:
             raise ModelFileError(
                 f"OpenMM {openmm.version.short_version} cannot read the checkpoint of the run "
                 f"({error}); continue with the version it was written with, or start a new run"
             ) from error
 
+    def _set_velocities(self, velocities: NDArray[np.float64]) -> None:
+        self._atoms.set_velocities(velocities * _VELOCITY_UNIT)
 
-class OpenMMJumps:
-    """Jumps of one molecule in OpenMM, by the integrator that scripts use.
+    def _half_kick(self, state: openmm.State) -> NDArray[np.float64]:
+        """Change of the velocities by the forces in half a step, nm/ps."""
+        kick = state.getForces(asNumpy=True)._value / self._atoms.get_masses()[:, None]
+        return np.asarray(self._half_step * kick)
 
-    Parameters
-    ----------
-    atoms
-        The molecule, which follows the Context.
-    description
-        What the run is.
-    folder
-        Folder of the run.
-    rng
-        Source of randomness.
-    propagator
-        Makes the jumps.
-    """
+    def _read(self, **what: bool) -> openmm.State:
+        with self._force_errors():
+            return self._context.getState(**what)
 
-    def __init__(
-        self,
-        atoms: ase.Atoms,
-        description: Description,
-        folder: Path,
-        rng: np.random.Generator,
-        propagator: Propagator,
-    ) -> None:
-        settings, calculator = description.settings, atoms.calc
-        assert settings.jumps is not None
-        structure = structure_from_ase(atoms, calculator.charge, calculator.multiplicity)
-        self._integrator = JumpIntegrator(
-            propagator,
-            _topology(atoms),
-            settings.jumps.stride_fs / units.FS_PER_PS,
-            run_thermostat(settings),
-            charge=structure.charge,
-            multiplicity=structure.multiplicity,
-            md_timestep=settings.timestep_fs / units.FS_PER_PS,
-            **run_options(settings, calculator, propagator, folder, rng),
-        )
-        self._molecule = MoleculeContext(atoms, self._integrator, description.engine_options)
-
-    @property
-    def loop(self) -> JumpLoop:
-        """The loop that makes the jumps."""
-        return self._integrator.loop
-
-    def begin(self) -> None:
-        """Set out from the atoms as they are."""
-        self._molecule.place()
-        velocities = self._molecule.atoms.get_velocities() / VELOCITY_UNIT
-        self._molecule.context.setVelocities(velocities)
-        # Options that do not fit together are refused before there is a folder.
-        _ = self.loop
-
-    def step(self) -> None:
-        """Do one jump, and the force-based steps after it."""
+    @contextmanager
+    def _force_errors(self) -> Iterator[None]:
+        """Raise what the model raised instead of OpenMM's repetition of its message."""
         try:
-            with self._molecule.errors():
-                self._integrator.step(1)
-            self._molecule.follow()
+            yield
+        except openmm.OpenMMException as error:
+            if self._computation is not None and self._computation.raised is not None:
+                raise self._computation.raised from None
+            # TorchScript shows its source before the message.
+            raise PredictionError(str(error).strip().split("\n")[-1]) from error
         finally:
-            # The loop sees only that forces have failed and would try something else.
-            computation = self._molecule.computation
-            raised = None if computation is None else computation.raised
+            # A jump loop sees only that forces have failed, and would try something else.
+            raised = None if self._computation is None else self._computation.raised
             if raised is not None and not isinstance(raised, MLMDError):
                 raise raised
 
-    def measure(self) -> list[Measured]:
-        """Return energy and forces, if the model has an energy."""
-        molecule = self._molecule
-        known = molecule.has_energy
-        state = molecule.read(getVelocities=True, getForces=known, getEnergy=known)
-        molecule.atoms.set_velocities(state.getVelocities(asNumpy=True)._value * VELOCITY_UNIT)
-        return [_measured(state, energy=known, forces=known)]
 
-    def state_dict(self) -> DynamicsState:
-        """Return the state of the loop, and what the force has answered last."""
-        return DynamicsState({LOOP: self.loop.state_dict(), **self._molecule.state_dict()}, {})
+class _Remembering(MDETComputation):
+    """A computation that is not repeated at the same positions, as in an ASE calculator.
 
-    def load_state_dict(self, state: DynamicsState) -> None:
-        """Go on from :meth:`state_dict`.
+    The energy of a recorded frame then costs nothing and belongs to the forces that move the atoms,
+    and what is recorded does not change the sequence of random orientations.
+    """
 
-        Raises
-        ------
-        ConfigError
-            If the run draws random orientations inside OpenMM.
-        """
-        self._molecule.check_resumable()
-        self._molecule.context.setPositions(self._molecule.atoms.positions / units.NM)
-        self._integrator.loadState(state.results[LOOP])
-        # Last, because making the loop compares forces.
-        self._molecule.load_state_dict(state.results)
+    last: tuple[NDArray[np.float64], float, NDArray[np.float64]] = np.empty(0), 0.0, np.empty(0)
+    """Positions, energy and forces of the last evaluation, in OpenMM's units."""
+
+    raised: BaseException | None = None
+    """What ended the last evaluation, Ctrl-C included: OpenMM repeats at most its message."""
+
+    def compute(
+        self, state: Any, positions: NDArray[np.float64]
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Evaluate positions unless they are those of the last evaluation."""
+        if not np.array_equal(positions, self.last[0]):
+            try:
+                self.last = positions.copy(), *self.evaluate(positions, None)
+            except BaseException as error:
+                self.raised = error
+                raise
+        return self.last[1:]
 
 
-def _measured(state: openmm.State, *, energy: bool, forces: bool) -> Measured:
-    """Convert what a State holds."""
-    potential = state.getPotentialEnergy()._value * units.KJ_PER_MOL if energy else np.nan
-    return Measured(
-        float(potential), state.getForces(asNumpy=True)._value / FORCE_UNIT if forces else None
+def _structure(atoms: ase.Atoms) -> Structure:
+    return structure_from_ase(atoms, atoms.calc.charge, atoms.calc.multiplicity)
+
+
+def _jumps(
+    atoms: ase.Atoms,
+    settings: MDSettings,
+    folder: Path,
+    rng: np.random.Generator,
+    propagator: Propagator,
+) -> JumpIntegrator:
+    """Make the integrator that scripts use."""
+    assert settings.jumps is not None
+    structure = _structure(atoms)
+    # One residue without bonds, which nothing asks for.
+    topology = app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    for number in atoms.numbers.tolist():
+        element = app.Element.getByAtomicNumber(number)
+        topology.addAtom(element.symbol, element, residue)
+    return JumpIntegrator(
+        propagator,
+        topology,
+        settings.jumps.stride_fs / units.FS_PER_PS,
+        run_thermostat(settings),
+        charge=structure.charge,
+        multiplicity=structure.multiplicity,
+        md_timestep=settings.timestep_fs / units.FS_PER_PS,
+        **run_options(settings, atoms.calc, propagator, folder, rng),
     )
 
 
@@ -348,11 +382,17 @@ def _velocity_verlet(timestep: float) -> openmm.CustomIntegrator:
     return integrator
 
 
-def _topology(atoms: ase.Atoms) -> app.Topology:
-    """One residue without bonds, which nothing asks for."""
-    topology = app.Topology()
-    residue = topology.addResidue("MOL", topology.addChain())
-    for number in atoms.numbers:
-        element = app.Element.getByAtomicNumber(int(number))
-        topology.addAtom(element.symbol, element, residue)
-    return topology
+def _platform(name: str) -> tuple[openmm.Platform, dict[str, str]]:
+    """Find a platform, and its properties for one molecule in full precision."""
+    names = [
+        openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())
+    ]
+    if name not in names:
+        raise ConfigError(
+            f"platform={name!r}; OpenMM offers {', '.join(names)} here. `mlmd doctor` says why "
+            "others cannot be loaded"
+        )
+    platform = openmm.Platform.getPlatformByName(name)
+    properties = {"Precision": "double", "Threads": "1"}
+    known = platform.getPropertyNames()
+    return platform, {key: value for key, value in properties.items() if key in known}

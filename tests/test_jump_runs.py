@@ -78,7 +78,7 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, engine):
         child.join()
         assert child.exitcode == (0 if step is None else -signal.SIGKILL)
         child.close()
-        assert step is None or Checkpoint.read(killed).progress.step < STEPS
+        assert step is None or Checkpoint.read(killed).step < STEPS
     assert frames_of(killed) == frames_of(whole)
     assert len(frames_of(whole)) == (3 if engine == "ase" else 1)
     assert (killed / EVENTS_FILE).read_text() == (whole / EVENTS_FILE).read_text()

@@ -391,7 +391,7 @@ def test_options_of_openmm_need_openmm(tmp_path, model, monkeypatch):
 def test_torchscript_on_opencl_is_refused_before_it_ends_the_process(tmp_path, monkeypatch):
     from openmm_bridge import engine
 
-    monkeypatch.setattr(engine, "find_platform", lambda name: None)
+    monkeypatch.setattr(engine, "_platform", lambda name: None)
     monkeypatch.setattr(engine, "choose_backend", lambda name: name)
     atoms = molecule("CH4")
     atoms.calc = MDETCalculator(device="cpu")

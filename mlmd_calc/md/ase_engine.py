@@ -8,15 +8,21 @@ from typing import Any, ClassVar, Final
 
 import ase
 import numpy as np
+from ase.md.langevin import Langevin
+from ase.md.verlet import VelocityVerlet
 
+from mlmd_calc import units
+from mlmd_calc.errors import MissingDependencyError
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.checkpoint import calculator_results, restore_results
-from mlmd_calc.md.dynamics import load_thermostat_state, make_dynamics, thermostat_state
 from mlmd_calc.md.engine import Dynamics, DynamicsState, Measured
 from mlmd_calc.md.jump_engine import Jumps, run_options, run_thermostat
 from mlmd_calc.md.record import Description
-from mlmd_calc.md.settings import Engine
+from mlmd_calc.md.settings import Engine, Ensemble
 from mlmd_calc.propagation import Propagator
+
+_CHAIN: Final = 3
+"""Length of the Nosé-Hoover chain."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,9 @@ ASE: Final = ASEEngine()
 class ASESteps:
     """Force-based steps of one molecule by ASE's dynamics.
 
+    ASE's own Bussi and Nosé-Hoover count 3 n degrees of freedom, which would overheat a small
+    molecule; here they are told those of :mod:`mlmd_calc.md.dynamics`.
+
     Parameters
     ----------
     atoms
@@ -73,6 +82,11 @@ class ASESteps:
         What the run is.
     rng
         Source of randomness of the thermostat.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the installed ASE lacks the thermostat.
     """
 
     loop: ClassVar[None] = None
@@ -81,9 +95,13 @@ class ASESteps:
         self, atoms: ase.Atoms, description: Description, rng: np.random.Generator
     ) -> None:
         self._atoms = atoms
-        self._dynamics: Any = make_dynamics(
-            atoms, description.settings, description.degrees_of_freedom, rng
-        )
+        try:
+            self._dynamics = _dynamics(atoms, description, rng)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"ASE {ase.__version__} has no {description.settings.ensemble.value} thermostat "
+                f"({error}); upgrade it with: pip install -U ase"
+            ) from error
 
     def begin(self) -> None:
         """Have nothing to do: ASE reads the atoms."""
@@ -101,9 +119,50 @@ class ASESteps:
 
     def state_dict(self) -> DynamicsState:
         """Return what the calculator has answered, and the variables of the thermostat."""
-        return DynamicsState(calculator_results(self._atoms.calc), thermostat_state(self._dynamics))
+        thermostat: dict[str, Any] = {}
+        if hasattr(self._dynamics, "transferred_energy"):
+            thermostat = {"transferred_energy": self._dynamics.transferred_energy}
+        elif hasattr(self._dynamics, "_thermostat"):
+            chain = self._dynamics._thermostat
+            thermostat = {"eta": chain._eta.tolist(), "p_eta": chain._p_eta.tolist()}
+        return DynamicsState(calculator_results(self._atoms.calc), thermostat)
 
     def load_state_dict(self, state: DynamicsState) -> None:
         """Go on from :meth:`state_dict`."""
         restore_results(self._atoms, state.results)
-        load_thermostat_state(self._dynamics, state.thermostat)
+        thermostat = state.thermostat
+        if "transferred_energy" in thermostat:
+            self._dynamics.transferred_energy = thermostat["transferred_energy"]
+        if "eta" in thermostat:
+            self._dynamics._thermostat._eta = np.array(thermostat["eta"])
+            self._dynamics._thermostat._p_eta = np.array(thermostat["p_eta"])
+
+
+def _dynamics(atoms: ase.Atoms, description: Description, rng: np.random.Generator) -> Any:
+    """Build ASE's dynamics object; ImportError if ASE lacks it."""
+    settings, degrees = description.settings, description.degrees_of_freedom
+    timestep, temperature = settings.timestep_fs * units.FS, settings.temperature_K
+    relaxation = units.PS / settings.rate_per_ps
+    if settings.ensemble is Ensemble.NVE:
+        return VelocityVerlet(atoms, timestep)
+    if settings.ensemble is Ensemble.LANGEVIN:
+        # ASE's fixcm does not sample the canonical distribution of small molecules.
+        options: dict[str, Any] = {"friction": 1.0 / relaxation, "fixcm": False, "rng": rng}
+        return Langevin(atoms, timestep, temperature_K=temperature, **options)
+    dynamics: Any
+    if settings.ensemble is Ensemble.BUSSI:
+        from ase.md.bussi import Bussi
+
+        dynamics = Bussi(atoms, timestep, temperature, relaxation, rng=rng)
+        dynamics.ndof = degrees
+        dynamics.target_kinetic_energy = 0.5 * degrees * units.KB * temperature
+        return dynamics
+    from ase.md.nose_hoover_chain import NoseHooverChainNVT, NoseHooverChainThermostat
+
+    dynamics = NoseHooverChainNVT(atoms, timestep, temperature, relaxation, tchain=_CHAIN)
+    # The thermostat multiplies the number of atoms by three, and uses it for nothing else.
+    effective_atoms: Any = degrees / 3
+    dynamics._thermostat = NoseHooverChainThermostat(
+        effective_atoms, dynamics.masses, temperature, relaxation, tchain=_CHAIN
+    )
+    return dynamics

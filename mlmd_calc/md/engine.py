@@ -30,9 +30,7 @@ class Measured(NamedTuple):
 
 
 class DynamicsState(NamedTuple):
-    """What only the dynamics knows of where a run stands.
-
-    Both hold numbers, texts, arrays, lists and dictionaries.
+    """What only the dynamics knows: numbers, texts, arrays, lists and dictionaries.
 
     Attributes
     ----------
@@ -74,20 +72,14 @@ class Dynamics(Protocol):
 
 
 class RunEngine(Protocol):
-    """An engine as it is chosen for a run."""
+    """An engine as it is chosen for a run; its methods raise MLMDError for what it cannot do."""
 
     @property
     def name(self) -> Engine:
         """What it is called."""
 
     def options(self, atoms: ase.Atoms) -> dict[str, str]:
-        """Return the options of a run that starts, with defaults filled in.
-
-        Raises
-        ------
-        MLMDError
-            If they cannot be had here, or not with the calculator of the atoms.
-        """
+        """Return the options of a run that starts with these atoms, with defaults filled in."""
 
     def make(
         self,
@@ -102,7 +94,7 @@ class RunEngine(Protocol):
         Parameters
         ----------
         molecules
-            What moves, replicas of one molecule; the first has a calculator.
+            Replicas of one molecule; the first has a calculator.
         description
             What the run is, with the options of the engine.
         folder
@@ -111,9 +103,4 @@ class RunEngine(Protocol):
             Source of randomness.
         propagator
             Makes the jumps; None for force-based steps.
-
-        Raises
-        ------
-        MLMDError
-            If the engine cannot do such a run.
         """

@@ -6,11 +6,12 @@ import os
 from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import ase
 from ase.constraints import FixCom
 from ase.io.trajectory import Trajectory
+from ase.md.logger import MDLogger
 from ase.md.md import MolecularDynamics
 
 from mlmd_calc import units
@@ -18,7 +19,6 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.files import replacing
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.jump_engine import Jumps
-from mlmd_calc.md.jump_logger import JumpLogger
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
@@ -30,24 +30,46 @@ from mlmd_calc.propagation import (
 from mlmd_calc.propagation.load import as_propagator
 from mlmd_calc.propagation.loop_options import LoopOptions
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
+class JumpLogger(MDLogger):
+    """Log of a jump run: never evaluates anything, and counts interventions.
 
-class DynamicsOptions(LoopOptions, total=False):
-    """Options of :class:`JumpDynamics` that are those of the loop, or of ASE's dynamics.
+    Energies are those that the run has evaluated anyway, else "-". For energies at every line
+    attach :class:`ase.md.MDLogger`, which evaluates them.
 
-    Attributes
+    Parameters
     ----------
-    fixcm
-        Keep the centre of mass where it is, as the constraint ``FixCom`` does.
-    communicator, append_trajectory
-        As in ASE; a run made of jumps is one process.
+    dyn
+        The dynamics.
+    atoms
+        Its atoms.
+    logfile
+        File name or open file, "-" for standard output.
     """
 
-    fixcm: bool
-    communicator: Any
-    append_trajectory: bool
+    def __init__(self, dyn: JumpDynamics, atoms: ase.Atoms, logfile: IO[str] | str) -> None:
+        super().__init__(dyn, atoms, logfile, header=False)
+        self.logfile.write(
+            f"{'Time[ps]':<10}{'Etot[eV]':>14}{'Epot[eV]':>14}{'Ekin[eV]':>12}{'T[K]':>9}"
+            f"{'redrawn':>9}{'fallback':>9}\n"
+        )
+
+    def __call__(self) -> None:
+        """Write a line."""
+        atoms: ase.Atoms = self.atoms
+        dyn: Any = self.dyn
+        kinetic = atoms.get_kinetic_energy()
+        potential = dyn.loop.states[0].energy
+        energies = [f"{'-':>14}"] * 2
+        if potential is not None:
+            energies = [f"{potential + kinetic:>14.4f}", f"{potential:>14.4f}"]
+        counts = dyn.events.counts()
+        self.logfile.write(
+            f"{dyn.get_time() / units.PS:<10.4f}{''.join(energies)}{kinetic:>12.4f}"
+            f"{atoms.get_temperature():>9.1f}"
+            f"{counts['redraw'] + counts['shorter']:>9d}{counts['fallback']:>9d}\n"
+        )
+        self.logfile.flush()
 
 
 class JumpDynamics(MolecularDynamics):
@@ -84,7 +106,9 @@ class JumpDynamics(MolecularDynamics):
         must be those of the interrupted run. A trajectory given by its name is appended to, after
         frames that are newer than the restart file have been removed.
     **options
-        See :class:`mlmd_calc.propagation.loop_options.LoopOptions` and :class:`DynamicsOptions`.
+        Those of the loop, see :class:`mlmd_calc.propagation.loop_options.LoopOptions`; those of
+        ASE, such as ``append_trajectory``; ``fixcm``, which keeps the centre of mass where it is as
+        the constraint ``FixCom`` does; and a ``communicator`` of one process.
 
     Raises
     ------
@@ -111,19 +135,16 @@ class JumpDynamics(MolecularDynamics):
         loginterval: int = 1,
         md_timestep: float | None = None,
         restart: str | os.PathLike[str] | None = None,
-        **options: Unpack[DynamicsOptions],
+        **options: Any,
     ) -> None:
-        of_ase: dict[str, Any] = {**options}
-        of_loop: Any = {
-            name: of_ase.pop(name) for name in LoopOptions.__annotations__ if name in of_ase
-        }
-        communicator = of_ase.pop("communicator", None)
+        of_loop = {key: options.pop(key) for key in LoopOptions.__annotations__ if key in options}
+        communicator = options.pop("communicator", None)
         if getattr(communicator, "size", 1) > 1:
             raise ConfigError(
                 f"communicator has {communicator.size} processes, but jumps are made by one; leave "
                 "it out, or run replicas in one loop (mlmd_calc.propagation.JumpLoop)"
             )
-        if of_ase.pop("fixcm", False) or _fixes_centre(atoms):
+        if options.pop("fixcm", False) or _fixes_centre(atoms):
             corrections = of_loop.get("corrections") or Corrections()
             of_loop["corrections"] = replace(corrections, fix_centre=True)
         self._jumps = Jumps(
@@ -142,8 +163,8 @@ class JumpDynamics(MolecularDynamics):
             self.loop.load(restart)
             if isinstance(trajectory, str):
                 truncate_trajectory(trajectory, 1 + self.loop.step // loginterval)
-                of_ase["append_trajectory"] = True
-        super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval, **of_ase)
+                options["append_trajectory"] = True
+        super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval, **options)
         if logfile:
             logger = JumpLogger(self, atoms, logfile)
             self.closelater(logger)  # type: ignore[no-untyped-call]

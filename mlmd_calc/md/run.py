@@ -22,7 +22,6 @@ from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
-    Progress,
     load_rotation_state,
     rotation_state,
     run_identity,
@@ -234,17 +233,16 @@ class Run:
                 run_identity(description.to_dict(), calculator),
                 remedy="bring back the files of this run and its model, or start a new run",
             )
-            progress = checkpoint.progress
             molecules = checkpoint.molecules(description)
             molecules[0].calc = calculator
             rng = np.random.default_rng()
-            rng.bit_generator.state = progress.random_state
+            rng.bit_generator.state = checkpoint.random_state
             dynamics = engine.make(molecules, description, folder, rng, propagator)
-            dynamics.load_state_dict(DynamicsState(checkpoint.results, progress.thermostat))
+            dynamics.load_state_dict(DynamicsState(checkpoint.results, checkpoint.thermostat))
             # Last, because making dynamics may evaluate forces, which draws orientations.
-            load_rotation_state(calculator, progress.rotations)
-            run = cls(dynamics, Recorder(molecules, folder, description), rng, progress.step)
-            run._recorder.reopen(progress.frames, progress.bond_deviations)
+            load_rotation_state(calculator, checkpoint.rotations)
+            run = cls(dynamics, Recorder(molecules, folder, description), rng, checkpoint.step)
+            run._recorder.reopen(checkpoint.frames, checkpoint.bond_deviations)
             run._lock = lock
         return run
 
@@ -330,16 +328,18 @@ class Run:
         """Write a checkpoint; frames and events so far become readable as well."""
         self._recorder.flush()
         results, thermostat = self._dynamics.state_dict()
-        progress = Progress(
+        Checkpoint(
+            identity=run_identity(self.description.to_dict(), self.atoms.calc),
             step=self.step,
+            positions=np.stack([atoms.get_positions() for atoms in self.molecules]),
+            momenta=np.stack([atoms.get_momenta() for atoms in self.molecules]),
+            results=results,
+            thermostat=thermostat,
+            random_state=dict(self._rng.bit_generator.state),
+            rotations=rotation_state(self.atoms.calc),
             frames=self._recorder.frames,
             bond_deviations=self._recorder.bond_deviations,
-            random_state=dict(self._rng.bit_generator.state),
-            thermostat=thermostat,
-            rotations=rotation_state(self.atoms.calc),
-        )
-        identity = run_identity(self.description.to_dict(), self.atoms.calc)
-        Checkpoint.of(self.molecules, results, progress, identity).write(self.folder)
+        ).write(self.folder)
         self._save_events()
 
     def _save_events(self) -> None:
