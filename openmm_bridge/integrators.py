@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from openmm import unit
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.potential import Evaluation, Structure
+from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.propagation import (
     Bussi,
     Corrections,
@@ -30,7 +28,7 @@ from mlmd_calc.propagation import (
 )
 from mlmd_calc.propagation.load import as_propagator
 from mlmd_calc.propagation.loop_options import LoopOptions, check_names
-from openmm_bridge.computation import FORCE_UNIT
+from openmm_bridge.jump_context import ContextForces, check_jump_system, context_of
 from openmm_bridge.region import region_from_topology
 
 if TYPE_CHECKING:
@@ -46,52 +44,6 @@ _ALL_GROUPS: Final = 0xFFFFFFFF
 
 _Shown: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], float]
 """Positions nm, velocities nm/ps and time ps of a Context."""
-
-
-class ContextForces:
-    """The forces of a Context as force model of the jump loop.
-
-    Evaluating moves the particles of the Context; velocities stay.
-
-    Parameters
-    ----------
-    context
-        Context or a weak proxy of it.
-    groups
-        Force groups as a bit mask.
-    """
-
-    has_energy = True
-
-    def __init__(self, context: Any, groups: int) -> None:
-        self._context = context
-        self._groups = groups
-
-    def evaluate(
-        self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
-    ) -> list[Evaluation]:
-        """Evaluate the System at other positions.
-
-        Raises
-        ------
-        PredictionError
-            If OpenMM cannot.
-        """
-        return [self._evaluate(structure, properties) for structure in structures]
-
-    def _evaluate(self, structure: Structure, properties: Sequence[str]) -> Evaluation:
-        energy, forces = (name in properties for name in ("energy", "forces"))
-        try:
-            self._context.setPositions(structure.positions / units.NM)
-            state = self._context.getState(getEnergy=energy, getForces=forces, groups=self._groups)
-        except openmm.OpenMMException as error:
-            raise PredictionError(
-                f"the forces of the System cannot be evaluated: {error}"
-            ) from error
-        return Evaluation(
-            state.getPotentialEnergy()._value * units.KJ_PER_MOL if energy else None,
-            state.getForces(asNumpy=True)._value / FORCE_UNIT if forces else None,
-        )
 
 
 class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
@@ -194,9 +146,9 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
     def loop(self) -> JumpLoop:
         """The engine-neutral loop; it is made when it is first needed, from the Context."""
         if self._loop is None:
-            context = _context_of(self)
+            context = context_of(self)
             system = context.getSystem()
-            _check_system(system, len(self._structure))
+            check_jump_system(system, len(self._structure))
             masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
             # The Context holds the integrator, which must not keep it alive in turn.
             self._context = weakref.proxy(context)
@@ -500,56 +452,6 @@ class JumpNVTIntegrator(JumpIntegrator):
         self._thermostat = make_thermostat(name, temperature_K, friction_per_fs)
         if self._loop is not None:
             self._loop.thermostat = self._thermostat
-
-
-def _context_of(integrator: JumpIntegrator) -> Any:
-    """Find the Context of an integrator, which OpenMM does not tell it."""
-    # `type`, because `isinstance` would run code of objects that have nothing to do with this.
-    contexts = [
-        found
-        for found in gc.get_objects()
-        if issubclass(type(found), openmm.Context) and found.getIntegrator() is integrator
-    ]
-    if len(contexts) != 1:
-        raise ConfigError(
-            f"the integrator belongs to {len(contexts)} Contexts; make one openmm.app.Simulation "
-            "or openmm.Context with it, not inside a CompoundIntegrator, and keep that"
-        )
-    return contexts[0]
-
-
-def _check_system(system: openmm.System, n_atoms: int) -> None:
-    """Refuse a System that jumps of one whole isolated molecule would not do justice to."""
-    n_particles = system.getNumParticles()
-    if n_particles != n_atoms:
-        raise InputError(
-            f"the System has {n_particles} particles, but the topology has {n_atoms} atoms; jumps "
-            "move all of a System, so make both from the same topology. A solute cannot jump while "
-            "the solvent stands still"
-        )
-    if system.usesPeriodicBoundaryConditions():
-        raise InputError(
-            "the System is periodic, but propagators know isolated molecules only; take away the "
-            "box, periodic forces and barostats"
-        )
-    if system.getNumConstraints():
-        raise InputError(
-            f"the System has {system.getNumConstraints()} constraints, which a jump would break; "
-            "create it with constraints=None and rigidWater=False"
-        )
-    for i in range(n_particles):
-        if system.isVirtualSite(i):
-            raise InputError(f"particle {i} is a virtual site; propagators know atoms only")
-        if system.getParticleMass(i)._value <= 0.0:
-            raise InputError(
-                f"particle {i} has no mass and could not move, but a jump moves all atoms; give it "
-                "its mass"
-            )
-    if any(isinstance(force, openmm.AndersenThermostat) for force in system.getForces()):
-        raise InputError(
-            "the System has an AndersenThermostat, which would act besides the integrator; remove "
-            "it and use JumpNVTIntegrator"
-        )
 
 
 def _stride_fs(step_size: Any, propagator: Propagator) -> float:

@@ -38,7 +38,7 @@ from openmm.app.simulatedtempering import SimulatedTempering  # noqa: E402
 from openmm_systems import PLATFORMS, context_of, system_of, topology_of  # noqa: E402
 
 from openmm_bridge import JumpNVEIntegrator, JumpNVTIntegrator  # noqa: E402
-from openmm_bridge.integrators import ContextForces  # noqa: E402
+from openmm_bridge.jump_context import ContextForces  # noqa: E402
 
 STRIDE = 8 * unit.femtosecond
 FREE = {"corrections": Corrections.none(), "guard": Guard.off()}

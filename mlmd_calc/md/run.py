@@ -14,9 +14,8 @@ import numpy as np
 from ase.calculators.calculator import CalculatorError
 
 from mlmd_calc import units
-from mlmd_calc.bonds import Bonds, find_bonds
-from mlmd_calc.electrons import electronic_state
-from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.bonds import Bonds
+from mlmd_calc.errors import MLMDError
 from mlmd_calc.files import FolderLock, write_json
 from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.checkpoint import (
@@ -26,13 +25,20 @@ from mlmd_calc.md.checkpoint import (
     rotation_state,
     run_identity,
 )
-from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.engine import Dynamics, DynamicsState, RunEngine
-from mlmd_calc.md.frames import FRAMES_FILE, read_frames
 from mlmd_calc.md.jump_engine import EVENTS_FILE, JumpCounts, count_jumps
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorder import Recorder
 from mlmd_calc.md.settings import MDSettings
+from mlmd_calc.md.start import (
+    check_engine,
+    check_propagator,
+    check_start,
+    describe,
+    has_no_net_torque,
+    refuse_run,
+    start_molecules,
+)
 from mlmd_calc.propagation import JumpLoop, Propagator
 from mlmd_calc.propagation.restart import check_identity
 
@@ -166,15 +172,15 @@ class Run:
             If the engine does not work here.
         """
         folder = Path(folder)
-        _check_propagator(settings, propagator)
+        check_propagator(settings, propagator)
         if propagator is not None:
             settings = settings.with_friction(propagator.conditions.friction_per_ps)
-        _check_start(atoms, folder, settings, keep_velocities)
+        check_start(atoms, folder, settings, keep_velocities)
         # A jump keeps the angular momentum whatever the forces.
-        torque_free = propagator is not None or _torque_free(atoms.calc)
-        description = _describe(atoms, settings, bonds, torque_free, engine)
+        torque_free = propagator is not None or has_no_net_torque(atoms.calc)
+        description = describe(atoms, settings, bonds, torque_free, engine)
         rng = np.random.default_rng(settings.seed)
-        molecules = _start_molecules(atoms, settings, keep_velocities, torque_free, rng)
+        molecules = start_molecules(atoms, settings, keep_velocities, torque_free, rng)
         molecules[0].get_forces()
         # What calculator or engine refuse must not leave a folder behind.
         dynamics = engine.make(molecules, description, folder, rng, propagator)
@@ -183,7 +189,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with FolderLock(folder) as run._lock, contextlib.ExitStack() as on_failure:
             # Again, now that no other process can begin one.
-            _refuse_run(folder)
+            refuse_run(folder)
             description.write(folder)
             if job is not None:
                 write_json(folder / JOB_FILE, job)
@@ -223,8 +229,8 @@ class Run:
         """
         folder = Path(folder)
         description = Description.read(folder)
-        _check_engine(description, engine)
-        _check_propagator(description.settings, propagator)
+        check_engine(description, engine)
+        check_propagator(description.settings, propagator)
         with FolderLock(folder) as lock:
             checkpoint = Checkpoint.read(folder)
             check_identity(
@@ -359,101 +365,3 @@ class Run:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _check_engine(description: Description, engine: RunEngine) -> None:
-    """Refuse another engine than the one a run was started with."""
-    if description.engine is not engine.name:
-        raise ConfigError(
-            f"the run was made with engine {description.engine.value!r} and cannot go on with "
-            f"{engine.name.value!r}; continue it with the engine it was started with"
-        )
-
-
-def _check_propagator(settings: MDSettings, propagator: Propagator | None) -> None:
-    """Refuse jumps without a propagator, and a propagator without jumps."""
-    if settings.jumps is not None and propagator is None:
-        raise ConfigError(
-            f"these settings are of a run made of jumps by {settings.jumps.propagator!r}; pass "
-            "that propagator"
-        )
-    if settings.jumps is None and propagator is not None:
-        raise ConfigError(
-            f"{propagator.identity} was passed, but these settings are of a run made of "
-            "force-based steps; leave it out, or set MDSettings(jumps=JumpSettings(...))"
-        )
-
-
-def _check_start(
-    atoms: ase.Atoms, folder: Path, settings: MDSettings, keep_velocities: bool
-) -> None:
-    _refuse_run(folder)
-    if atoms.constraints:
-        raise InputError(
-            f"the atoms carry the constraints {atoms.constraints}, which would change the number "
-            "of degrees of freedom; remove them with atoms.set_constraint()"
-        )
-    if keep_velocities and not atoms.has("momenta"):
-        raise ConfigError("the atoms have no velocities to keep; let them be drawn")
-    if keep_velocities and settings.replicas > 1 and not settings.thermostatted:
-        raise ConfigError(
-            f"{settings.replicas} replicas with the same velocities would all do the same at "
-            "constant energy; let velocities be drawn, or use a thermostat"
-        )
-
-
-def _describe(
-    atoms: ase.Atoms,
-    settings: MDSettings,
-    bonds: Bonds | None,
-    torque_free: bool,
-    engine: RunEngine,
-) -> Description:
-    """Say what a run that starts is; raises as :meth:`Run.start`."""
-    given = (getattr(atoms.calc, name, None) for name in ("charge", "multiplicity"))
-    return Description(
-        engine=engine.name,
-        engine_options=engine.options(atoms),
-        numbers=atoms.numbers.astype(np.int64),
-        masses=atoms.get_masses(),
-        bonds=find_bonds(atoms) if bonds is None else bonds,
-        settings=settings,
-        degrees_of_freedom=degrees_of_freedom(len(atoms), settings.ensemble, torque_free),
-        info=electronic_state(atoms, *given)._asdict(),
-    )
-
-
-def _start_molecules(
-    atoms: ase.Atoms,
-    settings: MDSettings,
-    keep_velocities: bool,
-    torque_free: bool,
-    rng: np.random.Generator,
-) -> list[ase.Atoms]:
-    """Copy the atoms for each replica, with velocities; the first keeps the calculator."""
-    molecules = [atoms.copy() for _ in range(settings.replicas)]
-    for molecule in molecules:
-        if not keep_velocities:
-            draw_momenta(molecule, settings.temperature_K, rng)
-        remove_rigid_motion(molecule, settings.ensemble, torque_free)
-    molecules[0].calc = atoms.calc
-    return molecules
-
-
-def _refuse_run(folder: Path) -> None:
-    """Refuse a folder with a run that can be continued, or of which there is more than the start.
-
-    One that was killed before its first checkpoint is no run yet.
-    """
-    begun = (folder / CHECKPOINT_FILE).exists()
-    for path in [folder / FRAMES_FILE, *folder.glob(f"replica-*/{FRAMES_FILE}")]:
-        with contextlib.suppress(ModelFileError):
-            begun = begun or len(read_frames(path)) > 1
-    if begun:
-        raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
-
-
-def _torque_free(calculator: Any) -> bool:
-    """Whether forces have no net torque: always, save for an MD-ET model left unprojected."""
-    potential = getattr(calculator, "potential", None)
-    return True if potential is None else bool(potential.remove_net_torque)
