@@ -23,6 +23,7 @@ from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.record import DESCRIPTION_FILE, FRAMES_FILE, STOPPED_FILE
 from mlmd_calc.models import MDET, MDETConfig
+from mlmd_calc.propagation import read_restart, write_restart
 from mlmd_calc.zoo import save_model
 
 
@@ -245,6 +246,21 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(tmp_path,
         simulate(springs(), tmp_path / name, 20)
     whole, again = (read_record(tmp_path / name).frames for name in ("whole", "run"))
     assert whole.tobytes() == again.tobytes()
+
+
+def test_checkpoints_of_older_versions_are_continued(tmp_path):
+    simulate(springs(), tmp_path / "whole", 20, ensemble=Ensemble.BUSSI)
+    simulate(springs(), tmp_path / "parts", 10, ensemble=Ensemble.BUSSI)
+    path = tmp_path / "parts" / CHECKPOINT_FILE
+    content = read_restart(path)
+    inner = ("step", "frames", "bond_deviations", "random_state", "thermostat", "rotations")
+    content["progress"] = {name: content.pop(name) for name in inner}
+    write_restart(path, content)
+    with Run.resume(tmp_path / "parts", Springs(k=80.0, r0=1.0)) as simulation:
+        assert simulation.step == 10
+        simulation.run(20)
+    whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
+    assert whole.tobytes() == parts.tobytes()
 
 
 def test_frames_without_their_checkpoint_are_not_overwritten(tmp_path):

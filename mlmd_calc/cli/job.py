@@ -36,6 +36,7 @@ from mlmd_calc.md.export import check_format
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.run import JOB_FILE
 from mlmd_calc.optional import require
+from mlmd_calc.options import check_types
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
@@ -84,23 +85,14 @@ class Job:
         path = folder / JOB_FILE
         try:
             job = cls(**read_json(path))
+            check_types(job)
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{folder} holds no run to continue ({JOB_FILE} is missing, which mlmd run writes "
                 "before the first step); give the --out of the run, or start one without --restart"
             ) from error
-        except TypeError as error:
-            raise ModelFileError(f"{path} is damaged: {error!r}") from error
-        kinds = {
-            "molecule": str,
-            "calculator": dict,
-            "trajectory_format": str,
-            "steps": int,
-            "pdb": str,
-        }
-        for name, kind in kinds.items():
-            if not isinstance(getattr(job, name), kind):
-                raise ModelFileError(f"{path} is damaged: {name} is {getattr(job, name)!r}")
+        except (TypeError, ConfigError) as error:
+            raise ModelFileError(f"{path} is damaged: {error}") from error
         check_format(job.trajectory_format)
         return job
 
@@ -298,7 +290,8 @@ def drive(run: Run, last_step: int, console: Console) -> tuple[Outcome, float, i
         def on_frame(running: Run) -> None:
             state = f"{running.step * step_ps:.2f} ps  {running.temperature:.0f} K"
             speed = f"{ps_per_second():.3g} ps/s  {ns_per_day():.3g} ns/day"
-            jumps = {} if running.counts is None else asdict(running.counts)
+            found = running.counts
+            jumps = {} if found is None else asdict(found)
             counts = "  ".join(f"{name} {count}" for name, count in jumps.items())
             text = f"{state}  {speed}" + (f"\n{counts}" if counts else "")
             progress.update(bar, completed=running.step, description=text)
