@@ -158,18 +158,17 @@ class OpenMMDynamics:
 
     def __init__(self, atoms: ase.Atoms, description: Description, integrator: Any) -> None:
         settings, options = description.settings, description.engine_options
-        potential = atoms.calc.potential
-        computation = _Remembering(potential, region_from_structure(_structure(atoms)))
-        compiled = options["backend"] == "torchscript"
+        region = region_from_structure(_structure(atoms))
+        computation = _Remembering(atoms.calc.potential, region)
         self._atoms = atoms
         self._integrator = integrator
         self._jumps = integrator if isinstance(integrator, JumpIntegrator) else None
-        self._computation = None if compiled else computation
-        self._resumable = not compiled or potential.rotation != "random"
+        # A compiled force computes inside OpenMM.
+        self._computation = None if options["backend"] == "torchscript" else computation
         self._has_energy = "energy" in atoms.calc.implemented_properties
-        # Change of the velocities in half a step, by which they lag behind, per force / mass.
+        # Time in ps by which the velocities are behind the positions.
         lags = settings.thermostatted and self._jumps is None
-        self._half_step = 0.5 * settings.timestep_fs / units.FS_PER_PS if lags else 0.0
+        self._lag = 0.5 * settings.timestep_fs / units.FS_PER_PS if lags else 0.0
         system = openmm.System()
         for mass in atoms.get_masses():
             system.addParticle(mass)
@@ -192,7 +191,7 @@ class OpenMMDynamics:
             energy = float(results.get("energy", 0.0)) / units.KJ_PER_MOL
             self._computation.last = positions, energy, results["forces"] * FORCE_UNIT
         velocities = self._atoms.get_velocities() / _VELOCITY_UNIT
-        if self._half_step:
+        if self._lag:
             velocities -= self._half_kick(self._read(getForces=True))
         self._context.setVelocities(velocities)
         # Options that do not fit together are refused before there is a folder.
@@ -208,8 +207,8 @@ class OpenMMDynamics:
 
     def measure(self) -> list[Measured]:
         """Return energy and forces, and bring the velocities to the time of the positions."""
-        energy, lags = self._has_energy, bool(self._half_step)
-        # Forces that come with energies or have moved the atoms cost nothing.
+        energy, lags = self._has_energy, self._lag > 0.0
+        # Forces that come with energies, or have moved the atoms and are remembered, cost nothing.
         forces = energy or lags or (self._computation is not None and self._jumps is None)
         state = self._read(getVelocities=True, getForces=forces, getEnergy=energy)
         velocities = state.getVelocities(asNumpy=True)._value
@@ -243,7 +242,7 @@ class OpenMMDynamics:
         ModelFileError
             If this version of OpenMM cannot read the checkpoint.
         """
-        if not self._resumable:
+        if self._computation is None and self._atoms.calc.potential.rotation == "random":
             raise ConfigError(
                 "the random orientations of backend='torchscript' are inside OpenMM and cannot be "
                 "continued; start a new run, with the back end 'python' if it is to be resumed"
@@ -274,7 +273,7 @@ class OpenMMDynamics:
     def _half_kick(self, state: openmm.State) -> NDArray[np.float64]:
         """Change of the velocities by the forces in half a step, nm/ps."""
         kick = state.getForces(asNumpy=True)._value / self._atoms.get_masses()[:, None]
-        return np.asarray(self._half_step * kick)
+        return np.asarray(self._lag * kick)
 
     def _read(self, **what: bool) -> openmm.State:
         with self._force_errors():
