@@ -88,7 +88,8 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
     md_timestep
         Time step of force-based steps, a Quantity or ps; None for 0.5 fs.
     **options
-        See :class:`mlmd_calc.propagation.loop_options.LoopOptions`.
+        `corrections`, `guard`, `other_forces`, `md_steps_per_jump` and `rng`, see
+        :class:`mlmd_calc.propagation.loop_options.LoopOptions`.
 
     Raises
     ------

@@ -191,23 +191,9 @@ def run_options(
     folder: Path,
     rng: np.random.Generator,
 ) -> LoopOptions:
-    """Options of the loop of a run, the same in every engine.
+    """Options of the loop of a run in a folder, the same in every engine.
 
-    At constant energy the total energy is kept by scaling velocities if the force model has an
-    energy.
-
-    Parameters
-    ----------
-    settings
-        Settings of the run, with `jumps`.
-    calculator
-        Its calculator.
-    propagator
-        Makes the jumps.
-    folder
-        Where rejected frames go.
-    rng
-        Source of randomness.
+    At constant energy the total energy is kept by scaling velocities if the calculator has one.
 
     Raises
     ------

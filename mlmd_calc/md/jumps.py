@@ -65,9 +65,10 @@ class JumpDynamics(MolecularDynamics):
         must be those of the interrupted run. A trajectory given by its name is appended to, after
         frames that are newer than the restart file have been removed.
     **options
-        Those of the loop, see :class:`mlmd_calc.propagation.loop_options.LoopOptions`; those of
-        ASE, such as ``append_trajectory``; ``fixcm``, which keeps the centre of mass where it is as
-        the constraint ``FixCom`` does; and a ``communicator`` of one process.
+        `corrections`, `guard`, `other_forces`, `md_steps_per_jump` and `rng`, see
+        :class:`mlmd_calc.propagation.loop_options.LoopOptions`; those of ASE's dynamics, such as
+        `append_trajectory`; `fixcm`, which keeps the centre of mass where it is as the constraint
+        ``FixCom`` does; and a `communicator` of one process.
 
     Raises
     ------
