@@ -52,7 +52,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     from mlmd_calc.bonds import find_bonds
     from mlmd_calc.cli.job import relax
     from mlmd_calc.data.molecules import MOLECULES, start_structures
-    from mlmd_calc.md import Ensemble, MDSettings, Simulation, read_record
+    from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
     from mlmd_calc.md.export import frame_atoms
 
     folder = Path(job["folder"])
@@ -69,7 +69,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
         nve = job["ensemble"] == "nve"
         if nve:
             warm = MDSettings(Ensemble.LANGEVIN, seed=job["seed"], friction_per_ps=10.0)
-            with Simulation.start(start, folder / "thermalise", warm, bonds=bonds) as simulation:
+            with Run.start(start, folder / "thermalise", warm, bonds=bonds) as simulation:
                 simulation.run(round(THERMALISE_PS * 1000 / timestep))
             record = read_record(folder / "thermalise")
             start = frame_atoms(record, len(record) - 1)
@@ -81,9 +81,9 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
             interval=20,
             checkpoint_interval=2000,
         )
-        simulation = Simulation.start(start, folder, settings, bonds=bonds, keep_velocities=nve)
+        simulation = Run.start(start, folder, settings, bonds=bonds, keep_velocities=nve)
     else:
-        simulation = Simulation.resume(folder, calculator)
+        simulation = Run.resume(folder, calculator)
     with simulation:
         outcome = simulation.run(
             steps,

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from openmm_bridge.backends import available_backends
     from openmm_bridge.checks import check_system
+    from openmm_bridge.engine import OpenMMEngine
     from openmm_bridge.export import export_module
     from openmm_bridge.forces import create_force
     from openmm_bridge.integrators import JumpNVEIntegrator, JumpNVTIntegrator
     from openmm_bridge.reporters import ProgressReporter
-    from openmm_bridge.simulation import OpenMMSimulation
     from openmm_bridge.stored import load_system
     from openmm_bridge.topology_features import structure_from_topology
 
 _HOME: Final = {
     "JumpNVEIntegrator": "openmm_bridge.integrators",
     "JumpNVTIntegrator": "openmm_bridge.integrators",
-    "OpenMMSimulation": "openmm_bridge.simulation",
+    "OpenMMEngine": "openmm_bridge.engine",
     "ProgressReporter": "openmm_bridge.reporters",
     "available_backends": "openmm_bridge.backends",
     "check_system": "openmm_bridge.checks",
@@ -35,7 +35,7 @@ _HOME: Final = {
 __all__ = [
     "JumpNVEIntegrator",
     "JumpNVTIntegrator",
-    "OpenMMSimulation",
+    "OpenMMEngine",
     "ProgressReporter",
     "available_backends",
     "check_system",

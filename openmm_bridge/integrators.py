@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import openmm
@@ -14,16 +13,13 @@ from numpy.typing import NDArray
 from openmm import unit
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.potential import Evaluation, Structure
+from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.propagation import (
     Bussi,
     Corrections,
     EventLog,
     ForceModel,
-    Guard,
     JumpLoop,
-    OtherForces,
     Propagator,
     State,
     Thermostat,
@@ -31,8 +27,12 @@ from mlmd_calc.propagation import (
     read_restart,
 )
 from mlmd_calc.propagation.load import as_propagator
-from openmm_bridge.computation import FORCE_UNIT
+from mlmd_calc.propagation.loop_options import LoopOptions, check_names
+from openmm_bridge.jump_context import ContextForces, check_jump_system, context_of
 from openmm_bridge.region import region_from_topology
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
 """Å/fs per nm/ps."""
@@ -44,52 +44,6 @@ _ALL_GROUPS: Final = 0xFFFFFFFF
 
 _Shown: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], float]
 """Positions nm, velocities nm/ps and time ps of a Context."""
-
-
-class ContextForces:
-    """The forces of a Context as force model of the jump loop.
-
-    Evaluating moves the particles of the Context; velocities stay.
-
-    Parameters
-    ----------
-    context
-        Context or a weak proxy of it.
-    groups
-        Force groups as a bit mask.
-    """
-
-    has_energy = True
-
-    def __init__(self, context: Any, groups: int) -> None:
-        self._context = context
-        self._groups = groups
-
-    def evaluate(
-        self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
-    ) -> list[Evaluation]:
-        """Evaluate the System at other positions.
-
-        Raises
-        ------
-        PredictionError
-            If OpenMM cannot.
-        """
-        return [self._evaluate(structure, properties) for structure in structures]
-
-    def _evaluate(self, structure: Structure, properties: Sequence[str]) -> Evaluation:
-        energy, forces = (name in properties for name in ("energy", "forces"))
-        try:
-            self._context.setPositions(structure.positions / units.NM)
-            state = self._context.getState(getEnergy=energy, getForces=forces, groups=self._groups)
-        except openmm.OpenMMException as error:
-            raise PredictionError(
-                f"the forces of the System cannot be evaluated: {error}"
-            ) from error
-        return Evaluation(
-            state.getPotentialEnergy()._value * units.KJ_PER_MOL if energy else None,
-            state.getForces(asNumpy=True)._value / FORCE_UNIT if forces else None,
-        )
 
 
 class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
@@ -131,20 +85,11 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         None for constant energy.
     charge, multiplicity
         Total charge in e and spin multiplicity 2S + 1.
-    corrections
-        Corrections of a jump; None for the usual ones.
-    guard
-        Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
-    other_forces
-        What is done with forces of the System that are not those of the propagator's potential, a
-        bias for instance: "refuse" the run, let them "kick" the molecule before and
-        after each of two jumps over half the stride, or "ignore" them in jumps.
-    md_steps_per_jump
-        Force-based steps after each jump, part of the same step; the time advances by them too.
     md_timestep
         Time step of force-based steps, a Quantity or ps; None for 0.5 fs.
-    rng
-        ``numpy.random.Generator``, the source of all randomness; None draws a seed.
+    **options
+        `corrections`, `guard`, `other_forces`, `md_steps_per_jump` and `rng`, see
+        :class:`mlmd_calc.propagation.loop_options.LoopOptions`.
 
     Raises
     ------
@@ -167,13 +112,10 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         *,
         charge: int = 0,
         multiplicity: int = 1,
-        corrections: Corrections | None = None,
-        guard: Guard | None = None,
-        other_forces: OtherForces = "refuse",
-        md_steps_per_jump: int = 0,
         md_timestep: Any = None,
-        rng: np.random.Generator | None = None,
+        **options: Unpack[LoopOptions],
     ) -> None:
+        check_names(options)
         propagator = as_propagator(propagator)
         stride_fs = _stride_fs(stepSize, propagator)
         propagator.strides.check(stride_fs)
@@ -181,7 +123,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         region = region_from_topology(
             topology, charge=charge, multiplicity=multiplicity, periodic=False
         )
-        self._md_fs = md_steps_per_jump * md_timestep_fs
+        self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
         super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS)
         self.addGlobalVariable(_JUMPED, 0.0)
@@ -191,39 +133,23 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         self.addComputePerDof("x", f"x + sqrt({_JUMPED} - 1)")
         self.endBlock()
         self._structure = region.structure(np.zeros((len(region), 3)))
-        self._strides = propagator.strides
+        self._propagator = propagator
         self._stride_fs = stride_fs
+        self._md_timestep_fs = md_timestep_fs
         self._thermostat = thermostat
+        self._options = options
         self._acting: list[str] = []
-        self._rng = rng
         self._loop: JumpLoop | None = None
         self._context: Any = None
         self._shown: _Shown
-
-        def make_loop(state: State, forces: ForceModel | None) -> JumpLoop:
-            return JumpLoop(
-                [state],
-                propagator,
-                self._stride_fs,
-                thermostat=self._thermostat,
-                corrections=corrections,
-                guard=guard,
-                forces=forces,
-                other_forces=other_forces,
-                md_steps_per_jump=md_steps_per_jump,
-                md_timestep_fs=md_timestep_fs,
-                rng=self._rng,
-            )
-
-        self._make_loop: Callable[[State, ForceModel | None], JumpLoop] = make_loop
 
     @property
     def loop(self) -> JumpLoop:
         """The engine-neutral loop; it is made when it is first needed, from the Context."""
         if self._loop is None:
-            context = _context_of(self)
+            context = context_of(self)
             system = context.getSystem()
-            _check_system(system, len(self._structure))
+            check_jump_system(system, len(self._structure))
             masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
             # The Context holds the integrator, which must not keep it alive in turn.
             self._context = weakref.proxy(context)
@@ -239,7 +165,15 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             )
             self._acting = self._acting_forces(system)
             try:
-                self._loop = self._make_loop(start, self._forces())
+                self._loop = JumpLoop(
+                    [start],
+                    self._propagator,
+                    self._stride_fs,
+                    thermostat=self._thermostat,
+                    forces=self._forces(),
+                    md_timestep_fs=self._md_timestep_fs,
+                    **self._options,
+                )
             finally:
                 # Comparing forces has moved the particles.
                 context.setPositions(positions)
@@ -281,7 +215,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             If the propagator cannot do this stride.
         """
         stride_fs = round(_femtoseconds(size) - self._md_fs, 9)
-        self._strides.check(stride_fs)
+        self._propagator.strides.check(stride_fs)
         self._stride_fs = stride_fs
         if self._loop is not None:
             self._loop.stride_fs = stride_fs
@@ -298,7 +232,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         if self._loop is not None:
             raise ConfigError("the run has begun; set the seed before the first step")
         super().setRandomNumberSeed(seed)
-        self._rng = np.random.default_rng(seed or None)
+        self._options["rng"] = np.random.default_rng(seed or None)
 
     def saveRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
         """Write a restart file, replacing an older one in one go.
@@ -519,56 +453,6 @@ class JumpNVTIntegrator(JumpIntegrator):
         self._thermostat = make_thermostat(name, temperature_K, friction_per_fs)
         if self._loop is not None:
             self._loop.thermostat = self._thermostat
-
-
-def _context_of(integrator: JumpIntegrator) -> Any:
-    """Find the Context of an integrator, which OpenMM does not tell it."""
-    # `type`, because `isinstance` would run code of objects that have nothing to do with this.
-    contexts = [
-        found
-        for found in gc.get_objects()
-        if issubclass(type(found), openmm.Context) and found.getIntegrator() is integrator
-    ]
-    if len(contexts) != 1:
-        raise ConfigError(
-            f"the integrator belongs to {len(contexts)} Contexts; make one openmm.app.Simulation "
-            "or openmm.Context with it, not inside a CompoundIntegrator, and keep that"
-        )
-    return contexts[0]
-
-
-def _check_system(system: openmm.System, n_atoms: int) -> None:
-    """Refuse a System that jumps of one whole isolated molecule would not do justice to."""
-    n_particles = system.getNumParticles()
-    if n_particles != n_atoms:
-        raise InputError(
-            f"the System has {n_particles} particles, but the topology has {n_atoms} atoms; jumps "
-            "move all of a System, so make both from the same topology. A solute cannot jump while "
-            "the solvent stands still"
-        )
-    if system.usesPeriodicBoundaryConditions():
-        raise InputError(
-            "the System is periodic, but propagators know isolated molecules only; take away the "
-            "box, periodic forces and barostats"
-        )
-    if system.getNumConstraints():
-        raise InputError(
-            f"the System has {system.getNumConstraints()} constraints, which a jump would break; "
-            "create it with constraints=None and rigidWater=False"
-        )
-    for i in range(n_particles):
-        if system.isVirtualSite(i):
-            raise InputError(f"particle {i} is a virtual site; propagators know atoms only")
-        if system.getParticleMass(i)._value <= 0.0:
-            raise InputError(
-                f"particle {i} has no mass and could not move, but a jump moves all atoms; give it "
-                "its mass"
-            )
-    if any(isinstance(force, openmm.AndersenThermostat) for force in system.getForces()):
-        raise InputError(
-            "the System has an AndersenThermostat, which would act besides the integrator; remove "
-            "it and use JumpNVTIntegrator"
-        )
 
 
 def _stride_fs(step_size: Any, propagator: Propagator) -> float:

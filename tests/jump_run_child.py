@@ -11,7 +11,8 @@ from ase import Atoms
 from toy_models import toy_model
 
 from mlmd_calc import MDETCalculator, Potential
-from mlmd_calc.md import JumpSettings, JumpSimulation, MDSettings
+from mlmd_calc.md import JumpSettings, MDSettings, Run
+from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import FunctionForces, VerletPropagator
@@ -76,26 +77,26 @@ def spring_molecule(potential=SpringPotential):
     return atoms
 
 
-def engine_class(engine):
-    if engine == "ase":
-        return JumpSimulation
-    from openmm_bridge.jump_simulation import OpenMMJumpSimulation
+def engine_of(name):
+    if name == "ase":
+        return ASE
+    from openmm_bridge import OpenMMEngine
 
-    return OpenMMJumpSimulation
+    return OpenMMEngine()
 
 
 def run(folder, engine, kill_at=None, delay=0.0):
     """Start, or go on, and run to the end, or be killed some seconds after a step."""
     atoms = spring_molecule()
-    kind, propagator = engine_class(engine), Unsteady()
+    parts = {"engine": engine_of(engine), "propagator": Unsteady()}
     if (folder / CHECKPOINT_FILE).exists():
-        simulation = kind.resume(folder, atoms.calc, propagator=propagator)
+        simulation = Run.resume(folder, atoms.calc, **parts)
     else:
         jumps = JumpSettings("unsteady", 2.0, 1, replicas=3 if engine == "ase" else 1)
         settings = MDSettings(
             friction_per_ps=10.0, seed=1, interval=1, checkpoint_interval=3, jumps=jumps
         )
-        simulation = kind.start(atoms, folder, settings, propagator=propagator)
+        simulation = Run.start(atoms, folder, settings, **parts)
     killer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
 
     def on_frame(running):

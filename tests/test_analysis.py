@@ -13,7 +13,8 @@ from mlmd_calc.analysis.trajectory import misses_thermostat
 from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import InputError
 from mlmd_calc.md import Ensemble, MDSettings, RunRecord
-from mlmd_calc.md.record import Description, frame_dtype
+from mlmd_calc.md.frames import frame_dtype
+from mlmd_calc.md.record import Description
 
 
 def ar1(phi, length, rng):

@@ -190,7 +190,7 @@ def test_first_interrupt_asks_second_insists():
 def test_interrupted_run_ends_cleanly_and_goes_on(tmp_path, model, monkeypatch):
     out = tmp_path / "run"
     monkeypatch.setattr(
-        "mlmd_calc.md.record.FrameWriter.append", interrupt_at(30, out=out), raising=True
+        "mlmd_calc.md.frames.FrameWriter.append", interrupt_at(30, out=out), raising=True
     )
     options = ("-m", model, "-d", 0.025, "--seed", 1, "--interval", 10)
     result = invoke("run", "CH4", *options, "-o", out)
@@ -205,7 +205,7 @@ def test_interrupted_run_ends_cleanly_and_goes_on(tmp_path, model, monkeypatch):
 
 def interrupt_at(step, out):
     """Stand-in for `FrameWriter.append` that presses Ctrl-C when a step is recorded."""
-    from mlmd_calc.md.record import FrameWriter
+    from mlmd_calc.md.frames import FrameWriter
 
     append = FrameWriter.append
 

@@ -16,7 +16,7 @@ from mlmd_calc.cli.jumps import PropagatorChoice, choose_propagator
 from mlmd_calc.cli.run import run
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md import read_record
-from mlmd_calc.md.jump_simulation import EVENTS_FILE
+from mlmd_calc.md.jump_engine import EVENTS_FILE
 from mlmd_calc.potential import Potential
 from mlmd_calc.propagation import EventLog
 from mlmd_calc.propagation.atom import ATOMPropagator

@@ -15,9 +15,10 @@ from jump_run_child import (
     Exact,
     K,
     SpringPotential,
-    engine_class,
+    engine_of,
     run,
     spring_molecule,
+    springs,
     tetrahedron,
 )
 
@@ -28,15 +29,15 @@ from mlmd_calc.md import (
     JumpNVE,
     JumpNVT,
     JumpSettings,
-    JumpSimulation,
     MDSettings,
-    Simulation,
+    Run,
     read_record,
 )
 from mlmd_calc.md.checkpoint import Checkpoint
 from mlmd_calc.md.dynamics import draw_momenta, remove_rigid_motion
-from mlmd_calc.md.jump_simulation import EVENTS_FILE
-from mlmd_calc.md.record import FRAMES_FILE, STOPPED_FILE
+from mlmd_calc.md.frames import FRAMES_FILE
+from mlmd_calc.md.jump_engine import EVENTS_FILE
+from mlmd_calc.md.record import STOPPED_FILE
 from mlmd_calc.propagation import EventLog
 
 KILLS = 4
@@ -65,8 +66,8 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, engine):
     assert outcome.verdict == "completed"
     # Children of a server that has imported what takes long start at once.
     context = multiprocessing.get_context("forkserver")
-    modules = ["pytest", "mlmd_calc.md.jump_simulation", "mlmd_calc.md.jumps", "toy_models"]
-    bridge = ["openmm.app", "openmm_bridge.jump_simulation"]
+    modules = ["pytest", "mlmd_calc.md.run", "mlmd_calc.md.jumps", "toy_models"]
+    bridge = ["openmm.app", "openmm_bridge.engine"]
     context.set_forkserver_preload(modules + (bridge if find_spec("openmm") else []))
     rng = np.random.default_rng()
     for kill in range(KILLS + 1):
@@ -77,14 +78,16 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, engine):
         child.join()
         assert child.exitcode == (0 if step is None else -signal.SIGKILL)
         child.close()
-        assert step is None or Checkpoint.read(killed).progress.step < STEPS
+        assert step is None or Checkpoint.read(killed).step < STEPS
     assert frames_of(killed) == frames_of(whole)
     assert len(frames_of(whole)) == (3 if engine == "ase" else 1)
     assert (killed / EVENTS_FILE).read_text() == (whole / EVENTS_FILE).read_text()
     counts = simulation.counts
-    assert counts["redrawn"] > 0
-    assert counts["accepted"] + counts["fallback"] == STEPS * simulation.settings.replicas
-    assert sum(simulation.tripped().values()) == len(EventLog.load(whole / EVENTS_FILE))
+    assert counts.redrawn > 0
+    assert counts.accepted + counts.fallback == STEPS * simulation.settings.replicas
+    assert sum(simulation.loop.events.counts("check").values()) == len(
+        EventLog.load(whole / EVENTS_FILE)
+    )
 
 
 @pytest.mark.parametrize("ensemble", [Ensemble.NVE, Ensemble.LANGEVIN, Ensemble.BUSSI])
@@ -95,7 +98,7 @@ def test_a_run_is_what_the_dynamics_of_ase_does(tmp_path, monkeypatch, ensemble)
     draw_momenta(atoms, 300.0, np.random.default_rng(0))
     remove_rigid_motion(atoms, ensemble, torque_free=True)
     settings = jump_settings(ensemble)
-    with JumpSimulation.start(
+    with Run.start(
         atoms, tmp_path / "run", settings, propagator=Exact(), keep_velocities=True
     ) as simulation:
         options = {"propagator": Exact(), "rng": np.random.default_rng(2)}
@@ -119,8 +122,8 @@ def test_both_engines_make_the_same_jumps(tmp_path, ensemble):
     frames = {}
     for engine in ("ase", "openmm"):
         settings = jump_settings(ensemble, md_steps_per_jump=1)
-        start = engine_class(engine).start
-        with start(spring_molecule(), tmp_path / engine, settings, propagator=Exact()) as run:
+        parts = {"engine": engine_of(engine), "propagator": Exact()}
+        with Run.start(spring_molecule(), tmp_path / engine, settings, **parts) as run:
             assert run.run(5).verdict == "completed"
             assert run.loop.states[0].time == pytest.approx(5 * 2.5)
         frames[engine] = read_record(tmp_path / engine).frames
@@ -128,18 +131,20 @@ def test_both_engines_make_the_same_jumps(tmp_path, ensemble):
         np.testing.assert_allclose(
             frames["openmm"][name], frames["ase"][name], rtol=0, atol=1e-9, err_msg=name
         )
+    # What OpenMM has evaluated with the energies of frames.
+    for frame in frames["openmm"]:
+        known = springs(frame["positions"])[1]
+        np.testing.assert_allclose(frame["forces"], known, rtol=0, atol=1e-9)
     totals = read_record(tmp_path / "ase").total_energies
     assert (np.ptp(totals) < 1e-9) == (ensemble is Ensemble.NVE)
 
 
 def test_replicas_differ_and_share_the_temperature(tmp_path):
     settings = jump_settings(replicas=4)
-    with JumpSimulation.start(
-        spring_molecule(), tmp_path, settings, propagator=Exact()
-    ) as simulation:
+    with Run.start(spring_molecule(), tmp_path, settings, propagator=Exact()) as simulation:
         simulation.run(3)
         mean = np.mean([read_record(tmp_path / f"replica-{i}").temperatures[0] for i in range(4)])
-        kinetic = [replica.atoms.get_kinetic_energy() for replica in simulation.replicas]
+        kinetic = [atoms.get_kinetic_energy() for atoms in simulation.molecules]
         expected = 2 * np.mean(kinetic) / (12 * units.KB)
         assert simulation.temperature == pytest.approx(expected)
     assert len(set(frames_of(tmp_path))) == 4
@@ -157,15 +162,15 @@ class Nonsense(Exact):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_hopeless_run_says_why_and_keeps_its_events(tmp_path, engine):
-    start = engine_class(engine).start
+    parts = {"engine": engine_of(engine), "propagator": Nonsense()}
     settings = jump_settings(stride_fs=0.5)
-    with start(spring_molecule(), tmp_path, settings, propagator=Nonsense()) as simulation:
+    with Run.start(spring_molecule(), tmp_path, settings, **parts) as simulation:
         outcome = simulation.run(60)
         counts = simulation.counts
     assert outcome.verdict == "failed"
     assert outcome.step == 51
     assert "not finite" in outcome.reason
-    assert (counts["accepted"], counts["fallback"]) == (0, 50)
+    assert (counts.accepted, counts.fallback) == (0, 50)
     events = EventLog.load(tmp_path / EVENTS_FILE)
     assert events[-1].action == "raise"
     assert (tmp_path / STOPPED_FILE).exists()
@@ -184,10 +189,10 @@ def test_a_mistake_in_the_forces_is_not_taken_for_a_bad_jump(tmp_path):
                 raise TypeError("a mistake")
             return super().evaluate(structures, properties)
 
-    start = engine_class("openmm").start
+    parts = {"engine": engine_of("openmm"), "propagator": Exact()}
     settings = jump_settings(Ensemble.NVE)
     with (
-        start(spring_molecule(Broken), tmp_path, settings, propagator=Exact()) as simulation,
+        Run.start(spring_molecule(Broken), tmp_path, settings, **parts) as simulation,
         pytest.raises(TypeError, match="a mistake"),
     ):
         simulation.run(20)
@@ -195,16 +200,16 @@ def test_a_mistake_in_the_forces_is_not_taken_for_a_bad_jump(tmp_path):
 
 def test_runs_of_another_kind_are_refused(tmp_path):
     atoms = spring_molecule()
-    with pytest.raises(ConfigError, match="Simulation is for runs made of force-based steps"):
-        Simulation.start(atoms, tmp_path / "a", jump_settings())
-    with pytest.raises(ConfigError, match="JumpSimulation is for runs made of jumps"):
-        JumpSimulation.start(atoms, tmp_path / "a", MDSettings(), propagator=Exact())
+    with pytest.raises(ConfigError, match="made of jumps by 'test'; pass that propagator"):
+        Run.start(atoms, tmp_path / "a", jump_settings())
+    with pytest.raises(ConfigError, match="these settings are of a run made of force-based steps"):
+        Run.start(atoms, tmp_path / "a", MDSettings(), propagator=Exact())
     assert not (tmp_path / "a").exists()
-    JumpSimulation.start(atoms, tmp_path / "b", jump_settings(), propagator=Exact()).close()
+    Run.start(atoms, tmp_path / "b", jump_settings(), propagator=Exact()).close()
     with pytest.raises(ConfigError, match="these settings are of a run made of jumps"):
-        Simulation.resume(tmp_path / "b", atoms.calc)
+        Run.resume(tmp_path / "b", atoms.calc)
     with pytest.raises(ModelFileError, match="propagator = VerletPropagator"):
-        JumpSimulation.resume(tmp_path / "b", atoms.calc, propagator=Other())
+        Run.resume(tmp_path / "b", atoms.calc, propagator=Other())
 
 
 class Other(Exact):
@@ -229,13 +234,15 @@ def test_refusals_leave_nothing_behind(tmp_path):
     ]
     for settings, chosen, keep, message in cases:
         with pytest.raises(ConfigError, match=message):
-            JumpSimulation.start(
-                atoms, tmp_path / "run", settings, propagator=chosen, keep_velocities=keep
-            )
+            Run.start(atoms, tmp_path / "run", settings, propagator=chosen, keep_velocities=keep)
     if find_spec("openmm"):
         with pytest.raises(ConfigError, match="2 replicas in OpenMM"):
-            engine_class("openmm").start(
-                atoms, tmp_path / "run", jump_settings(replicas=2), propagator=Exact()
+            Run.start(
+                atoms,
+                tmp_path / "run",
+                jump_settings(replicas=2),
+                engine=engine_of("openmm"),
+                propagator=Exact(),
             )
     assert not (tmp_path / "run").exists()
 

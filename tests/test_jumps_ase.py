@@ -22,7 +22,7 @@ from jump_systems import Noisy, Spoilt, nan, springs, springs_state, tethered
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import JumpNVE, JumpNVT
-from mlmd_calc.md.jumps import AttachedCalculator
+from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.propagation import Corrections, EnergyWindow, Guard, VerletPropagator, read_restart
 from mlmd_calc.propagation.harmonic import HarmonicPropagator
 

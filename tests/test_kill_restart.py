@@ -59,9 +59,9 @@ def processes():
     """Children of a server that has imported what takes long start at once."""
     context = multiprocessing.get_context("forkserver")
     modules = ["kill_child", "mlmd_calc.cli.commands", "mlmd_calc.cli.run_results", "torch"]
-    modules += ["mlmd_calc.md.jump_simulation", "mlmd_calc.sampling", "ase.build", "numba"]
+    modules += ["mlmd_calc.md.run", "mlmd_calc.sampling", "ase.build", "numba"]
     modules += ["mlmd_calc.cli.structure_input", "mlmd_calc.models.mdet.network"]
-    modules += ["openmm.app", "openmm_bridge.jump_simulation", "openmm_bridge.peptides"]
+    modules += ["openmm.app", "openmm_bridge.engine", "openmm_bridge.peptides"]
     modules += ["openmmtorch", "rdkit.Chem", "tblite.ase"]
     installed = [name for name in modules if find_spec(name.partition(".")[0])]
     context.set_forkserver_preload(installed)
@@ -111,7 +111,7 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kill
 @pytest.mark.parametrize("engine", ["ase", pytest.param("openmm", marks=needs("openmm"))])
 def test_the_first_checkpoint_is_as_good_as_any(tmp_path, models, monkeypatch, engine, jumps):
     """A kill right after it, before the first step."""
-    from mlmd_calc.md.recorded_run import RecordedRun
+    from mlmd_calc.md import Run
 
     class KilledError(BaseException):
         pass
@@ -120,11 +120,11 @@ def test_the_first_checkpoint_is_as_good_as_any(tmp_path, models, monkeypatch, e
         written(run)
         raise KilledError
 
-    written = RecordedRun.checkpoint
+    written = Run.checkpoint
     work = partial(kill_child.run, model=models["mdet"], engine=engine, jumps=jumps)
     work(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(RecordedRun, "checkpoint", stop_after)
+        patch.setattr(Run, "checkpoint", stop_after)
         with pytest.raises(KilledError):
             work(tmp_path / "parts")
     work(tmp_path / "parts")

@@ -38,7 +38,7 @@ from openmm.app.simulatedtempering import SimulatedTempering  # noqa: E402
 from openmm_systems import PLATFORMS, context_of, system_of, topology_of  # noqa: E402
 
 from openmm_bridge import JumpNVEIntegrator, JumpNVTIntegrator  # noqa: E402
-from openmm_bridge.integrators import ContextForces  # noqa: E402
+from openmm_bridge.jump_context import ContextForces  # noqa: E402
 
 STRIDE = 8 * unit.femtosecond
 FREE = {"corrections": Corrections.none(), "guard": Guard.off()}
@@ -394,6 +394,8 @@ def test_integrators_that_cannot_work_are_refused():
         JumpNVTIntegrator(fixed, topology_of(start.to_atoms()), 300, stepSize=STRIDE)
     with pytest.raises(ConfigError, match="choose 'langevin' or 'bussi'"):
         nvt(start, HarmonicPropagator(harmonic), thermostat="nose")
+    with pytest.raises(TypeError, match="'guards'; choose from corrections, guard, other_forces"):
+        nvt(start, HarmonicPropagator(harmonic), guards=Guard.off())
     for forces in ([], [openmm.CMMotionRemover(1)]):
         simulation = nve(start, HarmonicPropagator(harmonic), *forces, md_steps_per_jump=1)
         with pytest.raises(ConfigError, match="need forces"):

@@ -19,7 +19,8 @@ from mlmd_calc import MDETCalculator, Potential, units
 from mlmd_calc.analysis import summarise
 from mlmd_calc.cli.run import run
 from mlmd_calc.errors import ConfigError, InputError, MissingDependencyError, PredictionError
-from mlmd_calc.md import Engine, Ensemble, MDSettings, Simulation, read_record
+from mlmd_calc.md import Engine, Ensemble, MDSettings, Run, read_record
+from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.dynamics import draw_momenta, remove_rigid_motion
 from mlmd_calc.md.record import DESCRIPTION_FILE, STOPPED_FILE
 from mlmd_calc.models import MDET, MDETConfig
@@ -28,8 +29,7 @@ from mlmd_calc.zoo import save_model
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
-from openmm_bridge import available_backends
-from openmm_bridge.simulation import OpenMMSimulation
+from openmm_bridge import OpenMMEngine, available_backends
 
 PLATFORMS = ("Reference", "CPU")
 ENSEMBLES = (Ensemble.NVE, Ensemble.LANGEVIN, Ensemble.NOSE_HOOVER)
@@ -94,16 +94,17 @@ def analytic(model, atoms, calculator):
 
 
 def frames_of(engine, atoms, folder, steps, settings, **options):
-    with engine.start(atoms, folder, settings, **options) as simulation:
+    with Run.start(atoms, folder, settings, engine=engine, **options) as simulation:
         outcome = simulation.run(steps)
         assert outcome.verdict == "completed", outcome.reason
     return read_record(folder).frames
 
 
 def assert_same_path(found, known, tolerance=1e-6):
-    """Positions in Å, velocities in Å/fs, energies in eV."""
+    """Positions in Å, velocities in Å/fs, energies in eV, forces in eV/Å."""
     assert found["step"].tolist() == known["step"].tolist()
-    for name in ("positions", "velocities", "potential", "kinetic", "bond_deviation"):
+    names = ("positions", "velocities", "forces", "potential", "kinetic", "bond_deviation")
+    for name in names:
         np.testing.assert_allclose(found[name], known[name], rtol=0, atol=tolerance, err_msg=name)
 
 
@@ -118,14 +119,14 @@ PATH = MDSettings(Ensemble.NVE, bond_stop=1e3, seed=1)
 def ase_path(tmp_path_factory, model):
     """200 steps in ASE."""
     folder = tmp_path_factory.mktemp("ase") / "run"
-    return frames_of(Simulation, ethanol(model, "none"), folder, 200, PATH)
+    return frames_of(ASE, ethanol(model, "none"), folder, 200, PATH)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_velocity_verlet_follows_the_path_of_ase(tmp_path, model, ase_path, platform, backend):
-    options = {"platform": platform, "backend": backend}
-    found = frames_of(OpenMMSimulation, ethanol(model, "none"), tmp_path, 200, PATH, **options)
+    engine = OpenMMEngine(platform, backend)
+    found = frames_of(engine, ethanol(model, "none"), tmp_path, 200, PATH)
     flight = ase_path["positions"][0] + 100.0 * ase_path["velocities"][0]
     assert np.abs(ase_path["positions"][-1] - flight).max() > 1.0
     assert_same_path(found, ase_path)
@@ -134,12 +135,12 @@ def test_velocity_verlet_follows_the_path_of_ase(tmp_path, model, ase_path, plat
 def test_random_orientations_are_those_of_ase(tmp_path, model):
     # One orientation per step, whatever is recorded.
     frames = {}
-    for engine, interval in ((Simulation, 1), (OpenMMSimulation, 1), (OpenMMSimulation, 7)):
+    for engine, interval in ((ASE, 1), (OpenMMEngine(), 1), (OpenMMEngine(), 7)):
         settings = dataclasses.replace(PATH, interval=interval)
-        folder = tmp_path / f"{engine.engine.value}-{interval}"
+        folder = tmp_path / f"{engine.name.value}-{interval}"
         frames[folder.name] = frames_of(engine, ethanol(model), folder, 70, settings)
     assert_same_path(frames["openmm-1"], frames["ase-1"])
-    for name in ("positions", "velocities", "potential"):
+    for name in ("positions", "velocities", "potential", "forces"):
         np.testing.assert_array_equal(frames["openmm-7"][name], frames["openmm-1"][name][::7])
 
 
@@ -147,8 +148,8 @@ def test_random_orientations_are_those_of_ase(tmp_path, model):
 def test_same_seed_starts_both_engines_alike(tmp_path, model, ensemble):
     settings = MDSettings(ensemble, seed=4)
     known, found = (
-        frames_of(engine, ethanol(model), tmp_path / engine.engine.value, 10, settings)[:1]
-        for engine in (Simulation, OpenMMSimulation)
+        frames_of(engine, ethanol(model), tmp_path / engine.name.value, 10, settings)[:1]
+        for engine in (ASE, OpenMMEngine())
     )
     assert known["kinetic"] > 0
     assert_same_path(found, known, tolerance=1e-12 * abs(known["potential"][0]))
@@ -165,7 +166,7 @@ def test_velocities_are_recorded_at_the_time_of_the_positions(tmp_path, model, e
     remove_rigid_motion(atoms, Ensemble.NVE, torque_free=True)
     known, found = (
         frames_of(
-            OpenMMSimulation,
+            OpenMMEngine(),
             atoms,
             tmp_path / kind.value,
             40,
@@ -185,7 +186,7 @@ def test_langevin_keeps_the_temperature_of_harmonic_atoms(tmp_path, model):
     atoms = Atoms("CHNO" * 5, 10 * rng.random((20, 3)))
     atoms = analytic(model, atoms, Tethers(k=5.0, anchors=atoms.positions))
     settings = MDSettings(friction_per_ps=30.0, timestep_fs=1.0, bond_stop=1e3, seed=1)
-    frames = frames_of(OpenMMSimulation, atoms, tmp_path, 4000, settings)
+    frames = frames_of(OpenMMEngine(), atoms, tmp_path, 4000, settings)
     mean = summarise(read_record(tmp_path)).temperature
     assert mean.resolved
     assert mean.standard_error < 9.0
@@ -201,7 +202,7 @@ def test_nose_hoover_does_not_count_conserved_motion(tmp_path, model):
     atoms = Atoms("CNOF", 1.5 / np.sqrt(8) * corners)
     atoms = analytic(model, atoms, Morse(depth=4.0, a=1.5, r0=1.5))
     settings = MDSettings(Ensemble.NOSE_HOOVER, friction_per_ps=80.0, timestep_fs=1.0, seed=1)
-    frames = frames_of(OpenMMSimulation, atoms, tmp_path, 3000, settings)
+    frames = frames_of(OpenMMEngine(), atoms, tmp_path, 3000, settings)
     record = read_record(tmp_path)
     assert record.description.degrees_of_freedom == 6
     mean = summarise(record).temperature
@@ -218,13 +219,12 @@ def test_nose_hoover_does_not_count_conserved_motion(tmp_path, model):
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_restart_goes_on_bit_for_bit(tmp_path, model, ensemble, platform):
     settings = MDSettings(ensemble, interval=3, checkpoint_interval=7, seed=5)
-    whole = frames_of(
-        OpenMMSimulation, ethanol(model), tmp_path / "whole", 40, settings, platform=platform
-    )
-    frames_of(OpenMMSimulation, ethanol(model), tmp_path / "parts", 20, settings, platform=platform)
+    engine = OpenMMEngine(platform)
+    whole = frames_of(engine, ethanol(model), tmp_path / "whole", 40, settings)
+    frames_of(engine, ethanol(model), tmp_path / "parts", 20, settings)
     # The seed of the new calculator must not matter: the stream goes on from the checkpoint.
     calculator = ethanol(model, seed=7).calc
-    with OpenMMSimulation.resume(tmp_path / "parts", calculator) as simulation:
+    with Run.resume(tmp_path / "parts", calculator, engine=OpenMMEngine()) as simulation:
         assert simulation.step == 20
         assert simulation.run(40).step == 40
     assert read_record(tmp_path / "parts").frames.tobytes() == whole.tobytes()
@@ -235,36 +235,45 @@ def test_restart_with_torchscript(tmp_path, model):
     if "torchscript" not in available_backends():
         pytest.skip(available_backends().unavailable["torchscript"])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = {"backend": "torchscript"}
+    engine = OpenMMEngine(backend="torchscript")
     atoms = ethanol(model, "none")
-    with OpenMMSimulation.start(atoms, whole, MDSettings(seed=5), **options) as simulation:
+    with Run.start(atoms, whole, MDSettings(seed=5), engine=engine) as simulation:
         simulation.run(10)
         shutil.copytree(whole, parts)
         simulation.run(20)
-    with OpenMMSimulation.resume(parts, atoms.calc) as simulation:
+    with Run.resume(parts, atoms.calc, engine=OpenMMEngine()) as simulation:
         simulation.run(20)
     assert read_record(parts).frames.tobytes() == read_record(whole).frames.tobytes()
-    frames_of(OpenMMSimulation, ethanol(model), tmp_path / "random", 10, MDSettings(), **options)
+    frames_of(engine, ethanol(model), tmp_path / "random", 10, MDSettings())
     with pytest.raises(ConfigError, match="cannot be continued"):
-        OpenMMSimulation.resume(tmp_path / "random", ethanol(model).calc)
+        Run.resume(tmp_path / "random", ethanol(model).calc, engine=OpenMMEngine())
 
 
 def test_runs_go_on_with_the_engine_they_were_started_with(tmp_path, model):
-    for engine, stranger in ((Simulation, OpenMMSimulation), (OpenMMSimulation, Simulation)):
-        folder = tmp_path / engine.engine.value
+    for engine, stranger in ((ASE, OpenMMEngine()), (OpenMMEngine(), ASE)):
+        folder = tmp_path / engine.name.value
         frames_of(engine, ethanol(model), folder, 10, MDSettings())
-        with pytest.raises(ConfigError, match=f"made with engine '{engine.engine.value}'"):
-            stranger.resume(folder, ethanol(model).calc)
+        with pytest.raises(ConfigError, match=f"made with engine '{engine.name.value}'"):
+            Run.resume(folder, ethanol(model).calc, engine=stranger)
+
+
+def test_a_run_keeps_the_options_of_its_engine(tmp_path, model):
+    frames_of(OpenMMEngine("CPU"), ethanol(model), tmp_path, 2, MDSettings())
+    calculator = ethanol(model).calc
+    with pytest.raises(ConfigError, match="'Reference', but the run was started with 'CPU'"):
+        Run.resume(tmp_path, calculator, engine=OpenMMEngine("Reference"))
+    with Run.resume(tmp_path, calculator, engine=OpenMMEngine(backend="auto")) as simulation:
+        assert simulation.run(4).verdict == "completed"
 
 
 def test_runs_that_do_not_name_their_engine_are_of_ase(tmp_path, model):
-    frames_of(Simulation, ethanol(model), tmp_path, 10, MDSettings())
+    frames_of(ASE, ethanol(model), tmp_path, 10, MDSettings())
     path = tmp_path / DESCRIPTION_FILE
     content = json.loads(path.read_text())
     del content["engine"], content["engine_options"]
     path.write_text(json.dumps(content))
     assert read_record(tmp_path).description.engine is Engine.ASE
-    Simulation.resume(tmp_path, ethanol(model).calc).close()
+    Run.resume(tmp_path, ethanol(model).calc).close()
 
 
 # ---- guards and refusals ----------------------------------------------------------------------
@@ -278,7 +287,7 @@ def diatomic(model, calculator):
 def test_a_broken_bond_ends_the_run(tmp_path, model, ensemble):
     atoms = diatomic(model, Morse(depth=0.05, a=2.0, r0=1.0))
     settings = MDSettings(ensemble, temperature_K=5000.0, seed=1)
-    with OpenMMSimulation.start(atoms, tmp_path, settings) as simulation:
+    with Run.start(atoms, tmp_path, settings, engine=OpenMMEngine()) as simulation:
         outcome = simulation.run(10_000)
     assert outcome.verdict == "failed"
     assert "C0-O1" in outcome.reason
@@ -310,7 +319,7 @@ class Faulty(Springs):
 def test_forces_that_fail_end_the_run(tmp_path, model, caplog, ensemble, interval):
     atoms = diatomic(model, Faulty(PredictionError("odd forces"), calls=5))
     settings = MDSettings(ensemble, interval=interval)
-    with OpenMMSimulation.start(atoms, tmp_path, settings) as simulation:
+    with Run.start(atoms, tmp_path, settings, engine=OpenMMEngine()) as simulation:
         outcome = simulation.run(100)
     assert (outcome.verdict, outcome.reason) == ("failed", "odd forces")
     assert 4 <= outcome.step <= 6
@@ -322,7 +331,7 @@ def test_forces_that_fail_end_the_run(tmp_path, model, caplog, ensemble, interva
 def test_an_error_that_is_not_of_the_model_is_not_hidden(tmp_path, model, error):
     atoms = diatomic(model, Faulty(error, calls=5))
     with (
-        OpenMMSimulation.start(atoms, tmp_path, MDSettings()) as simulation,
+        Run.start(atoms, tmp_path, MDSettings(), engine=OpenMMEngine()) as simulation,
         pytest.raises(type(error), match=str(error)),
     ):
         simulation.run(100)
@@ -330,16 +339,21 @@ def test_an_error_that_is_not_of_the_model_is_not_hidden(tmp_path, model, error)
 
 def test_refusals_leave_nothing_behind(tmp_path, model):
     folder = tmp_path / "run"
+
+    def start(atoms, ensemble=Ensemble.LANGEVIN, **options):
+        settings = MDSettings(ensemble)
+        Run.start(atoms, folder, settings, engine=OpenMMEngine(**options))
+
     with pytest.raises(ConfigError, match=r"no ensemble 'bussi'.*'langevin' or 'nose-hoover'"):
-        OpenMMSimulation.start(ethanol(model), folder, MDSettings(Ensemble.BUSSI))
+        start(ethanol(model), Ensemble.BUSSI)
     with pytest.raises(ConfigError, match=r"platform='cpu'.*Reference, CPU"):
-        OpenMMSimulation.start(ethanol(model), folder, MDSettings(), platform="cpu")
+        start(ethanol(model), platform="cpu")
     with pytest.raises(ConfigError, match="backend='fortran'"):
-        OpenMMSimulation.start(ethanol(model), folder, MDSettings(), backend="fortran")
+        start(ethanol(model), backend="fortran")
     atoms = molecule("CO")
     atoms.calc = Springs(k=80.0, r0=1.0)
     with pytest.raises(InputError, match="calculator is Springs"):
-        OpenMMSimulation.start(atoms, folder, MDSettings())
+        start(atoms)
     assert not folder.exists()
 
 
@@ -375,14 +389,13 @@ def test_options_of_openmm_need_openmm(tmp_path, model, monkeypatch):
 
 
 def test_torchscript_on_opencl_is_refused_before_it_ends_the_process(tmp_path, monkeypatch):
-    from openmm_bridge import simulation
+    from openmm_bridge import engine
 
-    monkeypatch.setattr(simulation, "_platform", lambda name: None)
-    monkeypatch.setattr(simulation, "choose_backend", lambda name: name)
+    monkeypatch.setattr(engine, "_platform", lambda name: None)
+    monkeypatch.setattr(engine, "choose_backend", lambda name: name)
     atoms = molecule("CH4")
     atoms.calc = MDETCalculator(device="cpu")
+    opencl = OpenMMEngine(platform="OpenCL", backend="torchscript")
     with pytest.raises(ConfigError, match="would end the process; use backend 'python'"):
-        OpenMMSimulation.start(
-            atoms, tmp_path / "run", MDSettings(), platform="OpenCL", backend="torchscript"
-        )
+        Run.start(atoms, tmp_path / "run", MDSettings(), engine=opencl)
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from jump_systems import forces_of, make_state, springs, springs_state, tethered
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.md.jumps import AttachedCalculator
+from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.propagation import (
     Bussi,

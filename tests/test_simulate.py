@@ -17,12 +17,13 @@ from mlmd_calc import MDETCalculator, units
 from mlmd_calc.analysis import summarise
 from mlmd_calc.bonds import find_bonds
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.md import Ensemble, MDSettings, Simulation, read_record
+from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE, Checkpoint
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.record import DESCRIPTION_FILE, FRAMES_FILE, STOPPED_FILE
 from mlmd_calc.models import MDET, MDETConfig
+from mlmd_calc.propagation import read_restart, write_restart
 from mlmd_calc.zoo import save_model
 
 
@@ -49,7 +50,7 @@ def tetrahedron(side=1.5):
 
 
 def simulate(atoms, folder, steps, **settings):
-    with Simulation.start(atoms, folder, MDSettings(**settings)) as simulation:
+    with Run.start(atoms, folder, MDSettings(**settings)) as simulation:
         outcome = simulation.run(steps)
     return outcome, read_record(folder)
 
@@ -184,14 +185,14 @@ def test_restart_goes_on_bit_for_bit(tmp_path, model, ensemble):
     settings = MDSettings(ensemble, interval=3, checkpoint_interval=7, seed=5)
     atoms = molecule("CH3CH2OH")
     atoms.calc = mdet(model, seed=6)
-    with Simulation.start(atoms, tmp_path / "whole", settings) as simulation:
+    with Run.start(atoms, tmp_path / "whole", settings) as simulation:
         assert simulation.run(40).verdict == "completed"
         expected = simulation.atoms
     atoms.calc = mdet(model, seed=6)
-    with Simulation.start(atoms, tmp_path / "parts", settings) as simulation:
+    with Run.start(atoms, tmp_path / "parts", settings) as simulation:
         simulation.run(20)
     # The seed of the new calculator must not matter: the stream goes on from the checkpoint.
-    with Simulation.resume(tmp_path / "parts", mdet(model, seed=7)) as simulation:
+    with Run.resume(tmp_path / "parts", mdet(model, seed=7)) as simulation:
         assert simulation.step == 20
         assert simulation.run(40).step == 40
     np.testing.assert_array_equal(simulation.atoms.positions, expected.positions)
@@ -206,7 +207,7 @@ def test_restart_after_a_kill_drops_what_the_checkpoint_does_not_know(tmp_path, 
     settings = MDSettings(interval=2, checkpoint_interval=10)
     atoms = molecule("CH3CH2OH")
     atoms.calc = mdet(model, seed=6)
-    with Simulation.start(atoms, tmp_path / "whole", settings) as simulation:
+    with Run.start(atoms, tmp_path / "whole", settings) as simulation:
         simulation.run(40)
 
     def kill(running):
@@ -214,11 +215,11 @@ def test_restart_after_a_kill_drops_what_the_checkpoint_does_not_know(tmp_path, 
             raise KeyboardInterrupt
 
     atoms.calc = mdet(model, seed=6)
-    killed = Simulation.start(atoms, tmp_path / "killed", settings)
+    killed = Run.start(atoms, tmp_path / "killed", settings)
     with pytest.raises(KeyboardInterrupt):
         killed.run(40, on_frame=kill)
     killed.close()
-    with Simulation.resume(tmp_path / "killed", mdet(model, seed=7)) as simulation:
+    with Run.resume(tmp_path / "killed", mdet(model, seed=7)) as simulation:
         assert simulation.step == 20
         simulation.run(40)
     whole, again = (read_record(tmp_path / name).frames for name in ("whole", "killed"))
@@ -238,28 +239,43 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "write", die)
         with pytest.raises(KeyboardInterrupt):
-            Simulation.start(springs(), tmp_path / "run", MDSettings(), job={"for": "a test"})
+            Run.start(springs(), tmp_path / "run", MDSettings(), job={"for": "a test"})
     with pytest.raises(ModelFileError, match="stopped before its first step"):
-        Simulation.resume(tmp_path / "run", Springs(k=80.0, r0=1.0))
+        Run.resume(tmp_path / "run", Springs(k=80.0, r0=1.0))
     for name in ("run", "whole"):
         simulate(springs(), tmp_path / name, 20)
     whole, again = (read_record(tmp_path / name).frames for name in ("whole", "run"))
     assert whole.tobytes() == again.tobytes()
 
 
+def test_checkpoints_of_older_versions_are_continued(tmp_path):
+    simulate(springs(), tmp_path / "whole", 20, ensemble=Ensemble.BUSSI)
+    simulate(springs(), tmp_path / "parts", 10, ensemble=Ensemble.BUSSI)
+    path = tmp_path / "parts" / CHECKPOINT_FILE
+    content = read_restart(path)
+    inner = ("step", "frames", "bond_deviations", "random_state", "thermostat", "rotations")
+    content["progress"] = {name: content.pop(name) for name in inner}
+    write_restart(path, content)
+    with Run.resume(tmp_path / "parts", Springs(k=80.0, r0=1.0)) as simulation:
+        assert simulation.step == 10
+        simulation.run(20)
+    whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
+    assert whole.tobytes() == parts.tobytes()
+
+
 def test_frames_without_their_checkpoint_are_not_overwritten(tmp_path):
     simulate(springs(), tmp_path, 20)
     (tmp_path / CHECKPOINT_FILE).unlink()
     with pytest.raises(ConfigError, match="holds a run already"):
-        Simulation.start(springs(), tmp_path, MDSettings())
+        Run.start(springs(), tmp_path, MDSettings())
 
 
 def test_one_at_a_time(tmp_path):
-    with Simulation.start(springs(), tmp_path, MDSettings()) as simulation:
+    with Run.start(springs(), tmp_path, MDSettings()) as simulation:
         simulation.run(10)
         with pytest.raises(ConfigError, match="is being written to by another process"):
-            Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0))
-    Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0)).close()
+            Run.resume(tmp_path, Springs(k=80.0, r0=1.0))
+    Run.resume(tmp_path, Springs(k=80.0, r0=1.0)).close()
 
 
 @pytest.mark.parametrize(
@@ -277,25 +293,25 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, other, message):
     simulate(atoms, tmp_path / "other", 10, **other)
     (tmp_path / "other" / CHECKPOINT_FILE).replace(tmp_path / "run" / CHECKPOINT_FILE)
     with pytest.raises(ModelFileError, match=message):
-        Simulation.resume(tmp_path / "run", Springs(k=80.0, r0=1.0))
+        Run.resume(tmp_path / "run", Springs(k=80.0, r0=1.0))
 
 
 def test_a_full_disk_leaves_what_can_be_continued(tmp_path, monkeypatch):
     settings = MDSettings(interval=1, checkpoint_interval=10)
-    with Simulation.start(springs(), tmp_path / "whole", settings) as simulation:
+    with Run.start(springs(), tmp_path / "whole", settings) as simulation:
         simulation.run(40)
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with Simulation.start(springs(), tmp_path / "full", settings) as simulation:
+    with Run.start(springs(), tmp_path / "full", settings) as simulation:
         simulation.run(20)
         monkeypatch.setattr("os.fsync", full)
         with pytest.raises(OSError, match="No space left"):
             simulation.run(40)
         monkeypatch.undo()
     assert not list((tmp_path / "full").glob(".*.part"))
-    with Simulation.resume(tmp_path / "full", Springs(k=80.0, r0=1.0)) as simulation:
+    with Run.resume(tmp_path / "full", Springs(k=80.0, r0=1.0)) as simulation:
         assert simulation.step == 20
         simulation.run(40)
     whole, again = (read_record(tmp_path / name).frames for name in ("whole", "full"))
@@ -305,10 +321,10 @@ def test_a_full_disk_leaves_what_can_be_continued(tmp_path, monkeypatch):
 def test_a_request_to_stop_leaves_a_checkpoint(tmp_path):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)
-    with Simulation.start(atoms, tmp_path, MDSettings(interval=1)) as simulation:
+    with Run.start(atoms, tmp_path, MDSettings(interval=1)) as simulation:
         outcome = simulation.run(100, should_stop=lambda: simulation.step >= 17)
     assert (outcome.verdict, outcome.step) == ("interrupted", 17)
-    with Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0)) as simulation:
+    with Run.resume(tmp_path, Springs(k=80.0, r0=1.0)) as simulation:
         assert simulation.step == 17
 
 
@@ -331,7 +347,7 @@ def test_a_broken_bond_ends_the_run(tmp_path):
     assert summary.bond == "C0-O1"
     assert 0 < summary.broken_at_ps <= summary.time_ps
     # Going on from the last checkpoint repeats the end.
-    with Simulation.resume(tmp_path, Morse(depth=0.05, a=2.0, r0=1.0)) as simulation:
+    with Run.resume(tmp_path, Morse(depth=0.05, a=2.0, r0=1.0)) as simulation:
         assert not (tmp_path / STOPPED_FILE).exists()
         assert simulation.run(10_000) == outcome
 
@@ -374,7 +390,7 @@ def test_a_start_that_the_calculator_refuses_leaves_nothing_behind(tmp_path):
     atoms = diatomic()
     atoms.calc = Faulty(InputError("odd geometry"), calls=0)
     with pytest.raises(InputError, match="odd geometry"):
-        Simulation.start(atoms, tmp_path / "run", MDSettings())
+        Run.start(atoms, tmp_path / "run", MDSettings())
     assert not (tmp_path / "run").exists()
 
 
@@ -383,11 +399,9 @@ def test_kept_velocities_lose_only_what_is_conserved(tmp_path):
     atoms.calc = Springs(k=10.0, r0=1.5)
     draw_momenta(atoms, 300.0, np.random.default_rng(0))
     before = atoms.get_momenta()
-    with Simulation.start(
-        atoms, tmp_path / "langevin", MDSettings(), keep_velocities=True
-    ) as simulation:
+    with Run.start(atoms, tmp_path / "langevin", MDSettings(), keep_velocities=True) as simulation:
         np.testing.assert_array_equal(simulation.atoms.get_momenta(), before)
-    with Simulation.start(
+    with Run.start(
         atoms, tmp_path / "nve", MDSettings(Ensemble.NVE), keep_velocities=True
     ) as simulation:
         np.testing.assert_allclose(simulation.atoms.get_momenta().sum(axis=0), 0.0, atol=1e-12)
@@ -398,14 +412,14 @@ def test_refusals(tmp_path):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)
     with pytest.raises(ConfigError, match="no velocities"):
-        Simulation.start(atoms, tmp_path / "a", MDSettings(), keep_velocities=True)
+        Run.start(atoms, tmp_path / "a", MDSettings(), keep_velocities=True)
     atoms.set_constraint(FixAtoms([0]))
     with pytest.raises(InputError, match="FixAtoms"):
-        Simulation.start(atoms, tmp_path / "a", MDSettings())
+        Run.start(atoms, tmp_path / "a", MDSettings())
     atoms.set_constraint()
-    Simulation.start(atoms, tmp_path / "a", MDSettings()).close()
+    Run.start(atoms, tmp_path / "a", MDSettings()).close()
     with pytest.raises(ConfigError, match="holds a run already"):
-        Simulation.start(atoms, tmp_path / "a", MDSettings())
+        Run.start(atoms, tmp_path / "a", MDSettings())
 
 
 @pytest.mark.parametrize(
@@ -436,7 +450,7 @@ def test_damaged_runs_are_refused(tmp_path, name, damage):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelFileError):
-        Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0))
+        Run.resume(tmp_path, Springs(k=80.0, r0=1.0))
 
 
 def test_another_kind_of_calculator_cannot_continue(tmp_path, model):
@@ -444,7 +458,7 @@ def test_another_kind_of_calculator_cannot_continue(tmp_path, model):
     atoms.calc = mdet(model, seed=0)
     simulate(atoms, tmp_path, 2)
     with pytest.raises(ModelFileError, match="Springs"):
-        Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0))
+        Run.resume(tmp_path, Springs(k=80.0, r0=1.0))
 
 
 class ForcesOnly(PairPotential):
@@ -471,7 +485,7 @@ def test_charge_and_masses_survive_a_restart(tmp_path):
     atoms.info.update(charge=1, multiplicity=2, comment="dropped")
     atoms.calc = Springs(k=80.0, r0=1.0)
     simulate(atoms, tmp_path, 5)
-    with Simulation.resume(tmp_path, Springs(k=80.0, r0=1.0)) as simulation:
+    with Run.resume(tmp_path, Springs(k=80.0, r0=1.0)) as simulation:
         assert simulation.atoms.info == {"charge": 1, "multiplicity": 2}
         assert simulation.atoms.get_masses().tolist() == [13.0, 18.0]
 
@@ -554,6 +568,6 @@ def test_settings_are_stored_as_plain_json(tmp_path):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)
     settings = MDSettings(Ensemble.BUSSI, temperature_K=250.0, seed=8)
-    Simulation.start(atoms, tmp_path, settings).close()
+    Run.start(atoms, tmp_path, settings).close()
     stored = json.loads((tmp_path / DESCRIPTION_FILE).read_text())["settings"]
     assert MDSettings.from_dict(stored) == settings

@@ -23,7 +23,7 @@ import numpy as np
 from mlmd_calc.bonds import find_bonds
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.job import relax
-from mlmd_calc.md import Ensemble, MDSettings, Simulation, read_record
+from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
 from mlmd_calc.md.dynamics import draw_momenta
 from mlmd_calc.md.export import frame_atoms
 
@@ -96,9 +96,7 @@ def run_task(task: Task, report: Callable[[dict[str, Any]], None]) -> None:
         thermal = ensemble is not Ensemble.LANGEVIN
         atoms = _thermal_start(folder, task) if thermal else minimum.copy()
         atoms.calc = MDETCalculator(**task.calculators[setting], seed=task.seed)
-        simulation = Simulation.start(
-            atoms, folder / name, settings, bonds=bonds, keep_velocities=True
-        )
+        simulation = Run.start(atoms, folder / name, settings, bonds=bonds, keep_velocities=True)
         with simulation:
             _run(simulation, task.steps, name, report)
 
@@ -109,12 +107,10 @@ def _thermal_start(folder: Path, task: Task) -> ase.Atoms:
     return frame_atoms(record, 0 if record.failed else len(record) - 1)
 
 
-def _run(
-    simulation: Simulation, steps: int, name: str, report: Callable[[dict[str, Any]], None]
-) -> None:
+def _run(simulation: Run, steps: int, name: str, report: Callable[[dict[str, Any]], None]) -> None:
     begin = time.perf_counter()
 
-    def on_frame(running: Simulation) -> None:
+    def on_frame(running: Run) -> None:
         report({"run": name, "step": running.step, "temperature": running.temperature})
 
     outcome = simulation.run(steps, on_frame=on_frame)

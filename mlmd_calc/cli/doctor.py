@@ -179,15 +179,15 @@ def _run_engine(engine: str, **options: str) -> str:
     from ase.build import molecule
 
     from mlmd_calc.calculator import MDETCalculator
-    from mlmd_calc.cli.job import simulation_class
-    from mlmd_calc.md import Engine, MDSettings
+    from mlmd_calc.cli.job import run_engine
+    from mlmd_calc.md import Engine, MDSettings, Run
 
     atoms = molecule(_MOLECULE)
     atoms.calc = MDETCalculator(device="cpu")
-    start = simulation_class(Engine(engine)).start
+    chosen = run_engine(Engine(engine), **options)
     with (
         tempfile.TemporaryDirectory() as folder,
-        start(atoms, Path(folder) / "run", MDSettings(), **options) as simulation,
+        Run.start(atoms, Path(folder) / "run", MDSettings(), engine=chosen) as simulation,
     ):
         outcome = simulation.run(2)
     if outcome.verdict != "completed":

@@ -29,11 +29,14 @@ from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
 from mlmd_calc.files import read_json, write_json
-from mlmd_calc.md import Engine, MDSettings, Outcome, RecordedRun
+from mlmd_calc.md import Engine, MDSettings, Outcome, Run
+from mlmd_calc.md.ase_engine import ASE
+from mlmd_calc.md.engine import RunEngine
 from mlmd_calc.md.export import check_format
 from mlmd_calc.md.record import Description
-from mlmd_calc.md.recorded_run import JOB_FILE
+from mlmd_calc.md.run import JOB_FILE
 from mlmd_calc.optional import require
+from mlmd_calc.options import check_types
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
@@ -82,23 +85,14 @@ class Job:
         path = folder / JOB_FILE
         try:
             job = cls(**read_json(path))
+            check_types(job)
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{folder} holds no run to continue ({JOB_FILE} is missing, which mlmd run writes "
                 "before the first step); give the --out of the run, or start one without --restart"
             ) from error
-        except TypeError as error:
-            raise ModelFileError(f"{path} is damaged: {error!r}") from error
-        kinds = {
-            "molecule": str,
-            "calculator": dict,
-            "trajectory_format": str,
-            "steps": int,
-            "pdb": str,
-        }
-        for name, kind in kinds.items():
-            if not isinstance(getattr(job, name), kind):
-                raise ModelFileError(f"{path} is damaged: {name} is {getattr(job, name)!r}")
+        except (TypeError, ConfigError) as error:
+            raise ModelFileError(f"{path} is damaged: {error}") from error
         check_format(job.trajectory_format)
         return job
 
@@ -139,26 +133,28 @@ def steps_of(duration_ps: float, settings: MDSettings) -> int:
     return math.ceil(steps - 1e-6)
 
 
-def simulation_class(engine: Engine, *, jumps: bool = False) -> Any:
-    """Class of the simulations with an engine, by force-based steps or by jumps.
+def run_engine(engine: Engine, **options: str | None) -> RunEngine:
+    """Engine of a run, with those options of OpenMM that are given.
 
     Raises
     ------
+    ConfigError
+        If options are given to another engine.
     MissingDependencyError
         If the engine is not installed.
     """
+    given = [name for name, value in options.items() if value is not None]
     if engine is Engine.OPENMM:
         require("openmm", extra="openmm", why="run with engine 'openmm'")
-        from openmm_bridge.jump_simulation import OpenMMJumpSimulation
-        from openmm_bridge.simulation import OpenMMSimulation
+        from openmm_bridge.engine import OpenMMEngine
 
-        return OpenMMJumpSimulation if jumps else OpenMMSimulation
-    from mlmd_calc.md import JumpSimulation, Simulation
+        return OpenMMEngine(**options)
+    if given:
+        raise ConfigError(f"--{given[0]} is an option of OpenMM; give --engine openmm with it")
+    return ASE
 
-    return JumpSimulation if jumps else Simulation
 
-
-def resume(folder: Path, duration_ps: float | None) -> tuple[RecordedRun, Job]:
+def resume(folder: Path, duration_ps: float | None) -> tuple[Run, Job]:
     """Continue the run in a folder.
 
     Parameters
@@ -179,26 +175,26 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[RecordedRun, Job]:
     description = Description.read(folder)
     jumps = description.settings.jumps
     calculator = job.make_calculator()
-    parts: dict[str, Any] = {}
+    propagator = None
     if jumps is not None:
-        parts["propagator"] = choose_propagator(jumps.propagator).make(
+        propagator = choose_propagator(jumps.propagator).make(
             calculator.potential,
             description.settings.timestep_fs,
             job.calculator["device"],
             structure_from_pdb(job.pdb) if job.pdb else None,
         )
-    kind = simulation_class(description.engine, jumps=jumps is not None)
-    simulation: RecordedRun = kind.resume(folder, calculator, **parts)
+    engine = run_engine(description.engine)
+    run = Run.resume(folder, calculator, engine=engine, propagator=propagator)
     if duration_ps is not None:
-        job = replace(job, steps=steps_of(duration_ps, simulation.settings))
-        if job.steps < simulation.step:
-            simulation.close()
+        job = replace(job, steps=steps_of(duration_ps, run.settings))
+        if job.steps < run.step:
+            run.close()
             raise ConfigError(
                 f"--duration {duration_ps:g} ps is {job.steps} steps, but the run has done "
-                f"{simulation.step} already; give a longer one"
+                f"{run.step} already; give a longer one"
             )
         job.write(folder)
-    return simulation, job
+    return run, job
 
 
 def relax_start(
@@ -253,12 +249,12 @@ def relax(atoms: ase.Atoms) -> str:
     return f"Relaxed in {steps}." if converged else f"Relaxation not converged after {steps}."
 
 
-def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Outcome, float, int]:
-    """Run a simulation under a progress bar until it ends or the user stops it.
+def drive(run: Run, last_step: int, console: Console) -> tuple[Outcome, float, int]:
+    """Continue a run under a progress bar until it ends or the user stops it.
 
     Parameters
     ----------
-    simulation
+    run
         What to run.
     last_step
         Step to stop after.
@@ -270,11 +266,11 @@ def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Ou
     outcome, ns_per_day, signal
         How it ended, its speed, of all replicas together, and the signal that stopped it, or 0.
     """
-    step_ps = simulation.settings.step_fs / units.FS_PER_PS
-    first, begin = simulation.step, time.perf_counter()
+    step_ps = run.settings.step_fs / units.FS_PER_PS
+    first, begin = run.step, time.perf_counter()
 
     def ps_per_second() -> float:
-        done = (simulation.step - first) * step_ps * simulation.settings.replicas
+        done = (run.step - first) * step_ps * run.settings.replicas
         return done / (time.perf_counter() - begin)
 
     def ns_per_day() -> float:
@@ -291,12 +287,14 @@ def drive(simulation: RecordedRun, last_step: int, console: Console) -> tuple[Ou
     with Progress(*columns, console=console) as progress, stop_on_signal() as should_stop:
         bar = progress.add_task("starting", total=last_step, completed=first)
 
-        def on_frame(running: RecordedRun) -> None:
+        def on_frame(running: Run) -> None:
             state = f"{running.step * step_ps:.2f} ps  {running.temperature:.0f} K"
             speed = f"{ps_per_second():.3g} ps/s  {ns_per_day():.3g} ns/day"
-            counts = "  ".join(f"{name} {count}" for name, count in running.counts.items())
+            found = running.counts
+            jumps = {} if found is None else asdict(found)
+            counts = "  ".join(f"{name} {count}" for name, count in jumps.items())
             text = f"{state}  {speed}" + (f"\n{counts}" if counts else "")
             progress.update(bar, completed=running.step, description=text)
 
-        outcome = simulation.run(last_step, on_frame=on_frame, should_stop=should_stop)
+        outcome = run.run(last_step, on_frame=on_frame, should_stop=should_stop)
     return outcome, ns_per_day(), should_stop.number

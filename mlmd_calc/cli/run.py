@@ -209,11 +209,12 @@ def run(
     from mlmd_calc.biomolecules.pdb import format_structure
     from mlmd_calc.biomolecules.reader import structure_from_pdb
     from mlmd_calc.calculator import MDETCalculator
-    from mlmd_calc.cli.job import Job, drive, relax_start, resume, simulation_class, steps_of
+    from mlmd_calc.cli.job import Job, drive, relax_start, resume, run_engine, steps_of
     from mlmd_calc.cli.jumps import check_jump_options, choose_propagator, jump_settings
     from mlmd_calc.cli.run_results import finish
     from mlmd_calc.cli.structure_input import load_structure, read_bonded
     from mlmd_calc.md.export import check_format
+    from mlmd_calc.md.run import Run
 
     console = Console(stderr=True)
     if restart:
@@ -224,8 +225,7 @@ def run(
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
         check_jump_options(engine, propagator, jump, steps_per_jump, replicas)
-        engine_options: dict[str, Any] = _engine_options(engine, platform, backend)
-        make_simulation = simulation_class(engine, jumps=propagator is not None).start
+        chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
         choices = {"model": model, "forces": forces, "rotation": rotation, "dtype": dtype}
         given: dict[str, Any] = {
@@ -245,7 +245,7 @@ def run(
             report=lambda note: console.print(note, markup=False, highlight=False),
         )
         atoms.calc = calculator
-        jumps, pdb = None, ""
+        jumps, made, pdb = None, None, ""
         if choice is not None:
             structure = None
             if choice.of_one_molecule:
@@ -254,7 +254,6 @@ def run(
                 structure = structure_from_pdb(pdb)
             made = choice.make(calculator.potential, timestep, device, structure)
             jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
-            engine_options["propagator"] = made
         settings = MDSettings(
             ensemble,
             temperature,
@@ -271,13 +270,14 @@ def run(
         )
         relax_start(atoms, relax, keep_velocities, console)
         job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb)
-        simulation = make_simulation(
+        simulation = Run.start(
             atoms,
             out,
             settings,
+            engine=chosen,
+            propagator=made,
             keep_velocities=keep_velocities,
             job=asdict(job),
-            **engine_options,
         )
     go_on = f"go on with: mlmd run --restart --out {shlex.quote(str(out))}"
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
@@ -290,17 +290,6 @@ def run(
 def _is_given(context: typer.Context, option: str) -> bool:
     source = context.get_parameter_source(option)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
-def _engine_options(engine: Engine, platform: str | None, backend: str | None) -> dict[str, str]:
-    """Return the options that were given for the engine, refusing those it does not have."""
-    choices = {"platform": platform, "backend": backend}
-    given = {name: value for name, value in choices.items() if value is not None}
-    if given and engine is not Engine.OPENMM:
-        raise ConfigError(
-            f"--{next(iter(given))} is an option of OpenMM; give --engine openmm with it"
-        )
-    return given
 
 
 def _refuse_other_options(context: typer.Context) -> None:

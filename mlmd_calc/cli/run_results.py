@@ -15,9 +15,9 @@ from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION, misses_thermostat
 from mlmd_calc.cli.job import Job
 from mlmd_calc.files import write_json
-from mlmd_calc.md import Outcome, RecordedRun, read_record
+from mlmd_calc.md import Outcome, Run, read_record
 from mlmd_calc.md.export import export_frames
-from mlmd_calc.md.jump_simulation import EVENTS_FILE, JumpRun
+from mlmd_calc.md.jump_engine import EVENTS_FILE
 from mlmd_calc.md.record import Description, replica_folders
 from mlmd_calc.md.settings import MDSettings
 
@@ -25,7 +25,7 @@ PLOT_FILE: Final = "run.png"
 SUMMARY_FILE: Final = "summary.json"
 
 
-def finish(run: RecordedRun, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str, Any]:
+def finish(run: Run, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str, Any]:
     """Export the trajectories of a run, draw them, and summarise it.
 
     Parameters
@@ -65,9 +65,12 @@ def finish(run: RecordedRun, job: Job, outcome: Outcome, ns_per_day: float) -> d
         "engine": {"name": description.engine.value, **description.engine_options},
         "calculator": job.calculator,
     }
-    if isinstance(run, JumpRun):
-        events = {"tripped": dict(run.tripped()), "events": str(run.folder / EVENTS_FILE)}
-        summary["jumps"] = {**run.counts, **events}
+    if run.loop is not None and run.counts is not None:
+        summary["jumps"] = {
+            **asdict(run.counts),
+            "tripped": dict(run.loop.events.counts("check")),
+            "events": str(run.folder / EVENTS_FILE),
+        }
     write_json(run.folder / SUMMARY_FILE, summary)
     return summary
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mlmd_calc.md.dynamics import draw_momenta
-    from mlmd_calc.md.jump_simulation import JumpSimulation
     from mlmd_calc.md.jumps import JumpNVE, JumpNVT
     from mlmd_calc.md.record import RunRecord, read_record
-    from mlmd_calc.md.recorded_run import Outcome, RecordedRun
+    from mlmd_calc.md.run import Outcome, Run
     from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
-    from mlmd_calc.md.simulation import Simulation
 
 _HOME: Final = {
     "Engine": "settings",
@@ -23,12 +21,10 @@ _HOME: Final = {
     "JumpNVE": "jumps",
     "JumpNVT": "jumps",
     "JumpSettings": "settings",
-    "JumpSimulation": "jump_simulation",
     "MDSettings": "settings",
-    "Outcome": "recorded_run",
-    "RecordedRun": "recorded_run",
+    "Outcome": "run",
+    "Run": "run",
     "RunRecord": "record",
-    "Simulation": "simulation",
     "draw_momenta": "dynamics",
     "read_record": "record",
 }
@@ -39,12 +35,10 @@ __all__ = [
     "JumpNVE",
     "JumpNVT",
     "JumpSettings",
-    "JumpSimulation",
     "MDSettings",
     "Outcome",
-    "RecordedRun",
+    "Run",
     "RunRecord",
-    "Simulation",
     "draw_momenta",
     "read_record",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,37 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.md.record import Description
 from mlmd_calc.propagation.restart import read_restart, write_restart
 
 CHECKPOINT_FILE: Final = "checkpoint.npz"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, apart from its atoms.
-
-    Attributes
-    ----------
-    step
-        Steps done.
-    frames
-        Frames recorded.
-    bond_deviations
-        Largest bond deviation in Å of each replica since the last frame.
-    random_state
-        State of the run's random numbers.
-    thermostat
-        Variables of the thermostat.
-    rotations
-        State of the calculator's stream of random orientations, or None if it has none.
-    """
-
-    step: int
-    frames: int
-    bond_deviations: list[float]
-    random_state: dict[str, Any]
-    thermostat: dict[str, Any]
-    rotations: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -52,36 +25,51 @@ class Checkpoint:
 
     Attributes
     ----------
-    positions
-        ``(b, n, 3)`` Å, of all replicas.
-    momenta
-        ``(b, n, 3)`` ASE units.
-    results
-        What only the engine knows: numbers, texts, arrays, lists and dictionaries. With ASE, what
-        the calculator answered at these positions: with random orientations asking again would give
-        another answer.
-    progress
-        Everything else.
     identity
         What this is a checkpoint of, JSON-able: :func:`run_identity`.
+    step
+        Steps done.
+    positions, momenta
+        ``(b, n, 3)`` Å and ASE units, of all replicas.
+    results, thermostat
+        What only the engine knows, see :class:`mlmd_calc.md.engine.DynamicsState`.
+    random_state
+        State of the run's random numbers.
+    rotations
+        State of the calculator's stream of random orientations, or None if it has none.
+    frames
+        Frames recorded.
+    bond_deviations
+        Largest bond deviation in Å of each replica since the last frame.
     """
 
+    identity: dict[str, Any]
+    step: int
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
     results: dict[str, Any]
-    progress: Progress
-    identity: dict[str, Any]
+    thermostat: dict[str, Any]
+    random_state: dict[str, Any]
+    rotations: dict[str, Any] | None
+    frames: int
+    bond_deviations: list[float]
+
+    def molecules(self, description: Description) -> list[ase.Atoms]:
+        """Return the molecules as they were, without a calculator."""
+        return [
+            ase.Atoms(
+                description.numbers,
+                positions,
+                masses=description.masses,
+                momenta=momenta,
+                info=description.info,
+            )
+            for positions, momenta in zip(self.positions, self.momenta, strict=True)
+        ]
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into the folder of a run, replacing an older one."""
-        content = {
-            "positions": self.positions,
-            "momenta": self.momenta,
-            "results": self.results,
-            "progress": asdict(self.progress),
-            "identity": self.identity,
-        }
-        write_restart(folder / CHECKPOINT_FILE, content)
+        write_restart(folder / CHECKPOINT_FILE, vars(self))
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -99,9 +87,11 @@ class Checkpoint:
                 "stopped before its first step, if at all; start it anew"
             )
         content = read_restart(path)
+        # Where older versions kept a part of it.
+        progress = content.pop("progress", {})
         try:
-            return cls(**{**content, "progress": Progress(**content["progress"])})
-        except (KeyError, TypeError) as error:
+            return cls(**content, **progress)
+        except TypeError as error:
             raise ModelFileError(
                 f"{path} is no checkpoint of a run ({error!r}); start a new run"
             ) from error

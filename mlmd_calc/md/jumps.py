@@ -3,199 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, Any
 
 import ase
-import numpy as np
-from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
 from ase.constraints import FixCom
 from ase.io.trajectory import Trajectory
-from ase.md.logger import MDLogger
 from ase.md.md import MolecularDynamics
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.files import replacing
-from mlmd_calc.md.checkpoint import (
-    calculator_results,
-    load_rotation_state,
-    restore_results,
-    rotation_state,
-)
-from mlmd_calc.potential import Evaluation, Structure, structure_from_ase
+from mlmd_calc.md.attached import AttachedCalculator
+from mlmd_calc.md.jump_engine import Jumps
+from mlmd_calc.md.jump_logger import JumpLogger
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
-    Guard,
     JumpLoop,
-    OtherForces,
     Propagator,
-    State,
     Thermostat,
     make_thermostat,
-    state_from_ase,
 )
 from mlmd_calc.propagation.load import as_propagator
-
-
-def state_of(atoms: ase.Atoms, calculator: Any) -> State:
-    """State of atoms, with the charge and multiplicity that their calculator takes them to have.
-
-    Parameters
-    ----------
-    atoms
-        An isolated molecule.
-    calculator
-        Its calculator, a sum of calculators, or None.
-
-    Raises
-    ------
-    InputError
-        If atoms and calculators disagree, or as :func:`state_from_ase`.
-    """
-    found = [
-        structure_from_ase(atoms, *(_parameter(part, name) for name in ("charge", "multiplicity")))
-        for part in _parts(calculator)
-        if any(_parameter(part, name) is not None for name in ("charge", "multiplicity"))
-    ]
-    states = {(structure.charge, structure.multiplicity) for structure in found}
-    if len(states) > 1:
-        raise InputError(
-            f"the calculators take the molecule to have charge and multiplicity {sorted(states)}; "
-            "give all of them the same"
-        )
-    state = state_from_ase(atoms)
-    for charge, multiplicity in states:
-        state = replace(state, charge=charge, multiplicity=multiplicity)
-    return state
-
-
-def _parts(calculator: Any) -> list[Any]:
-    """List the calculators of a sum of calculators."""
-    sum_of = getattr(getattr(calculator, "mixer", calculator), "calcs", None)
-    return [calculator] if sum_of is None else [part for calc in sum_of for part in _parts(calc)]
-
-
-def _parameter(calculator: Any, name: str) -> Any:
-    return (getattr(calculator, "parameters", None) or {}).get(name)
-
-
-class AttachedCalculator:
-    """The calculator of atoms as force model of the jump loop.
-
-    Parameters
-    ----------
-    atoms
-        Atoms with a calculator; cell and ``atoms.info`` are theirs.
-    """
-
-    def __init__(self, atoms: ase.Atoms) -> None:
-        self.atoms = atoms
-
-    @property
-    def model(self) -> Any:
-        """Network of the calculator, if it has one."""
-        return getattr(getattr(self.atoms.calc, "potential", None), "model", None)
-
-    @property
-    def has_energy(self) -> bool:
-        """Whether the calculator knows energies."""
-        return "energy" in getattr(self.atoms.calc, "implemented_properties", ())
-
-    def evaluate(
-        self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
-    ) -> list[Evaluation]:
-        """Ask the calculator, which answers from memory where it can.
-
-        Raises
-        ------
-        PredictionError
-            If the calculation fails.
-        """
-        return [self._evaluate(structure, properties) for structure in structures]
-
-    def _evaluate(self, structure: Structure, properties: Sequence[str]) -> Evaluation:
-        moved = self.atoms.copy()
-        moved.set_positions(structure.positions, apply_constraint=False)
-        found: dict[str, Any] = {"energy": None, "forces": None}
-        try:
-            for name in properties:
-                found[name] = self.atoms.calc.get_property(name, moved)
-        except PropertyNotImplementedError as error:
-            raise ConfigError(
-                f"{type(self.atoms.calc).__name__} does not know {error}, which this run needs; "
-                "attach a calculator that does"
-            ) from error
-        except CalculatorError as error:
-            raise PredictionError(f"{type(self.atoms.calc).__name__}: {error}") from error
-        return Evaluation(found["energy"], found["forces"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Random orientations of the calculator, and what it has in memory.
-
-        With random orientations asking again would give another answer.
-        """
-        calc = self.atoms.calc
-        last = getattr(calc, "atoms", None)
-        return {
-            "rotations": rotation_state(calc),
-            "positions": None if last is None else last.get_positions(),
-            "results": None if last is None else calculator_results(calc),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        calc = self.atoms.calc
-        load_rotation_state(calc, state["rotations"])
-        if state["results"] is not None:
-            last = self.atoms.copy()
-            last.set_positions(state["positions"], apply_constraint=False)
-            last.calc = calc
-            restore_results(last, state["results"])
-
-
-class JumpLogger(MDLogger):
-    """Log of a jump run: never evaluates anything, and counts interventions.
-
-    Energies are those that the run has evaluated anyway, else "-". For energies at every line
-    attach :class:`ase.md.MDLogger`, which evaluates them.
-
-    Parameters
-    ----------
-    dyn
-        The dynamics.
-    atoms
-        Its atoms.
-    logfile
-        File name or open file, "-" for standard output.
-    """
-
-    def __init__(self, dyn: JumpDynamics, atoms: ase.Atoms, logfile: IO[str] | str) -> None:
-        super().__init__(dyn, atoms, logfile, header=False)
-        self.logfile.write(
-            f"{'Time[ps]':<10}{'Etot[eV]':>14}{'Epot[eV]':>14}{'Ekin[eV]':>12}{'T[K]':>9}"
-            f"{'redrawn':>9}{'fallback':>9}\n"
-        )
-
-    def __call__(self) -> None:
-        """Write a line."""
-        atoms: ase.Atoms = self.atoms
-        dyn: Any = self.dyn
-        kinetic = atoms.get_kinetic_energy()
-        potential = dyn.loop.states[0].energy
-        energies = [f"{'-':>14}"] * 2
-        if potential is not None:
-            energies = [f"{potential + kinetic:>14.4f}", f"{potential:>14.4f}"]
-        counts = dyn.events.counts()
-        self.logfile.write(
-            f"{dyn.get_time() / units.PS:<10.4f}{''.join(energies)}{kinetic:>12.4f}"
-            f"{atoms.get_temperature():>9.1f}"
-            f"{counts['redraw'] + counts['shorter']:>9d}{counts['fallback']:>9d}\n"
-        )
-        self.logfile.flush()
+from mlmd_calc.propagation.loop_options import LoopOptions
 
 
 class JumpDynamics(MolecularDynamics):
@@ -225,30 +58,17 @@ class JumpDynamics(MolecularDynamics):
         None for constant energy.
     trajectory, logfile, loginterval
         As in ASE, but the log is a :class:`JumpLogger`.
-    corrections
-        Corrections of a jump; None for the usual ones.
-    guard
-        Checks of a jump; None for the usual ones, ``Guard.off()`` for none.
-    other_forces
-        What is done with forces of the calculator that are not those of the propagator's potential,
-        a bias for instance: "refuse" the run, let them "kick" the molecule before and
-        after each of two jumps over half the stride, or "ignore" them in jumps.
-    md_steps_per_jump
-        Force-based steps after each jump, part of the same step.
     md_timestep
         Time step of force-based steps in ASE time units; None for 0.5 fs.
-    rng
-        ``numpy.random.Generator``, the source of all randomness; None draws a seed.
     restart
         Restart file to go on from, to the last bit; see :meth:`save_restart`. All other arguments
         must be those of the interrupted run. A trajectory given by its name is appended to, after
         frames that are newer than the restart file have been removed.
-    fixcm
-        Keep the centre of mass where it is, as the constraint ``FixCom`` does.
-    communicator
-        As in ASE; a run made of jumps is one process.
-    **kwargs
-        As in ASE, ``append_trajectory`` for instance.
+    **options
+        `corrections`, `guard`, `other_forces`, `md_steps_per_jump` and `rng`, see
+        :class:`mlmd_calc.propagation.loop_options.LoopOptions`; those of ASE's dynamics, such as
+        `append_trajectory`; `fixcm`, which keeps the centre of mass where it is as the constraint
+        ``FixCom`` does; and a `communicator` of one process.
 
     Raises
     ------
@@ -273,38 +93,28 @@ class JumpDynamics(MolecularDynamics):
         trajectory: Any = None,
         logfile: IO[str] | str | None = None,
         loginterval: int = 1,
-        corrections: Corrections | None = None,
-        guard: Guard | None = None,
-        other_forces: OtherForces = "refuse",
-        md_steps_per_jump: int = 0,
         md_timestep: float | None = None,
-        rng: np.random.Generator | None = None,
         restart: str | os.PathLike[str] | None = None,
-        fixcm: bool = False,
-        communicator: Any = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
+        of_loop = {key: options.pop(key) for key in LoopOptions.__annotations__ if key in options}
+        communicator = options.pop("communicator", None)
         if getattr(communicator, "size", 1) > 1:
             raise ConfigError(
                 f"communicator has {communicator.size} processes, but jumps are made by one; leave "
                 "it out, or run replicas in one loop (mlmd_calc.propagation.JumpLoop)"
             )
-        corrections = Corrections() if corrections is None else corrections
-        if _fixes_centre(atoms) or fixcm:
-            corrections = replace(corrections, fix_centre=True)
-        self._calc = atoms.calc
-        self.loop = JumpLoop(
-            [state_of(atoms, atoms.calc)],
+        if options.pop("fixcm", False) or _fixes_centre(atoms):
+            corrections = of_loop.get("corrections") or Corrections()
+            of_loop["corrections"] = replace(corrections, fix_centre=True)
+        self._jumps = Jumps(
+            [atoms],
             as_propagator(propagator, atoms),
             _femtoseconds(timestep),
-            thermostat=thermostat,
-            corrections=corrections,
-            guard=guard,
+            thermostat,
             forces=None if atoms.calc is None else AttachedCalculator(atoms),
-            other_forces=other_forces,
-            md_steps_per_jump=md_steps_per_jump,
             md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
-            rng=rng,
+            **of_loop,
         )
         if isinstance(trajectory, os.PathLike):
             # Old versions of ASE know names as text only.
@@ -313,16 +123,20 @@ class JumpDynamics(MolecularDynamics):
             self.loop.load(restart)
             if isinstance(trajectory, str):
                 truncate_trajectory(trajectory, 1 + self.loop.step // loginterval)
-                kwargs["append_trajectory"] = True
-        super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval, **kwargs)
+                options["append_trajectory"] = True
+        super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval, **options)
         if logfile:
             logger = JumpLogger(self, atoms, logfile)
             self.closelater(logger)  # type: ignore[no-untyped-call]
             self.attach(logger, loginterval)  # type: ignore[no-untyped-call]
         if restart is not None:
             self.nsteps = self.loop.step
-            self._show()
-        self._shown = atoms.get_positions(), atoms.get_momenta()
+            self._jumps.show()
+
+    @property
+    def loop(self) -> JumpLoop:
+        """The loop that makes the jumps."""
+        return self._jumps.loop
 
     @property
     def events(self) -> EventLog:
@@ -336,35 +150,8 @@ class JumpDynamics(MolecularDynamics):
 
     def step(self) -> None:
         """Do one jump, and the force-based steps after it."""
-        self._look()
-        if self.loop.advance():
-            self._show()
-
-    def _look(self) -> None:
-        """Take over what the user has done to the atoms since the last step."""
-        atoms, old = self.atoms, self.loop.states[0]
-        new = replace(state_of(atoms, atoms.calc), time=old.time, memory=old.memory)
-        positions, momenta = self._shown
-        if not (
-            np.array_equal(atoms.positions, positions)
-            and np.array_equal(atoms.get_momenta(), momenta)
-            and np.array_equal(new.masses, old.masses)
-            and np.array_equal(new.numbers, old.numbers)
-            and (new.charge, new.multiplicity) == (old.charge, old.multiplicity)
-        ):
-            self.loop.states = [new]
-            self._shown = atoms.get_positions(), atoms.get_momenta()
-        if atoms.calc is not self._calc:
-            self._calc = atoms.calc
-            self.loop.forces = None if atoms.calc is None else AttachedCalculator(atoms)
-
-    def _show(self) -> None:
-        """Give the atoms the positions and momenta of the loop."""
-        state = self.loop.states[0]
-        momenta = state.masses[:, None] * (state.velocities / units.FS)
-        self.atoms.set_positions(state.positions, apply_constraint=False)
-        self.atoms.set_momenta(momenta, apply_constraint=False)
-        self._shown = self.atoms.get_positions(), self.atoms.get_momenta()
+        self._jumps.look()
+        self._jumps.step()
 
     def irun(self, steps: int = 50) -> Generator[bool, None, None]:
         """Run as a generator, which yields after every step whether the run is complete.
@@ -423,7 +210,7 @@ class JumpDynamics(MolecularDynamics):
         Attach it after everything else, for instance ``dyn.attach(dyn.save_restart, 100, path)``,
         so that what it stands for has been written before.
         """
-        self._look()
+        self._jumps.look()
         self.loop.save(path)
 
 

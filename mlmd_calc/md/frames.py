@@ -1,0 +1,132 @@
+"""The file of a run's frames: one NumPy array that grows."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc.errors import ModelFileError
+
+FRAMES_FILE: Final = "frames.npy"
+
+
+def frame_dtype(n_atoms: int) -> np.dtype[np.void]:
+    """Layout of one recorded frame.
+
+    ``step``; ``potential`` and ``kinetic`` energy in eV (potential NaN if the model has none);
+    ``bond_deviation``, the largest deviation in Å of any bond at any step since the frame before;
+    ``positions`` in Å and ``velocities`` in Å/fs; ``forces`` in eV/Å, NaN where the engine does not
+    tell them.
+
+    Parameters
+    ----------
+    n_atoms
+        Number of atoms.
+    """
+    return np.dtype(
+        [
+            ("step", "<i8"),
+            ("potential", "<f8"),
+            ("kinetic", "<f8"),
+            ("bond_deviation", "<f8"),
+            ("positions", "<f8", (n_atoms, 3)),
+            ("velocities", "<f8", (n_atoms, 3)),
+            ("forces", "<f8", (n_atoms, 3)),
+        ]
+    )
+
+
+class FrameWriter:
+    """Append frames to a ``.npy`` file that ``numpy.load`` can read at any time after a flush.
+
+    Ours, because no library that is installed anyway can drop the frames that a checkpoint does not
+    know: ASE's trajectories grow but cannot be cut, files of MDTraj and OpenMM hold positions in
+    single precision, and NumPy writes whole arrays. A kill at any moment leaves a readable file.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    n_atoms
+        Number of atoms.
+    keep
+        Number of frames of an existing file to keep; whatever follows is dropped. With 0 the file
+        is made anew.
+
+    Raises
+    ------
+    ModelFileError
+        If there are fewer frames than are to be kept, or they do not fit the molecule.
+    """
+
+    def __init__(self, path: Path, n_atoms: int, keep: int = 0) -> None:
+        self.count = keep
+        self._dtype = frame_dtype(n_atoms)
+        if keep:
+            found = read_frames(path)
+            if found.dtype != self._dtype or len(found) < keep:
+                raise ModelFileError(
+                    f"{path} holds {len(found)} frames of layout {found.dtype}, but the checkpoint "
+                    f"beside it belongs to {keep} frames of {n_atoms} atoms; bring back the "
+                    "original file or start a new run"
+                )
+            del found
+        self._file = path.open("r+b" if keep else "w+b")
+        # The header first: a kill in between must not leave one that promises more than there is.
+        self.drop(keep)
+
+    def _header(self) -> bytes:
+        """Header of the file; NumPy pads it so that its size does not depend on the count."""
+        buffer = io.BytesIO()
+        description = np.lib.format.dtype_to_descr(self._dtype)
+        np.lib.format.write_array_header_1_0(
+            buffer, {"descr": description, "fortran_order": False, "shape": (self.count,)}
+        )
+        return buffer.getvalue()
+
+    def append(self, frame: tuple[Any, ...]) -> None:
+        """Add one frame: the fields of :func:`frame_dtype` in their order."""
+        self._file.write(np.array(frame, dtype=self._dtype).tobytes())
+        self.count += 1
+
+    def flush(self) -> None:
+        """Make everything appended so far readable."""
+        # What is in the buffer goes to the disk first: where that is full the header stays true.
+        self._file.flush()
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.seek(0, io.SEEK_END)
+        self._file.flush()
+
+    def drop(self, keep: int) -> None:
+        """Drop all but a number of frames."""
+        self.count = keep
+        self.flush()
+        self._file.truncate(len(self._header()) + keep * self._dtype.itemsize)
+        self._file.seek(0, io.SEEK_END)
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+
+def read_frames(path: Path) -> NDArray[np.void]:
+    """Map the frames of a file into memory.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing or damaged.
+    """
+    try:
+        frames: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is not a readable file of frames: {error}") from error
+    return frames

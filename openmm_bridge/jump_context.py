@@ -1,0 +1,110 @@
+"""The Context that jumps move: found, checked, and as force model of the jump loop."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import openmm
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.potential import Evaluation, Structure
+from openmm_bridge.computation import FORCE_UNIT
+
+
+class ContextForces:
+    """The forces of a Context as force model of the jump loop.
+
+    Evaluating moves the particles of the Context; velocities stay.
+
+    Parameters
+    ----------
+    context
+        Context or a weak proxy of it.
+    groups
+        Force groups as a bit mask.
+    """
+
+    has_energy = True
+
+    def __init__(self, context: Any, groups: int) -> None:
+        self._context = context
+        self._groups = groups
+
+    def evaluate(
+        self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
+    ) -> list[Evaluation]:
+        """Evaluate the System at other positions.
+
+        Raises
+        ------
+        PredictionError
+            If OpenMM cannot.
+        """
+        return [self._evaluate(structure, properties) for structure in structures]
+
+    def _evaluate(self, structure: Structure, properties: Sequence[str]) -> Evaluation:
+        energy, forces = (name in properties for name in ("energy", "forces"))
+        try:
+            self._context.setPositions(structure.positions / units.NM)
+            state = self._context.getState(getEnergy=energy, getForces=forces, groups=self._groups)
+        except openmm.OpenMMException as error:
+            raise PredictionError(
+                f"the forces of the System cannot be evaluated: {error}"
+            ) from error
+        return Evaluation(
+            state.getPotentialEnergy()._value * units.KJ_PER_MOL if energy else None,
+            state.getForces(asNumpy=True)._value / FORCE_UNIT if forces else None,
+        )
+
+
+def context_of(integrator: openmm.Integrator) -> Any:
+    """Find the Context of an integrator, which OpenMM does not tell it."""
+    # `type`, because `isinstance` would run code of objects that have nothing to do with this.
+    contexts = [
+        found
+        for found in gc.get_objects()
+        if issubclass(type(found), openmm.Context) and found.getIntegrator() is integrator
+    ]
+    if len(contexts) != 1:
+        raise ConfigError(
+            f"the integrator belongs to {len(contexts)} Contexts; make one openmm.app.Simulation "
+            "or openmm.Context with it, not inside a CompoundIntegrator, and keep that"
+        )
+    return contexts[0]
+
+
+def check_jump_system(system: openmm.System, n_atoms: int) -> None:
+    """Refuse a System that jumps of one whole isolated molecule would not do justice to."""
+    n_particles = system.getNumParticles()
+    if n_particles != n_atoms:
+        raise InputError(
+            f"the System has {n_particles} particles, but the topology has {n_atoms} atoms; jumps "
+            "move all of a System, so make both from the same topology. A solute cannot jump while "
+            "the solvent stands still"
+        )
+    if system.usesPeriodicBoundaryConditions():
+        raise InputError(
+            "the System is periodic, but propagators know isolated molecules only; take away the "
+            "box, periodic forces and barostats"
+        )
+    if system.getNumConstraints():
+        raise InputError(
+            f"the System has {system.getNumConstraints()} constraints, which a jump would break; "
+            "create it with constraints=None and rigidWater=False"
+        )
+    for i in range(n_particles):
+        if system.isVirtualSite(i):
+            raise InputError(f"particle {i} is a virtual site; propagators know atoms only")
+        if system.getParticleMass(i)._value <= 0.0:
+            raise InputError(
+                f"particle {i} has no mass and could not move, but a jump moves all atoms; give it "
+                "its mass"
+            )
+    if any(isinstance(force, openmm.AndersenThermostat) for force in system.getForces()):
+        raise InputError(
+            "the System has an AndersenThermostat, which would act besides the integrator; remove "
+            "it and use JumpNVTIntegrator"
+        )
