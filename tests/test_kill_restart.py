@@ -94,7 +94,7 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kill
     expected = contents(whole)
     assert expected
     rng = np.random.default_rng([kills, *kind.encode()])
-    folder, done = tmp_path / "0", 0
+    folder, done, runs = tmp_path / "0", 0, 0
     while done < count:
         # Several kills of one run, one after the other, and as many runs as that takes.
         status = finish(processes, work, folder, kill_after=span * rng.random())
@@ -102,7 +102,8 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kill
         done += status != 0
         if status == 0:
             assert contents(folder) == expected
-            folder = tmp_path / f"{done}-{folder.name}"
+            runs += 1
+            folder = tmp_path / str(runs)
     assert finish(processes, work, folder) == 0
     assert contents(folder) == expected
 
