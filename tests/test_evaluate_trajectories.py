@@ -259,7 +259,18 @@ def test_table_of_a_model_that_breaks(data, tmp_path):
 
 
 def test_one_seed_one_result(data, models):
-    options = (data, "--model", models["key"], "--only", "valine", "--frames", 1, "--json")
+    options = (
+        data,
+        "--model",
+        models["key"],
+        "--only",
+        "valine",
+        "--frames",
+        1,
+        "--redraws",
+        0,
+        "--json",
+    )
     first, again, other = (
         json.loads(evaluate(*options, "--seed", seed).stdout)["tables"] for seed in (1, 1, 2)
     )
@@ -288,7 +299,16 @@ def test_held_out_is_what_the_card_says(dipeptide):
 
 def test_held_out_molecules_from_the_command_line(data, models):
     result = evaluate(
-        data, "--model", models["key"], "--held-out", "molecules", "--frames", 2, "--json"
+        data,
+        "--model",
+        models["key"],
+        "--held-out",
+        "molecules",
+        "--frames",
+        2,
+        "--redraws",
+        0,
+        "--json",
     )
     assert {e["target"] for e in json.loads(result.stdout)["trajectories"]} == {"valine"}
 

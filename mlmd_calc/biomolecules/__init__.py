@@ -6,6 +6,7 @@ and for OpenMM `openmm_bridge.topology_features.structure_from_topology` make a 
 `build_system` turns it into features and keeps the way back to the atoms of the engine.
 """
 
+from mlmd_calc.biomolecules.domain import Domain
 from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
 from mlmd_calc.biomolecules.reader import (
     StructureFile,
@@ -18,6 +19,7 @@ from mlmd_calc.biomolecules.system import MolecularSystem, build_system
 
 __all__ = [
     "BondedStructure",
+    "Domain",
     "HydrogenFrames",
     "MolecularSystem",
     "StructureFile",

@@ -35,8 +35,8 @@ from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.sampling.rollouts import (
     REDRAWS,
     SAMPLERS,
+    SamplerOptions,
     check_redraws,
-    chosen_sampler,
     make_rollout,
 )
 from mlmd_calc.zoo import ATMOSModel
@@ -64,8 +64,11 @@ class RolloutOptions:
         Draw with both samplers.
     steps
         Denoiser calls per frame; None for those of the model.
+    noise_scale, step_scale
+        Factors on noise and steps of the sampler; None for those of the model.
     redraws
-        How often a frame with a mirror image, a clash or a broken bond is drawn again.
+        How often a frame that a :class:`~mlmd_calc.sampling.quality.FrameGuard` refuses is drawn
+        again before the trajectory ends; 0 keeps every frame.
     seed
         Seed of all random numbers.
     """
@@ -76,6 +79,8 @@ class RolloutOptions:
     sampler: str | None = None
     ablation: bool = False
     steps: int | None = None
+    noise_scale: float | None = None
+    step_scale: float | None = None
     redraws: int = REDRAWS
     seed: int = 0
 
@@ -86,6 +91,11 @@ class RolloutOptions:
                 f"--ablation draws with both samplers and --sampler {self.sampler} with one; leave "
                 "out one of the options"
             )
+
+    def of_sampler(self, name: str | None) -> SamplerOptions:
+        """Return the options of one of the samplers; only "sde" has noise to scale."""
+        noise_scale = None if self.ablation and name == "ode" else self.noise_scale
+        return SamplerOptions(name, self.steps, noise_scale, self.step_scale)
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,10 @@ def evaluate_trajectories(
         check_elements(model, reference.system)
         for variant in variants:
             reference.frames(variant.interval_ps)
-    guards: _Guards = {v.name: {r.name: FrameGuard(r.system) for r in references} for v in variants}
+    guards: _Guards = {
+        v.name: {r.name: FrameGuard(r.system, r.runs[0].structure) for r in references}
+        for v in variants
+    }
     drawn = _draw(model, references, variants, options, stride_ps, guards)
     tables = [
         {"interval_ps": interval, **vars(_compare(references, variants, drawn, interval, options))}
@@ -205,7 +218,7 @@ def evaluate_trajectories(
             **vars(options),
             "stride_ps": stride_ps,
             "samplers": {
-                variant.name: vars(chosen_sampler(model, variant.sampler, options.steps))
+                variant.name: vars(options.of_sampler(variant.sampler).of(model))
                 for variant in variants
             },
         },
@@ -239,12 +252,12 @@ def _variants(
 ) -> list[_Variant]:
     found = []
     for sampler in SAMPLERS if options.ablation else (options.sampler,):
-        config = chosen_sampler(model, sampler, options.steps)
+        config = options.of_sampler(sampler).of(model)
         name = "sde" if config.gamma_0 else "ode"
         found.append(_Variant(name, sampler, None, stride_ps))
         if interpolator is not None:
             # Refused now rather than after the first roll-outs.
-            chosen_sampler(interpolator, sampler, options.steps)
+            options.of_sampler(sampler).of(interpolator)
             steps = max(1, interpolator.network.config.max_remaining)
             fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
             found.append(_Variant(f"{name}, bi-level", sampler, interpolator, fine_ps))
@@ -311,7 +324,7 @@ def _rollouts(
     guard: FrameGuard,
 ) -> tuple[Rollout, Rollout | None]:
     def make(network: ATMOSModel, lag_ps: float) -> Rollout:
-        sampler = chosen_sampler(network, variant.sampler, options.steps)
+        sampler = options.of_sampler(variant.sampler).of(network)
         return make_rollout(network, reference.system, lag_ps, sampler, guard, options.redraws)
 
     fine = None

@@ -117,10 +117,20 @@ def evaluate_command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="ATMOS: denoiser calls per frame.")
     ] = None,
+    noise_scale: Annotated[
+        float | None,
+        typer.Option(help="ATMOS: factor on the sampler's noise; default: that of the model."),
+    ] = None,
+    step_scale: Annotated[
+        float | None,
+        typer.Option(help="ATMOS: factor on the sampler's steps; default: that of the model."),
+    ] = None,
     redraws: Annotated[
         int | None,
         typer.Option(
-            min=0, help="ATMOS: times that a broken or mirrored frame is drawn again. (20)"
+            min=0,
+            help="ATMOS: times that a frame that no simulation would visit is drawn again before "
+            "its trajectory ends; 0 keeps every frame. (20)",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="ATMOS: auto, cpu, cuda or cuda:N.")] = None,
@@ -153,6 +163,7 @@ def evaluate_command(
     rollouts: dict[str, object] = {
         **{"replicas": replicas, "interpolator": interpolator, "stride": stride, "steps": steps},
         **{"sampler": sampler, "ablation": ablation, "redraws": redraws, "device": device},
+        **{"noise_scale": noise_scale, "step_scale": step_scale},
     }
     if isinstance(loaded, ATMOSModel):
         from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, evaluate_trajectories
@@ -170,6 +181,8 @@ def evaluate_command(
                 sampler=sampler,
                 ablation=bool(ablation),
                 steps=steps,
+                noise_scale=noise_scale,
+                step_scale=step_scale,
                 redraws=REDRAWS if redraws is None else redraws,
                 seed=seed,
             ),

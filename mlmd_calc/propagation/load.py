@@ -44,6 +44,7 @@ def load_propagator(
     potential: ForceModel | str | os.PathLike[str] | None = None,
     rotation: str | None = None,
     stride_ps: float | None = None,
+    beyond_training: bool = False,
 ) -> Propagator:
     """Load a propagator of any kind.
 
@@ -70,6 +71,9 @@ def load_propagator(
         ATOM: see :class:`ATOMPropagator`.
     stride_ps
         ATMOS: time between frames, of models that know several.
+    beyond_training
+        ATMOS: warn where the molecule is not like those the model was trained on, instead of
+        refusing it.
 
     Raises
     ------
@@ -100,14 +104,17 @@ def load_propagator(
                 f"{name!r} is an ATMOS model, which needs to know residues and bonds of the "
                 "molecule: give structure=, such as the PDB file or ASE atoms"
             )
-        return ATMOSPropagator(model, as_system(structure), stride_ps=stride_ps)
+        return ATMOSPropagator(
+            model, as_system(structure), stride_ps=stride_ps, beyond_training=beyond_training
+        )
     if not isinstance(model, ATOMModel):
         raise ConfigError(
             f"model {model.source!r} is a force field and propagates nothing; load it with "
             "mlmd_calc.load_model, or name a propagator"
         )
-    if stride_ps is not None:
-        raise ConfigError(f"stride_ps is an option of ATMOS models, and {name!r} is not one")
+    for option, given in {"stride_ps": stride_ps, "beyond_training": beyond_training}.items():
+        if given is not None and given is not False:
+            raise ConfigError(f"{option} is an option of ATMOS models, and {name!r} is not one")
     options = model.network.config.integrator
     if potential is None and options is not None and options.accelerations:
         potential = model.card.recommended.get("potential")
