@@ -219,7 +219,8 @@ def test_json_of_all_variants(data, models, tmp_path):
     )
     found = json.loads(result.stdout)
     assert list(found) == [
-        *("settings", "tables", "trajectories", "refused_frames", "seconds_per_frame")
+        *("settings", "tables", "trajectories", "beyond_training"),
+        *("refused_frames", "seconds_per_frame"),
     ]
     samplers = found["settings"]["samplers"]
     assert list(samplers) == ["sde", "sde, bi-level", "ode", "ode, bi-level"]

@@ -224,6 +224,7 @@ def evaluate_trajectories(
         },
         "tables": tables,
         "trajectories": made,
+        "beyond_training": _beyond_training(model, references),
         "refused_frames": {
             row: {name: guard.refused for name, guard in own.items()} for row, own in guards.items()
         },
@@ -233,6 +234,15 @@ def evaluate_trajectories(
         typer.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
         _print(report)
+
+
+def _beyond_training(model: ATMOSModel, references: Sequence[Reference]) -> dict[str, list[str]]:
+    """Say by target what the model was not trained on; measuring it is allowed."""
+    domain = model.card.domain
+    if domain is None:
+        return {}
+    found = {own.name: domain.objections(own.system.residues) for own in references}
+    return {name: objections for name, objections in found.items() if objections}
 
 
 def _check_temperature(model: ATMOSModel, trajectory: BiomolecularTrajectory) -> None:
@@ -405,6 +415,9 @@ def _print(report: Mapping[str, Any]) -> None:
             console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)
     for name, refused in report["refused_frames"].items():
         console.print(f"{name}: {sum(refused.values())} frames drawn in vain", highlight=False)
+    for name, objections in report["beyond_training"].items():
+        text = f"{name} is beyond the training of the model: {'; '.join(objections)}"
+        console.print(text, highlight=False, markup=False)
     for entry in report["trajectories"]:
         for reason in _complaints(entry):
             text = f"{entry['row']}, {entry['target']}, run {entry['run']}, copy {entry['copy']}"
