@@ -596,6 +596,32 @@ def test_command(tmp_path, monkeypatch):
     assert len(ase.io.read(tmp_path / "run" / "trajectory-0.extxyz", ":")) == 5
 
 
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """Topology and trajectory of Ace-SK-Nme."""
+    folder, job = tmp_path_factory.mktemp("sampled"), SamplingJob("x", "atmos-peptides", frames=2)
+    run = SamplingRun.start(folder, job, capped_peptide("SK", 0))
+    run.run()
+    run.close()
+    return str(folder / "start.pdb"), str(run.paths[0])
+
+
+def test_bonds_in_mdtraj(sampled):
+    topology, trajectory = sampled
+    read = mdtraj.load(trajectory, top=topology)
+    pairs = np.array([[first.index, second.index] for first, second in read.top.bonds])
+    structure = capped_peptide("SK", 0)
+    assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {
+        tuple(sorted(pair)) for pair in structure.bonds.tolist()
+    }
+    assert 10.0 * mdtraj.compute_distances(read, pairs).max() < 2.0
+
+
+def test_names_in_mdanalysis(sampled):
+    universe = pytest.importorskip("MDAnalysis", reason="not installed").Universe(*sampled)
+    assert len(universe.select_atoms("name H")) == 3
+
+
 def test_command_with_poor_frames(models, tmp_path, monkeypatch):
     """A network that was never trained draws nothing sound."""
     monkeypatch.chdir(tmp_path)

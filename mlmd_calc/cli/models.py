@@ -130,7 +130,7 @@ def evaluate_command(
         typer.Option(
             min=0,
             help="ATMOS: times that a frame that no simulation would visit is drawn again before "
-            "its trajectory ends; 0 keeps every frame. (20)",
+            "its trajectory ends; 0 keeps every frame. (100)",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="ATMOS: auto, cpu, cuda or cuda:N.")] = None,

@@ -99,7 +99,7 @@ _Redraws: TypeAlias = Annotated[
         "--redraws",
         help="Times that a frame that no simulation would visit (mirror images, changed bonds and "
         "angles, cis peptide bonds, clashes) is drawn again before the run ends; 0 keeps every "
-        "frame. (20)",
+        "frame. (100)",
     ),
 ]
 _Beyond: TypeAlias = Annotated[

@@ -13,7 +13,7 @@ from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.zoo import ATMOSModel
 
 SAMPLERS: Final = ("sde", "ode")
-REDRAWS: Final = 20
+REDRAWS: Final = 100
 """Times that a refused frame is drawn again unless something else is asked for."""
 
 
