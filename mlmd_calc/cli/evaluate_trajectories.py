@@ -13,7 +13,6 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from mlmd_calc.analysis.biomolecular import EnsembleReport
 from mlmd_calc.analysis.ensembles import Frames
@@ -26,7 +25,7 @@ from mlmd_calc.analysis.rollouts import (
     plot_rollouts,
     roll_out,
 )
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.evaluate_sampled import print_comparison
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -398,18 +397,7 @@ def _seconds_per_frame(drawn: Mapping[str, Sequence[Generated]]) -> float | None
 def _print(report: Mapping[str, Any]) -> None:
     console = Console()
     for table in report["tables"]:
-        rows = table["rows"]
-        shown = Table(
-            "",
-            *(row["row"] for row in rows),
-            title=f"frames {table['interval_ps']:g} ps apart",
-            caption="reference: molecular dynamics against molecular dynamics, what a perfect "
-            "model would get. shuffled: its frames in random order. static: the start.",
-        )
-        for column in rows[0]:
-            if column != "row" and any(row[column] is not None for row in rows):
-                shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
-        print_table(shown)
+        print_comparison(table)
     for name, seconds in report["seconds_per_frame"].items():
         if seconds is not None:
             console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)
@@ -431,7 +419,3 @@ def _complaints(entry: Mapping[str, Any]) -> list[str]:
     if entry["stopped"] is not None:
         found.append(f"stopped after {entry['frames']} frames: {entry['stopped']}")
     return found
-
-
-def _cell(value: float | int | None) -> str:
-    return "–" if value is None else f"{value:.3g}"

@@ -133,6 +133,19 @@ def evaluate_command(
             "its trajectory ends; 0 keeps every frame. (100)",
         ),
     ] = None,
+    sampled: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Compare this trajectory (.xtc, .dcd or .npz) with DATA instead of drawing any; "
+            "may be repeated."
+        ),
+    ] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="PDB or mmCIF file of the .xtc and .dcd files.")
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="ps between the frames of .dcd files.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="ATMOS: auto, cpu, cuda or cuda:N.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Propagators: folder for pictures.")] = None,
     dtype: Annotated[
@@ -151,6 +164,18 @@ def evaluate_command(
     from mlmd_calc.training.recipe import Recipe
     from mlmd_calc.zoo import ATMOSModel, Model, load_any_model, load_atmos
 
+    files: dict[str, Any] = {"topology": topology, "interval_ps": interval}
+    if sampled:
+        from mlmd_calc.cli.evaluate_sampled import evaluate_sampled
+        from mlmd_calc.data.biomolecules.trajectories import read_trajectories
+
+        evaluate_sampled(
+            _selected(read_trajectories(data, **files), only),
+            read_trajectories(sampled, **files),
+            seed=seed,
+            as_json=as_json,
+        )
+        return
     loaded = load_any_model(model, device="cpu")
     reading: dict[str, Any] = {
         "energy_key": energy_key,
@@ -164,6 +189,7 @@ def evaluate_command(
         **{"replicas": replicas, "interpolator": interpolator, "stride": stride, "steps": steps},
         **{"sampler": sampler, "ablation": ablation, "redraws": redraws, "device": device},
         **{"noise_scale": noise_scale, "step_scale": step_scale},
+        **{"topology": topology, "interval": interval},
     }
     if isinstance(loaded, ATMOSModel):
         from mlmd_calc.cli.evaluate_trajectories import RolloutOptions, evaluate_trajectories
@@ -173,7 +199,7 @@ def evaluate_command(
         place = {"device": device or "cpu", "dtype": dtype or "float32"}
         evaluate_trajectories(
             load_atmos(loaded.source, **place),
-            _trajectories(loaded, data, held_out, only),
+            _trajectories(loaded, data, held_out, only, files),
             RolloutOptions(
                 frames=frames,
                 replicas=replicas or 1,
@@ -225,13 +251,17 @@ def evaluate_command(
 
 
 def _trajectories(
-    model: ATMOSModel, data: list[Path], held_out: str | None, only: list[str] | None
+    model: ATMOSModel,
+    data: list[Path],
+    held_out: str | None,
+    only: list[str] | None,
+    files: dict[str, Any],
 ) -> list[BiomolecularTrajectory]:
     """Read trajectories, and pick those that were asked for."""
     from mlmd_calc.cli.evaluate_trajectories import held_out_trajectories
     from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 
-    found = read_trajectories(data)
+    found = read_trajectories(data, **files)
     if held_out is not None:
         found = held_out_trajectories(found, model.card.recipe, held_out)
     return _selected(found, only)
