@@ -195,6 +195,10 @@ class SamplingRun:
         notes = [*self.system.notes, *dict.fromkeys(self._warnings)]
         if self.job.hydrogens and not len(self.system.hydrogens.hydrogens):
             notes.append("The start has no hydrogens; heavy atoms are written.")
+        notes.append(
+            "Energies of single frames lie far above those of molecular dynamics; minimise before "
+            "computing any."
+        )
         return notes
 
     def summary(self) -> dict[str, Any]:
