@@ -31,6 +31,7 @@ from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.interpolator import interpolator_from
 from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.sampling import (
     FORMATS,
     SamplingJob,
@@ -666,6 +667,15 @@ def test_command_refuses(arguments, sentence, models, tmp_path):
     arguments = [models["model"] if text == "M" else text for text in arguments]
     done = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path / "run")])
     assert sentence in str(done.exception)
+
+
+def test_runs_of_earlier_versions_are_refused(dipeptide, models, tmp_path):
+    start(tmp_path, dipeptide, models).close()
+    stored = read_restart(tmp_path / "restart.npz")
+    del stored["guard"]
+    write_restart(tmp_path / "restart.npz", stored)
+    with pytest.raises(ModelFileError, match="started by an earlier version"):
+        SamplingRun.resume(tmp_path)
 
 
 def test_a_job_is_stored_as_it_was_given(dipeptide, models, tmp_path):

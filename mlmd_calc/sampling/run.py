@@ -297,6 +297,11 @@ class SamplingRun:
             known,
             remedy="bring back the files of this run, or start a new one",
         )
+        if "guard" not in stored:
+            raise ModelFileError(
+                f"the run in {folder} was started by an earlier version of mlmd, which judged "
+                "frames otherwise; finish it with that one, or start a new run"
+            )
         job = SamplingJob(**stored["job"])
         if frames is not None:
             job = replace(job, frames=frames)
