@@ -27,5 +27,9 @@ class PredictionError(MLMDError, RuntimeError):
     """The model returned numbers that no simulation should continue with."""
 
 
+class RefusedFramesError(PredictionError):
+    """Every draw of a frame was refused; nothing sound can be drawn from here."""
+
+
 class MissingDependencyError(MLMDError, ImportError):
     """An optional package is needed for this feature."""

@@ -1,4 +1,4 @@
-"""Dihedral angles, handedness and clashes of structures.
+"""Angles, handedness and clashes of structures.
 
 Frames are ``(f, a, 3)`` in Å.
 """
@@ -14,6 +14,15 @@ from scipy.special import rel_entr
 
 CLASH: Final = 1.1
 """Å; heavy atoms nearer than this clash. Shorter than any bond between them."""
+
+
+def bond_angles(frames: NDArray[np.float64], atoms: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Angles ``(f, k)`` in degrees at the middle ones of atoms ``(k, 3)``."""
+    first, second = (frames[:, atoms[:, end]] - frames[:, atoms[:, 1]] for end in (0, 2))
+    cosine = (first * second).sum(-1)
+    sine = np.linalg.norm(np.cross(first, second), axis=-1)
+    angles: NDArray[np.float64] = np.degrees(np.arctan2(sine, cosine))
+    return angles
 
 
 def dihedrals(frames: NDArray[np.float64], atoms: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ from mlmd_calc.data.biomolecules.trajectories import (
     write_trajectory,
 )
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.sampling import TrajectoryFile
+from mlmd_calc.sampling.trajectory_file import write_start
 
 pytest.importorskip("mdtraj", reason="mdtraj reads PDB text")
 
@@ -132,7 +134,7 @@ def test_refuses_bad_files(tmp_path, dipeptide):
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"no archive")
     for other in (bad, write_dipeptide(tmp_path / "frames.pdb")):
-        with pytest.raises(ModelFileError, match="is no npz file"):
+        with pytest.raises(ModelFileError, match="is neither an npz file"):
             read_trajectories(other)
     np.savez(bad, x=np.zeros(3))
     with pytest.raises(ModelFileError, match=r"has the keys \['x'\], which is no layout"):
@@ -147,3 +149,29 @@ def test_refuses_bad_files(tmp_path, dipeptide):
     trajectory = BiomolecularTrajectory.from_frames("peptide", dipeptide, moved(dipeptide), 1.0)
     with pytest.raises(InputError, match=r"must end in \.npz"):
         write_trajectory(tmp_path / "file.h5", trajectory)
+
+
+@pytest.mark.parametrize("suffix", ["xtc", "dcd"])
+def test_trajectories_of_other_programs(dipeptide, tmp_path, suffix):
+    frames = dipeptide.positions + np.random.default_rng(0).normal(0.0, 0.02, (5, 22, 3))
+    file = TrajectoryFile(tmp_path / f"run.{suffix}", dipeptide, 2.5)
+    file.append(frames, 0)
+    write_start(tmp_path / "top.pdb", dipeptide, dipeptide.positions)
+    options = {"topology": tmp_path / "top.pdb"}
+    if suffix == "dcd":
+        with pytest.raises(InputError, match="does not tell the time between its frames"):
+            read_trajectories(file.path, **options)
+        options["interval_ps"] = 2.5
+    else:
+        with pytest.raises(InputError, match=r"interval of 3 ps is given, but.*2\.5 ps apart"):
+            read_trajectories(file.path, **options, interval_ps=3.0)
+    (read,) = read_trajectories([file.path], **options)
+    assert (read.name, read.dt_ps, len(read)) == ("top", 2.5, 5)
+    np.testing.assert_allclose(read.positions, frames[:, read.system.atoms], atol=0.006)
+    with pytest.raises(InputError, match="give the topology"):
+        read_trajectories(file.path)
+    frames[3, :6] += [30.0, 0.0, 0.0]  # the acetyl group, on the other side of a cell
+    torn = TrajectoryFile(tmp_path / f"torn.{suffix}", dipeptide, 2.5)
+    torn.append(frames, 0)
+    with pytest.raises(InputError, match=r"frame 3 of .*make molecules whole"):
+        read_trajectories(torn.path, **options)

@@ -112,7 +112,8 @@ def test_public_names_are_those_of_the_document():
 WORDS = {
     "all20": "V",
     "SVKF GATL NDIY QPEM": "GATL",
-    " --only Ace-S-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-T-Nme --only Ace-N-Nme": "",
+    " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-N-Nme --only Ace-S-Nme "
+    "--only Ace-T-Nme": "",
     "models NAME": "models mdet-ethanol",
     "runs/atmos-1ps/": "runs/keyframes/",
     "60000 1.9": "20 1.7",
@@ -131,15 +132,13 @@ OPTIONS = {
     "mlmd data mdcath": "",
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
-    "mlmd data peptides SVKF GATL NDIY QPEM --ns 2 --interval 1 --seed 2 --out held-out": (
-        "--ns 0.1 --equilibrate 1"
-    ),
+    "mlmd data peptides SVKF GATL NDIY QPEM --ns 0.5": "--ns 0.1 --equilibrate 1",
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",
     "mlmd evaluate": "--frames 2",
-    "mlmd evaluate rollouts held-out": "--frames 2 --replicas 2 --steps 2",
-    "mlmd evaluate rollouts peptides": "--frames 2 --steps 2",
+    "mlmd evaluate rollouts held-out": "--frames 2 --replicas 2 --steps 2 --redraws 0",
+    "mlmd evaluate rollouts peptides": "--frames 2 --steps 2 --redraws 0",
     "mlmd export": "",
     "mlmd finetune": STEPS,
     "mlmd models": "",

@@ -23,11 +23,14 @@ from mlmd_calc.analysis.rollouts import (
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
 from mlmd_calc.cli.evaluate_rollouts import RolloutOptions
+from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.sampling import TrajectoryFile
+from mlmd_calc.sampling.trajectory_file import write_start
 from mlmd_calc.training.held_out import held_out
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.zoo import save_model
@@ -221,7 +224,8 @@ def test_json_of_all_variants(data, models, tmp_path):
     )
     found = json.loads(result.stdout)
     assert list(found) == [
-        *("settings", "tables", "trajectories", "refused_frames", "seconds_per_frame")
+        *("settings", "tables", "trajectories", "beyond_training"),
+        *("refused_frames", "seconds_per_frame"),
     ]
     samplers = found["settings"]["samplers"]
     assert list(samplers) == ["sde", "sde, bi-level", "ode", "ode, bi-level"]
@@ -257,16 +261,53 @@ def test_table_of_a_model_that_breaks(data, tmp_path):
     assert result.exit_code == 0
     assert "frames 10 ps apart" in result.stdout
     assert "stopped after 0 frames: the network has drawn" in " ".join(result.stdout.split())
-    assert "s per frame" not in result.stdout
+    assert " s per frame" not in result.stdout
 
 
 def test_one_seed_one_result(data, models):
-    options = (data, "--model", models["key"], "--only", "valine", "--frames", 1, "--json")
+    options = (
+        data,
+        "--model",
+        models["key"],
+        "--only",
+        "valine",
+        "--frames",
+        1,
+        "--redraws",
+        0,
+        "--json",
+    )
     first, again, other = (
         json.loads(evaluate(*options, "--seed", seed).stdout)["tables"] for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
+
+
+def test_trajectories_that_exist_already(data, dipeptide, tmp_path):
+    """Of another program, with its topology; the better one is nearer to the reference."""
+    write_start(tmp_path / "top.pdb", dipeptide, dipeptide.positions)
+    options = ("--topology", tmp_path / "top.pdb", "--json")
+    for name, scale in (("good", 0.03), ("wild", 0.2)):
+        file = TrajectoryFile(tmp_path / f"{name}.xtc", dipeptide, FINE_PS)
+        file.append(walk(dipeptide.positions, 41, 7, scale), 0)
+    found = {}
+    for name in ("good", "wild"):
+        result = evaluate(data, "--sampled", tmp_path / f"{name}.xtc", *options)
+        [table] = json.loads(result.stdout)["tables"]
+        assert table["interval_ps"] == FINE_PS
+        assert [row["row"] for row in table["rows"]] == [
+            *("sampled", "reference", "shuffled", "static")
+        ]
+        found[name] = table["rows"][0]
+    assert found["good"]["rmwd_A"] < found["wild"]["rmwd_A"]
+    assert found["good"]["whole_frames_percent"] > found["wild"]["whole_frames_percent"]
+    ethanol = structure_from_smiles("CCO")
+    write_start(tmp_path / "other.pdb", ethanol, ethanol.positions)
+    other = TrajectoryFile(tmp_path / "other.xtc", ethanol, FINE_PS)
+    other.append(np.repeat(ethanol.positions[None], 4, axis=0), 0)
+    with pytest.raises(InputError, match="no molecular dynamics of the molecule of 'other'"):
+        evaluate(data, "--sampled", other.path, "--topology", tmp_path / "other.pdb")
 
 
 # ---- choice of data -----------------------------------------------------------------------------
@@ -293,7 +334,16 @@ def test_held_out_is_what_the_card_says(dipeptide):
 
 def test_held_out_molecules_from_the_command_line(data, models):
     result = evaluate(
-        data, "--model", models["key"], "--held-out", "molecules", "--frames", 2, "--json"
+        data,
+        "--model",
+        models["key"],
+        "--held-out",
+        "molecules",
+        "--frames",
+        2,
+        "--redraws",
+        0,
+        "--json",
     )
     assert {e["target"] for e in json.loads(result.stdout)["trajectories"]} == {"valine"}
 

@@ -1,5 +1,6 @@
 """Capped peptides: start structures, force field, and runs that can be interrupted."""
 
+import io
 import json
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
-from mlmd_calc.biomolecules import build_system
+from mlmd_calc.biomolecules import BondedStructure, build_system
+from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
+from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.biomolecules.residues import RESIDUES
+from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.cli.data import app as command
 from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS, capped_peptide, peptide_name
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
@@ -57,6 +61,77 @@ def test_start_structure(sequence):
         alpha = place[residue - 1, "CA" if residue > 1 else "CH3"]
         peptide = [alpha, place[residue - 1, "C"], place[residue, "N"], place[residue, "CA"]]
         assert np.abs(dihedrals(structure.positions[None], np.array(peptide)))[0] > np.deg2rad(150)
+
+
+@pytest.mark.parametrize("sequence", ["SVKF", "ACDEG", "HILMN", "PQRT", "WY"])
+def test_names_are_those_of_force_fields(sequence):
+    """A PDB file of a built peptide is parametrised as it is."""
+    structure = capped_peptide(sequence, 0)
+    pdb = app.PDBFile(io.StringIO(format_structure(structure)))
+    force_field = app.ForceField("amber14-all.xml")
+    assert force_field.createSystem(pdb.topology).getNumParticles() == len(structure)
+    # By name and not only by bonds; caps have names of the Protein Data Bank, not of Amber.
+    for residue in list(pdb.topology.residues())[1:-1]:
+        name = {"HIS": "HIE"}.get(residue.name, residue.name)
+        template = {atom.name for atom in force_field._templates[name].atoms}
+        assert {atom.name for atom in residue.atoms()} == template, residue.name
+
+
+_METHYLENES = {
+    "GLY": """
+        N -6.778 -1.424 4.200
+        CA -6.878 -0.708 2.896
+        C -5.557 -0.840 2.138
+        HA2 -7.677 -1.140 2.309
+        HA3 -7.085 0.336 3.073""",
+    "ASP": """
+        CA -1.287 1.320 2.084
+        CB -0.523 0.687 3.249
+        CG 0.418 1.724 3.866
+        HB2 -1.224 0.346 3.997
+        HB3 0.055 -0.151 2.889""",
+    "PRO": """
+        N -0.311 2.922 0.557
+        CG -0.876 5.221 0.298
+        CD -1.199 3.960 1.121
+        HD2 -0.977 4.125 2.167
+        HD3 -2.232 3.677 0.991""",
+}
+"""Groups of chignolin as measured by NMR (PDB entry 1UAO)."""
+
+
+@pytest.mark.parametrize("residue", _METHYLENES)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 1, 2, 4, 3)])
+def test_hydrogens_two_and_three_are_those_of_the_data_bank(residue, order):
+    rows = [line.split() for line in _METHYLENES[residue].strip().splitlines()]
+    rows = [rows[index] for index in order]
+    names = [row[0] for row in rows]
+    centre = next(name for name in names if f"H{name[1:]}2" in names)
+    heavy = [name if name[0] != "H" else "" for name in names]
+    structure = BondedStructure(
+        names=tuple(heavy),
+        numbers=np.array([{"N": 7, "C": 6, "H": 1}[name[0]] for name in names]),
+        residues=np.zeros(5, dtype=np.int64),
+        residue_names=(residue,),
+        residue_numbers=np.ones(1, dtype=np.int64),
+        chains=np.zeros(1, dtype=np.int64),
+        chain_names=("A",),
+        bonds=np.array([[names.index(centre), i] for i in range(5) if names[i] != centre]),
+        charges=np.zeros(5, dtype=np.int64),
+        positions=np.array([row[1:] for row in rows], dtype=np.float64),
+    )
+    assert with_hydrogen_names(structure).names == tuple(names)
+
+
+def test_start_structures_have_bonds_and_angles_of_the_force_field():
+    """Of a few steps of MMFF94; what was embedded is off by tenths of an angstrom."""
+    structure = capped_peptide("SVKF", 0)
+    context = peptides._context(structure, 300.0, 1)
+    openmm.LocalEnergyMinimizer.minimize(context)
+    relaxed = peptides._positions(context)
+    bonds = structure.bonds[(structure.numbers[structure.bonds] > 1).all(axis=1)]
+    change = bond_lengths(structure.positions, bonds) - bond_lengths(relaxed, bonds)
+    assert np.abs(change).max() < 0.06
 
 
 def test_side_chains_have_their_natural_handedness():

@@ -17,20 +17,36 @@ from typer.testing import CliRunner
 
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.data.biomolecules import structure_from_smiles
+from mlmd_calc.data.biomolecules.peptides import capped_peptide
+from mlmd_calc.errors import (
+    ConfigError,
+    InputError,
+    ModelFileError,
+    PredictionError,
+    RefusedFramesError,
+)
 from mlmd_calc.models import recorder
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.interpolator import interpolator_from
 from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
-from mlmd_calc.sampling import FORMATS, SamplingJob, SamplingRun, Trajectories, TrajectoryFile
-from mlmd_calc.sampling.quality import FrameGuard
+from mlmd_calc.propagation.restart import read_restart, write_restart
+from mlmd_calc.sampling import (
+    FORMATS,
+    SamplingJob,
+    SamplingRun,
+    Trajectories,
+    TrajectoryFile,
+    quality,
+)
+from mlmd_calc.sampling.quality import FAULTS, FrameFaults, FrameGuard
 from mlmd_calc.sampling.trajectory_file import topology_of, write_start
 
 mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 pytest.importorskip("rdkit", reason="rdkit is not installed")
 
-from peptide_structures import write_dipeptide  # noqa: E402
+from peptide_structures import without, write_dipeptide  # noqa: E402
 from sampling_child import run_until_killed  # noqa: E402
 
 
@@ -247,7 +263,7 @@ def test_refused_frames_are_drawn_again(system, rollout):
     torch.testing.assert_close(alone, again, rtol=0, atol=1e-9)
 
 
-def test_the_last_redraw_is_kept(system, rollout):
+def test_a_frame_that_is_always_refused_ends_the_trajectory(system, rollout):
     calls = []
 
     def never(frames):
@@ -256,27 +272,77 @@ def test_the_last_redraw_is_kept(system, rollout):
 
     stubborn = Rollout(rollout.network, system.features, accept=never, redraws=3)
     start = torch.from_numpy(system.reference)[None]
-    _, drawn = stubborn.step(stubborn.start(1), start, generators(1))
-    assert calls == [1, 1, 1]
-    assert drawn.isfinite().all()
+    with pytest.raises(RefusedFramesError, match="drawn 4 times, and refused every time"):
+        stubborn.step(stubborn.start(1), start, generators(1))
+    assert calls == [1, 1, 1, 1]
+    tolerant = Rollout(rollout.network, system.features, accept=never, redraws=0)
+    assert tolerant.step(tolerant.start(1), start, generators(1))[1].isfinite().all()
+    assert calls == [1, 1, 1, 1]
 
 
-def test_guard_refuses_mirror_images_clashes_and_broken_bonds(system):
+def test_guard_refuses_what_no_simulation_visits(dipeptide, system):
     good = system.reference
-    mirrored = good * [1.0, 1.0, -1.0]
-    clashing, broken = good.copy(), good.copy()
-    distances = np.linalg.norm(good[:, None] - good, axis=-1)
-    first, second = np.unravel_index(distances.argmax(), distances.shape)
-    clashing[first] = good[second] + [1.0, 0.0, 0.0]
-    bond = system.bonds[0]
-    ends = [atom for atom in bond if (system.bonds == atom).sum() == 1]
-    assert ends
-    away = good[ends[0]] - good[bond[bond != ends[0]][0]]
-    broken[ends[0]] += 0.6 * away / np.linalg.norm(away)
-    guard = FrameGuard(system)
-    accepted = guard(torch.from_numpy(np.stack([good, mirrored, clashing, broken])))
-    assert accepted.tolist() == [True, False, False, False]
-    assert guard.refused == 3
+    names = ["CH3", "C1", "O1", "N1", "CA", "C2", "O2", "CB", "N2", "C3"]
+    place = {name: index for index, name in enumerate(names)}
+
+    def turned(atoms, axis, degrees):
+        """Turn atoms about a line through the first two atoms of the axis."""
+        first, second = (good[place[name]] for name in axis)
+        vector = np.radians(degrees) * (second - first) / np.linalg.norm(second - first)
+        moved, index = good.copy(), [place[name] for name in atoms]
+        moved[index] = Rotation.from_rotvec(vector).apply(good[index] - first) + first
+        return moved
+
+    def stretched(atom, parent, length):
+        moved = good.copy()
+        away = good[place[atom]] - good[place[parent]]
+        moved[place[atom]] += length * away / np.linalg.norm(away)
+        return moved
+
+    clashing = good.copy()
+    clashing[place["O1"]] = good[place["C3"]] + [1.0, 0.0, 0.0]
+    bent = good.copy()
+    normal = np.cross(good[place["O1"]] - good[place["C1"]], good[place["N1"]] - good[place["C1"]])
+    bend = Rotation.from_rotvec(np.radians(30.0) * normal / np.linalg.norm(normal))
+    arm = good[place["O1"]] - good[place["C1"]]
+    bent[place["O1"]] = good[place["C1"]] + bend.apply(arm)
+    frames = {
+        "": good,
+        "turned": turned(["O2", "N2", "C3"], ("CA", "C2"), 20.0),
+        "slightly stretched": stretched("CH3", "C1", 0.15),
+        "flipped": good * [1.0, 1.0, -1.0],
+        "bonds": stretched("CH3", "C1", 0.25),
+        "angles": bent,
+        "isomerised": turned(["C3"], ("C2", "N2"), 180.0),
+        "contacts": clashing,
+    }
+    found = FrameFaults(system, dipeptide)(np.stack(list(frames.values())))
+    sound = ["", "turned", "slightly stretched"]
+    for index, label in enumerate(frames):
+        faults = [name for name in FAULTS if found[name][index]]
+        assert faults == [] if label in sound else label in faults, (label, faults)
+    guard = FrameGuard(system, dipeptide)
+    accepted = guard(torch.from_numpy(np.stack(list(frames.values()))))
+    assert accepted.tolist() == [True] * 3 + [False] * 5
+    assert guard.refused == 5
+    assert guard.faults["flipped"] == 1
+
+
+def test_hydrogens_are_guarded(dipeptide, system):
+    """The methyl groups of both ends are folded onto each other: heavy atoms alone are apart."""
+    bare = without(dipeptide, np.flatnonzero(dipeptide.numbers == 1).tolist())
+    frame = system.reference.copy()
+    first, last = 0, len(frame) - 1
+    frame[last] = frame[first] + 2.5 * np.array([0.0, 0.0, 1.0])
+    for structure, expected in ((dipeptide, True), (bare, False)):
+        faults = FrameFaults(build_system(structure), structure)
+        assert faults(frame[None])["contacts"].tolist() == [expected]
+
+
+def test_dynamics_passes_the_guard(dipeptide, system):
+    """Small vibrations of all atoms, of the size that they have at 300 K."""
+    noise = np.random.default_rng(0).normal(0.0, 0.03, (200, *system.reference.shape))
+    assert FrameGuard(system, dipeptide)(torch.from_numpy(system.reference + noise)).all()
 
 
 def test_a_frame_that_is_not_finite_is_refused(system):
@@ -364,7 +430,7 @@ def start(folder, structure, models, **options):
 
 def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     # A DCD file counts its frames, so a wrong count would show as well.
-    options = {"format": "dcd", "redraws": 1}
+    options = {"format": "dcd"}
     whole = start(tmp_path / "whole", dipeptide, models, **options)
     assert whole.run()
     killed = start(tmp_path / "killed", dipeptide, models, **options)
@@ -381,9 +447,40 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     assert resumed.frame == 2 * FINE_STEPS
     assert resumed.run()
     assert resumed.summary()["quality"] == whole.summary()["quality"]
-    assert resumed.summary()["refused"] == whole.summary()["refused"] > 0
     for path, expected in zip(resumed.paths, whole.paths, strict=True):
         assert path.read_bytes() == expected.read_bytes()
+
+
+def test_refused_draws_are_counted_across_restarts(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "ANGLE_LIMIT", 12.0)  # of which a good model exceeds some
+    models, options = {"model": "atmos-peptides"}, {"replicas": 1, "redraws": 40, "steps": 20}
+    alanine = capped_peptide("A", 1)
+    whole = start(tmp_path / "whole", alanine, models, frames=6, **options)
+    whole.run()
+    short = start(tmp_path / "short", alanine, models, frames=4, **options)
+    short.run()
+    short.close()
+    longer = SamplingRun.resume(short.folder, frames=6)
+    longer.run()
+    for name in ("refused", "faults", "quality"):
+        assert longer.summary()[name] == whole.summary()[name]
+    assert whole.summary()["refused"] > 0
+    assert whole.quality.unsound == 0
+    assert longer.paths[0].read_bytes() == whole.paths[0].read_bytes()
+
+
+def test_molecules_beyond_the_training_are_refused_before_the_first_draw(tmp_path):
+    job = SamplingJob("x", "atmos-peptides", frames=1, redraws=2, seed=1)
+    for structure, reason in (
+        (structure_from_smiles("CCO"), "MOL 1 of chain 1 is no amino acid"),
+        (capped_peptide("AAAAA", 0), "has 5 amino acids; known are 1 to 4"),
+    ):
+        with pytest.raises(InputError, match=f"beyond the training.*{reason}.*--beyond-training"):
+            SamplingRun.start(tmp_path / "run", job, structure)
+        assert not (tmp_path / "run").exists()
+    ethanol = structure_from_smiles("CCO")
+    run = SamplingRun.start(tmp_path / "run", replace(job, beyond_training=True), ethanol)
+    assert any("is no amino acid" in note for note in run.notes)
 
 
 def test_longer_run_goes_on(dipeptide, models, tmp_path):
@@ -456,11 +553,13 @@ def test_models_that_do_not_fit(dipeptide, models, tmp_path):
 def test_sampler_and_steps_change_the_frames(dipeptide, models, tmp_path):
     models = {"model": models["model"]}
     found = []
-    for index, options in enumerate([{}, {"sampler": "ode"}, {"steps": 3}]):
+    for index, options in enumerate(
+        [{}, {"sampler": "ode"}, {"steps": 3}, {"noise_scale": 1.5}, {"step_scale": 1.1}]
+    ):
         run = start(tmp_path / str(index), dipeptide, models, frames=1, format="dcd", **options)
         run.run()
         found.append(run.paths[0].read_bytes())
-    assert len(set(found)) == 3
+    assert len(set(found)) == 5
 
 
 def test_changed_model_is_refused(dipeptide, tmp_path):
@@ -476,27 +575,72 @@ def test_changed_model_is_refused(dipeptide, tmp_path):
         SamplingRun.resume(tmp_path)
 
 
-def test_command(models, tmp_path, monkeypatch):
+def test_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
-    options = ["--model", models["model"], "--seed", "3", "-n", "2", "-b", "2", "-f", "extxyz"]
-    options += ["--redraws", "1"]
+    options = ["--model", "atmos-peptides", "--seed", "3", "-n", "2", "-b", "2", "-f", "extxyz"]
+    options += ["--redraws", "9", "--noise-scale", "1.1", "--step-scale", "1.1"]
     done = runner.invoke(app, ["sample", "sequence:A", *options, "-o", "run", "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["verdict"], summary["frame"]) == ("completed", 2)
-    assert summary["quality"]["frames"] == 4
-    assert summary["job"]["redraws"] == 1
+    assert summary["ended_early"] is None
+    assert (summary["quality"]["frames"], summary["quality"]["unsound"]) == (4, 0)
+    job = summary["job"]
+    assert (job["redraws"], job["noise_scale"], job["step_scale"]) == (9, 1.1, 1.1)
     assert summary["interval_ps"] == STRIDE_PS
     assert len(ase.io.read(tmp_path / summary["trajectories"][1], ":")) == 3
     done = runner.invoke(app, ["sample", "--restart", "-o", "run", "-n", "4"])
     assert done.exit_code == 0, done.output
     assert "2 × 4 frames" in done.stdout
     assert len(ase.io.read(tmp_path / "run" / "trajectory-0.extxyz", ":")) == 5
-    options += ["--no-hydrogens", "-o", "amide"]
-    done = runner.invoke(app, ["sample", "smiles:CC(=O)N", *options])
-    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """Topology and trajectory of Ace-SK-Nme."""
+    folder, job = tmp_path_factory.mktemp("sampled"), SamplingJob("x", "atmos-peptides", frames=2)
+    run = SamplingRun.start(folder, job, capped_peptide("SK", 0))
+    run.run()
+    run.close()
+    return str(folder / "start.pdb"), str(run.paths[0])
+
+
+def test_bonds_in_mdtraj(sampled):
+    topology, trajectory = sampled
+    read = mdtraj.load(trajectory, top=topology)
+    pairs = np.array([[first.index, second.index] for first, second in read.top.bonds])
+    structure = capped_peptide("SK", 0)
+    assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {
+        tuple(sorted(pair)) for pair in structure.bonds.tolist()
+    }
+    assert 10.0 * mdtraj.compute_distances(read, pairs).max() < 2.0
+
+
+def test_names_in_mdanalysis(sampled):
+    universe = pytest.importorskip("MDAnalysis", reason="not installed").Universe(*sampled)
+    assert len(universe.select_atoms("name H")) == 3
+
+
+def test_command_with_poor_frames(models, tmp_path, monkeypatch):
+    """A network that was never trained draws nothing sound."""
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    options = ["--model", models["model"], "--seed", "3", "-n", "2", "-f", "extxyz", "--json"]
+    kept = runner.invoke(app, ["sample", "sequence:A", *options, "-o", "kept", "--redraws", "0"])
+    refused = runner.invoke(app, ["sample", "sequence:A", *options, "-o", "no", "--redraws", "2"])
+    assert (kept.exit_code, refused.exit_code) == (1, 1)
+    kept, refused = (json.loads(done.stdout) for done in (kept, refused))
+    assert kept["verdict"] == refused["verdict"] == "poor"
+    assert (kept["frame"], kept["quality"]["unsound"], kept["ended_early"]) == (2, 2, None)
+    assert (refused["frame"], refused["refused"]) == (0, 3)
+    assert "drawn 3 times" in refused["ended_early"]
+    assert "does not tell which molecules it was trained on" in " ".join(kept["notes"])
+    # Only the start is in the file.
+    assert len(ase.io.read(tmp_path / "no" / "trajectory-0.extxyz", ":")) == 1
+    options += ["--no-hydrogens", "-o", "amide", "--redraws", "0"]
+    runner.invoke(app, ["sample", "smiles:CC(=O)N", *options])
     assert len(ase.io.read(tmp_path / "amide" / "trajectory-0.extxyz")) == 4
 
 
@@ -507,6 +651,13 @@ def test_command(models, tmp_path, monkeypatch):
         (["no.pdb", "--model", "M"], "there is no file 'no.pdb'; give a PDB"),
         (["smiles:C", "--model", "M", "--ligand", "LIG"], "write it as NAME=SMILES"),
         (["smiles:C", "--model", "M", "--sampler", "euler"], "choose one of sde, ode"),
+        (["smiles:C", "--model", "M", "--sampler", "ode", "--noise-scale", "2"], "adds no noise"),
+        (["smiles:C", "--model", "M", "--noise-scale", "-1"], "noise_scale=-1.0; it must not be"),
+        (
+            ["smiles:C", "--model", "M", "--step-scale", "0"],
+            "step_scale=0.0; it must be a positive",
+        ),
+        (["smiles:C", "--model", "atmos-peptides"], "is no amino acid, and the model knows"),
         (["smiles:C", "--model", "M", "-n", "0"], "frames=0; it must be at least 1"),
         (["--restart", "--seed", "1"], "--seed cannot be given with --restart"),
         (["smiles:C", "--restart"], "INPUT cannot be given with --restart"),
@@ -516,6 +667,15 @@ def test_command_refuses(arguments, sentence, models, tmp_path):
     arguments = [models["model"] if text == "M" else text for text in arguments]
     done = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path / "run")])
     assert sentence in str(done.exception)
+
+
+def test_runs_of_earlier_versions_are_refused(dipeptide, models, tmp_path):
+    start(tmp_path, dipeptide, models).close()
+    stored = read_restart(tmp_path / "restart.npz")
+    del stored["guard"]
+    write_restart(tmp_path / "restart.npz", stored)
+    with pytest.raises(ModelFileError, match="started by an earlier version"):
+        SamplingRun.resume(tmp_path)
 
 
 def test_a_job_is_stored_as_it_was_given(dipeptide, models, tmp_path):

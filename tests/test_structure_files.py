@@ -232,15 +232,37 @@ def test_names_without_elements_in_the_wrong_columns(rename, tmp_path):
     np.testing.assert_array_equal(read_structure(tmp_path / "left.pdb").bonds, plain.bonds)
 
 
-def test_elements_of_ligands_follow_from_columns_alone(tmp_path):
+def test_elements_of_ligands_follow_from_columns_or_names(tmp_path):
     path = write(tmp_path / "aligned.pdb", ethanol(symbols=False))
     assert load_structure(str(path)).get_chemical_formula() == "C2H6O"
     left = [f"{line[:12]}{line[12:16].strip():<4}{line[16:]}" for line in ethanol(symbols=False)]
-    with pytest.raises(InputError, match="atom C1 of residue ETH 1 has no element in columns"):
-        read_structure(write(tmp_path / "left.pdb", left))
+    structure = read_structure(write(tmp_path / "left.pdb", left))
+    assert "Elements of ETH were taken from the names of the atoms." in structure.notes
+    np.testing.assert_array_equal(structure.numbers, read_structure(path).numbers)
+    assert not read_structure(path).notes
+    halogens = [
+        f"{line[:12]}{'BR1 ' if line[12:14] == 'O ' else line[12:16]}{line[16:]}" for line in left
+    ]
+    with pytest.raises(InputError, match="atom BR1 of residue ETH 1 has no element in columns"):
+        read_structure(write(tmp_path / "halogens.pdb", halogens))
     chlorine = ethanol(symbols=False, rename=lambda name: "CL" if name == "O" else name)
     with pytest.raises(InputError, match="atom CL of residue ETH 1 has no element"):
         read_structure(write(tmp_path / "chlorine.pdb", chlorine))
+
+
+@pytest.mark.parametrize("names", [("CLA", "CLA"), ("CL-", "CL-"), ("Cl-", "Cl-"), ("CL", "ION")])
+def test_ions_without_elements_are_left_out(names, tmp_path):
+    """Two with one number, as some programs write them."""
+    rows = [row.split() for row in DIPEPTIDE.strip().splitlines()]
+    places = [(*row[:3], *map(float, row[3:])) for row in rows]
+    places += [(*names, "9", 20.0 + 5.0 * k, 0.0, 0.0) for k in range(2)]
+    lines = []
+    for i, (name, residue, number, *x) in enumerate(places, start=1):
+        line = pdb_line(i, name, residue, "A", int(number), x, "")
+        lines.append(f"{line[:12]}{name:<4}{line[16:66]}\n")
+    structure = read_structure(write(tmp_path / "ions.pdb", lines))
+    assert structure.numbers[-2:].tolist() == [17, 17]
+    assert build_system(structure).left_out.tolist() == [22, 23]
 
 
 def test_deuterium(tmp_path):

@@ -34,6 +34,7 @@ from mlmd_calc.analysis.ensembles import (
     transient_contacts,
     weak_contacts,
 )
+from mlmd_calc.analysis.kinetics import LAG, basin_changes, rmsd_after, torsion_divergences
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import InputError
 from mlmd_calc.stereochemistry import (
@@ -127,6 +128,12 @@ class EnsembleComparison:
         Centres of the wrong handedness per 1,000 frames.
     ramachandran_divergence
         Mean over residues, nats.
+    torsion_divergences
+        Of each rotatable bond, nats.
+    basin_changes
+        Of (φ, ψ), per residue and frame.
+    rmsd_after
+        Mean RMSD of frames four apart.
     """
 
     pairwise_rmsd: float
@@ -146,16 +153,26 @@ class EnsembleComparison:
     protein_ligand_clashes: float
     chirality_flips: float
     ramachandran_divergence: float
+    torsion_divergences: dict[str, float]
+    basin_changes: float
+    rmsd_after: float
 
     @property
     def rmsf_correlation(self) -> float:
         """Pearson correlation of the fluctuations."""
         return correlation(self.rmsf, self.reference_rmsf)
 
-    def to_dict(self) -> dict[str, float | None]:
+    @property
+    def torsion_divergence(self) -> float:
+        """Mean over the rotatable bonds; not a number without any."""
+        values = list(self.torsion_divergences.values())
+        return float(np.mean(values)) if values else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the numbers as JSON-able values, None for what has no meaning."""
         values = {"rmsf_r": self.rmsf_correlation, **vars(self)}
-        return {key: _json(v) for key, v in values.items() if not isinstance(v, np.ndarray)}
+        numbers = {key: _json(v) for key, v in values.items() if isinstance(v, float)}
+        return {**numbers, "torsion_divergences": self.torsion_divergences}
 
 
 @dataclass(frozen=True)
@@ -242,6 +259,9 @@ def compare_ensembles(
         ramachandran_divergence=ramachandran_divergence(
             dihedrals(made, system.phi_psi), dihedrals(true, system.phi_psi)
         ),
+        torsion_divergences=torsion_divergences(system, made, true),
+        basin_changes=basin_changes(system, generated),
+        rmsd_after=rmsd_after([frames[:, atoms] for frames in generated]),
     )
 
 
@@ -271,8 +291,10 @@ def evaluate_ensembles(
     """Compare trajectories of several molecules with molecular dynamics.
 
     Correlations of pairwise RMSD (from three targets on) and of all fluctuations are over all
-    targets; clashes, flips, errors of the RMSD in time and the Ramachandran divergence are means,
-    other columns medians over targets, of those that have a value.
+    targets; clashes, flips, errors of the RMSD in time, divergences and what tells the speed are
+    means, other columns medians over targets, of those that have a value. Changes of basin and the
+    RMSD of frames some time apart are those of each row itself: "reference" has those of molecular
+    dynamics, and "shuffled" those of frames that have nothing to do with each other.
 
     Parameters
     ----------
@@ -363,6 +385,9 @@ def _summary(comparisons: Sequence[EnsembleComparison]) -> dict[str, float | Non
         "protein_ligand_clashes_per_trajectory": mean("protein_ligand_clashes"),
         "chirality_flips_per_1000_frames": mean("chirality_flips"),
         "ramachandran_divergence_nats": mean("ramachandran_divergence"),
+        "torsion_divergence_nats": mean("torsion_divergence"),
+        "basin_changes_per_frame": mean("basin_changes"),
+        f"rmsd_{LAG}_frames_apart_A": mean("rmsd_after"),
     }
 
 

@@ -17,6 +17,13 @@ _HYDROGENS: Final = {"H": 0.0, "D": 2.01410178, "T": 3.01604928}
 _NO_ATOMS: Final = ("EP", "LP", "M", "MW", "VS", "X")
 _UNMISTAKABLE: Final = ("CL", "BR", "SI", "SE")
 """Elements of two letters that no atom name of carbon, sulfur and so on begins with."""
+_ORGANIC: Final = "CNOHSP"
+"""Elements whose symbol begins the names of their atoms in ligands."""
+_IONS: Final = {
+    **{"SOD": "NA", "POT": "K", "CLA": "CL", "CES": "CS", "LIT": "LI", "RUB": "RB"},
+    **{"CAL": "CA", "BAR": "BA", "CAD": "CD"},
+}
+"""What CHARMM calls ions."""
 
 
 class Element(NamedTuple):
@@ -39,8 +46,13 @@ def is_aligned(atoms: Sequence[Site]) -> bool:
     return any(atom.columns.startswith(" ") for atom in atoms)
 
 
+def is_known_residue(name: str) -> bool:
+    """Tell whether the name of a residue tells the elements of its atoms."""
+    return PARENTS.get(name, name) in RESIDUES or name in WATERS
+
+
 def site_element(atom: Site, residue_size: int, aligned: bool) -> Element:
-    """Find the element: as stated, by the residue, or by the columns of the name.
+    """Find the element: as stated, by the residue, by the columns or the letters of the name.
 
     Parameters
     ----------
@@ -64,10 +76,12 @@ def site_element(atom: Site, residue_size: int, aligned: bool) -> Element:
         symbol = _in_residue(residue, letters)
     elif atom.residue_name in WATERS:
         symbol = letters[:1] if letters[:1] in ("O", "H", "D") else "X"
-    elif residue_size == 1 and _is_element(re.sub(r"[^A-Z].*", "", letters)):
-        symbol = re.sub(r"[^A-Z].*", "", letters)
+    elif residue_size == 1 and _is_element(_ion(letters)):
+        symbol = _ion(letters)
+    elif aligned:
+        symbol = _by_columns(atom, letters)
     else:
-        symbol = _by_columns(atom, letters) if aligned else ""
+        symbol = _by_letters(letters) if residue_size > 1 else ""
     if symbol in _HYDROGENS:
         return Element(1, _HYDROGENS[symbol])
     if symbol in _NO_ATOMS:
@@ -84,6 +98,21 @@ def site_element(atom: Site, residue_size: int, aligned: bool) -> Element:
 
 def _is_element(symbol: str) -> bool:
     return symbol.capitalize() in atomic_numbers and symbol != "X"
+
+
+def _ion(letters: str) -> str:
+    """Element of a single atom, as ``CL-``, ``Na+`` or ``CLA``."""
+    symbol = re.sub(r"[^A-Z].*", "", letters)
+    return _IONS.get(symbol, symbol)
+
+
+def _by_letters(letters: str) -> str:
+    """Element that begins a name of a ligand's atom; empty if there are several that may.
+
+    ``CA`` and ``NA`` are carbon and nitrogen; calcium and sodium are residues of one atom.
+    """
+    pair = letters[:2]
+    return letters[:1] if letters[:1] in _ORGANIC and pair not in _UNMISTAKABLE else ""
 
 
 def _in_residue(residue: str, letters: str) -> str:

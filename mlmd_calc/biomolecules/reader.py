@@ -18,7 +18,7 @@ import numpy as np
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
-from mlmd_calc.biomolecules.elements import is_aligned, site_element
+from mlmd_calc.biomolecules.elements import is_aligned, is_known_residue, site_element
 from mlmd_calc.biomolecules.linking import find_links
 from mlmd_calc.biomolecules.mmcif import parse_mmcif
 from mlmd_calc.biomolecules.pdb import parse_pdb
@@ -154,6 +154,7 @@ def _structure_file(sites: Sites, model: int = 0) -> StructureFile:
     groups = list(_residues(sites.atoms, notes))
     atoms = [atom for group in groups for atom in group]
     aligned = is_aligned(atoms)
+    notes += _guessed(groups, aligned)
     elements = [site_element(atom, len(group), aligned) for group in groups for atom in group]
     chains = _chains([group[0] for group in groups])
     first_of_chain = {chain: group[0] for group, chain in zip(groups, chains, strict=True)}
@@ -188,11 +189,26 @@ def _residues(atoms: Sequence[Site], notes: list[str]) -> Iterator[list[Site]]:
             group, location = _one_location(group)
             code = f"{group[0].key.number}{group[0].key.insertion_code}"
             chosen.append(f"{location} of {group[0].residue_name} {code}")
-        for _, residue in itertools.groupby(group, key=lambda atom: atom.residue_name):
-            yield list(residue)
+        for _, same in itertools.groupby(group, key=lambda atom: atom.residue_name):
+            residue = list(same)
+            # Ions are sometimes all one residue by number.
+            alike = len({atom.name for atom in residue}) == 1
+            yield from [[atom] for atom in residue] if alike else [residue]
     if chosen:
         more = f" and {len(chosen) - _LISTED} more" if len(chosen) > _LISTED else ""
         notes.append(f"Alternate locations taken: {', '.join(chosen[:_LISTED])}{more}.")
+
+
+def _guessed(groups: Sequence[Sequence[Site]], aligned: bool) -> list[str]:
+    """Say where elements follow from nothing but the letters of names."""
+    names = {
+        group[0].residue_name: None
+        for group in groups
+        if len(group) > 1 and not group[0].element and not is_known_residue(group[0].residue_name)
+    }
+    if aligned or not names:
+        return []
+    return [f"Elements of {', '.join(names)} were taken from the names of the atoms."]
 
 
 _LISTED: Final = 5

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.bond_graph import BondGraph
+from mlmd_calc.biomolecules.domain import ResidueState, describe_residues, peptide_bonds
 from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
 from mlmd_calc.biomolecules.parts import Part, ligand_part, standard_part
 from mlmd_calc.biomolecules.structure import (
@@ -60,6 +61,10 @@ class MolecularSystem:
         ``(c,)`` atoms CA of amino acids.
     phi_psi
         ``(r, 2, 4)`` atoms of the dihedral angles φ and ψ of every amino acid that has both.
+    omega
+        ``(p, 4)`` atoms of the dihedral angle ω of every peptide bond.
+    residues
+        What decides whether a model knows the residues, in the order of the tokens.
     notes
         Sentences on what was left out or assumed.
     """
@@ -74,6 +79,8 @@ class MolecularSystem:
     chirality_centres: NDArray[np.int64]
     alpha_carbons: NDArray[np.int64]
     phi_psi: NDArray[np.int64]
+    omega: NDArray[np.int64]
+    residues: tuple[ResidueState, ...]
     notes: tuple[str, ...]
 
     def select(self, positions: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -214,6 +221,7 @@ def _assemble(
     bonds = np.unique(bonds[(bonds >= 0).all(axis=1)], axis=0)
     reference = structure.positions[atoms]
     amino_acids = [part for part in parts if part.is_amino_acid]
+    omega = [bond.omega for bond in peptide_bonds(graph, parts)]
     return MolecularSystem(
         features=token_features(graph, parts, bonds, model_index),
         atoms=atoms,
@@ -225,6 +233,8 @@ def _assemble(
         chirality_centres=_chirality_centres(structure.numbers[atoms], bonds, reference),
         alpha_carbons=model_index[[part.atom("CA") for part in amino_acids]],
         phi_psi=_phi_psi(graph, amino_acids, model_index),
+        omega=model_index[np.array(omega, dtype=np.int64).reshape(-1, 4)],
+        residues=describe_residues(graph, parts),
         notes=tuple(notes),
     )
 

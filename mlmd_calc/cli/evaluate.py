@@ -47,7 +47,8 @@ class _ByKind(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = (*self.commands, *self.get_help_option_names(ctx))
         if args and args[0] not in known and not ctx.resilient_parsing:
-            args = [_command_of(_load(_named_model(args))), *args]
+            command = "rollouts" if "--sampled" in args else _command_of(_load(_named_model(args)))
+            args = [command, *args]
         return super().parse_args(ctx, args)
 
 
@@ -177,7 +178,9 @@ def operator_command(
 @app.command("rollouts")
 def rollouts_command(
     data: Data,
-    model: ModelName,
+    model: Annotated[
+        str | None, typer.Option(help="Shipped name, file or run directory; not with --sampled.")
+    ] = None,
     only: Only = None,
     frames: Annotated[int, typer.Option(min=1, help="At most this many per trajectory.")] = 100,
     held_out: HeldOut = None,
@@ -193,9 +196,34 @@ def rollouts_command(
     ] = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="With both samplers.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per frame.")] = None,
+    noise_scale: Annotated[
+        float | None,
+        typer.Option(help="Factor on the sampler's noise; default: that of the model."),
+    ] = None,
+    step_scale: Annotated[
+        float | None,
+        typer.Option(help="Factor on the sampler's steps; default: that of the model."),
+    ] = None,
     redraws: Annotated[
         int | None,
-        typer.Option(min=0, help="Times that a broken or mirrored frame is drawn again. (20)"),
+        typer.Option(
+            min=0,
+            help="Times that a frame that no simulation would visit is drawn again before its "
+            "trajectory ends; 0 keeps every frame. (100)",
+        ),
+    ] = None,
+    sampled: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Compare this trajectory (.xtc, .dcd or .npz) with DATA instead of drawing any; "
+            "may be repeated."
+        ),
+    ] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="PDB or mmCIF file of the .xtc and .dcd files.")
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="ps between the frames of .dcd files.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
     plots: Plots = None,
@@ -209,11 +237,26 @@ def rollouts_command(
     from mlmd_calc.sampling.rollouts import REDRAWS
     from mlmd_calc.zoo import load_atmos
 
+    trajectories = read_trajectories(data, topology=topology, interval_ps=interval)
+    if sampled:
+        from mlmd_calc.cli.evaluate_sampled import evaluate_sampled
+
+        if model is not None:
+            raise ConfigError("--sampled compares trajectories that exist; leave out --model")
+        evaluate_sampled(
+            _named(trajectories, only),
+            read_trajectories(sampled, topology=topology, interval_ps=interval),
+            seed=seed,
+            as_json=as_json,
+        )
+        return
+    if model is None:
+        raise ConfigError("name a model with --model, or trajectories with --sampled")
     loaded = _load(model, "rollouts")
     place = {"device": device, "dtype": dtype}
     evaluate_rollouts(
         load_atmos(loaded.source, **place),
-        _chosen(read_trajectories(data), loaded, held_out, only),
+        _chosen(trajectories, loaded, held_out, only),
         RolloutOptions(
             frames=frames,
             replicas=replicas,
@@ -221,6 +264,8 @@ def rollouts_command(
             sampler=sampler,
             ablation=ablation,
             steps=steps,
+            noise_scale=noise_scale,
+            step_scale=step_scale,
             redraws=REDRAWS if redraws is None else redraws,
             seed=seed,
         ),
@@ -280,6 +325,11 @@ def _chosen(
 
     if part is not None:
         data = held_out(data, Recipe.from_dict(model.card.recipe), part)
+    return _named(data, only)
+
+
+def _named(data: list[D], only: list[str] | None) -> list[D]:
+    """Pick what has one of the names."""
     names = sorted({molecule.name for molecule in data})
     if unknown := sorted(set(only or ()) - set(names)):
         raise ConfigError(f"no molecule is called {unknown}; there are {names}")

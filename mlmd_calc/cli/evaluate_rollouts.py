@@ -12,7 +12,6 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from mlmd_calc.analysis.biomolecular import EnsembleReport
 from mlmd_calc.analysis.ensembles import Frames
@@ -25,7 +24,7 @@ from mlmd_calc.analysis.rollouts import (
     plot_rollouts,
     roll_out,
 )
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.evaluate_sampled import print_comparison
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -34,8 +33,8 @@ from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.sampling.rollouts import (
     REDRAWS,
     SAMPLERS,
+    SamplerOptions,
     check_redraws,
-    chosen_sampler,
     make_rollout,
 )
 from mlmd_calc.zoo import ATMOSModel
@@ -62,8 +61,11 @@ class RolloutOptions:
         Draw with both samplers.
     steps
         Denoiser calls per frame; None for those of the model.
+    noise_scale, step_scale
+        Factors on noise and steps of the sampler; None for those of the model.
     redraws
-        How often a frame with a mirror image, a clash or a broken bond is drawn again.
+        How often a frame that a :class:`~mlmd_calc.sampling.quality.FrameGuard` refuses is drawn
+        again before the trajectory ends; 0 keeps every frame.
     seed
         Seed of all random numbers.
     """
@@ -74,6 +76,8 @@ class RolloutOptions:
     sampler: str | None = None
     ablation: bool = False
     steps: int | None = None
+    noise_scale: float | None = None
+    step_scale: float | None = None
     redraws: int = REDRAWS
     seed: int = 0
 
@@ -84,6 +88,11 @@ class RolloutOptions:
                 f"--ablation draws with both samplers and --sampler {self.sampler} with one; leave "
                 "out one of the options"
             )
+
+    def of_sampler(self, name: str | None) -> SamplerOptions:
+        """Return the options of one of the samplers; only "sde" has noise to scale."""
+        noise_scale = None if self.ablation and name == "ode" else self.noise_scale
+        return SamplerOptions(name, self.steps, noise_scale, self.step_scale)
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,10 @@ def evaluate_rollouts(
         check_elements(model, reference.system)
         for variant in variants:
             reference.frames(variant.interval_ps)
-    guards: _Guards = {v.name: {r.name: FrameGuard(r.system) for r in references} for v in variants}
+    guards: _Guards = {
+        v.name: {r.name: FrameGuard(r.system, r.runs[0].structure) for r in references}
+        for v in variants
+    }
     drawn = _draw(model, references, variants, options, stride_ps, guards)
     tables = [
         {"interval_ps": interval, **vars(_compare(references, variants, drawn, interval, options))}
@@ -162,12 +174,13 @@ def evaluate_rollouts(
             **vars(options),
             "stride_ps": stride_ps,
             "samplers": {
-                variant.name: vars(chosen_sampler(model, variant.sampler, options.steps))
+                variant.name: vars(options.of_sampler(variant.sampler).of(model))
                 for variant in variants
             },
         },
         "tables": tables,
         "trajectories": made,
+        "beyond_training": _beyond_training(model, references),
         "refused_frames": {
             row: {name: guard.refused for name, guard in own.items()} for row, own in guards.items()
         },
@@ -177,6 +190,15 @@ def evaluate_rollouts(
         typer.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
         _print(report)
+
+
+def _beyond_training(model: ATMOSModel, references: Sequence[Reference]) -> dict[str, list[str]]:
+    """Say by target what the model was not trained on; measuring it is allowed."""
+    domain = model.card.domain
+    if domain is None:
+        return {}
+    found = {own.name: domain.objections(own.system.residues) for own in references}
+    return {name: objections for name, objections in found.items() if objections}
 
 
 def _check_temperature(model: ATMOSModel, trajectory: BiomolecularTrajectory) -> None:
@@ -196,12 +218,12 @@ def _variants(
 ) -> list[_Variant]:
     found = []
     for sampler in SAMPLERS if options.ablation else (options.sampler,):
-        config = chosen_sampler(model, sampler, options.steps)
+        config = options.of_sampler(sampler).of(model)
         name = "sde" if config.gamma_0 else "ode"
         found.append(_Variant(name, sampler, None, stride_ps))
         if interpolator is not None:
             # Refused now rather than after the first roll-outs.
-            chosen_sampler(interpolator, sampler, options.steps)
+            options.of_sampler(sampler).of(interpolator)
             steps = max(1, interpolator.network.config.max_remaining)
             fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
             found.append(_Variant(f"{name}, bi-level", sampler, interpolator, fine_ps))
@@ -268,7 +290,7 @@ def _rollouts(
     guard: FrameGuard,
 ) -> tuple[Rollout, Rollout | None]:
     def make(network: ATMOSModel, lag_ps: float) -> Rollout:
-        sampler = chosen_sampler(network, variant.sampler, options.steps)
+        sampler = options.of_sampler(variant.sampler).of(network)
         return make_rollout(network, reference.system, lag_ps, sampler, guard, options.redraws)
 
     fine = None
@@ -332,23 +354,15 @@ def _seconds_per_frame(drawn: Mapping[str, Sequence[Generated]]) -> float | None
 def _print(report: Mapping[str, Any]) -> None:
     console = Console()
     for table in report["tables"]:
-        rows = table["rows"]
-        shown = Table(
-            "",
-            *(row["row"] for row in rows),
-            title=f"frames {table['interval_ps']:g} ps apart",
-            caption="reference: molecular dynamics against molecular dynamics, what a perfect "
-            "model would get. shuffled: its frames in random order. static: the start.",
-        )
-        for column in rows[0]:
-            if column != "row" and any(row[column] is not None for row in rows):
-                shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
-        print_table(shown)
+        print_comparison(table)
     for name, seconds in report["seconds_per_frame"].items():
         if seconds is not None:
             console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)
     for name, refused in report["refused_frames"].items():
         console.print(f"{name}: {sum(refused.values())} frames drawn in vain", highlight=False)
+    for name, objections in report["beyond_training"].items():
+        text = f"{name} is beyond the training of the model: {'; '.join(objections)}"
+        console.print(text, highlight=False, markup=False)
     for entry in report["trajectories"]:
         for reason in _complaints(entry):
             text = f"{entry['row']}, {entry['target']}, run {entry['run']}, copy {entry['copy']}"
@@ -362,7 +376,3 @@ def _complaints(entry: Mapping[str, Any]) -> list[str]:
     if entry["stopped"] is not None:
         found.append(f"stopped after {entry['frames']} frames: {entry['stopped']}")
     return found
-
-
-def _cell(value: float | int | None) -> str:
-    return "–" if value is None else f"{value:.3g}"

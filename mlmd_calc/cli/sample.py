@@ -6,6 +6,7 @@ import json
 import secrets
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
@@ -18,14 +19,26 @@ from rich.text import Text
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.cli.run import Device, Json, Out, Seed
 from mlmd_calc.cli.tables import print_table
-from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
 from mlmd_calc.files import write_json
 
 if TYPE_CHECKING:
     from mlmd_calc.biomolecules import BondedStructure
     from mlmd_calc.sampling import SamplingRun
+    from mlmd_calc.sampling.quality import FrameQuality
 
 SUMMARY_FILE: Final = "summary.json"
+
+_TOLERATED: Final = 0.05
+"""Share of unsound frames up to which a run is not poor."""
+_FAULTS: Final = {
+    "flipped": "mirror images",
+    "bonds": "bonds",
+    "angles": "angles",
+    "isomerised": "cis/trans",
+    "contacts": "clashes",
+}
+"""What to call what is wrong with frames."""
 
 _WITH_RESTART: Final = ("out", "frames", "restart", "as_json")
 """Options that make sense when a run is continued."""
@@ -34,8 +47,8 @@ _Input: TypeAlias = Annotated[
     str | None,
     typer.Argument(
         metavar="INPUT",
-        help="The start: a PDB or mmCIF file, a SMILES as smiles:CCO, or a peptide with caps as "
-        "sequence:AAG for Ace-AAG-Nme.",
+        help="The start: a PDB or mmCIF file, a peptide with caps as sequence:AAG for Ace-AAG-Nme, "
+        "or a SMILES as smiles:CCO, for models that know small molecules.",
     ),
 ]
 _Model: TypeAlias = Annotated[
@@ -68,12 +81,32 @@ _Steps: TypeAlias = Annotated[
     int | None,
     typer.Option("--steps", help="Denoiser calls per frame. Default: that of the model."),
 ]
+_NoiseScale: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--noise-scale",
+        help="Factor on the sampler's noise: higher is faster and refused more often. Default: "
+        "that of the model.",
+    ),
+]
+_StepScale: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--step-scale", help="Factor on the sampler's steps. Default: that of the model."),
+]
 _Redraws: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--redraws",
-        help="Times that a frame with a mirror image, a clash or a broken bond is drawn again; 0 "
-        "keeps every frame. (20)",
+        help="Times that a frame that no simulation would visit (mirror images, changed bonds and "
+        "angles, cis peptide bonds, clashes) is drawn again before the run ends; 0 keeps every "
+        "frame. (100)",
+    ),
+]
+_Beyond: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--beyond-training",
+        help="Sample molecules, too, that are not like those the model was trained on.",
     ),
 ]
 _Ligand: TypeAlias = Annotated[
@@ -117,7 +150,10 @@ def sample(
     stride: _Stride = None,
     sampler: _Sampler = None,
     steps: _Steps = None,
+    noise_scale: _NoiseScale = None,
+    step_scale: _StepScale = None,
     redraws: _Redraws = None,
+    beyond_training: _Beyond = False,
     ligand: _Ligand = None,
     seed: Seed = None,
     out: Out = Path("mlmd-sample"),
@@ -153,6 +189,8 @@ def sample(
             stride_ps=stride,
             sampler=sampler,
             steps=steps,
+            noise_scale=noise_scale,
+            step_scale=step_scale,
             redraws=REDRAWS if redraws is None else redraws,
             seed=seed,
             format=trajectory_format,
@@ -161,16 +199,22 @@ def sample(
             device=device,
             dtype=dtype,
             ligands=_ligands(ligand),
+            beyond_training=beyond_training,
         )
         run = SamplingRun.start(out, job, read_start(start, seed))
     go_on = f"go on with: mlmd sample --restart --out {shlex.quote(str(out))}"
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     for note in run.notes:
         console.print(note, markup=False, highlight=False)
-    stopped, seconds_per_frame = _drive(run, console)
+    refusal = None
+    try:
+        stopped, seconds_per_frame = _drive(run, console)
+    except RefusedFramesError as error:
+        stopped, seconds_per_frame, refusal = 0, None, str(error)
     advise(f"{run.frame} frames of each trajectory are kept in {out}; {go_on}")
     summary = {
-        "verdict": "interrupted" if stopped else _verdict(run.quality.state_dict()),
+        "verdict": "interrupted" if stopped else _verdict(run.quality, refusal),
+        "ended_early": refusal,
         **run.summary(),
         "seconds_per_frame": seconds_per_frame,
     }
@@ -249,10 +293,10 @@ def _refuse_other_options(context: typer.Context) -> None:
         )
 
 
-def _verdict(quality: dict[str, Any]) -> str:
-    """Judge the frames: those with clashes or mirror images are good for nothing."""
-    bad = max(quality["clashing"], quality["flipped"])
-    return "mostly broken frames" if 2 * bad > quality["frames"] else "completed"
+def _verdict(quality: FrameQuality, refusal: str | None) -> str:
+    """Judge a run by whether it came to its end, and by its frames."""
+    poor = refusal is not None or quality.unsound > _TOLERATED * quality.frames
+    return "poor" if poor else "completed"
 
 
 def _drive(run: SamplingRun, console: Console) -> tuple[int, float | None]:
@@ -266,6 +310,11 @@ def _drive(run: SamplingRun, console: Console) -> tuple[int, float | None]:
     return stopped, (time.perf_counter() - begin) / count if count else None
 
 
+def _causes(faults: Mapping[str, int]) -> str:
+    found = [f"{_FAULTS[name]} {count}" for name, count in faults.items() if count]
+    return f" ({', '.join(found)})" if found else ""
+
+
 def _table(summary: dict[str, Any]) -> Table:
     quality, job = summary["quality"], summary["job"]
     seconds, paths = summary["seconds_per_frame"], summary["trajectories"]
@@ -273,9 +322,10 @@ def _table(summary: dict[str, Any]) -> Table:
         "verdict": summary["verdict"],
         "sampled": f"{job['replicas']} × {summary['frame']} frames, "
         f"{summary['interval_ps']:g} ps apart",
-        "drawn in vain": f"{summary['refused']} frames",
-        "with mirror images": f"{quality['flipped']} of {quality['frames']} frames",
-        "with clashes": f"{quality['clashing']} of {quality['frames']} frames",
+        "ended early": summary["ended_early"] or "",
+        "drawn in vain": f"{summary['refused']} frames{_causes(summary['faults'])}",
+        "unsound": f"{quality['unsound']} of {quality['frames']} frames"
+        f"{_causes(quality['faults'])}",
         "largest bond deviation": f"{quality['bond_deviation']:.3f} Å",
         "speed": "" if seconds is None else f"{seconds:.3g} s per frame",
         "seed": str(job["seed"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -12,6 +13,7 @@ from ase.data import chemical_symbols
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
+from mlmd_calc.biomolecules.domain import refuse_objections
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -65,13 +67,16 @@ class ATMOSPropagator(Propagator):
     langevin_steps
         Steps of 0.5 fs of Langevin dynamics after that, at the temperature of the thermostat and
         with a friction of 5/ps; 0 for none.
+    beyond_training
+        Warn where the system is not like those the model was trained on, instead of refusing it.
 
     Raises
     ------
     ConfigError
         If the model is an interpolator, or does not know the stride.
     InputError
-        If the system has water or ions, or elements that the model does not know.
+        If the system has water or ions, or the model does not know its elements or its kind of
+        molecule.
     """
 
     stochastic = True
@@ -86,6 +91,7 @@ class ATMOSPropagator(Propagator):
         sampler: SamplerConfig | None = None,
         minimise_steps: int = 100,
         langevin_steps: int = 1000,
+        beyond_training: bool = False,
     ) -> None:
         if model.network.config.max_remaining:
             raise ConfigError(
@@ -102,7 +108,8 @@ class ATMOSPropagator(Propagator):
                 f"minimise_steps={minimise_steps} and langevin_steps={langevin_steps}; neither may "
                 "be negative"
             )
-        check_elements(model, system)
+        for objection in check_molecule(model, system, beyond_training):
+            warnings.warn(f"beyond the training of the model: {objection}", stacklevel=2)
         self.model = model
         self.system = system
         self.minimise_steps = minimise_steps
@@ -263,6 +270,34 @@ def check_elements(model: ATMOSModel, system: MolecularSystem) -> None:
             f"the model does not know {', '.join(chemical_symbols[z] for z in unknown)}; it was "
             f"trained on {', '.join(chemical_symbols[z] for z in known)}"
         )
+
+
+def check_molecule(model: ATMOSModel, system: MolecularSystem, beyond_training: bool) -> list[str]:
+    """Refuse a system that a model does not know.
+
+    Parameters
+    ----------
+    model, system
+        The model and what it is to move.
+    beyond_training
+        Refuse nothing but unknown elements.
+
+    Returns
+    -------
+    list of str
+        What is beyond the training of the model, one sentence each; only with ``beyond_training``.
+
+    Raises
+    ------
+    InputError
+        With what the model does not know, and what to do.
+    """
+    check_elements(model, system)
+    domain = model.card.domain
+    objections = [] if domain is None else domain.objections(system.residues)
+    if not beyond_training:
+        refuse_objections(objections, model.card.name or model.source)
+    return objections
 
 
 class Chirality(Check):

@@ -44,6 +44,7 @@ def load_propagator(
     potential: ForceModel | str | os.PathLike[str] | None = None,
     rotation: str | None = None,
     stride_ps: float | None = None,
+    beyond_training: bool = False,
 ) -> Propagator:
     """Load a propagator of any kind.
 
@@ -70,6 +71,9 @@ def load_propagator(
         ATOM: see :class:`ATOMPropagator`.
     stride_ps
         ATMOS: time between frames, of models that know several.
+    beyond_training
+        ATMOS: warn where the molecule is not like those the model was trained on, instead of
+        refusing it.
 
     Raises
     ------
@@ -100,7 +104,9 @@ def load_propagator(
                 f"{name!r} is an ATMOS model, which needs to know residues and bonds of the "
                 "molecule: give structure=, such as the PDB file or ASE atoms"
             )
-        return ATMOSPropagator(model, as_system(structure), stride_ps=stride_ps)
+        return ATMOSPropagator(
+            model, as_system(structure), stride_ps=stride_ps, beyond_training=beyond_training
+        )
     if isinstance(model, OperatorModel):
         raise ConfigError(
             f"model {name!r} is the published operator, which predicts mean positions of heavy "
@@ -112,8 +118,9 @@ def load_propagator(
             f"model {model.source!r} is {kind.title} and propagates nothing; load it with "
             f"mlmd_calc.{kind.loader}, or name a propagator"
         )
-    if stride_ps is not None:
-        raise ConfigError(f"stride_ps is an option of ATMOS models, and {name!r} is not one")
+    for option, given in {"stride_ps": stride_ps, "beyond_training": beyond_training}.items():
+        if given is not None and given is not False:
+            raise ConfigError(f"{option} is an option of ATMOS models, and {name!r} is not one")
     if potential is None and model.network.config.accelerations:
         potential = model.card.recommended.get("potential")
     if isinstance(potential, str | os.PathLike):

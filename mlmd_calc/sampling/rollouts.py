@@ -2,32 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
-from mlmd_calc.propagation.atmos import check_elements
 from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.zoo import ATMOSModel
 
 SAMPLERS: Final = ("sde", "ode")
-REDRAWS: Final = 20
+REDRAWS: Final = 100
 """Times that a refused frame is drawn again unless something else is asked for."""
 
 
-def check_sampler(name: str | None) -> None:
-    """Refuse an unknown sampler.
+@dataclass(frozen=True)
+class SamplerOptions:
+    """What of the sampler of a model is changed; None leaves it as it is.
+
+    Attributes
+    ----------
+    name
+        "sde" or "ode".
+    steps
+        Denoiser calls per frame.
+    noise_scale
+        Factor on the noise of the steps of "sde"; the higher, the faster structures change, and the
+        more often a frame is refused.
+    step_scale
+        Factor on the steps.
 
     Raises
     ------
     ConfigError
-        If it is none of :data:`SAMPLERS`, nor None for that of the model.
+        If a value is not allowed.
     """
-    if name not in (None, *SAMPLERS):
-        raise ConfigError(f"sampler {name!r}; choose one of {', '.join(SAMPLERS)}, or leave it out")
+
+    name: str | None = None
+    steps: int | None = None
+    noise_scale: float | None = None
+    step_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in (None, *SAMPLERS):
+            raise ConfigError(
+                f"sampler {self.name!r}; choose one of {', '.join(SAMPLERS)}, or leave it out"
+            )
+
+    def of(self, model: ATMOSModel) -> SamplerConfig:
+        """Return the sampler of a model with these changes.
+
+        Raises
+        ------
+        ConfigError
+            If a value is not allowed, or noise is wanted from a sampler that adds none.
+        """
+        config = model.network.config.sampler
+        if self.name == "sde" and config.gamma_0 == 0.0:
+            raise ConfigError(
+                f"the sampler of model {model.card.name or model.source!r} adds no noise "
+                "(gamma_0=0); use sampler 'ode'"
+            )
+        if self.name == "ode":
+            config = config.ode()
+        if self.noise_scale is not None and config.gamma_0 == 0.0:
+            raise ConfigError(
+                f"noise_scale={self.noise_scale:g}, but the sampler 'ode' adds no noise; leave it "
+                "out, or use sampler 'sde'"
+            )
+        given = {
+            name: value
+            for name in ("steps", "noise_scale", "step_scale")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(config, **given)
 
 
 def check_redraws(count: int) -> None:
@@ -40,35 +89,6 @@ def check_redraws(count: int) -> None:
     """
     if count < 0:
         raise ConfigError(f"redraws={count}; it must not be negative, and 0 keeps every frame")
-
-
-def chosen_sampler(model: ATMOSModel, name: str | None, steps: int | None) -> SamplerConfig:
-    """Sampler of a model with the changes that were asked for.
-
-    Parameters
-    ----------
-    model
-        The model.
-    name
-        "sde" or "ode"; None for that of the model.
-    steps
-        Denoiser calls per frame; None for those of the model.
-
-    Raises
-    ------
-    ConfigError
-        If the name is unknown, or noise is wanted from a sampler that adds none.
-    """
-    check_sampler(name)
-    config = model.network.config.sampler
-    if steps is not None:
-        config = replace(config, steps=steps)
-    if name == "sde" and config.gamma_0 == 0.0:
-        raise ConfigError(
-            f"the sampler of model {model.card.name or model.source!r} adds no noise "
-            "(gamma_0=0); use sampler 'ode'"
-        )
-    return config.ode() if name == "ode" else config
 
 
 def make_rollout(
@@ -94,12 +114,7 @@ def make_rollout(
     redraws
         How often a frame that the guard refuses is drawn again.
 
-    Raises
-    ------
-    InputError
-        If the model does not know an element.
     """
-    check_elements(model, system)
     return Rollout(
         model.network,
         system.features,

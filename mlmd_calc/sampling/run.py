@@ -17,14 +17,13 @@ from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_syste
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.files import FolderLock, read_json, write_json
 from mlmd_calc.models.atmos.rollout import Rollout
-from mlmd_calc.propagation.atmos import trained_stride_ps
+from mlmd_calc.propagation.atmos import check_molecule, trained_stride_ps
 from mlmd_calc.propagation.restart import check_identity, read_restart, write_restart
 from mlmd_calc.sampling.quality import FrameGuard, FrameQuality
 from mlmd_calc.sampling.rollouts import (
     REDRAWS,
+    SamplerOptions,
     check_redraws,
-    check_sampler,
-    chosen_sampler,
     make_rollout,
 )
 from mlmd_calc.sampling.trajectories import Trajectories
@@ -61,8 +60,11 @@ class SamplingJob:
         "sde" or "ode"; None for that of the models.
     steps
         Denoiser calls per frame; None for those of the models.
+    noise_scale, step_scale
+        Factors on noise and steps of the sampler; None for those of the models.
     redraws
-        How often a frame with a mirror image, a clash or a broken bond is drawn again.
+        How often a frame that a :class:`~mlmd_calc.sampling.quality.FrameGuard` refuses is drawn
+        again before the run ends; 0 keeps every frame.
     seed
         Seed of all random numbers.
     format
@@ -75,6 +77,8 @@ class SamplingJob:
         Of the networks.
     ligands
         SMILES by residue name.
+    beyond_training
+        Sample molecules, too, that are not like those the models were trained on.
 
     Raises
     ------
@@ -90,6 +94,8 @@ class SamplingJob:
     stride_ps: float | None = None
     sampler: str | None = None
     steps: int | None = None
+    noise_scale: float | None = None
+    step_scale: float | None = None
     redraws: int = REDRAWS
     seed: int = 0
     format: str = "xtc"
@@ -98,14 +104,19 @@ class SamplingJob:
     device: str = "auto"
     dtype: str = "float32"
     ligands: dict[str, str] | None = None
+    beyond_training: bool = False
 
     def __post_init__(self) -> None:
         checked_format(self.format)
         for name in ("frames", "replicas", "keyframes_per_checkpoint"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
-        check_sampler(self.sampler)
         check_redraws(self.redraws)
+        self.sampler_options()
+
+    def sampler_options(self) -> SamplerOptions:
+        """Return what of the samplers of the models is changed."""
+        return SamplerOptions(self.sampler, self.steps, self.noise_scale, self.step_scale)
 
 
 class SamplingRun:
@@ -126,8 +137,12 @@ class SamplingRun:
         job = replace(job, model=model.source, interpolator=None if fine is None else fine.source)
         self.folder, self.job, self._structure = folder, job, structure
         self.system = build_system(structure, job.ligands)
-        self._guard = FrameGuard(self.system)
-        self.checksums = [each.sha256 for each in (model, fine) if each is not None]
+        self._guard = FrameGuard(self.system, structure)
+        models = [each for each in (model, fine) if each is not None]
+        self.checksums = [each.sha256 for each in models]
+        self._warnings = [
+            note for each in models for note in _objections(each, self.system, job.beyond_training)
+        ]
         stride_ps = trained_stride_ps(model, job.stride_ps)
         self._trajectories = Trajectories(
             self._rollout(model, stride_ps),
@@ -151,10 +166,10 @@ class SamplingRun:
             for k in range(job.replicas)
         ]
         self.frame = 0
-        self.quality = FrameQuality(self.system)
+        self.quality = FrameQuality(self.system, structure)
 
     def _rollout(self, model: ATMOSModel, stride_ps: float) -> Rollout:
-        sampler = chosen_sampler(model, self.job.sampler, self.job.steps)
+        sampler = self.job.sampler_options().of(model)
         return make_rollout(model, self.system, stride_ps, sampler, self._guard, self.job.redraws)
 
     def _interpolator(self, model: ATMOSModel, keyframe_stride_ps: float) -> Rollout:
@@ -177,9 +192,13 @@ class SamplingRun:
     @property
     def notes(self) -> list[str]:
         """Sentences on what was left out or assumed."""
-        notes = list(self.system.notes)
+        notes = [*self.system.notes, *dict.fromkeys(self._warnings)]
         if self.job.hydrogens and not len(self.system.hydrogens.hydrogens):
             notes.append("The start has no hydrogens; heavy atoms are written.")
+        notes.append(
+            "Energies of single frames lie far above those of molecular dynamics; minimise before "
+            "computing any."
+        )
         return notes
 
     def summary(self) -> dict[str, Any]:
@@ -191,7 +210,7 @@ class SamplingRun:
             "frame": self.frame,
             "interval_ps": self.interval_ps,
             "quality": self.quality.state_dict(),
-            "refused": self._guard.refused,
+            **self._guard.state_dict(),
             "trajectories": [str(path) for path in self.paths],
             "notes": self.notes,
         }
@@ -278,6 +297,11 @@ class SamplingRun:
             known,
             remedy="bring back the files of this run, or start a new one",
         )
+        if "guard" not in stored:
+            raise ModelFileError(
+                f"the run in {folder} was started by an earlier version of mlmd, which judged "
+                "frames otherwise; finish it with that one, or start a new run"
+            )
         job = SamplingJob(**stored["job"])
         if frames is not None:
             job = replace(job, frames=frames)
@@ -294,7 +318,7 @@ class SamplingRun:
             )
         run.frame = stored["frame"]
         run.quality.load_state_dict(stored["quality"])
-        run._guard.refused = stored["refused"]
+        run._guard.load_state_dict(stored["guard"])
         run._trajectories.load_state_dict(stored["trajectories"])
         for file, size in zip(run._files, stored["sizes"], strict=True):
             file.cut(size)
@@ -330,7 +354,7 @@ class SamplingRun:
                 "checksums": self.checksums,
                 "frame": self.frame,
                 "quality": self.quality.state_dict(),
-                "refused": self._guard.refused,
+                "guard": self._guard.state_dict(),
                 "sizes": [file.size for file in self._files],
                 "trajectories": self._trajectories.state_dict(),
             },
@@ -358,8 +382,8 @@ class SamplingRun:
         Raises
         ------
         PredictionError
-            If a network draws a frame that is not finite. All before it, up to a checkpoint, are in
-            the files.
+            If a network draws a frame that is not finite, or all draws of a frame are refused
+            (RefusedFramesError). All frames before it, up to a checkpoint, are in the files.
         """
         per_keyframe = self._trajectories.frames_per_keyframe
         while self.frame < self.job.frames:
@@ -386,6 +410,17 @@ def _refuse_run(folder: Path) -> None:
         raise ConfigError(
             f"{folder} holds a run already; continue it with --restart, or give another folder"
         )
+
+
+def _objections(model: ATMOSModel, system: MolecularSystem, beyond_training: bool) -> list[str]:
+    """Sentences on what a model does not know of the molecule."""
+    found = check_molecule(model, system, beyond_training)
+    if model.card.domain is None:
+        return [
+            f"The card of {model.card.name or model.source!r} does not tell which molecules it "
+            "was trained on; whether it knows this one is unknown."
+        ]
+    return [f"Beyond the training of the model: {objection}." for objection in found]
 
 
 def _written_atoms(

@@ -11,6 +11,7 @@ import ase.data
 from rich.table import Table
 from rich.text import Text
 
+from mlmd_calc.biomolecules.domain import Domain
 from mlmd_calc.electrons import TrainedState
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import check_count, check_depth, check_types, refuse_unknown, shown
@@ -42,6 +43,8 @@ class ModelCard:
         Atomic numbers the model was trained on; None when unknown.
     electronic_states
         Charges and multiplicities the model was trained on; None when unknown.
+    domain
+        Biomolecules that an ATMOS model was trained on; None when unknown.
     recommended
         Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype", and
         for propagators the force field "potential", the time step "stride_fs" and a Langevin
@@ -94,6 +97,7 @@ class ModelCard:
     description: str = ""
     elements: tuple[int, ...] | None = None
     electronic_states: tuple[TrainedState, ...] | None = None
+    domain: Domain | None = None
     recommended: dict[str, Any] = field(default_factory=dict)
     strides_ps: tuple[float, ...] = ()
     temperature_K: float | None = None  # noqa: N815
@@ -149,6 +153,7 @@ class ModelCard:
         if self.electronic_states is not None:
             values["electronic_states"] = list(values["electronic_states"])
         values["strides_ps"] = list(self.strides_ps)
+        values["domain"] = None if self.domain is None else self.domain.to_dict()
         return values
 
     @classmethod
@@ -167,6 +172,8 @@ class ModelCard:
         states = values.get("electronic_states")
         if isinstance(states, list):
             values["electronic_states"] = tuple(_trained_state(state) for state in states)
+        if values.get("domain") is not None and not isinstance(values["domain"], Domain):
+            values["domain"] = Domain.from_dict(values["domain"])
         return cls(**values)
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -174,6 +181,7 @@ class ModelCard:
         texts = {item.name: _text(getattr(self, item.name)) for item in fields(self)}
         texts["elements"] = "unknown" if self.elements is None else _symbols(self.elements)
         texts["electronic_states"] = "\n".join(map(str, self.electronic_states or ()))
+        texts["domain"] = "" if self.domain is None else str(self.domain)
         texts["parameters"] = f"{self.parameters:,}" if self.parameters else ""
         texts["strides_ps"] = ", ".join(f"{stride:g} ps" for stride in self.strides_ps)
         texts["temperature_K"] = "" if self.temperature_K is None else f"{self.temperature_K:g} K"
@@ -182,6 +190,7 @@ class ModelCard:
         texts["largest_gap_A"] = "" if gap is None else f"{gap:.2f} Å"
         labels = {
             "electronic_states": "charges, spins",
+            "domain": "molecules",
             "closest_contact": "closest atoms",
             "largest_gap_A": "largest gap",
             "level_of_theory": "level of theory",

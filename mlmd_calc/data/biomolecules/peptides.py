@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
 from mlmd_calc.biomolecules.residues import EXCHANGED
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError
@@ -28,6 +29,8 @@ _LAST_CAP: Final = {"N": "N", "CA": "C"}
 
 _WHY: Final = "build peptides"
 _ATTEMPTS: Final = 100
+_MMFF_STEPS: Final = 100
+"""Enough for bonds and angles; the torsions stay about what was embedded."""
 _TRANS: Final = np.deg2rad(150.0)
 """Smallest |ω| of a peptide bond that counts as trans."""
 
@@ -51,9 +54,10 @@ def peptide_name(sequence: str) -> str:
 def capped_peptide(sequence: str, seed: int) -> BondedStructure:
     """Build a peptide of L-amino acids between acetyl and N-methyl, protonated as at pH 7.
 
-    All peptide bonds are trans, histidine is neutral with its hydrogen on NE2, and no atoms
-    overlap. The conformer is a random one of ETKDGv3 (Wang, Witek, Landrum and Riniker, J. Chem.
-    Inf. Model. 60, 2044 (2020)) and depends on the version of RDKit.
+    All peptide bonds are trans, histidine is neutral with its hydrogen on NE2, no atoms overlap,
+    and all atoms have the names of the Protein Data Bank. The conformer is a random one of ETKDGv3
+    (Wang, Witek, Landrum and Riniker, J. Chem. Inf. Model. 60, 2044 (2020)), whose bonds and angles
+    a few steps of MMFF94 put right, and depends on the version of RDKit.
 
     Parameters
     ----------
@@ -77,10 +81,12 @@ def capped_peptide(sequence: str, seed: int) -> BondedStructure:
     name = peptide_name(sequence)
     molecule = _molecule(sequence)
     embedding = require("rdkit.Chem.rdDistGeom", extra="data", why=_WHY)
+    force_fields = require("rdkit.Chem.rdForceFieldHelpers", extra="data", why=_WHY)
     parameters = embedding.ETKDGv3()
     for attempt_seed in np.random.default_rng(seed).integers(2**31, size=_ATTEMPTS).tolist():
         parameters.randomSeed = attempt_seed
         if embedding.EmbedMolecule(molecule, parameters) == 0:
+            force_fields.MMFFOptimizeMolecule(molecule, maxIters=_MMFF_STEPS)
             structure = _structure(molecule)
             heavy = structure.positions[None, structure.numbers > 1]
             if _is_trans(structure) and clashes(heavy)[0] == 0:
@@ -124,7 +130,7 @@ def _structure(molecule: Any) -> BondedStructure:
     info = [atom.GetPDBResidueInfo() for atom in atoms]
     residue_names = {entry.GetResidueNumber(): entry.GetResidueName() for entry in info}
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
-    return BondedStructure(
+    structure = BondedStructure(
         names=tuple(
             # RDKit has the names that the networks have.
             EXCHANGED.get(
@@ -142,6 +148,7 @@ def _structure(molecule: Any) -> BondedStructure:
         charges=np.array([atom.GetFormalCharge() for atom in atoms], dtype=np.int64),
         positions=np.array(molecule.GetConformer().GetPositions())[order],
     )
+    return with_hydrogen_names(structure)
 
 
 def _is_trans(structure: BondedStructure) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.data.molecules import molecule_from_smiles, start_structures
@@ -12,6 +16,8 @@ from mlmd_calc.optional import require
 
 def structure_from_smiles(smiles: str, name: str = "MOL", seed: int = 0) -> BondedStructure:
     """Build one molecule with RDKit; heavy atoms as written, then hydrogens.
+
+    Atoms are named by element and counter, as C1, C2, O1, H1.
 
     Parameters
     ----------
@@ -40,7 +46,7 @@ def structure_from_smiles(smiles: str, name: str = "MOL", seed: int = 0) -> Bond
     charges = np.zeros(count, dtype=np.int64)
     charges[: len(formal)] = formal
     return BondedStructure(
-        names=("",) * count,
+        names=_names(built.numbers),
         numbers=built.numbers.astype(np.int64),
         residues=np.zeros(count, dtype=np.int64),
         residue_names=(name,),
@@ -51,3 +57,13 @@ def structure_from_smiles(smiles: str, name: str = "MOL", seed: int = 0) -> Bond
         charges=charges,
         positions=built.positions[0],
     )
+
+
+def _names(numbers: NDArray[np.int64]) -> tuple[str, ...]:
+    counts: Counter[str] = Counter()
+    names = []
+    for number in numbers.tolist():
+        symbol = chemical_symbols[number].upper()
+        counts[symbol] += 1
+        names.append(f"{symbol}{counts[symbol]}")
+    return tuple(names)

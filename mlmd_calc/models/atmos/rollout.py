@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.errors import InputError, PredictionError, RefusedFramesError
 from mlmd_calc.models.atmos.config import SamplerConfig
 from mlmd_calc.models.atmos.features import Features, Memory
 from mlmd_calc.models.atmos.losses import align
@@ -37,7 +37,8 @@ class Rollout:
         Tells which frames ``(b, a, 3)`` Å to keep, as ``(b,)`` bool; None keeps all.
     redraws
         A frame that is not to be kept is drawn again up to this many times. What is kept is then a
-        draw from the network's distribution over acceptable frames. The last draw is kept anyway.
+        draw from the network's distribution over acceptable frames; where none is, an error is
+        raised. 0 keeps every frame.
 
     Raises
     ------
@@ -112,6 +113,8 @@ class Rollout:
         ------
         PredictionError
             If a frame is not finite.
+        RefusedFramesError
+            If every draw of a frame was refused.
         """
         return self._advance(self._renewed(memory), positions, generators)
 
@@ -139,6 +142,8 @@ class Rollout:
             If the network is no interpolator.
         PredictionError
             If a frame is not finite.
+        RefusedFramesError
+            If every draw of a frame was refused.
         """
         steps = self.network.config.max_remaining
         if not steps:
@@ -193,21 +198,31 @@ class Rollout:
             remaining=filled(remaining, torch.long),
         )
         frames = self._draw(memory, generators)
-        rows = list(range(count))
-        for _ in range(self.redraws):
-            rows = [rows[index] for index in self._refused(frames[rows])]
-            if not rows:
-                break
-            again = Memory(*(part[rows] for part in memory))
-            frames[rows] = self._draw(again, [generators[row] for row in rows])
+        if self.accept is not None and self.redraws:
+            self._redraw(frames, memory, generators, self.accept)
         weights = torch.ones(frames.shape[:2], dtype=frames.dtype)
         return memory, align(frames, positions.double().cpu(), weights)
 
-    def _refused(self, frames: Tensor) -> list[int]:
-        """Return the indices of frames that are not to be kept."""
-        assert self.accept is not None
-        refused: list[int] = (~self.accept(frames)).nonzero()[:, 0].tolist()
-        return refused
+    def _redraw(
+        self,
+        frames: Tensor,
+        memory: Memory,
+        generators: Sequence[torch.Generator],
+        accept: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Replace frames that are not to be kept."""
+        rows = list(range(len(frames)))
+        for left in range(self.redraws, -1, -1):
+            refused: list[int] = (~accept(frames[rows])).nonzero()[:, 0].tolist()
+            rows = [rows[index] for index in refused]
+            if not rows:
+                return
+            if left:
+                again = Memory(*(part[rows] for part in memory))
+                frames[rows] = self._draw(again, [generators[row] for row in rows])
+        raise RefusedFramesError(
+            f"a frame was drawn {self.redraws + 1} times, and refused every time"
+        )
 
     def _draw(self, memory: Memory, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw ``(b, a, 3)`` float64 Å on the CPU in arbitrary poses."""

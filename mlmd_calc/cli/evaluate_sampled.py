@@ -1,0 +1,100 @@
+"""`mlmd evaluate --sampled`: trajectories that exist already, beside molecular dynamics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from mlmd_calc.analysis.ensembles import Frames
+from mlmd_calc.analysis.rollouts import Reference, compare_rollouts, group_runs
+from mlmd_calc.biomolecules import MolecularSystem
+from mlmd_calc.cli.tables import print_table
+from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+from mlmd_calc.errors import InputError
+
+
+def evaluate_sampled(
+    trajectories: Sequence[BiomolecularTrajectory],
+    sampled: Sequence[BiomolecularTrajectory],
+    *,
+    seed: int = 0,
+    as_json: bool = False,
+) -> None:
+    """Compare trajectories that exist already with molecular dynamics, and print the table.
+
+    Parameters
+    ----------
+    trajectories
+        Molecular dynamics; runs of one molecule and temperature are taken together.
+    sampled
+        What to judge, of one of the molecules: runs with the same time between frames.
+    seed
+        Seed of the frames that are drawn for comparisons.
+    as_json
+        Print JSON.
+
+    Raises
+    ------
+    InputError
+        If a molecule is not among the references, or times do not fit.
+    """
+    intervals = sorted({own.dt_ps for own in sampled})
+    if len(intervals) > 1:
+        raise InputError(
+            f"the sampled trajectories have frames {', '.join(f'{dt:g}' for dt in intervals)} ps "
+            "apart; give those with one interval at a time"
+        )
+    references = group_runs(trajectories)
+    frames: dict[str, list[Frames]] = {}
+    for own in sampled:
+        name = _reference_of(own, references)
+        frames.setdefault(name, []).append(own.positions.astype(np.float64))
+    judged = [reference for reference in references if reference.name in frames]
+    report = compare_rollouts(judged, {"sampled": frames}, intervals[0], seed=seed)
+    table = {"interval_ps": intervals[0], **vars(report)}
+    if as_json:
+        typer.echo(json.dumps({"tables": [table]}, indent=2, allow_nan=False))
+    else:
+        print_comparison(table)
+
+
+def _reference_of(own: BiomolecularTrajectory, references: Sequence[Reference]) -> str:
+    """Name of the molecular dynamics of the same molecule: the same atoms in the same residues."""
+
+    def atoms(system: MolecularSystem) -> tuple[list[str], list[int], list[int]]:
+        features = system.features
+        names = [residue.name for residue in system.residues]
+        return names, features.ref_element.tolist(), features.ref_space_uid.tolist()
+
+    for reference in references:
+        if atoms(reference.system) == atoms(own.system):
+            return reference.name
+    known = ", ".join(reference.name for reference in references)
+    raise InputError(
+        f"there is no molecular dynamics of the molecule of {own.name!r}; there is that of {known}"
+    )
+
+
+def print_comparison(table: Mapping[str, Any]) -> None:
+    """Print rows of trajectories as columns."""
+    rows = table["rows"]
+    shown = Table(
+        "",
+        *(row["row"] for row in rows),
+        title=f"frames {table['interval_ps']:g} ps apart",
+        caption="reference: molecular dynamics against molecular dynamics, what a perfect "
+        "model would get. shuffled: its frames in random order. static: the start.",
+    )
+    for column in rows[0]:
+        if column != "row" and any(row[column] is not None for row in rows):
+            shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
+    print_table(shown)
+
+
+def _cell(value: float | int | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
