@@ -191,7 +191,7 @@ def test_model_without_energy_gives_zero_energy(water):
 
 
 def test_large_molecules_are_evaluated_in_parts(ethanol, monkeypatch):
-    monkeypatch.setattr(Potential, "_copies_per_call", lambda self, size: 5)
+    monkeypatch.setattr(Potential, "copies_per_call", lambda self, size: 5)
     options = {"rotation": "average", "n_rotations": 6}
     module = module_of(ethanol, **options)
     assert module.copies == 3

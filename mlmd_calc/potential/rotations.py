@@ -47,6 +47,38 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     return matrices_from_quaternions(quaternions / quaternions.norm(dim=-1, keepdim=True))
 
 
+def counted_rotation(seed: Tensor, call: Tensor) -> Tensor:
+    """Uniform random rotation ``(3, 3)``, a function of a seed and the number of the call.
+
+    Calls are counted from 1. The same numbers come from Python and from TorchScript, which this is
+    written for as well.
+
+    Three numbers of the SplitMix64 generator (Steele, Lea and Flood, OOPSLA 2014) give a turn about
+    z followed by a half turn about a random axis (Arvo, Graphics Gems III, 1992).
+
+    Parameters
+    ----------
+    seed, call
+        int64 scalars.
+    """
+    # Products and sums are meant to overflow. The shifts are arithmetic, so that the sign bits they
+    # bring in have to be removed.
+    state = 3 * call + torch.arange(3, dtype=torch.int64, device=seed.device)
+    z = seed + state * -7046029254386353131
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
+    uniform = ((z >> 11) & 0x1FFFFFFFFFFFFF).to(torch.float64) * 2.0**-53
+    zero, one = torch.zeros_like(uniform[0]), torch.ones_like(uniform[0])
+    angles = 2.0 * math.pi * uniform
+    c, s = angles[0].cos(), angles[0].sin()
+    about_z = torch.stack([c, s, zero, -s, c, zero, zero, zero, one]).reshape(3, 3)
+    side = uniform[2].sqrt()
+    axis = torch.stack([angles[1].cos() * side, angles[1].sin() * side, (1.0 - uniform[2]).sqrt()])
+    half_turn = 2.0 * axis[:, None] * axis - torch.eye(3, dtype=axis.dtype, device=axis.device)
+    return half_turn @ about_z
+
+
 def random_reflections(count: int, generator: torch.Generator) -> Tensor:
     """Draw Householder reflections ``I - 2 n nᵀ`` with n uniform on the sphere.
 
