@@ -28,7 +28,7 @@ from mlmd_calc.files import replacing
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.results import _ABSURD_FORCE
-from mlmd_calc.potential.rotations import counted_rotation
+from mlmd_calc.potential.rotations import counted_rotations
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
 from openmm_bridge.region import BONDS, Region
 
@@ -238,7 +238,7 @@ class _ForceModule(nn.Module):
             centred = own - own.mean(dim=0)
             turn = torch.eye(3, dtype=own.dtype, device=own.device)
             if self.random:
-                turn = counted_rotation(self.seed, self.calls)
+                turn = counted_rotations(self.seed, self.calls[None])[0]
             energy, forces = self.average(centred, self.rotations @ turn)
             if self.remove_net_force:
                 forces = forces - forces.mean(dim=0)

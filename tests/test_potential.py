@@ -22,7 +22,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.models import MDETConfig
 from mlmd_calc.potential import Evaluation, Structure, potential, structure_from_ase
 from mlmd_calc.potential.projections import remove_net_force, remove_net_torque
-from mlmd_calc.potential.rotations import counted_rotation, fixed_rotations
+from mlmd_calc.potential.rotations import counted_rotations, fixed_rotations
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Evaluation))
 
@@ -233,7 +233,7 @@ def test_random_is_the_fixed_set_turned_as_a_whole(n_rotations: int) -> None:
         remove_net_torque=False,
     )
     for call in (1, 2):
-        turn = counted_rotation(torch.tensor(3), torch.tensor(call))
+        turn = counted_rotations(torch.tensor(3), torch.tensor([call]))
         energies, forces = by_hand(atoms, (fixed_rotations(n_rotations) @ turn).numpy())
         found = source.evaluate([atoms])[0]
         np.testing.assert_allclose(found.forces, forces.mean(axis=0), atol=1e-12)

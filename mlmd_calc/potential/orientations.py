@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.potential.options import ResolvedOptions, whole
-from mlmd_calc.potential.rotations import counted_rotation, fixed_rotations
+from mlmd_calc.potential.rotations import counted_rotations, fixed_rotations
 
 _SEED_BITS: Final = 63
 
@@ -23,7 +24,7 @@ class Orientations:
     """Rotations for one call after the other: a fixed set, turned as a whole if they are random.
 
     The rotation of a call is a function of the seed and of the number of the call, see
-    :func:`~.rotations.counted_rotation`.
+    :func:`~.rotations.counted_rotations`.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class Orientations:
             self._process = os.getpid()
             self.seed = secrets.randbits(_SEED_BITS)
         self.calls += 1
-        return self.fixed @ counted_rotation(torch.tensor(self.seed), torch.tensor(self.calls))
+        return self.fixed @ _rotation(self.seed, self.calls)
 
     def state_dict(self) -> dict[str, int]:
         """State of the stream, JSON-able."""
@@ -93,6 +94,22 @@ class Orientations:
                 "with the version that wrote it, or start a new run from the last frame"
             )
         self.seed, self.calls = state["seed"], state["calls"]
+
+
+_BLOCK: Final = 64
+"""Calls whose rotations are computed together, which takes as long as for one."""
+
+
+def _rotation(seed: int, call: int) -> Tensor:
+    block, place = divmod(call, _BLOCK)
+    return _rotations(seed, block)[place]
+
+
+@functools.lru_cache(maxsize=64)
+def _rotations(seed: int, block: int) -> Tensor:
+    with torch.inference_mode(False):
+        calls = torch.arange(block * _BLOCK, (block + 1) * _BLOCK)
+        return counted_rotations(torch.tensor(seed), calls)
 
 
 def average(

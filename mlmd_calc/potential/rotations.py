@@ -20,12 +20,21 @@ from mlmd_calc.errors import ConfigError
 def matrices_from_quaternions(quaternions: Tensor) -> Tensor:
     """Turn unit quaternions ``(..., 4)``, order w, x, y, z, into matrices ``(..., 3, 3)``."""
     w, x, y, z = quaternions.unbind(-1)
-    rows = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(rows, dim=-1).reshape(*w.shape, 3, 3)
+    rows = torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        dim=-1,
+    )
+    return rows.unflatten(-1, [3, 3])
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -47,36 +56,38 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     return matrices_from_quaternions(quaternions / quaternions.norm(dim=-1, keepdim=True))
 
 
-def counted_rotation(seed: Tensor, call: Tensor) -> Tensor:
-    """Uniform random rotation ``(3, 3)``, a function of a seed and the number of the call.
+def counted_rotations(seed: Tensor, calls: Tensor) -> Tensor:
+    """Uniform random rotations, each a function of a seed and the number of a call.
 
-    Calls are counted from 1. The same numbers come from Python and from TorchScript, which this is
-    written for as well.
-
-    Three numbers of the SplitMix64 generator (Steele, Lea and Flood, OOPSLA 2014) give a turn about
-    z followed by a half turn about a random axis (Arvo, Graphics Gems III, 1992).
+    Three numbers of the SplitMix64 generator (Steele, Lea and Flood, OOPSLA 2014) give a quaternion
+    (Shoemake, Graphics Gems III, 1992). No operation mixes calls, so that a rotation is the same
+    bit by bit whichever others are asked for with it. TorchScript can read this as well.
 
     Parameters
     ----------
-    seed, call
-        int64 scalars.
+    seed
+        int64 scalar.
+    calls
+        ``(m,)`` int64.
+
+    Returns
+    -------
+    Tensor
+        ``(m, 3, 3)`` float64.
     """
     # Products and sums are meant to overflow. The shifts are arithmetic, so that the sign bits they
     # bring in have to be removed.
-    state = 3 * call + torch.arange(3, dtype=torch.int64, device=seed.device)
+    state = 3 * calls[:, None] + torch.arange(3, dtype=torch.int64, device=seed.device)
     z = seed + state * -7046029254386353131
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
     z = z ^ ((z >> 31) & 0x1FFFFFFFF)
     uniform = ((z >> 11) & 0x1FFFFFFFFFFFFF).to(torch.float64) * 2.0**-53
-    zero, one = torch.zeros_like(uniform[0]), torch.ones_like(uniform[0])
-    angles = 2.0 * math.pi * uniform
-    c, s = angles[0].cos(), angles[0].sin()
-    about_z = torch.stack([c, s, zero, -s, c, zero, zero, zero, one]).reshape(3, 3)
-    side = uniform[2].sqrt()
-    axis = torch.stack([angles[1].cos() * side, angles[1].sin() * side, (1.0 - uniform[2]).sqrt()])
-    half_turn = 2.0 * axis[:, None] * axis - torch.eye(3, dtype=axis.dtype, device=axis.device)
-    return half_turn @ about_z
+    first, second = 2.0 * math.pi * uniform[:, 1], 2.0 * math.pi * uniform[:, 2]
+    inner, outer = uniform[:, 0].sqrt(), (1.0 - uniform[:, 0]).sqrt()
+    quaternions = [outer * first.sin(), outer * first.cos()]
+    quaternions += [inner * second.sin(), inner * second.cos()]
+    return matrices_from_quaternions(torch.stack(quaternions, dim=-1))
 
 
 def random_reflections(count: int, generator: torch.Generator) -> Tensor:
