@@ -117,12 +117,10 @@ def zero_potential(kind: type[Potential]) -> Potential:
     return kind(model, device="cpu", forces="direct", rotation="random", seed=0)
 
 
-def openmm_force(backend: str, what: str, atoms: ase.Atoms) -> Any:
-    """Make the force of a back end, or None if `what` is "nothing"."""
-    if what == _NOTHING:
-        return None
+def openmm_region(atoms: ase.Atoms) -> Region:
+    """All atoms of a System without a box."""
     count = len(atoms)
-    region = Region(
+    return Region(
         numbers=atoms.numbers.astype(np.int64),
         particles=np.arange(count),
         system_size=count,
@@ -131,6 +129,13 @@ def openmm_force(backend: str, what: str, atoms: ase.Atoms) -> Any:
         periodic=False,
         parents=np.zeros(count, dtype=np.int64),
     )
+
+
+def openmm_force(backend: str, what: str, atoms: ase.Atoms) -> Any:
+    """Make the force of a back end, or None if `what` is "nothing"."""
+    if what == _NOTHING:
+        return None
+    region = openmm_region(atoms)
     potential = zero_potential(ZeroPotential if what == _BRIDGE else Potential)
     if backend == "torchscript":
         module = (

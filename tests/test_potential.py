@@ -185,6 +185,12 @@ def test_states_of_other_versions_are_refused(state: dict) -> None:
         make(seed=5).load_state_dict(state)
 
 
+def test_states_of_other_versions_matter_to_random_orientations_only() -> None:
+    plain = make(rotation="none")
+    plain.load_state_dict({"generator": "eJy9"})
+    assert plain.state_dict()["calls"] == 0
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seeds_have_a_range(seed: int) -> None:
     with pytest.raises(ConfigError, match=str(seed)):

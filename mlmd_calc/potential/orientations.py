@@ -86,6 +86,9 @@ class Orientations:
         ModelFileError
             If it is not such a state.
         """
+        if not self.random and "generator" in state:
+            # Of an earlier version, where it was stored whether or not it was drawn from.
+            return
         numbers = [state.get(name) for name in ("seed", "calls")]
         if not all(type(number) is int and 0 <= number < 2**_SEED_BITS for number in numbers):
             raise ModelFileError(

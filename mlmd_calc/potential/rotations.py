@@ -34,7 +34,8 @@ def matrices_from_quaternions(quaternions: Tensor) -> Tensor:
         ],
         dim=-1,
     )
-    return rows.unflatten(-1, [3, 3])
+    matrices: Tensor = rows.unflatten(-1, [3, 3])
+    return matrices
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:

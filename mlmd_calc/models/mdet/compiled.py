@@ -14,18 +14,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from mlmd_calc.models.mdet.kernels import attention_loops, gelu_loop
+from mlmd_calc.models.mdet.kernels import attention_gradient_loop, attention_loop, gelu_loop
 from mlmd_calc.models.mdet.loops import arrays
 from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
 from mlmd_calc.models.operations import single_operation
 
 
-def _attend(projections: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
+def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     b, n, _, _, c, h = projections.shape
-    weights = projections.new_empty(b, n if keep else 1, n, n, h)
+    weights = projections.new_empty(b, n, n, n, h)
     out = projections.new_empty(b, n, n, c, h)
-    attend, _ = attention_loops(h)
-    attend(*arrays(projections, _or_nothing(projections, bias), weights, out))
+    attention_loop(h)(*arrays(projections, _or_nothing(projections, bias), weights, out))
     return out, weights
 
 
@@ -34,8 +33,8 @@ def _attend_gradients(
 ) -> tuple[Tensor, Tensor]:
     fading = _or_nothing(projections, bias)
     dprojections, dbias = projections.new_empty(projections.shape), fading.new_empty(fading.shape)
-    _, differentiate = attention_loops(projections.shape[-1])
-    differentiate(*arrays(projections, fading, weights, out, grad, dprojections, dbias))
+    loop = attention_gradient_loop(projections.shape[-1])
+    loop(*arrays(projections, fading, weights, out, grad, dprojections, dbias))
     return dprojections, dbias
 
 
@@ -51,7 +50,7 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _ATTEND: Final = single_operation(
-    "attend", "Tensor projections, Tensor? bias, bool keep", "Tensor, Tensor", _attend
+    "attend", "Tensor projections, Tensor? bias", "Tensor, Tensor", _attend
 )
 _ATTEND_GRADIENTS: Final = single_operation(
     "attend_gradients",
@@ -72,7 +71,7 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projections: Tensor, bias: Tensor | None) -> Tensor:
         """Attend; see the class."""
-        out, weights = _ATTEND(projections, bias, any(ctx.needs_input_grad))
+        out, weights = _ATTEND(projections, bias)
         ctx.save_for_backward(projections, bias, weights, out)
         result: Tensor = out
         return result

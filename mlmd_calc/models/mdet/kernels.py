@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numba
 import numpy as np
@@ -224,30 +224,30 @@ def normal_tail(x: float, density: float) -> float:
 
 
 @functools.cache
-def attention_loops(heads: int) -> tuple[Loops, Loops]:
-    """Compile the loops for a number of heads, which has to be a constant in them.
+def attention_loop(heads: int) -> Loops:
+    """Compile attention for a number of heads, which has to be a constant in it.
 
-    In an array of projections ``(b, n, n, 4, c, h)`` the four are query, key and two values.
+    Its arrays are projections ``(b, n, n, 4, c, h)``, where the four are query, key and two values;
+    bias ``(b, n, n)``, or empty; weights ``(b, i, k, j, h)``, where k is the middle atom, and
+    output ``(b, n, n, c, h)``, which it fills.
     """
 
     @compiled
     def attend(projections: Any, bias: Any, weights: Any, out: Any) -> None:
         batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
         width, row = channels * heads, n * heads
-        keep = weights.shape[1] == n
         flat, flat_weights, flat_out = projections.ravel(), weights.ravel(), out.ravel()
         zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
         top, total = np.empty(row, flat.dtype), np.empty(row, flat.dtype)
         for b in range(batch):
-            for i in range(n):
-                own = weights[b, i if keep else 0].reshape(n, row)
-                at_weights = (b * weights.shape[1] + (i if keep else 0)) * n * row
-                top[:] = -np.inf
-                for k in range(n):
+            # By middle atom, so that its keys stay near the processor.
+            for k in range(n):
+                for i in range(n):
                     at_query = ((b * n + i) * n + k) * 4 * width
                     for j in range(n):
                         at_key = (((b * n + k) * n + j) * 4 + 1) * width
+                        at_weight = (((b * n + i) * n + k) * n + j) * heads
                         score = zero
                         for c in range(0, width, heads):
                             score = multiply_add(
@@ -255,16 +255,19 @@ def attention_loops(heads: int) -> tuple[Loops, Loops]:
                                 load(flat, at_key + c, heads),
                                 score,
                             )
-                        score = multiply(score, scale)
-                        store(flat_weights, at_weights + (k * n + j) * heads, score)
+                        store(flat_weights, at_weight, multiply(score, scale))
                     if bias.size:
                         for j in range(n):
                             both = bias[b, i, k] + bias[b, k, j]
                             for h in range(heads):
-                                own[k, j * heads + h] += both
+                                weights[b, i, k, j, h] += both
+            for i in range(n):
+                own = weights[b, i].reshape(n, row)
+                top[:] = -np.inf
+                total[:] = 0.0
+                for k in range(n):
                     for e in range(row):
                         top[e] = max(top[e], own[k, e])
-                total[:] = 0.0
                 for k in range(n):
                     for e in range(row):
                         own[k, e] = exponential(np.float64(own[k, e] - top[e]))
@@ -280,13 +283,25 @@ def attention_loops(heads: int) -> tuple[Loops, Loops]:
                     for j in range(n):
                         at_value2 = (((b * n + k) * n + j) * 4 + 3) * width
                         at_out = ((b * n + i) * n + j) * width
-                        weight = load(flat_weights, at_weights + (k * n + j) * heads, heads)
+                        at_weight = (((b * n + i) * n + k) * n + j) * heads
+                        weight = load(flat_weights, at_weight, heads)
                         for c in range(0, width, heads):
                             value = multiply(
                                 load(flat, at_value1 + c, heads), load(flat, at_value2 + c, heads)
                             )
                             value = multiply_add(value, weight, load(flat_out, at_out + c, heads))
                             store(flat_out, at_out + c, value)
+
+    return cast(Loops, attend)
+
+
+@functools.cache
+def attention_gradient_loop(heads: int) -> Loops:
+    """Compile the gradients of :func:`attention_loop`.
+
+    Its arrays are the four of the attention, the gradient of the output, and those of projections
+    and bias, which it fills.
+    """
 
     @compiled
     def differentiate(
@@ -299,31 +314,30 @@ def attention_loops(heads: int) -> tuple[Loops, Loops]:
         dbias: Any,
     ) -> None:
         batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
-        width = channels * heads
+        width, row = channels * heads, n * heads
         flat, flat_weights = projections.ravel(), weights.ravel()
         flat_out, flat_grad, slopes = out.ravel(), grad.ravel(), dprojections.ravel()
         zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
         # Of one first and middle atom: gradients of query and first value, and of scores.
         dquery, dvalue1 = np.empty(width, flat.dtype), np.empty(width, flat.dtype)
-        dscores = np.empty(n * heads, flat.dtype)
-        along = np.empty(n * heads, flat.dtype)
+        dscores = np.empty(row, flat.dtype)
+        along = np.empty(n * row, flat.dtype)
         slopes[:] = 0.0
         dbias[:] = 0.0
         for b in range(batch):
-            for i in range(n):
-                for j in range(n):
-                    # The gradient of softmax needs the mean over the middle atoms.
-                    at_out = ((b * n + i) * n + j) * width
-                    mean = zero
-                    for c in range(0, width, heads):
-                        mean = multiply_add(
-                            load(flat_out, at_out + c, heads),
-                            load(flat_grad, at_out + c, heads),
-                            mean,
-                        )
-                    store(along, j * heads, mean)
-                for k in range(n):
+            # The gradient of softmax needs the mean over the middle atoms.
+            for ij in range(n * n):
+                at_out = (b * n * n + ij) * width
+                mean = zero
+                for c in range(0, width, heads):
+                    mean = multiply_add(
+                        load(flat_out, at_out + c, heads), load(flat_grad, at_out + c, heads), mean
+                    )
+                store(along, ij * heads, mean)
+            # By middle atom, so that its keys, values and their gradients stay near the processor.
+            for k in range(n):
+                for i in range(n):
                     at_query = ((b * n + i) * n + k) * 4 * width
                     at_value1 = at_query + 2 * width
                     dquery[:] = 0.0
@@ -346,7 +360,8 @@ def attention_loops(heads: int) -> tuple[Loops, Loops]:
                             dvalue2 = load(slopes, at_value2 + c, heads)
                             dvalue2 = multiply_add(multiply(slope, value1), weight, dvalue2)
                             store(slopes, at_value2 + c, dvalue2)
-                        dscore = multiply(weight, subtract(dweight, load(along, j * heads, heads)))
+                        mean = load(along, (i * n + j) * heads, heads)
+                        dscore = multiply(weight, subtract(dweight, mean))
                         store(dscores, j * heads, dscore)
                         dscore = multiply(dscore, scale)
                         for c in range(0, width, heads):
@@ -366,7 +381,7 @@ def attention_loops(heads: int) -> tuple[Loops, Loops]:
                             dbias[b, i, k] += both
                             dbias[b, k, j] += both
 
-    return attend, differentiate
+    return cast(Loops, differentiate)
 
 
 # ---- activation -----------------------------------------------------------------------------
