@@ -67,7 +67,7 @@ def record_operations(
     callable
         The same function for arguments of these shapes and strides, without gradients.
     """
-    # Takes half a second, and only those who record need it.
+    # Takes long to import, and only those who record need it.
     from torch.fx.experimental.proxy_tensor import make_fx
 
     # What is made in a caller's inference mode could not be used outside of it.
