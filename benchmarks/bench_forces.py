@@ -9,8 +9,8 @@ OpenMM with the back end "python"::
     python benchmarks/bench_forces.py
     python benchmarks/bench_forces.py --model mdet-ethanol --atoms 9 --json
 
-A number is the shortest processor time of all turns, which other load disturbs least. The exit status is
-1 if the forces of both forms differ by more than rounding.
+A number is the shortest processor time of all turns, which other load disturbs least. The exit
+status is 1 if the forces of both forms differ by more than rounding.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def result_table(report: dict[str, Any]) -> Table:
     where = report["environment"]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{report['model']}, float64, one thread: ms of processor time, shortest of all turns",
+        title=f"{report['model']}, float64, one thread: processor ms, shortest of all turns",
         caption=(
             f"{where['cores']} cores, load {where['load_average_1min']:.1f}, torch "
             f"{where['torch']}. As loaded: the same weights, called by Python as a network of "
