@@ -40,7 +40,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mlmd_calc import MDETCalculator, Potential, units
-from mlmd_calc.models import MDETConfig
+from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.zoo import Model, ModelCard
 from openmm_bridge import available_backends
@@ -67,14 +67,13 @@ Stepper = Callable[[int], None]
 """Does a number of steps."""
 
 
-class ZeroNetwork(nn.Module):
-    """Network in the place of :class:`mlmd_calc.models.MDET` that predicts zero."""
+class ZeroNetwork(MDET):
+    """Network that predicts zero."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.config = MDETConfig(n_layers=1, embd_dim=8, num_heads=1, num_3d_kernels=2)
+        super().__init__(MDETConfig(n_layers=1, embd_dim=8, num_heads=1, num_3d_kernels=2))
 
-    def forward(self, positions: Tensor, *_: object) -> dict[str, Tensor]:
+    def forward(self, positions: Tensor, *_: Any, **__: Any) -> dict[str, Tensor]:
         """Return zeros that depend on the positions, as an energy has to."""
         forces = 0.0 * positions
         return {"forces": forces, "formation_energy": forces.sum(dim=(1, 2))[:, None]}
@@ -118,12 +117,10 @@ def zero_potential(kind: type[Potential]) -> Potential:
     return kind(model, device="cpu", forces="direct", rotation="random", seed=0)
 
 
-def openmm_force(backend: str, what: str, atoms: ase.Atoms) -> Any:
-    """Make the force of a back end, or None if `what` is "nothing"."""
-    if what == _NOTHING:
-        return None
+def openmm_region(atoms: ase.Atoms) -> Region:
+    """All atoms of a System without a box."""
     count = len(atoms)
-    region = Region(
+    return Region(
         numbers=atoms.numbers.astype(np.int64),
         particles=np.arange(count),
         system_size=count,
@@ -132,6 +129,13 @@ def openmm_force(backend: str, what: str, atoms: ase.Atoms) -> Any:
         periodic=False,
         parents=np.zeros(count, dtype=np.int64),
     )
+
+
+def openmm_force(backend: str, what: str, atoms: ase.Atoms) -> Any:
+    """Make the force of a back end, or None if `what` is "nothing"."""
+    if what == _NOTHING:
+        return None
+    region = openmm_region(atoms)
     potential = zero_potential(ZeroPotential if what == _BRIDGE else Potential)
     if backend == "torchscript":
         module = (

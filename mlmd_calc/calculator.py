@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ase
 import numpy as np
@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from mlmd_calc.electrons import ElectronicState, as_integer, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
+from mlmd_calc.potential.options import ForceOptions, refuse_unknown
 from mlmd_calc.zoo import Model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class MDETCalculator(Calculator):
@@ -34,12 +38,13 @@ class MDETCalculator(Calculator):
         Name of a shipped model (see :func:`mlmd_calc.list_models`), a ``.safetensors`` file, a run
         directory of the MD-ET authors, ``hf://owner/repo/variant``, or a loaded model. None: the
         default shipped model.
-    device, dtype, forces, rotation, n_rotations, seed, remove_net_force, remove_net_torque
-        As in :class:`mlmd_calc.Potential`. Where the default is None the model card decides.
     charge, multiplicity
         Total charge in e and spin multiplicity 2S + 1 of all structures. None: what the atoms say
         in ``atoms.info`` ("charge", "multiplicity" or "spin"), by initial charges or by initial
         magnetic moments, else 0 and 1. A disagreement is an error.
+    **options
+        ``device``, ``dtype``, ``forces``, ``rotation``, ``n_rotations``, ``seed``,
+        ``remove_net_force`` and ``remove_net_torque`` of :class:`mlmd_calc.Potential`.
 
     Raises
     ------
@@ -75,32 +80,16 @@ class MDETCalculator(Calculator):
         self,
         model: str | Model | None = None,
         *,
-        device: str = "auto",
-        dtype: str = "float64",
-        forces: str | None = None,
-        rotation: str | None = None,
-        n_rotations: int | None = None,
-        seed: int | None = None,
-        remove_net_force: bool | None = None,
-        remove_net_torque: bool | None = None,
         charge: int | None = None,
         multiplicity: int | None = None,
+        **options: Unpack[ForceOptions],
     ) -> None:
+        refuse_unknown(options, type(self).__name__)
         super().__init__(  # type: ignore[no-untyped-call]
             charge=charge, multiplicity=multiplicity
         )
-        self.potential = Potential(
-            model,
-            device=device,
-            dtype=dtype,
-            forces=forces,
-            rotation=rotation,
-            n_rotations=n_rotations,
-            seed=seed,
-            remove_net_force=remove_net_force,
-            remove_net_torque=remove_net_torque,
-        )
-        self._device = str(device)
+        self.potential = Potential(model, **options)
+        self._device = str(options.get("device", "auto"))
         missing = set()
         if not self.potential.has_energy:
             missing |= {"energy", "free_energy", "energy_std"}
@@ -255,7 +244,7 @@ class MDETCalculator(Calculator):
         return copied
 
 
-def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, str]) -> MDETCalculator:
+def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, Any]) -> MDETCalculator:
     """Rebuild a pickled calculator, which refers to its model by name and checksum."""
     calculator = MDETCalculator(**options)
     found = calculator.potential.model.sha256

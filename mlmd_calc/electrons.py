@@ -17,6 +17,7 @@ all zero, and moments that are all zero, state nothing.
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -246,6 +247,7 @@ def as_integer(name: str, value: Any) -> int | None:
     return int(value)
 
 
+@functools.lru_cache(maxsize=1024, typed=True)
 def _plain(key: object) -> str:
     return re.sub(r"[_\-\s]", "", str(key)).lower()
 

@@ -8,7 +8,6 @@ projection, units) are those of :class:`mlmd_calc.Potential`, written in TorchSc
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import math
@@ -27,8 +26,9 @@ from mlmd_calc import __version__, units
 from mlmd_calc.errors import PredictionError
 from mlmd_calc.files import replacing
 from mlmd_calc.potential import Potential
+from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.results import _ABSURD_FORCE
-from mlmd_calc.potential.rotations import fixed_rotations
+from mlmd_calc.potential.rotations import counted_rotations
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
 from openmm_bridge.region import BONDS, Region
 
@@ -50,10 +50,10 @@ def torchscript_module(potential: Potential, region: Region) -> torch.jit.Script
     expects after ``setOutputsForces(True)``. Impossible geometries and absurd forces raise an error
     with the index of the particle and the number of the evaluation.
 
-    With ``rotation="random"`` every call draws an orientation from a stream of the module's own,
-    which is saved and copied with the module. Its seed is drawn from a copy of the potential's
-    generator: equal seeds give equal streams, but not the stream of the potential. TorchForce works
-    on a copy of the module, so the stream begins anew in every Context and is not in checkpoints.
+    With ``rotation="random"`` the module has a copy of the stream of orientations of the
+    potential, which is saved with it: call by call it gives what the potential would give.
+    TorchForce works on a copy of the module, so the stream begins anew in every Context and is not
+    in checkpoints; to continue it, make the module of a potential whose state was loaded.
 
     The module is not frozen, because that would tie it to a device; TorchForce freezes it itself.
     Before it is returned, its serialised form is compared with the potential.
@@ -172,7 +172,7 @@ def _check_parity(module: torch.jit.ScriptModule, potential: Potential, region: 
                 f"with the version of torch ({torch.__version__})"
             )
     module.random = potential.rotation == "random"
-    module.calls.zero_()
+    module.calls.fill_(potential.orientations.calls)
 
 
 def _scattered(region: Region, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -201,21 +201,20 @@ class _ForceModule(nn.Module):
     def __init__(self, potential: Potential, region: Region) -> None:
         super().__init__()
         # No more orientations in one call of the network than the potential would take.
-        k, most = potential.n_rotations, potential._copies_per_call(len(region))
+        k, most = potential.n_rotations, potential.copies_per_call(len(region))
         self.copies = max(c for c in range(1, k + 1) if k % c == 0 and c <= most)
         self.network = _recorded_network(potential, region, self.copies)
         self.particles = nn.Buffer(torch.tensor(region.particles))
         self.parents = nn.Buffer(torch.tensor(region.parents))
         self.lineage = nn.Buffer(torch.tensor(region.lineage()))
-        self.rotations = nn.Buffer(fixed_rotations(k))
-        seed = torch.randint(2**63 - 1, (), generator=potential._generator.clone_state())
-        self.seed = nn.Buffer(seed)
-        self.calls = nn.Buffer(torch.zeros((), dtype=torch.int64))
+        self.rotations = nn.Buffer(potential.orientations.fixed.clone())
+        self.seed = nn.Buffer(torch.tensor(potential.orientations.seed))
+        self.calls = nn.Buffer(torch.tensor(potential.orientations.calls))
         self.random = potential.rotation == "random"
         self.remove_net_force = potential.remove_net_force
         self.remove_net_torque = potential.remove_net_torque
         isolated = region.structure(np.zeros((len(region), 3)))
-        self.reference_energy = float(potential._reference_energy(isolated))
+        self.reference_energy = float(potential.reference_energy(isolated))
         self.system_size = region.system_size
         self.periodic = region.periodic
         self.description = json.dumps(_metadata(potential, region))
@@ -224,7 +223,7 @@ class _ForceModule(nn.Module):
         self.energy_unit = float(1.0 / units.KJ_PER_MOL)
         self.force_unit = float(FORCE_UNIT)
         shortest = potential.coverage.shortest(region.numbers)
-        self.shortest = nn.Buffer(torch.from_numpy(shortest))
+        self.shortest = nn.Buffer(torch.tensor(shortest))
         self.gap = float(potential.coverage.gap)
         self.absurd_force = _ABSURD_FORCE
         self.nearest, self.farthest = BONDS
@@ -239,9 +238,8 @@ class _ForceModule(nn.Module):
             centred = own - own.mean(dim=0)
             turn = torch.eye(3, dtype=own.dtype, device=own.device)
             if self.random:
-                turn = random_rotation(self.seed, self.calls)
-            energy, forces = self.average(centred @ turn)
-            forces = forces @ turn.mT
+                turn = counted_rotations(self.seed, self.calls[None])[0]
+            energy, forces = self.average(centred, self.rotations @ turn)
             if self.remove_net_force:
                 forces = forces - forces.mean(dim=0)
             if self.remove_net_torque:
@@ -318,16 +316,16 @@ class _ForceModule(nn.Module):
             part = grown
         return part
 
-    def average(self, centred: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean energy in eV and forces ``(n, 3)`` in eV/Å over the fixed orientations."""
+    def average(self, centred: Tensor, orientations: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean energy in eV and forces ``(n, 3)`` in eV/Å over orientations."""
         energy = centred.new_zeros(())
         total = torch.zeros_like(centred)
-        for rotations in self.rotations.split(self.copies):
+        for rotations in orientations.split(self.copies):
             energies, forces = self.network(centred @ rotations)
             self.check_prediction(energies, forces)
             energy = energy + energies.sum()
             total = total + (forces @ rotations.mT).sum(dim=0)
-        return energy / len(self.rotations), total / len(self.rotations)
+        return energy / len(orientations), total / len(orientations)
 
     def check_prediction(self, energies: Tensor, forces: Tensor) -> None:
         """Refuse non-finite energies and non-finite or absurd forces."""
@@ -372,35 +370,6 @@ def remove_net_torque(forces: Tensor, positions: Tensor) -> Tensor:
     return projected
 
 
-def random_rotation(seed: Tensor, call: Tensor) -> Tensor:
-    """Uniform random rotation ``(3, 3)``, a function of a seed and the number of the call.
-
-    Three numbers of the SplitMix64 generator (Steele, Lea and Flood, OOPSLA 2014) give a turn about
-    z followed by a half turn about a random axis (Arvo, Graphics Gems III, 1992).
-
-    Parameters
-    ----------
-    seed, call
-        int64 scalars.
-    """
-    # Products and sums are meant to overflow. The shifts are arithmetic, so that the sign bits they
-    # bring in have to be removed.
-    state = 3 * call + torch.arange(3, dtype=torch.int64, device=seed.device)
-    z = seed + state * -7046029254386353131
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
-    uniform = ((z >> 11) & 0x1FFFFFFFFFFFFF).to(torch.float64) * 2.0**-53
-    zero, one = torch.zeros_like(uniform[0]), torch.ones_like(uniform[0])
-    angles = 2.0 * math.pi * uniform
-    c, s = angles[0].cos(), angles[0].sin()
-    about_z = torch.stack([c, s, zero, -s, c, zero, zero, zero, one]).reshape(3, 3)
-    side = uniform[2].sqrt()
-    axis = torch.stack([angles[1].cos() * side, angles[1].sin() * side, (1.0 - uniform[2]).sqrt()])
-    half_turn = 2.0 * axis[:, None] * axis - torch.eye(3, dtype=axis.dtype, device=axis.device)
-    return half_turn @ about_z
-
-
 # ---- the network as a list of operations ----------------------------------------------------
 
 
@@ -413,30 +382,20 @@ def _recorded_network(potential: Potential, region: Region, copies: int) -> torc
         Maps orientations ``(copies, n, 3)`` in Å, double precision, to energies ``(copies,)`` in eV
         and forces ``(copies, n, 3)`` in eV/Å.
     """
-    network = copy.deepcopy(potential._network).cpu()
+    prediction = potential.prediction
+    network = prediction.network_as_loaded().cpu()
     numbers = torch.tensor(region.numbers).expand(copies, -1)
     charge, multiplicity = (torch.full((copies,), n) for n in (region.charge, region.multiplicity))
-    targets = [potential._energy_head] if potential.has_energy else []
-    targets += [] if potential.conservative else ["forces"]
 
     def evaluate(positions: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = (positions / units.MDET_BOHR).requires_grad_(potential.conservative)
-        out = network(
-            *(leaf, numbers, None, charge, multiplicity),
-            *(tuple(targets), _edge_attention, potential._features),
-        )
-        energy = potential._energy(out) if potential.has_energy else leaf.new_zeros(copies)
-        if potential.conservative:
-            (slope,) = torch.autograd.grad(energy.sum(), leaf)
-            forces = -slope / units.MDET_BOHR
-        else:
-            forces = out["forces"] * units.MDET_FORCE
-        return energy.detach().double(), forces.detach().double()
+        batch = PaddedBatch(positions, numbers, None, charge, multiplicity)
+        out = prediction.results(network, batch, potential.has_energy, True, _edge_attention)
+        return out.get("energy", positions.new_zeros(copies)), out["forces"]
 
     example = torch.randn(
         copies, len(region), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    with torch.set_grad_enabled(potential.conservative):
+    with torch.no_grad():
         return _script(_for_torchscript(make_fx(evaluate)(example)))
 
 

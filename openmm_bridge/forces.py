@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openmm
 
 from mlmd_calc.potential import Potential
+from mlmd_calc.potential.options import ForceOptions, refuse_unknown
 from mlmd_calc.zoo import Model
 from openmm_bridge.backends import choose_backend, openmmtorch_module
 from openmm_bridge.checks import FORCE_NAME
 from openmm_bridge.computation import MDETComputation, TensorComputation
 from openmm_bridge.region import Region, check_one_molecule, region_from_topology
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def create_force(
@@ -24,15 +28,8 @@ def create_force(
     atoms: Iterable[int] | None = None,
     charge: int = 0,
     multiplicity: int = 1,
-    forces: str | None = None,
-    rotation: str | None = None,
-    n_rotations: int | None = None,
-    seed: int | None = None,
-    remove_net_force: bool | None = None,
-    remove_net_torque: bool | None = None,
-    dtype: str = "float64",
-    device: str = "auto",
     forceGroup: int = 0,
+    **options: Unpack[ForceOptions],
 ) -> Any:
     """Make an OpenMM force from a model.
 
@@ -57,10 +54,11 @@ def create_force(
         Indices of the atoms the model is applied to; None for all.
     charge, multiplicity
         Total charge in e and spin multiplicity 2S + 1 of these atoms.
-    forces, rotation, n_rotations, seed, remove_net_force, remove_net_torque, dtype, device
-        As for :class:`mlmd_calc.Potential`; where the default is None the model card decides.
     forceGroup
         Force group of the force.
+    **options
+        ``device``, ``dtype``, ``forces``, ``rotation``, ``n_rotations``, ``seed``,
+        ``remove_net_force`` and ``remove_net_torque`` of :class:`mlmd_calc.Potential`.
 
     Returns
     -------
@@ -86,6 +84,7 @@ def create_force(
     >>> pdb = app.PDBFile("ethanol.pdb")  # doctest: +SKIP
     >>> system.addForce(create_force(pdb.topology))  # doctest: +SKIP
     """
+    refuse_unknown(options, "create_force")
     chosen = choose_backend(backend)
     region = region_from_topology(topology, atoms, charge=charge, multiplicity=multiplicity)
     check_one_molecule(topology, region)
@@ -94,14 +93,7 @@ def create_force(
         region,
         backend=chosen,
         forceGroup=forceGroup,
-        device=device,
-        dtype=dtype,
-        forces=forces,
-        rotation=rotation,
-        n_rotations=n_rotations,
-        seed=seed,
-        remove_net_force=remove_net_force,
-        remove_net_torque=remove_net_torque,
+        **options,
     )
 
 
@@ -111,11 +103,10 @@ def make_force(
     *,
     backend: str,
     forceGroup: int,
-    device: str = "auto",
-    **options: Any,
+    **options: Unpack[ForceOptions],
 ) -> Any:
     """Put a model on a region into one of the back ends; see :func:`create_force`."""
-    potential = Potential(model, device=device, **options)
+    potential = Potential(model, **options)
     region.check(potential.model.card)
     if not potential.has_energy:
         warnings.warn(
@@ -123,7 +114,7 @@ def make_force(
             "energy of zero for its atoms",
             stacklevel=3,
         )
-    computation = MDETComputation(potential, region, device)
+    computation = MDETComputation(potential, region, options.get("device", "auto"))
     force = wrap(computation, backend)
     if backend != "torchscript":
         force.computation = computation

@@ -124,6 +124,7 @@ WORDS = {
 STEPS = "--set steps=2 --set warmup_steps=1"
 
 OPTIONS = {
+    "mlmd bench forces": "--atoms 9 --turns 1",
     "mlmd bench jump": "--duration 0.05 --replicas 2",
     "mlmd bench mdet": "--atoms 9",
     "mlmd bench overhead": "--atoms 9",

@@ -38,9 +38,7 @@ def attention_inputs(
 @pytest.fixture(params=["compiled", "torch"])
 def loops(request, monkeypatch) -> str:
     """Both kinds of loops, whatever the tensors."""
-    monkeypatch.setattr(
-        streamed_product, "_compiled_for", lambda tensor: request.param == "compiled"
-    )
+    monkeypatch.setattr(streamed_product, "known", lambda tensor: request.param == "compiled")
     return request.param
 
 

@@ -13,7 +13,8 @@ from toy_models import CONFIGS, SMALL, toy_model
 
 from mlmd_calc import MDETCalculator, Potential, units
 from mlmd_calc.errors import InputError, PredictionError
-from mlmd_calc.potential import Structure
+from mlmd_calc.potential import Structure, structure_from_ase
+from mlmd_calc.potential.rotations import counted_rotations
 from mlmd_calc.zoo import load_model
 
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")
@@ -191,7 +192,7 @@ def test_model_without_energy_gives_zero_energy(water):
 
 
 def test_large_molecules_are_evaluated_in_parts(ethanol, monkeypatch):
-    monkeypatch.setattr(Potential, "_copies_per_call", lambda self, size: 5)
+    monkeypatch.setattr(Potential, "copies_per_call", lambda self, size: 5)
     options = {"rotation": "average", "n_rotations": 6}
     module = module_of(ethanol, **options)
     assert module.copies == 3
@@ -293,6 +294,23 @@ def test_export_leaves_the_stream_of_the_potential_alone(water):
     assert source.state_dict() == before
 
 
+@pytest.mark.parametrize("n_rotations", [1, 3])
+def test_orientations_are_those_of_the_potential_call_by_call(water, n_rotations):
+    options = {"rotation": "random", "n_rotations": n_rotations, "seed": 1}
+    source = potential(**options)
+    source.evaluate([structure_from_ase(water)])
+    module = torchscript_module(source, region_of(water))
+    resumed = potential(**{**options, "seed": 2})
+    resumed.load_state_dict(source.state_dict())
+    continued = torchscript_module(resumed, region_of(water))
+    for _ in range(3):
+        known = source.evaluate([structure_from_ase(water)])[0]
+        energy, forces = module(nm(water))
+        assert float(energy) == pytest.approx(known.energy / units.KJ_PER_MOL, rel=1e-12)
+        np.testing.assert_allclose(forces.numpy(), known.forces * KJ_PER_MOL_NM, rtol=0, atol=1e-9)
+        assert energies(continued, water, 1) == [float(energy)]
+
+
 def test_frozen_and_stored_modules_go_on_with_the_stream(water, tmp_path):
     module = module_of(water, rotation="random", n_rotations=2, seed=1)
     sequence = energies(copy.deepcopy(module), water, 8)
@@ -320,9 +338,10 @@ def test_mean_over_random_orientations_is_the_average(water, random_module):
 
 
 def test_random_rotations_are_uniform():
-    script = torch.jit.script(export.random_rotation)
+    script = torch.jit.script(counted_rotations)
     seed = torch.tensor(2**62 + 12345)
-    drawn = torch.stack([script(seed, torch.tensor(call)) for call in range(4000)])
+    drawn = torch.cat([script(seed, torch.tensor([call])) for call in range(4000)])
+    assert torch.equal(drawn, counted_rotations(seed, torch.arange(4000)))
     identity = torch.eye(3, dtype=torch.float64)
     assert (drawn @ drawn.mT - identity).abs().max() < 1e-14
     assert (torch.linalg.det(drawn) - 1.0).abs().max() < 1e-14

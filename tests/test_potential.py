@@ -18,11 +18,11 @@ from toy_models import CONFIGS, SMALL, molecules, random_network, toy_model
 
 from mlmd_calc import Potential, units
 from mlmd_calc.electrons import TrainedState
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.models import MDETConfig
 from mlmd_calc.potential import Evaluation, Structure, potential, structure_from_ase
 from mlmd_calc.potential.projections import remove_net_force, remove_net_torque
-from mlmd_calc.potential.rotations import fixed_rotations, random_rotations
+from mlmd_calc.potential.rotations import counted_rotations, fixed_rotations
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Evaluation))
 
@@ -95,7 +95,7 @@ def test_cutting_a_batch_into_parts_changes_nothing(
         monkeypatch.setattr(potential, "_CHUNK_NUMBERS", limit)
         cut = make(**options)
         sizes = []
-        cut._network.register_forward_pre_hook(
+        cut.prediction.network.register_forward_pre_hook(
             lambda _, args, sizes=sizes: sizes.append(len(args[0]))
         )
         assert_same(cut.evaluate(molecules()), whole)
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_number_of_orientations(
     monkeypatch.setattr(potential, "_CHUNK_NUMBERS", limit)
     many = make(rotation="average", n_rotations=60)
     sizes = []
-    many._network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    many.prediction.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     many.evaluate([atoms])
     assert sizes == [3] * 20
 
@@ -176,7 +176,30 @@ def test_random_orientations_resume_from_their_state() -> None:
     resumed.load_state_dict(state)
     for forces in expected:
         np.testing.assert_array_equal(forces_of(resumed, atoms), forces)
-    assert len(json.dumps(state)) < 6000
+    assert state == {"seed": 5, "calls": 1}
+
+
+@pytest.mark.parametrize("state", [{"generator": "eJy9"}, {"seed": 5}, {"seed": -1, "calls": 0}])
+def test_states_of_other_versions_are_refused(state: dict) -> None:
+    with pytest.raises(ModelFileError, match="start a new run"):
+        make(seed=5).load_state_dict(state)
+
+
+def test_states_of_other_versions_matter_to_random_orientations_only() -> None:
+    plain = make(rotation="none")
+    plain.load_state_dict({"generator": "eJy9"})
+    assert plain.state_dict()["calls"] == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_have_a_range(seed: int) -> None:
+    with pytest.raises(ConfigError, match=str(seed)):
+        make(seed=seed)
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"'rotations'.*n_rotations"):
+        make(rotations=4)
 
 
 def by_hand(atoms: ase.Atoms, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,9 +238,8 @@ def test_random_is_the_fixed_set_turned_as_a_whole(n_rotations: int) -> None:
         remove_net_force=False,
         remove_net_torque=False,
     )
-    draws = torch.Generator().manual_seed(3)
-    for _ in range(2):
-        turn = random_rotations(1, draws)
+    for call in (1, 2):
+        turn = counted_rotations(torch.tensor(3), torch.tensor([call]))
         energies, forces = by_hand(atoms, (fixed_rotations(n_rotations) @ turn).numpy())
         found = source.evaluate([atoms])[0]
         np.testing.assert_allclose(found.forces, forces.mean(axis=0), atol=1e-12)
@@ -331,7 +353,7 @@ def test_unknown_properties_are_refused(properties: object) -> None:
 def test_only_what_was_asked_for_is_computed(mode: str, properties: list[str]) -> None:
     asked = make(forces=mode, rotation="average", n_rotations=2)
     called = []
-    for name, head in asked._network.heads.items():
+    for name, head in asked.prediction.network.heads.items():
         head.register_forward_hook(
             lambda _m, _i, out, name=name: called.append((name, out.requires_grad))
         )
@@ -388,7 +410,7 @@ def test_mixed_precision_has_single_weights_and_double_features() -> None:
     seen = {}
     for dtype in ("float64", "mixed", "float32"):
         one = make(dtype=dtype, rotation="none")
-        hidden = one._network.embedding.m3d_embed
+        hidden = one.prediction.network.embedding.m3d_embed
         hidden.gbf.register_forward_hook(lambda _m, i, out, d=dtype: seen.update({d: out.dtype}))
         one.evaluate([molecule("H2O")])
         single = dtype != "float64"

@@ -35,6 +35,21 @@ def mdet_command(
     _run("bench_mdet.py", [*sizes, *(["--json"] if as_json else [])])
 
 
+@app.command("forces")
+def forces_command(
+    model: Annotated[str | None, typer.Option(help="Name or path; the default model.")] = None,
+    atoms: Annotated[
+        list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
+    ] = None,
+    turns: Annotated[int, typer.Option(help="Turns of both forms.", min=1)] = 40,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+) -> None:
+    """Time of a force call and of a step in ASE and OpenMM, against the network as loaded."""
+    options = ["--turns", str(turns), *(["--model", model] if model else [])]
+    sizes = ["--atoms", *map(str, atoms)] if atoms else []
+    _run("bench_forces.py", [*options, *sizes, *(["--json"] if as_json else [])])
+
+
 @app.command("overhead")
 def overhead_command(
     atoms: Annotated[

@@ -8,15 +8,44 @@ layout, so that the results are the same bit by bit.
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+
+_LIBRARY: Final = torch.library.Library("mlmd", "FRAGMENT")
+
+_FUNCTIONS: Final[dict[Any, Callable[..., Any]]] = {}
+"""What operations made here do; calling it costs less than calling the operation."""
 
 _CONSTANT: Final = "constant"
+
+_Layout: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Shape, strides and place in the memory."""
+
+
+def single_operation(
+    name: str, arguments: str, results: str, function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Make a function for the CPU one operation of torch, so that it is recorded as one.
+
+    Parameters
+    ----------
+    name
+        Name of the operation in ``torch.ops.mlmd``.
+    arguments, results
+        Their types and names, as in a schema of torch.
+    function
+        What it does; it must not return or change its arguments.
+    """
+    _LIBRARY.define(f"{name}({arguments}) -> ({results})")
+    _LIBRARY.impl(name, function, "CPU")
+    made: Callable[..., Any] = getattr(torch.ops.mlmd, name).default
+    _FUNCTIONS[made] = function
+    return made
 
 
 def record_operations(
@@ -38,6 +67,9 @@ def record_operations(
     callable
         The same function for arguments of these shapes and strides, without gradients.
     """
+    # Takes long to import, and only those who record need it.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
     # What is made in a caller's inference mode could not be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
         recorded = make_fx(function)(*arguments)
@@ -57,6 +89,7 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
     # By memory and type: a complex number and its two parts are at one address, and only views of
     # one type follow from each other by strides.
     origins: dict[tuple[int, torch.dtype], fx.Node] = {}
+    views: dict[tuple[tuple[int, torch.dtype], _Layout], fx.Node] = {}
     made: set[int] = set()
     fixed: set[fx.Node] = set()
     for node in list(graph.nodes):
@@ -71,6 +104,8 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
             # What looks at this memory from now on has to wait for the change.
             for other in [other for other in origins if other[0] == memory]:
                 del origins[other]
+            for seen in [seen for seen in views if seen[0][0] == memory]:
+                del views[seen]
             origins[place] = node
             made.add(memory)
         elif (
@@ -78,11 +113,15 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
         ):
             fixed.add(node)
         elif place in origins and node.op == "call_function":
-            view = (tuple(value.shape), value.stride(), value.storage_offset())
-            with graph.inserting_before(node):
-                new = graph.call_function(torch.as_strided, (origins[place], *view))
-            values[new] = value
-            node.replace_all_uses_with(new)
+            view = _layout(value)
+            same = origins[place] if view == _layout(values[origins[place]]) else None
+            same = same or views.get((place, view))
+            if same is None:
+                with graph.inserting_before(node):
+                    same = graph.call_function(torch.as_strided, (origins[place], *view))
+                values[same] = value
+                views[place, view] = same
+            node.replace_all_uses_with(same)
         elif node.op == "call_function" and (not _is_view(node, values) or memory in made):
             # Not views of arguments: those may begin elsewhere in their memory next time.
             origins[place] = node
@@ -111,17 +150,23 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _layout(tensor: Tensor) -> _Layout:
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+
+
 def _changes_argument(node: fx.Node) -> bool:
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _is_view(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    """Whether it looks at memory of what it is made from; parts of a tuple do, too."""
+    """Whether it looks at memory of what it is made from; a part of a tuple may, too."""
+    made = node.args[0] if node.target is operator.getitem else node
+    assert isinstance(made, fx.Node)  # tuples are results of operations
     memory = _memory(values[node])
-    return not isinstance(node.target, torch._ops.OpOverload) or any(
+    return any(
         isinstance(values[other], Tensor) and _memory(values[other]) == memory
-        for other in node.all_input_nodes
+        for other in made.all_input_nodes
     )
 
 
@@ -145,7 +190,9 @@ def _keep(recorded: fx.GraphModule, fixed: set[fx.Node], values: dict[fx.Node, A
 
 
 def _direct(target: Any) -> Any:
-    """Find the function of torch that calls an operation faster than the operation itself."""
+    """Find the function that computes an operation faster than the operation itself."""
+    if target in _FUNCTIONS:
+        return _FUNCTIONS[target]
     if isinstance(target, torch._ops.OpOverload):
         function = getattr(torch, target._schema.name.removeprefix("aten::"), None)
         if isinstance(function, types.BuiltinFunctionType):

@@ -21,6 +21,9 @@ RECORD_AFTER: Final = 50
 MAX_RECORDINGS: Final = 16
 """Shapes that are recorded; others are always evaluated by Python."""
 
+_MOST_COUNTED: Final = 1000
+"""Shapes whose calls are counted at a time."""
+
 R = TypeVar("R")
 
 
@@ -53,6 +56,8 @@ class Recorder(Generic[R]):
         tensors: list[Tensor] = []
         key = _shapes(arguments, tensors)
         if key not in self._recordings:
+            if len(self._calls) >= _MOST_COUNTED:
+                self._calls.clear()
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             rare = calls <= RECORD_AFTER or len(self._recordings) == MAX_RECORDINGS
             if rare or any(tensor.device.type != "cpu" for tensor in tensors):
@@ -60,6 +65,10 @@ class Recorder(Generic[R]):
             self._recordings[key] = self._record(arguments, tensors)
         out: R = self._recordings[key](*tensors)
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies record for themselves: recordings are bound to the weights here.
+        return {**self.__dict__, "_calls": {}, "_recordings": {}}
 
     def _record(self, arguments: Any, tensors: list[Tensor]) -> Callable[..., Any]:
         return record_operations(

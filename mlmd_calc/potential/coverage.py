@@ -6,6 +6,7 @@ had neither, and answers nonsense there with numbers that look like any others.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -46,10 +47,7 @@ class Coverage(NamedTuple):
 
     def shortest(self, numbers: NDArray[np.integer]) -> NDArray[np.float64]:
         """Smallest allowed distance of each pair of atoms, ``(n, n)`` Å; 0 on the diagonal."""
-        radii = covalent_radii[numbers]
-        limits: NDArray[np.float64] = self.closest * (radii[:, None] + radii)
-        np.fill_diagonal(limits, 0.0)
-        return limits
+        return _shortest(self.closest, numbers.astype(np.int64).tobytes())
 
     def check(self, numbers: NDArray[np.integer], positions: NDArray[np.float64]) -> None:
         """Refuse atoms that are too close and parts that are too far from each other.
@@ -90,6 +88,16 @@ class Coverage(NamedTuple):
                 f"{j} are nearest); the model knows gaps of up to {self.gap:.1f} Å. Check the unit "
                 f"(Å, neither nm nor Bohr) and evaluate separate molecules one by one; {_EXPLODED}"
             )
+
+
+@functools.lru_cache(maxsize=256)
+def _shortest(closest: float, numbers: bytes) -> NDArray[np.float64]:
+    """Limits for atomic numbers as bytes; the same molecule comes at every step of a run."""
+    radii = covalent_radii[np.frombuffer(numbers, dtype=np.int64)]
+    limits: NDArray[np.float64] = closest * (radii[:, None] + radii)
+    np.fill_diagonal(limits, 0.0)
+    limits.flags.writeable = False
+    return limits
 
 
 _EXPLODED: Final = (

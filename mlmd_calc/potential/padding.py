@@ -55,12 +55,17 @@ class PaddedBatch(NamedTuple):
 
     def repeat(self, copies: int) -> PaddedBatch:
         """Repeat every molecule, the copies side by side."""
+        if copies == 1:
+            return self
         return PaddedBatch._make(
             None if field is None else field.repeat_interleave(copies, dim=0) for field in self
         )
 
     def split(self, count: int) -> Iterator[PaddedBatch]:
         """Cut the batch into parts of at most ``count`` molecules."""
+        if len(self.positions) <= count:
+            yield self
+            return
         for start in range(0, len(self.positions), count):
             yield PaddedBatch._make(
                 None if field is None else field[start : start + count] for field in self

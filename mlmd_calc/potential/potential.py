@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import copy
-import operator
-import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, SupportsIndex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
 import ase
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.models.mdet import MDET
-from mlmd_calc.models.mdet.edge_attention import edge_attention, edge_attention_reference
-from mlmd_calc.options import shown
 from mlmd_calc.potential.coverage import Coverage
+from mlmd_calc.potential.options import ForceOptions, refuse_unknown, resolve
+from mlmd_calc.potential.orientations import Orientations, average
 from mlmd_calc.potential.padding import PaddedBatch
+from mlmd_calc.potential.prediction import Prediction
 from mlmd_calc.potential.projections import remove_net_force, remove_net_torque
 from mlmd_calc.potential.results import (
     Evaluation,
@@ -32,17 +25,18 @@ from mlmd_calc.potential.results import (
     check_forces,
     check_jacobian,
 )
-from mlmd_calc.potential.rotations import fixed_rotations, random_rotations
 from mlmd_calc.potential.structure import Structure, structure_from_ase
 from mlmd_calc.zoo import Model
-from mlmd_calc.zoo.load import WEIGHTS_DTYPE, load_model, resolve_device
+from mlmd_calc.zoo.load import load_model, resolve_device
 
-PRECISIONS: Final = ("float64", "float32", "mixed")
-FORCE_MODES: Final = ("direct", "conservative")
-ROTATIONS: Final = ("random", "average", "none")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _CHUNK_NUMBERS: Final = 2**22
 """Pair features (numbers) in one network call; more molecules or orientations are cut in parts."""
+
+_MOST_COMPOSITIONS: Final = 1000
+"""Compositions that are remembered as checked."""
 
 
 class Potential:
@@ -70,7 +64,8 @@ class Potential:
         Orientations per call. With "random" and more than one, the fixed set is turned as a whole.
         None: what the card recommends for this kind of rotation, else 1.
     seed
-        Seed of the random orientations; None draws one from the system, and another one in every
+        Seed of the random orientations, from 0 to 2^63 - 1. Equal seeds give equal orientations
+        call by call in all engines. None draws one from the system, and another one in every
         forked process.
     remove_net_force, remove_net_torque
         Project the forces. None: yes for direct forces, no for conservative ones, whose projection
@@ -78,6 +73,12 @@ class Potential:
 
     Attributes
     ----------
+    model, device, dtype, forces, rotation, n_rotations, remove_net_force, remove_net_torque
+        The options, all of them decided.
+    orientations
+        Stream of orientations.
+    prediction
+        Network in its precision.
     coverage
         Distances beyond which structures are refused: a tenth beyond those of the training data,
         or wide limits for a model whose card does not state them.
@@ -96,121 +97,39 @@ class Potential:
     ((9, 3), (12, 3))
     """
 
-    def __init__(
-        self,
-        model: str | Model | None = None,
-        *,
-        device: str = "auto",
-        dtype: str = "float64",
-        forces: str | None = None,
-        rotation: str | None = None,
-        n_rotations: int | None = None,
-        seed: int | None = None,
-        remove_net_force: bool | None = None,
-        remove_net_torque: bool | None = None,
-    ) -> None:
+    def __init__(self, model: str | Model | None = None, **options: Unpack[ForceOptions]) -> None:
+        refuse_unknown(options, type(self).__name__)
         self.model = model if isinstance(model, Model) else load_model(model, device="cpu")
-        recommended = self.model.card.recommended
-        usual = "conservative" if self.model.network.config.energy_conserving else "direct"
-        self.forces = _choice("forces", forces, recommended.get("forces", usual), FORCE_MODES)
-        turning = not (self.conservative or self.model.network.config.invariant)
-        usual = "random" if turning else "none"
-        self.rotation = _choice("rotation", rotation, recommended.get("rotation", usual), ROTATIONS)
-        if n_rotations is None and self.rotation == recommended.get("rotation"):
-            # A recommended number belongs to the recommended kind of rotation.
-            n_rotations = recommended.get("n_rotations")
-        self._check_options(n_rotations)
-        self.n_rotations = 1 if n_rotations is None else _whole("n_rotations", n_rotations)
-        self.dtype = _choice("dtype", dtype, "float64", PRECISIONS)
-        self.device = resolve_device(device)
-        projected = not self.conservative
-        self.remove_net_force = projected if remove_net_force is None else remove_net_force
-        self.remove_net_torque = projected if remove_net_torque is None else remove_net_torque
-        self._features = torch.float32 if self.dtype == "float32" else torch.float64
-        # What is made in a caller's inference mode could not be differentiated through later.
-        with torch.inference_mode(False):
-            self._fixed = fixed_rotations(self.n_rotations)
-            self._network: MDET = (
-                copy.deepcopy(self.model.network)
-                .to(device=self.device, dtype=WEIGHTS_DTYPE[self.dtype])
-                .eval()
-                .requires_grad_(False)
-            )
+        self._resolved = resolved = resolve(self.model, options)
+        self.dtype, self.forces = resolved.dtype, resolved.forces
+        self.rotation, self.n_rotations = resolved.rotation, resolved.n_rotations
+        self.remove_net_force = resolved.remove_net_force
+        self.remove_net_torque = resolved.remove_net_torque
+        self.device = resolve_device(options.get("device", "auto"))
+        self.orientations = Orientations(resolved, options.get("seed"))
+        self.prediction = Prediction(
+            self.model.network,
+            conservative=self.conservative,
+            dtype=self.dtype,
+            device=self.device,
+        )
         self.coverage = Coverage.of(self.model.card)
-        self._generator = torch.Generator()
-        self._process = os.getpid()
-        self._unseeded = seed is None
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(_whole("seed", seed))
-
-    def _check_options(self, n_rotations: int | None) -> None:
-        config = self.model.network.config
-        if self.rotation == "none" and n_rotations not in (None, 1):
-            raise ConfigError(
-                f"n_rotations={n_rotations} with rotation='none'; use rotation='average'"
-            )
-        if self.rotation == "average" and n_rotations is None:
-            raise ConfigError(
-                "rotation='average' needs the number of orientations, for example n_rotations=12"
-            )
-        if self.conservative and self.rotation == "random":
-            raise ConfigError(
-                "conservative forces conserve energy only for a fixed set of orientations; "
-                "rotation='random' changes it at every call. Use rotation='none' or 'average'"
-            )
-        if self.conservative and self._energy_head is None:
-            raise ConfigError(
-                "forces='conservative' needs an energy head; the model has "
-                f"{', '.join(config.target_heads)}"
-            )
-        has_force_head = "forces" in config.target_heads and not config.energy_conserving
-        if not self.conservative and not has_force_head:
-            raise ConfigError(
-                "forces='direct' needs a force head, which the model does not have; use "
-                "forces='conservative'"
-            )
-
-    @contextmanager
-    def _computing(self, gradient: bool) -> Iterator[None]:
-        """Compute alike whatever inference, gradient or autocast mode the caller is in."""
-        with (
-            torch.inference_mode(not gradient),
-            torch.set_grad_enabled(gradient),
-            torch.autocast(self.device.type, enabled=False),
-        ):
-            yield
+        self._checked: set[tuple[bytes, int, int]] = set()
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of the constructor as resolved, JSON-able, without model and device."""
-        return {
-            "dtype": self.dtype,
-            "forces": self.forces,
-            "rotation": self.rotation,
-            "n_rotations": self.n_rotations,
-            "remove_net_force": self.remove_net_force,
-            "remove_net_torque": self.remove_net_torque,
-        }
+        """Options of the constructor as resolved, JSON-able, without model, device and seed."""
+        return asdict(self._resolved)
 
     @property
     def conservative(self) -> bool:
         """Whether the forces are the gradient of an energy."""
-        return self.forces == "conservative"
+        return self._resolved.conservative
 
     @property
     def has_energy(self) -> bool:
         """Whether energies can be asked for."""
-        return self._energy_head is not None
-
-    @property
-    def _energy_head(self) -> str | None:
-        config = self.model.network.config
-        if config.energy_conserving:
-            return "potential"
-        heads = (name for name in ("formation_energy", "energy") if name in config.target_heads)
-        return next(heads, None)
+        return self.prediction.head is not None
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Pickle by the name of the model and its checksum, if it has a name."""
@@ -219,15 +138,19 @@ class Potential:
         options = {"model": self.model.source, "device": self.device.type, **self.options}
         return _restore, (options, self.model.sha256, self.state_dict())
 
-    def state_dict(self) -> dict[str, str]:
-        """State of the stream of random orientations, JSON-able."""
-        state = self._generator.get_state().numpy().tobytes()
-        return {"generator": base64.b64encode(zlib.compress(state)).decode()}
+    def state_dict(self) -> dict[str, int]:
+        """State of the stream of random orientations, JSON-able: seed and number of calls."""
+        return self.orientations.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        """Continue the stream of random orientations from :meth:`state_dict`."""
-        content = zlib.decompress(base64.b64decode(state["generator"]))
-        self._generator.set_state(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the stream of random orientations from :meth:`state_dict`.
+
+        Raises
+        ------
+        ModelFileError
+            If it is the state of another version.
+        """
+        self.orientations.load_state_dict(state)
 
     def evaluate(
         self,
@@ -272,14 +195,24 @@ class Potential:
             item if isinstance(item, Structure) else structure_from_ase(item) for item in structures
         ]
         for molecule in molecules:
-            molecule.check(self.model.card, coverage or self.coverage)
+            self._check(molecule, coverage or self.coverage)
         results: list[Evaluation] = []
-        with self._computing(gradient=forces and self.conservative):
-            for chunk in self._chunks(molecules):
-                results += self._evaluate_chunk(chunk, energy, forces)
+        for chunk in self._chunks(molecules):
+            results += self._evaluate_chunk(chunk, energy, forces)
         return results
 
-    def _copies_per_call(self, size: int) -> int:
+    def _check(self, molecule: Structure, coverage: Coverage) -> None:
+        """Refuse what the model cannot answer."""
+        # The same composition comes at every step of a run.
+        composition = (molecule.numbers.tobytes(), molecule.charge, molecule.multiplicity)
+        if composition not in self._checked:
+            molecule.check_composition(self.model.card)
+            if len(self._checked) >= _MOST_COMPOSITIONS:
+                self._checked.clear()
+            self._checked.add(composition)
+        molecule.check_geometry(coverage)
+
+    def copies_per_call(self, size: int) -> int:
         """Molecules of a size, or orientations of them, that go into one network call."""
         return max(1, _CHUNK_NUMBERS // (size**2 * self.model.network.config.embd_dim))
 
@@ -288,87 +221,56 @@ class Potential:
         largest = 0
         for molecule in molecules:
             largest = max(largest, len(molecule))
-            if chunk and len(chunk) >= self._copies_per_call(largest):
+            if chunk and len(chunk) >= self.copies_per_call(largest):
                 yield chunk
                 chunk, largest = [], len(molecule)
             chunk.append(molecule)
         if chunk:
             yield chunk
 
-    def _rotations(self) -> Tensor:
-        if self.rotation == "random":
-            if self._unseeded and self._process != os.getpid():
-                # Forked children would all draw the orientations of their parent.
-                self._process = os.getpid()
-                self._generator.seed()
-            return self._fixed @ random_rotations(1, self._generator)
-        return self._fixed
-
     def _evaluate_chunk(
         self, molecules: list[Structure], energy: bool, forces: bool
     ) -> list[Evaluation]:
         k = self.n_rotations
-        # One draw per molecule, so that a batch consumes the stream like single calls would.
-        rotations = torch.cat([self._rotations() for _ in molecules])
         batch = PaddedBatch.centred(molecules, self.device).repeat(k)
-        batch = batch._replace(positions=batch.positions @ rotations.to(self.device))
-        step = self._copies_per_call(batch.numbers.shape[1])
-        parts = [self._run(part, energy, forces) for part in batch.split(step)]
+        back: list[NDArray[np.float64] | None] = [None] * len(molecules)
+        if self.orientations.turned:
+            # One draw per molecule, so that a batch consumes the stream like single calls would.
+            rotations = [self.orientations.next() for _ in molecules]
+            together = torch.cat(rotations).to(self.device)
+            batch = batch._replace(positions=batch.positions @ together)
+            back = [own.numpy() for own in rotations]
+        step = self.copies_per_call(batch.numbers.shape[1])
+        parts = [self.prediction(part, energy, forces) for part in batch.split(step)]
         samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        back = rotations.numpy().swapaxes(-1, -2)
         results = []
         for b, molecule in enumerate(molecules):
-            own = {name: values[b * k : (b + 1) * k] for name, values in samples.items()}
-            results.append(self._result(molecule, own, back[b * k : (b + 1) * k]))
+            own_samples = {name: values[b * k : (b + 1) * k] for name, values in samples.items()}
+            results.append(self._result(molecule, own_samples, back[b]))
         return results
 
     def _result(
         self,
         molecule: Structure,
         samples: dict[str, NDArray[np.float64]],
-        back: NDArray[np.float64],
+        rotations: NDArray[np.float64] | None,
     ) -> Evaluation:
         """Average the orientations of a molecule."""
         energy = energy_std = forces = forces_std = None
         if "energy" in samples:
             check_energies(samples["energy"])
-            energy = float(samples["energy"].mean()) + self._reference_energy(molecule)
-            energy_std = None if len(back) == 1 else float(samples["energy"].std(ddof=1))
+            mean, std = average(samples["energy"])
+            energy = float(mean) + self.reference_energy(molecule)
+            energy_std = None if std is None else float(std)
         if "forces" in samples:
             turned = samples["forces"][:, : len(molecule)]
             check_forces(turned)
-            turned = turned @ back
-            forces = self._project(turned.mean(axis=0), molecule)
-            forces_std = None if len(back) == 1 else turned.std(axis=0, ddof=1)
+            forces, forces_std = average(turned, rotations)
+            forces = self._project(forces, molecule)
         return Evaluation(energy, forces, forces_std, energy_std)
 
-    def _run(
-        self, batch: PaddedBatch, energy: bool, forces: bool
-    ) -> dict[str, NDArray[np.float64]]:
-        """Energies ``(b,)`` eV and forces ``(b, n, 3)`` eV/Å, whichever are wanted."""
-        gradient = forces and self.conservative
-        targets = ("forces",) if forces and not gradient else ()
-        if energy or gradient:
-            targets = (*targets, str(self._energy_head))
-        leaf = (batch.positions / units.MDET_BOHR).requires_grad_(gradient)
-        out = self._network(leaf, *batch[1:], targets, edge_attention, self._features)
-        values = {}
-        if energy:
-            values["energy"] = self._energy(out)
-        if gradient:
-            (slope,) = torch.autograd.grad(self._energy(out).sum(), leaf)
-            values["forces"] = -slope / units.MDET_BOHR
-        elif forces:
-            values["forces"] = out["forces"] * units.MDET_FORCE
-        return {name: value.detach().double().cpu().numpy() for name, value in values.items()}
-
-    def _energy(self, out: dict[str, Tensor]) -> Tensor:
-        """Energy ``(b,)`` in eV; the potential of conservative checkpoints is minus the energy."""
-        head = self._energy_head
-        value = out[str(head)][:, 0] * units.MDET_HARTREE
-        return -value if head == "potential" else value
-
-    def _reference_energy(self, molecule: Structure) -> float:
+    def reference_energy(self, molecule: Structure) -> float:
+        """Sum of the energies of the free atoms in eV, 0 for a model without."""
         references = self.model.atomic_energies
         return sum(references[int(z)] for z in molecule.numbers) if references else 0.0
 
@@ -397,9 +299,10 @@ class Potential:
             If the derivatives are not finite.
         """
         molecule = structure if isinstance(structure, Structure) else structure_from_ase(structure)
-        molecule.check(self.model.card, self.coverage)
-        with self._computing(gradient=True):
-            raw = -self._jacobian(molecule).cpu().numpy() * units.MDET_HESSIAN
+        self._check(molecule, self.coverage)
+        raw = self.prediction.jacobian(
+            PaddedBatch.centred([molecule], self.device), self.orientations.next()
+        )
         check_jacobian(raw)
         # A single atom has no second derivatives at all.
         size = float(np.linalg.norm(raw)) or 1.0
@@ -407,42 +310,6 @@ class Potential:
             matrix=0.5 * (raw + raw.T),
             antisymmetry=0.5 * float(np.linalg.norm(raw - raw.T)) / size,
         )
-
-    def _jacobian(self, molecule: Structure) -> Tensor:
-        """Differentiate the forces: ``(3 n, 3 n)`` Hartree/Bohr², rows are force components."""
-        rotations = self._rotations().to(self.device)
-        single = PaddedBatch.centred([molecule], self.device)
-        leaf = (single.positions[0] / units.MDET_BOHR).requires_grad_()
-        batch = single.repeat(self.n_rotations)._replace(positions=leaf @ rotations)
-        targets = (self._energy_head if self.conservative else "forces",)
-        out = self._network(*batch, targets, edge_attention_reference, self._features)
-        if self.conservative:
-            energy = self._energy(out).mean() / units.MDET_HARTREE
-            forces = -torch.autograd.grad(energy, leaf, create_graph=True)[0]
-        else:
-            forces = (out["forces"].double() @ rotations.mT).mean(dim=0)
-        rows = [
-            torch.autograd.grad(component, leaf, retain_graph=True)[0].flatten()
-            for component in forces.flatten()
-        ]
-        return torch.stack(rows).double()
-
-
-def _whole(name: str, value: Any) -> int:
-    """Return a whole number as int."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name}={shown(value)}; it must be a whole number") from None
-
-
-def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]) -> str:
-    """Check an option; None is the default, which the model card may have set."""
-    if value is None:
-        value = default
-    if value not in allowed:
-        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
-    return value
 
 
 def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, str]) -> Potential:

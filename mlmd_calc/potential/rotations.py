@@ -20,12 +20,22 @@ from mlmd_calc.errors import ConfigError
 def matrices_from_quaternions(quaternions: Tensor) -> Tensor:
     """Turn unit quaternions ``(..., 4)``, order w, x, y, z, into matrices ``(..., 3, 3)``."""
     w, x, y, z = quaternions.unbind(-1)
-    rows = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(rows, dim=-1).reshape(*w.shape, 3, 3)
+    rows = torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        dim=-1,
+    )
+    matrices: Tensor = rows.unflatten(-1, [3, 3])
+    return matrices
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -45,6 +55,40 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     """
     quaternions = torch.randn(count, 4, generator=generator, dtype=torch.float64)
     return matrices_from_quaternions(quaternions / quaternions.norm(dim=-1, keepdim=True))
+
+
+def counted_rotations(seed: Tensor, calls: Tensor) -> Tensor:
+    """Uniform random rotations, each a function of a seed and the number of a call.
+
+    Three numbers of the SplitMix64 generator (Steele, Lea and Flood, OOPSLA 2014) give a quaternion
+    (Shoemake, Graphics Gems III, 1992). No operation mixes calls, so that a rotation is the same
+    bit by bit whichever others are asked for with it. TorchScript can read this as well.
+
+    Parameters
+    ----------
+    seed
+        int64 scalar.
+    calls
+        ``(m,)`` int64.
+
+    Returns
+    -------
+    Tensor
+        ``(m, 3, 3)`` float64.
+    """
+    # Products and sums are meant to overflow. The shifts are arithmetic, so that the sign bits they
+    # bring in have to be removed.
+    state = 3 * calls[:, None] + torch.arange(3, dtype=torch.int64, device=seed.device)
+    z = seed + state * -7046029254386353131
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    z = z ^ ((z >> 31) & 0x1FFFFFFFF)
+    uniform = ((z >> 11) & 0x1FFFFFFFFFFFFF).to(torch.float64) * 2.0**-53
+    first, second = 2.0 * math.pi * uniform[:, 1], 2.0 * math.pi * uniform[:, 2]
+    inner, outer = uniform[:, 0].sqrt(), (1.0 - uniform[:, 0]).sqrt()
+    quaternions = [outer * first.sin(), outer * first.cos()]
+    quaternions += [inner * second.sin(), inner * second.cos()]
+    return matrices_from_quaternions(torch.stack(quaternions, dim=-1))
 
 
 def random_reflections(count: int, generator: torch.Generator) -> Tensor:

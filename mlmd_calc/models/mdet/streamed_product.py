@@ -8,20 +8,12 @@ precisions, one torch operation after the other does.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any
 
-import numba
 import torch
 from torch import Tensor
 
-F = TypeVar("F", bound=Callable[..., None])
-
-_COMPILED_DTYPES: Final = (torch.float32, torch.float64)
-
-# What vectorised sums need; NaN and infinity keep their meaning.
-_FAST_MATH: Final = {"contract", "nsz", "reassoc"}
+from mlmd_calc.models.mdet.loops import arrays, compiled, known
 
 
 class StreamedProduct(torch.autograd.Function):
@@ -39,8 +31,8 @@ class StreamedProduct(torch.autograd.Function):
         """Map ``(l, g, i, j)``, ``(l, g, i, c)``, ``(l, g, c, j)`` to ``(g, i, c, j)``."""
         ctx.save_for_backward(weights, value1, value2)
         out = weights.new_empty(*value1.shape[1:], weights.shape[-1])
-        if _compiled_for(weights):
-            _product(*_arrays(weights, value1, value2, out))
+        if known(weights):
+            _product(*arrays(weights, value1, value2, out))
         else:
             _product_in_torch(weights, value1, value2, out)
         return out
@@ -48,43 +40,32 @@ class StreamedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of all three inputs."""
-        # torch.autograd.function.once_differentiable would not do: torch.autograd.grad takes the
-        # missing second derivative for zero if it can reach its inputs by another way.
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "streamed edge attention has a first derivative only, so it cannot be "
-                "differentiated with create_graph=True; use edge_attention_reference"
-            )
+        refuse_second_derivative()
         weights, value1, value2 = ctx.saved_tensors
         # Not empty_like, which would keep the strides of an input that is not contiguous.
         dw, dv1, dv2 = (tensor.new_empty(tensor.shape) for tensor in (weights, value1, value2))
-        if _compiled_for(grad):
-            _gradients(*_arrays(weights, value1, value2, grad, dw, dv1, dv2))
+        if known(grad):
+            _gradients(*arrays(weights, value1, value2, grad, dw, dv1, dv2))
         else:
             _gradients_in_torch(weights, value1, value2, grad, dw, dv1, dv2)
         return dw, dv1, dv2
 
 
-def _compiled_for(tensor: Tensor) -> bool:
-    """Tell whether the compiled loops know a tensor: plain, in memory, of a precision of C."""
-    plain = type(tensor) is Tensor
-    return plain and tensor.device.type == "cpu" and tensor.dtype in _COMPILED_DTYPES
+def refuse_second_derivative() -> None:
+    """Refuse to differentiate a gradient that is computed by other than torch's operations.
+
+    torch.autograd.function.once_differentiable would not do: torch.autograd.grad takes the missing
+    second derivative for zero if it can reach its inputs by another way.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this form of the network has a first derivative only, so it cannot be differentiated "
+            "with create_graph=True; use the network as it was loaded, with "
+            "attention=edge_attention_reference"
+        )
 
 
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-def _compiled(function: F) -> F:
-    """Compile at the first call, and keep the result on disk where there is a place for it."""
-    compile_: Any = functools.partial(numba.njit, fastmath=_FAST_MATH, nogil=True)
-    try:
-        return cast(F, compile_(cache=True)(function))
-    except RuntimeError:
-        return cast(F, compile_()(function))
-
-
-@_compiled
+@compiled
 def _product(weights: Any, value1: Any, value2: Any, out: Any) -> None:
     middles, groups, first, last = weights.shape
     channels = value1.shape[3]
@@ -101,7 +82,7 @@ def _product(weights: Any, value1: Any, value2: Any, out: Any) -> None:
                         own[c, j] += v1 * w[j] * v2[j]
 
 
-@_compiled
+@compiled
 def _gradients(
     weights: Any, value1: Any, value2: Any, grad: Any, dweights: Any, dvalue1: Any, dvalue2: Any
 ) -> None:

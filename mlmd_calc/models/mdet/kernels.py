@@ -1,0 +1,401 @@
+"""Attention and activation as loops for the processor.
+
+What is computed for some neighbouring numbers of an array, which a :func:`load` takes at once,
+takes one instruction for all, where the processor has one, whether or not the compiler can prove
+that arrays do not overlap. All is in one file because what numba keeps on disk is known to be old
+by the date of the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final, TypeAlias, cast
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending, types
+from numba.core import cgutils
+from numba.core.datamodel.models import PrimitiveModel
+from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
+from scipy.special import erfcx
+
+from mlmd_calc.models.mdet.loops import FAST_MATH, compiled
+
+Loops: TypeAlias = Callable[..., None]
+
+# What it makes of a function has other arguments.
+intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
+
+# ---- some numbers at once -------------------------------------------------------------------
+
+
+class Lanes(types.Type):
+    """Some numbers of one precision; what is done with them is done with each of them."""
+
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        super().__init__(name=f"Lanes({dtype}, {count})")
+
+
+@extending.register_model(Lanes)
+class _LanesModel(PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        scalar = manager.lookup(lanes.dtype).get_value_type()
+        super().__init__(  # type: ignore[no-untyped-call]
+            manager, lanes, ir.VectorType(scalar, lanes.count)
+        )
+
+
+def _address(context: Any, builder: Any, array_type: Any, arguments: Any, lanes: Any) -> Any:
+    array, index = arguments[:2]
+    proxy: Any = cgutils.create_struct_proxy(array_type)  # type: ignore[no-untyped-call]
+    data = proxy(context, builder, value=array).data
+    kind = context.get_value_type(lanes).as_pointer()
+    return builder.bitcast(builder.gep(data, [index]), kind)
+
+
+@intrinsic
+def load(_: Any, array: Any, index: Any, count: Any) -> Any:
+    """Take ``array[index : index + count]`` of a contiguous array; the count is a constant."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    lanes = Lanes(array.dtype, count.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _address(context, builder, signature.args[0], arguments, lanes)
+        return builder.load(address, align=array.dtype.bitwidth // 8)
+
+    return lanes(array, types.intp, count), generate
+
+
+@intrinsic
+def store(_: Any, array: Any, index: Any, lanes: Any) -> Any:
+    """Write numbers to a contiguous array, from an index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _address(context, builder, signature.args[0], arguments, lanes)
+        builder.store(arguments[2], address, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), generate
+
+
+@intrinsic
+def fill(_: Any, value: Any, count: Any) -> Any:
+    """Repeat one number; the count is a constant."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    lanes = Lanes(value, count.literal_value)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(lanes)
+        index = ir.IntType(32)
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = builder.insert_element(nothing, arguments[0], ir.Constant(index, 0))
+        everywhere = ir.Constant(ir.VectorType(index, lanes.count), [0] * lanes.count)
+        return builder.shuffle_vector(first, nothing, everywhere)
+
+    return lanes(value, count), generate
+
+
+@intrinsic
+def multiply(_: Any, a: Any, b: Any) -> Any:
+    """Compute ``a · b``."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.fmul(*arguments, flags=FAST_MATH)
+
+    return a(a, b), generate
+
+
+@intrinsic
+def multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """Compute ``a · b + c``."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        product = builder.fmul(*arguments[:2], flags=FAST_MATH)
+        return builder.fadd(product, arguments[2], flags=FAST_MATH)
+
+    return a(a, b, c), generate
+
+
+@intrinsic
+def subtract(_: Any, a: Any, b: Any) -> Any:
+    """Compute ``a - b``."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.fsub(*arguments, flags=FAST_MATH)
+
+    return a(a, b), generate
+
+
+# ---- functions of one number ----------------------------------------------------------------
+#
+# Those of the C library are not computed for several numbers at once.
+
+_LOWEST: Final = -708.0
+"""Below, the exponential function is less than any normal number in double precision."""
+
+_PER_LOG_2: Final = 1.0 / math.log(2.0)
+# The first part of log 2 has so few digits that its multiples are exact.
+_LOG_2_LEADING: Final = math.floor(math.log(2.0) * 2.0**32) / 2.0**32
+_LOG_2_REST: Final = float(Decimal(2).ln() - Decimal(_LOG_2_LEADING))
+_TAYLOR: Final = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
+
+_MANTISSA_BITS: Final = 52
+_EXPONENT_OF_ONE: Final = 1023
+
+
+_inlined: Callable[[Callable[..., float]], Any] = functools.partial(
+    numba.njit, fastmath=set(FAST_MATH), inline="always", error_model="numpy"
+)
+
+
+@_inlined
+def polynomial(x: float, coefficients: tuple[float, ...]) -> float:
+    """Polynomial with the coefficient of the highest power first, of at most 14 terms.
+
+    The compiler takes more for a loop, and computes nothing around it for several numbers at once.
+    """
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
+
+
+@_inlined
+def exponential(x: float) -> float:
+    """``exp(x)`` of a number in double precision that is at most zero."""
+    power = np.floor(max(x, _LOWEST) * _PER_LOG_2 + 0.5)
+    rest = (x - power * _LOG_2_LEADING) - power * _LOG_2_REST
+    value = polynomial(rest, _TAYLOR)
+    bits = np.int64((np.int64(power) + _EXPONENT_OF_ONE) << _MANTISSA_BITS)
+    return 0.0 if x < _LOWEST else value * bits.view(np.float64)
+
+
+_MIDDLE: Final = 4.0
+_DEGREE: Final = 20
+"""Even, so that the highest power is."""
+
+
+def _tail_coefficients() -> tuple[float, ...]:
+    """Polynomial for the tail of the normal distribution, the highest power first.
+
+    In ``u = (x - m) / (x + m)``, which maps all positive numbers to a short interval, the tail
+    divided by ``exp(-x² / 2)`` is so smooth that it is known to rounding.
+    """
+
+    def tail(u: NDArray[np.float64]) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = 0.5 * erfcx(_MIDDLE * (1.0 + u) / (1.0 - u) / math.sqrt(2.0))
+        return values
+
+    # The nodes of the interpolation are inside the interval, where u < 1.
+    series: Any = chebyshev.chebinterpolate(tail, _DEGREE)
+    return tuple(map(float, chebyshev.cheb2poly(series)[::-1]))
+
+
+_TAIL_EVEN: Final = _tail_coefficients()[::2]
+_TAIL_ODD: Final = _tail_coefficients()[1::2]
+
+
+@_inlined
+def normal_tail(x: float, density: float) -> float:
+    """Probability of numbers above ``x >= 0`` in the normal distribution, to 1e-15.
+
+    Parameters
+    ----------
+    x
+        In double precision.
+    density
+        ``exp(-x² / 2)``.
+    """
+    u = (x - _MIDDLE) / (x + _MIDDLE)
+    value: float = polynomial(u * u, _TAIL_EVEN) + u * polynomial(u * u, _TAIL_ODD)
+    return density * value
+
+
+# ---- attention ------------------------------------------------------------------------------
+
+
+@functools.cache
+def attention_loop(heads: int) -> Loops:
+    """Compile attention for a number of heads, which has to be a constant in it.
+
+    Its arrays are projections ``(b, n, n, 4, c, h)``, where the four are query, key and two values;
+    bias ``(b, n, n)``, or empty; weights ``(b, i, k, j, h)``, where k is the middle atom, and
+    output ``(b, n, n, c, h)``, which it fills.
+    """
+
+    @compiled
+    def attend(projections: Any, bias: Any, weights: Any, out: Any) -> None:
+        batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
+        width, row = channels * heads, n * heads
+        flat, flat_weights, flat_out = projections.ravel(), weights.ravel(), out.ravel()
+        zero = fill(flat.dtype.type(0.0), heads)
+        scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
+        top, total = np.empty(row, flat.dtype), np.empty(row, flat.dtype)
+        for b in range(batch):
+            # By middle atom, so that its keys stay near the processor.
+            for k in range(n):
+                for i in range(n):
+                    at_query = ((b * n + i) * n + k) * 4 * width
+                    for j in range(n):
+                        at_key = (((b * n + k) * n + j) * 4 + 1) * width
+                        at_weight = (((b * n + i) * n + k) * n + j) * heads
+                        score = zero
+                        for c in range(0, width, heads):
+                            score = multiply_add(
+                                load(flat, at_query + c, heads),
+                                load(flat, at_key + c, heads),
+                                score,
+                            )
+                        store(flat_weights, at_weight, multiply(score, scale))
+                    if bias.size:
+                        for j in range(n):
+                            both = bias[b, i, k] + bias[b, k, j]
+                            for h in range(heads):
+                                weights[b, i, k, j, h] += both
+            for i in range(n):
+                own = weights[b, i].reshape(n, row)
+                top[:] = -np.inf
+                total[:] = 0.0
+                for k in range(n):
+                    for e in range(row):
+                        top[e] = max(top[e], own[k, e])
+                for k in range(n):
+                    for e in range(row):
+                        own[k, e] = exponential(np.float64(own[k, e] - top[e]))
+                    for e in range(row):
+                        total[e] += own[k, e]
+                for e in range(row):
+                    total[e] = 1.0 / total[e]
+                out[b, i] = 0.0
+                for k in range(n):
+                    for e in range(row):
+                        own[k, e] *= total[e]
+                    at_value1 = (((b * n + i) * n + k) * 4 + 2) * width
+                    for j in range(n):
+                        at_value2 = (((b * n + k) * n + j) * 4 + 3) * width
+                        at_out = ((b * n + i) * n + j) * width
+                        at_weight = (((b * n + i) * n + k) * n + j) * heads
+                        weight = load(flat_weights, at_weight, heads)
+                        for c in range(0, width, heads):
+                            value = multiply(
+                                load(flat, at_value1 + c, heads), load(flat, at_value2 + c, heads)
+                            )
+                            value = multiply_add(value, weight, load(flat_out, at_out + c, heads))
+                            store(flat_out, at_out + c, value)
+
+    return cast(Loops, attend)
+
+
+@functools.cache
+def attention_gradient_loop(heads: int) -> Loops:
+    """Compile the gradients of :func:`attention_loop`.
+
+    Its arrays are the four of the attention, the gradient of the output, and those of projections
+    and bias, which it fills.
+    """
+
+    @compiled
+    def differentiate(
+        projections: Any,
+        bias: Any,
+        weights: Any,
+        out: Any,
+        grad: Any,
+        dprojections: Any,
+        dbias: Any,
+    ) -> None:
+        batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
+        width, row = channels * heads, n * heads
+        flat, flat_weights = projections.ravel(), weights.ravel()
+        flat_out, flat_grad, slopes = out.ravel(), grad.ravel(), dprojections.ravel()
+        zero = fill(flat.dtype.type(0.0), heads)
+        scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
+        # Of one first and middle atom: gradients of query and first value, and of scores.
+        dquery, dvalue1 = np.empty(width, flat.dtype), np.empty(width, flat.dtype)
+        dscores = np.empty(row, flat.dtype)
+        along = np.empty(n * row, flat.dtype)
+        slopes[:] = 0.0
+        dbias[:] = 0.0
+        for b in range(batch):
+            # The gradient of softmax needs the mean over the middle atoms.
+            for ij in range(n * n):
+                at_out = (b * n * n + ij) * width
+                mean = zero
+                for c in range(0, width, heads):
+                    mean = multiply_add(
+                        load(flat_out, at_out + c, heads), load(flat_grad, at_out + c, heads), mean
+                    )
+                store(along, ij * heads, mean)
+            # By middle atom, so that its keys, values and their gradients stay near the processor.
+            for k in range(n):
+                for i in range(n):
+                    at_query = ((b * n + i) * n + k) * 4 * width
+                    at_value1 = at_query + 2 * width
+                    dquery[:] = 0.0
+                    dvalue1[:] = 0.0
+                    for j in range(n):
+                        at_out = ((b * n + i) * n + j) * width
+                        at_key = (((b * n + k) * n + j) * 4 + 1) * width
+                        at_value2 = at_key + 2 * width
+                        at_weight = (((b * n + i) * n + k) * n + j) * heads
+                        weight = load(flat_weights, at_weight, heads)
+                        dweight = zero
+                        for c in range(0, width, heads):
+                            slope = load(flat_grad, at_out + c, heads)
+                            value1 = load(flat, at_value1 + c, heads)
+                            product = multiply(slope, load(flat, at_value2 + c, heads))
+                            dweight = multiply_add(product, value1, dweight)
+                            store(
+                                dvalue1, c, multiply_add(product, weight, load(dvalue1, c, heads))
+                            )
+                            dvalue2 = load(slopes, at_value2 + c, heads)
+                            dvalue2 = multiply_add(multiply(slope, value1), weight, dvalue2)
+                            store(slopes, at_value2 + c, dvalue2)
+                        mean = load(along, (i * n + j) * heads, heads)
+                        dscore = multiply(weight, subtract(dweight, mean))
+                        store(dscores, j * heads, dscore)
+                        dscore = multiply(dscore, scale)
+                        for c in range(0, width, heads):
+                            key = load(flat, at_key + c, heads)
+                            store(dquery, c, multiply_add(dscore, key, load(dquery, c, heads)))
+                            query = load(flat, at_query + c, heads)
+                            dkey = load(slopes, at_key + c, heads)
+                            store(slopes, at_key + c, multiply_add(dscore, query, dkey))
+                    for e in range(width):
+                        slopes[at_query + e] = dquery[e]
+                        slopes[at_value1 + e] = dvalue1[e]
+                    if dbias.size:
+                        for j in range(n):
+                            both = flat.dtype.type(0.0)
+                            for h in range(heads):
+                                both += dscores[j * heads + h]
+                            dbias[b, i, k] += both
+                            dbias[b, k, j] += both
+
+    return cast(Loops, differentiate)
+
+
+# ---- activation -----------------------------------------------------------------------------
+
+_DENSITY: Final = 1.0 / math.sqrt(2.0 * math.pi)
+
+
+@compiled
+def gelu_loop(x: Any, out: Any, slope: Any) -> None:
+    """Compute GELU and its slope, arrays ``(m,)`` in double precision."""
+    for i in range(len(x)):
+        own = x[i]
+        density = exponential(-0.5 * own * own)
+        # Without a branch, so that several are computed at once.
+        below = 0.5 + math.copysign(0.5 - normal_tail(abs(own), density), own)
+        out[i] = own * below
+        slope[i] = below + own * density * _DENSITY

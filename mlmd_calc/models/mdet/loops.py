@@ -1,0 +1,41 @@
+"""Loops on the memory of tensors, compiled by numba, which needs no compiler on the machine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import numba
+import torch
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., None])
+
+_DTYPES: Final = (torch.float32, torch.float64)
+
+FAST_MATH: Final = ("contract", "nsz", "reassoc")
+"""What vectorised sums need; NaN and infinity keep their meaning."""
+
+
+def known(tensor: Tensor) -> bool:
+    """Tell whether compiled loops know a tensor: plain, in memory, of a precision of C."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return plain and tensor.device.type == "cpu" and tensor.dtype in _DTYPES
+
+
+def arrays(*tensors: Tensor) -> list[Any]:
+    """Contiguous arrays, which share the memory of tensors that are contiguous."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def compiled(function: F) -> F:
+    """Compile at the first call, and keep the result on disk where there is a place for it."""
+    # Without Python's error for a division by zero, which is a branch.
+    compile_: Any = functools.partial(
+        numba.njit, fastmath=set(FAST_MATH), nogil=True, error_model="numpy"
+    )
+    try:
+        return cast(F, compile_(cache=True)(function))
+    except RuntimeError:
+        return cast(F, compile_()(function))

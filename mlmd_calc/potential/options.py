@@ -1,0 +1,154 @@
+"""Options of a force evaluation, which the engines' classes have in common."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import shown
+from mlmd_calc.potential.prediction import energy_head
+from mlmd_calc.zoo import Model
+
+PRECISIONS: Final = ("float64", "float32", "mixed")
+FORCE_MODES: Final = ("direct", "conservative")
+ROTATIONS: Final = ("random", "average", "none")
+
+
+class ForceOptions(TypedDict, total=False):
+    """Keywords of :class:`mlmd_calc.Potential`, and of all classes and functions that make one."""
+
+    device: str
+    dtype: str
+    forces: str | None
+    rotation: str | None
+    n_rotations: int | None
+    seed: int | None
+    remove_net_force: bool | None
+    remove_net_torque: bool | None
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """Options without those of the machine and the run, all of them decided.
+
+    Attributes
+    ----------
+    dtype, forces, rotation, n_rotations, remove_net_force, remove_net_torque
+        See :class:`mlmd_calc.Potential`.
+    """
+
+    dtype: str
+    forces: str
+    rotation: str
+    n_rotations: int
+    remove_net_force: bool
+    remove_net_torque: bool
+
+    @property
+    def conservative(self) -> bool:
+        """Whether the forces are the gradient of an energy."""
+        return self.forces == "conservative"
+
+
+def refuse_unknown(options: Mapping[str, Any], where: str) -> None:
+    """Refuse keywords that are none of :class:`ForceOptions`.
+
+    Raises
+    ------
+    TypeError
+        As Python does for a function that lists its keywords.
+    """
+    unknown = sorted(set(options) - set(ForceOptions.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"{where} got an unexpected keyword argument {unknown[0]!r}; options of the force "
+            f"evaluation are {', '.join(ForceOptions.__annotations__)}"
+        )
+
+
+def resolve(model: Model, options: ForceOptions) -> ResolvedOptions:
+    """Decide what is left open by what the model is made for, and check the combination.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown or does not fit the model.
+    """
+    config, recommended = model.network.config, model.card.recommended
+    usual = "conservative" if config.energy_conserving else "direct"
+    forces = _choice("forces", options.get("forces"), recommended.get("forces", usual), FORCE_MODES)
+    conservative = forces == "conservative"
+    usual = "none" if conservative or config.invariant else "random"
+    rotation = _choice(
+        "rotation", options.get("rotation"), recommended.get("rotation", usual), ROTATIONS
+    )
+    n_rotations = options.get("n_rotations")
+    if n_rotations is None and rotation == recommended.get("rotation"):
+        # A recommended number belongs to the recommended kind of rotation.
+        n_rotations = recommended.get("n_rotations")
+    _check_rotation(rotation, n_rotations, conservative)
+    _check_heads(model, conservative)
+    net_force, net_torque = options.get("remove_net_force"), options.get("remove_net_torque")
+    return ResolvedOptions(
+        dtype=_choice("dtype", options.get("dtype"), "float64", PRECISIONS),
+        forces=forces,
+        rotation=rotation,
+        n_rotations=1 if n_rotations is None else whole("n_rotations", n_rotations),
+        remove_net_force=not conservative if net_force is None else net_force,
+        remove_net_torque=not conservative if net_torque is None else net_torque,
+    )
+
+
+def _check_rotation(rotation: str, n_rotations: int | None, conservative: bool) -> None:
+    if rotation == "none" and n_rotations not in (None, 1):
+        raise ConfigError(f"n_rotations={n_rotations} with rotation='none'; use rotation='average'")
+    if rotation == "average" and n_rotations is None:
+        raise ConfigError(
+            "rotation='average' needs the number of orientations, for example n_rotations=12"
+        )
+    if conservative and rotation == "random":
+        raise ConfigError(
+            "conservative forces conserve energy only for a fixed set of orientations; "
+            "rotation='random' changes it at every call. Use rotation='none' or 'average'"
+        )
+
+
+def _check_heads(model: Model, conservative: bool) -> None:
+    config = model.network.config
+    if conservative and energy_head(config) is None:
+        raise ConfigError(
+            "forces='conservative' needs an energy head; the model has "
+            f"{', '.join(config.target_heads)}"
+        )
+    has_force_head = "forces" in config.target_heads and not config.energy_conserving
+    if not conservative and not has_force_head:
+        raise ConfigError(
+            "forces='direct' needs a force head, which the model does not have; use "
+            "forces='conservative'"
+        )
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a whole number as int.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={shown(value)}; it must be a whole number") from None
+
+
+def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]) -> str:
+    """Check an option; None is the default, which the model card may have set."""
+    if value is None:
+        value = default
+    if value not in allowed:
+        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
+    return value
