@@ -28,8 +28,8 @@ from rich.table import Table
 
 from mlmd_calc import MDETCalculator
 from mlmd_calc.data.molecules import MOLECULES, start_structures
+from mlmd_calc.geometry.rotations import fixed_rotations
 from mlmd_calc.potential.coverage import Coverage
-from mlmd_calc.potential.rotations import fixed_rotations
 
 ORIENTED: Final = ("ethanol", "aspirin", "uracil")
 OPTIMISED: Final = (

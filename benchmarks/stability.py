@@ -49,9 +49,9 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
 
     from mlmd_calc import MDETCalculator
     from mlmd_calc.analysis import summarise
-    from mlmd_calc.bonds import find_bonds
     from mlmd_calc.cli.job import relax
     from mlmd_calc.data.molecules import MOLECULES, start_structures
+    from mlmd_calc.geometry.bonds import find_bonds
     from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
     from mlmd_calc.md.export import frame_atoms
 

@@ -23,8 +23,8 @@ from scipy.spatial.distance import jensenshannon
 
 from mlmd_calc import list_models, load_propagator
 from mlmd_calc.biomolecules import build_system
+from mlmd_calc.geometry.stereochemistry import dihedrals
 from mlmd_calc.propagation import Guard
-from mlmd_calc.stereochemistry import dihedrals
 from openmm_bridge import JumpNVTIntegrator, structure_from_topology
 
 jumps = int(sys.argv[1]) if len(sys.argv) > 1 else 100

@@ -24,11 +24,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from mlmd_calc import __version__, units
 from mlmd_calc.errors import PredictionError
-from mlmd_calc.files import replacing
+from mlmd_calc.geometry.rotations import counted_rotations
+from mlmd_calc.io.files import replacing
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.results import _ABSURD_FORCE
-from mlmd_calc.potential.rotations import counted_rotations
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
 from openmm_bridge.region import BONDS, Region
 

@@ -37,9 +37,9 @@ from mlmd_calc.data.biomolecules.trajectories import (
 from mlmd_calc.data.pool import run_tasks
 from mlmd_calc.data.provenance import is_finished, require_same
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
-from mlmd_calc.files import replacing
+from mlmd_calc.geometry.stereochemistry import chirality_flips
+from mlmd_calc.io.files import replacing
 from mlmd_calc.optional import require
-from mlmd_calc.stereochemistry import chirality_flips
 
 _FORCE_FIELD: Final = "amber14/protein.ff14SB.xml"
 _TIMESTEP_FS: Final = 2.0

@@ -9,8 +9,8 @@ from openmm import unit
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure
-from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import bond_lengths
 
 _LONGEST_BOND: Final = 4.0
 

@@ -5,7 +5,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from mlmd_calc.bonds import find_bonds
+from mlmd_calc.geometry.bonds import find_bonds
 
 KJ = unit.kilojoule_per_mole
 PLATFORMS = ("Reference", "CPU")

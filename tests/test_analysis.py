@@ -10,8 +10,8 @@ from mlmd_calc.analysis import block_average, fit_drift, summarise
 from mlmd_calc.analysis.plots import plot_comparison, plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import misses_thermostat
-from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import Bonds
 from mlmd_calc.md import Ensemble, MDSettings, RunRecord
 from mlmd_calc.md.frames import frame_dtype
 from mlmd_calc.md.record import Description

@@ -11,13 +11,13 @@ from atmos_systems import denoise_window, draw
 from scipy.spatial.transform import Rotation
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models import ATMOS, ATMOSConfig
 from mlmd_calc.models.atmos import Context, Features, SamplerConfig, load_protenix
 from mlmd_calc.models.atmos.config import PRESETS, LossConfig
 from mlmd_calc.models.atmos.embedders import RelativePositionEncoding
 from mlmd_calc.models.atmos.geometry import pair_geometry
 from mlmd_calc.models.atmos.losses import (
-    align,
     atom_weights,
     bond_loss,
     diffusion_loss,

@@ -9,6 +9,7 @@ from conftest import GOLDEN
 from safetensors.torch import load_file
 from torch import nn
 
+from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos import ATMOSConfig, Context, Features, SamplerConfig
 from mlmd_calc.models.atmos.atom_attention import AtomAttentionEncoder
 from mlmd_calc.models.atmos.diffusion import DiffusionModule
@@ -20,7 +21,7 @@ from mlmd_calc.models.atmos.embedders import (
     RelativePositionEncoding,
 )
 from mlmd_calc.models.atmos.geometry import in_local_axes, local_axes
-from mlmd_calc.models.atmos.losses import align, diffusion_loss, distogram_loss, smooth_lddt_loss
+from mlmd_calc.models.atmos.losses import diffusion_loss, distogram_loss, smooth_lddt_loss
 from mlmd_calc.models.atmos.pairformer import PairformerBlock, PairformerStack
 from mlmd_calc.models.atmos.primitives import distance_bins
 from mlmd_calc.models.atmos.sampler import Pose, StepNoise, noise_levels, run_sampler

@@ -18,12 +18,12 @@ from peptide_structures import (
 from rdkit import Chem
 from scipy.spatial.transform import Rotation
 
-from mlmd_calc.analysis.ensembles import superpose
 from mlmd_calc.biomolecules import build_system, read_structure, structure_from_ase
 from mlmd_calc.biomolecules.ligands import local_frames
 from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models import ATMOS, ATMOSConfig
 from mlmd_calc.models.atmos.features import Features
 

@@ -11,12 +11,12 @@ from peptide_structures import sequence_structure, write_dipeptide
 from scipy.linalg import sqrtm
 from scipy.spatial.transform import Rotation
 
-from mlmd_calc import stereochemistry
 from mlmd_calc.analysis import ensembles
 from mlmd_calc.analysis.biomolecular import EnsembleTarget, evaluate_ensembles, pocket
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry import stereochemistry
 
 mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 

@@ -19,7 +19,7 @@ from mlmd_calc.data.sampling import generator_of
 from mlmd_calc.data.start_states import StartStates
 from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.files import FolderLock
+from mlmd_calc.io.files import FolderLock
 from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation import FunctionForces

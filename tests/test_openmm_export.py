@@ -13,8 +13,8 @@ from toy_models import CONFIGS, SMALL, toy_model
 
 from mlmd_calc import MDETCalculator, Potential, units
 from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.geometry.rotations import counted_rotations
 from mlmd_calc.potential import Structure, structure_from_ase
-from mlmd_calc.potential.rotations import counted_rotations
 from mlmd_calc.zoo import load_model
 
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")

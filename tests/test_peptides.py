@@ -12,12 +12,12 @@ from mlmd_calc.biomolecules import BondedStructure, build_system
 from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
 from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.biomolecules.residues import RESIDUES
-from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.cli.data import app as command
 from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS, capped_peptide, peptide_name
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
-from mlmd_calc.stereochemistry import dihedrals, handedness
+from mlmd_calc.geometry.bonds import bond_lengths
+from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")
 pytest.importorskip("rdkit", reason="rdkit builds the peptides")

@@ -19,10 +19,10 @@ from toy_models import CONFIGS, SMALL, molecules, random_network, toy_model
 from mlmd_calc import Potential, units
 from mlmd_calc.electrons import TrainedState
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.geometry.rotations import counted_rotations, fixed_rotations
 from mlmd_calc.models import MDETConfig
 from mlmd_calc.potential import Evaluation, Structure, potential, structure_from_ase
 from mlmd_calc.potential.projections import remove_net_force, remove_net_torque
-from mlmd_calc.potential.rotations import counted_rotations, fixed_rotations
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Evaluation))
 

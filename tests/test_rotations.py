@@ -9,8 +9,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.potential import rotations
-from mlmd_calc.potential.rotations import (
+from mlmd_calc.geometry import rotations
+from mlmd_calc.geometry.rotations import (
     fixed_rotations,
     icosahedral_rotations,
     matrices_from_quaternions,

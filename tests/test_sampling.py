@@ -26,12 +26,12 @@ from mlmd_calc.errors import (
     PredictionError,
     RefusedFramesError,
 )
+from mlmd_calc.geometry.superposition import align
+from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.models import recorder
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.interpolator import interpolator_from
-from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
-from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.sampling import (
     FORMATS,
     SamplingJob,

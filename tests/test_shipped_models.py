@@ -13,17 +13,17 @@ from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.analysis.jump_baselines import Ballistic
 from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
 from mlmd_calc.biomolecules import build_system
-from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.data import MOLECULES, read_dataset
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.data.sampling_settings import SamplingSettings
-from mlmd_calc.models.atmos.losses import align
+from mlmd_calc.geometry.bonds import bond_lengths
+from mlmd_calc.geometry.stereochemistry import chirality_flips
+from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation import JumpLoop, Langevin, state_from_ase
 from mlmd_calc.propagation.thermostats import draw_velocities
-from mlmd_calc.stereochemistry import chirality_flips
 from mlmd_calc.zoo import load_any_model, load_atmos
 
 NAMES = [card.name for card in list_models() if card.kind == "mdet"]

@@ -15,8 +15,8 @@ from ase.constraints import FixAtoms
 
 from mlmd_calc import MDETCalculator, units
 from mlmd_calc.analysis import summarise
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE, Checkpoint
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion

@@ -20,7 +20,7 @@ from toy_models import SMALL, toy_model
 from mlmd_calc.analysis.accuracy import measure_accuracy
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
-from mlmd_calc.files import FolderLock
+from mlmd_calc.io.files import FolderLock
 from mlmd_calc.potential import Potential
 from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.held_out import spare_molecules, split

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.rotations import icosahedral_rotations
 from mlmd_calc.potential import Evaluation, Potential, Structure
 from mlmd_calc.potential.coverage import Coverage
-from mlmd_calc.potential.rotations import icosahedral_rotations
 
 
 @dataclass(frozen=True)

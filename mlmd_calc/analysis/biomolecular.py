@@ -29,7 +29,6 @@ from mlmd_calc.analysis.ensembles import (
     pca_w2,
     rmsf,
     rmwd,
-    superpose,
     t_rmsd_error,
     transient_contacts,
     weak_contacts,
@@ -37,12 +36,13 @@ from mlmd_calc.analysis.ensembles import (
 from mlmd_calc.analysis.kinetics import LAG, basin_changes, rmsd_after, torsion_divergences
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import InputError
-from mlmd_calc.stereochemistry import (
+from mlmd_calc.geometry.stereochemistry import (
     chirality_flips,
     clashes,
     dihedrals,
     ramachandran_divergence,
 )
+from mlmd_calc.geometry.superposition import superpose
 
 _POCKET: Final = 10.0
 """Å; residues with an atom this near to a ligand form its pocket."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.analysis.ensembles import Frames, project
 from mlmd_calc.analysis.plots import COLOURS
-from mlmd_calc.stereochemistry import angle_histogram
+from mlmd_calc.geometry.stereochemistry import angle_histogram
 
 _BINS = 72
 """Of each angle in a Ramachandran plot: 5° wide."""

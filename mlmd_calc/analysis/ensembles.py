@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.errors import InputError
-from mlmd_calc.models.atmos.losses import align
+from mlmd_calc.geometry.superposition import superpose
 
 Frames = NDArray[np.float64]
 
@@ -30,27 +29,6 @@ TRANSIENT: Final = 0.1
 """Other pairs above this probability of contact are transient contacts."""
 _ROUNDING: Final = 1e-9
 """Å; what varies less does not vary."""
-
-
-def superpose(frames: Frames, onto: Frames, atoms: NDArray[np.int64] | None = None) -> Frames:
-    """Move and turn frames onto a structure by least squares, without reflection.
-
-    Parameters
-    ----------
-    frames
-        ``(f, a, 3)``.
-    onto
-        ``(a, 3)`` for all frames, or ``(f, a, 3)`` for one each.
-    atoms
-        Indices of the atoms to fit; None for all.
-    """
-    weights = torch.ones(frames.shape[1], dtype=torch.float64)
-    if atoms is not None:
-        weights = torch.zeros_like(weights)
-        weights[torch.from_numpy(atoms)] = 1.0
-    mobile = torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float64))
-    fixed = torch.from_numpy(np.ascontiguousarray(onto, dtype=np.float64))
-    return np.asarray(align(mobile, fixed, weights))
 
 
 def mean_pairwise_rmsd(first: Frames, second: Frames) -> float:

@@ -11,8 +11,8 @@ import torch
 from mlmd_calc.analysis.jumps import JumpErrors, jumps_of, measure_jumps
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.propagation import Frames, Propagator, State
-from mlmd_calc.propagation.state import FloatArray
 
 MODEL: Final = "model"
 ALL: Final = "all"
@@ -60,14 +60,14 @@ class MeanStructure(Propagator):
     Parameters
     ----------
     molecule
-        Frames to average, each superimposed on the first with the least square deviation.
+        Frames to average, each superposed on the first with the least square deviation.
     """
 
     def __init__(self, molecule: MoleculeFrames) -> None:
         positions = molecule.positions.astype(np.float64)
         self.name = molecule.name
         self.numbers = molecule.numbers
-        self.mean = np.mean([superimpose(x, positions[0]) for x in positions], axis=0)
+        self.mean = superpose(positions, positions[0]).mean(axis=0)
 
     def propagate(
         self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
@@ -83,7 +83,7 @@ class MeanStructure(Propagator):
         for state in states:
             if not np.array_equal(state.numbers, self.numbers):
                 raise InputError(f"the state is not one of the molecule {self.name!r}")
-            x = superimpose(self.mean, state.positions)
+            (x,) = superpose(self.mean[None], state.positions)
             frames.append(
                 Frames(
                     times=np.array(times_fs, dtype=np.float64),
@@ -92,25 +92,6 @@ class MeanStructure(Propagator):
                 )
             )
         return frames
-
-
-def superimpose(positions: FloatArray, target: FloatArray) -> FloatArray:
-    """Translate and rotate positions so that they deviate least from a target.
-
-    The rotation is that of W. Kabsch, Acta Cryst. A 32, 922 (1976).
-
-    Parameters
-    ----------
-    positions, target
-        ``(n, 3)``.
-    """
-    centre = target.mean(axis=0)
-    centred = positions - positions.mean(axis=0)
-    left, _, right = np.linalg.svd(centred.T @ (target - centre))
-    # A reflection would fit better still, but no molecule moves so.
-    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
-    placed: FloatArray = centred @ (left * signs) @ right + centre
-    return placed
 
 
 def compare_with_baselines(

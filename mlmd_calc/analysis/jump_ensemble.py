@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, Mean, block_average
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
-from mlmd_calc.bonds import Bonds, find_bonds
 from mlmd_calc.errors import InputError
-from mlmd_calc.stereochemistry import dihedrals, jensen_shannon_divergence
+from mlmd_calc.geometry.bonds import Bonds, find_bonds
+from mlmd_calc.geometry.stereochemistry import dihedrals, jensen_shannon_divergence
 
 ALL_ATOMS: Final = "all atoms"
 BINS: Final = 50

@@ -15,7 +15,7 @@ from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import InputError
-from mlmd_calc.potential.rotations import icosahedral_rotations
+from mlmd_calc.geometry.rotations import icosahedral_rotations
 from mlmd_calc.propagation import ForceModel, Propagator, State
 from mlmd_calc.propagation.state import FloatArray
 

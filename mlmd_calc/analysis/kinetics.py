@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from mlmd_calc.analysis.ensembles import Frames, lag_rmsd
 from mlmd_calc.biomolecules import MolecularSystem
-from mlmd_calc.stereochemistry import angle_histogram, dihedrals, jensen_shannon_divergence
+from mlmd_calc.geometry.stereochemistry import angle_histogram, dihedrals, jensen_shannon_divergence
 
 LAG: Final = 4
 """Frames between the structures whose RMSD is told."""

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from mlmd_calc.analysis.accuracy import spread_index
-from mlmd_calc.analysis.jump_baselines import superimpose
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models.atom import ATOM, input_features, return_probabilities
 
 SLOTS: Final = 8
@@ -141,18 +141,20 @@ def measure_operator(
     -------
     dict
         Errors of "model", "persistence", "ballistic" and "mean structure" (of all frames,
-        superimposed on the start).
+        superposed on the start).
     """
     assert frames.velocities is not None
     ahead = np.arange(1, slots + 1) * horizon // slots
     x, v = frames.positions[starts], frames.velocities[starts]
     reference = frames.positions[0]
-    mean = np.mean([superimpose(frame, reference) for frame in frames.positions], axis=0)
+    mean = superpose(frames.positions.astype(np.float64), reference).mean(axis=0)
     predictions = {
         "model": _predict(network, frames, starts, horizon, slots),
         "persistence": x[:, None],
         "ballistic": x[:, None] + ahead[:, None, None] * v[:, None],
-        "mean structure": np.stack([superimpose(mean, start) for start in x])[:, None],
+        "mean structure": superpose(np.repeat(mean[None], len(x), axis=0), x.astype(np.float64))[
+            :, None
+        ],
     }
     true = frames.positions[starts[:, None] + ahead]
     return {name: OperatorErrors.of(found, true) for name, found in predictions.items()}

@@ -18,14 +18,15 @@ from mlmd_calc.analysis.biomolecular import (
     pocket,
 )
 from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
-from mlmd_calc.analysis.ensembles import Frames, rmsf, superpose
+from mlmd_calc.analysis.ensembles import Frames, rmsf
 from mlmd_calc.biomolecules import MolecularSystem
-from mlmd_calc.bonds import Bonds, bond_lengths
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.geometry.bonds import Bonds, bond_lengths
+from mlmd_calc.geometry.stereochemistry import dihedrals
+from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import Trajectories
-from mlmd_calc.stereochemistry import dihedrals
 
 WHOLE: Final = 0.2
 """Å; a frame is whole if no bond is further than this from its mean length in the reference."""

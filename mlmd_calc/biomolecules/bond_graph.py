@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
 from mlmd_calc.biomolecules.structure import BondedStructure, connected
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import find_bonds
 
 
 class BondGraph:

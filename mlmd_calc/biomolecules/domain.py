@@ -13,8 +13,8 @@ from mlmd_calc.biomolecules.bond_graph import BondGraph
 from mlmd_calc.biomolecules.parts import Part
 from mlmd_calc.biomolecules.residues import ACIDS, PARENTS, RESIDUES
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 from mlmd_calc.options import check_count, check_types, refuse_unknown, shown
-from mlmd_calc.stereochemistry import dihedrals, handedness
 
 FREE: Final = "free"
 """Stands for the end of a chain without a cap."""

@@ -23,8 +23,8 @@ from mlmd_calc.biomolecules.structure import (
     BondedStructure,
     residue_kind,
 )
-from mlmd_calc.bonds import STRETCH, check_contacts, find_bonds
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import STRETCH, check_contacts, find_bonds
 
 _SURE: Final = 1.15
 """Atoms nearer than this times the sum of their covalent radii are bonded, whatever they are."""

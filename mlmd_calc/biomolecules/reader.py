@@ -25,7 +25,7 @@ from mlmd_calc.biomolecules.pdb import parse_pdb
 from mlmd_calc.biomolecules.sites import Site, Sites
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.files import refuse_huge
+from mlmd_calc.io.files import refuse_huge
 
 _PARSERS: Final[Mapping[str, Callable[[str, int], Sites]]] = MappingProxyType(
     {".pdb": parse_pdb, ".ent": parse_pdb, ".cif": parse_mmcif, ".mmcif": parse_mmcif}

@@ -10,7 +10,7 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.residue_conformers import RESIDUE_CONFORMERS
-from mlmd_calc.bonds import find_bonds
+from mlmd_calc.geometry.bonds import find_bonds
 
 
 class Residue(NamedTuple):

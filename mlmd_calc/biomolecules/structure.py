@@ -19,8 +19,8 @@ from mlmd_calc.biomolecules.residues import (
     RESIDUES,
     WATERS,
 )
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import find_bonds
 
 LIGAND: Final = "ligand"
 WATER: Final = "water"

@@ -30,7 +30,7 @@ from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.files import FolderLock
+from mlmd_calc.io.files import FolderLock
 from mlmd_calc.optional import require
 
 if TYPE_CHECKING:

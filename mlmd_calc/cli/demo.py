@@ -23,7 +23,7 @@ from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.run import describe_temperature
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, PredictionError
-from mlmd_calc.files import write_json
+from mlmd_calc.io.files import write_json
 
 if TYPE_CHECKING:
     from mlmd_calc.cli.demo_worker import Task

@@ -20,9 +20,9 @@ import ase
 import ase.build
 import numpy as np
 
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.job import relax
+from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
 from mlmd_calc.md.dynamics import draw_momenta
 from mlmd_calc.md.export import frame_atoms

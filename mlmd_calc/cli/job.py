@@ -23,12 +23,12 @@ from rich.progress import (
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules.reader import structure_from_pdb
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
-from mlmd_calc.files import read_json, write_json
+from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.io.files import read_json, write_json
 from mlmd_calc.md import Engine, MDSettings, Outcome, Run
 from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.engine import RunEngine

@@ -14,7 +14,7 @@ from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION, misses_thermostat
 from mlmd_calc.cli.job import Job
-from mlmd_calc.files import write_json
+from mlmd_calc.io.files import write_json
 from mlmd_calc.md import Outcome, Run, read_record
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.jump_engine import EVENTS_FILE

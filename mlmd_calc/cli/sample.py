@@ -20,7 +20,7 @@ from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.cli.run import Device, Json, Out, Seed
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
-from mlmd_calc.files import write_json
+from mlmd_calc.io.files import write_json
 
 if TYPE_CHECKING:
     from mlmd_calc.biomolecules import BondedStructure

@@ -22,7 +22,6 @@ from mlmd_calc.biomolecules.reader import (
 )
 from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
 from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
-from mlmd_calc.bonds import check_bonded, check_contacts, check_hydrogens
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.molecules import (
     MOLECULES,
@@ -34,7 +33,8 @@ from mlmd_calc.data.molecules import (
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
-from mlmd_calc.files import refuse_huge
+from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
+from mlmd_calc.io.files import refuse_huge
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"

@@ -32,7 +32,7 @@ from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -10,8 +10,8 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.bonds import BOND_LIMIT, bond_lengths
 from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.geometry.bonds import BOND_LIMIT, bond_lengths
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation.corrections import thermal_speed
 from mlmd_calc.propagation.forces import ForceModel
@@ -39,7 +39,7 @@ class ParallelRuns:
         ``(r, n, 3)`` Å; the runs begin at rest.
     bonds
         ``(b, 2)`` indices of bonded atoms. Their lengths at ``positions`` are those that they must
-        keep within ``BOND_LIMIT`` of `mlmd_calc.bonds`.
+        keep within ``BOND_LIMIT`` of `mlmd_calc.geometry.bonds`.
 
     Attributes
     ----------

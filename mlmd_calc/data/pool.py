@@ -26,7 +26,7 @@ from rich.progress import (
 )
 
 from mlmd_calc.errors import ConfigError, PredictionError
-from mlmd_calc.files import FolderLock
+from mlmd_calc.io.files import FolderLock
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

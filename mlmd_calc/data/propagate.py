@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlmd_calc import units
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_trajectory
@@ -36,7 +35,8 @@ from mlmd_calc.data.sampling import conformers_of, generator_of, relax
 from mlmd_calc.data.sampling_settings import require_setting
 from mlmd_calc.data.start_states import THERMALISE_STEPS, StartStates
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
-from mlmd_calc.files import FolderLock
+from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.io.files import FolderLock
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.zoo import Model

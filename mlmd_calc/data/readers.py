@@ -21,7 +21,7 @@ from mlmd_calc.data.npz import read_npz
 from mlmd_calc.data.plausibility import check_units
 from mlmd_calc.electrons import check_parity
 from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.files import refuse_huge
+from mlmd_calc.io.files import refuse_huge
 
 _SUFFIXES: Final = (".npz", *(suffix for suffix in ASE_SUFFIXES if suffix != ".json"))
 """Of files that are taken from a directory, where other JSON files may lie about."""

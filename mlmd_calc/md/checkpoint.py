@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.md.record import Description
-from mlmd_calc.propagation.restart import read_restart, write_restart
 
 CHECKPOINT_FILE: Final = "checkpoint.npz"
 

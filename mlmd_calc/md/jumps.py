@@ -15,7 +15,7 @@ from ase.md.md import MolecularDynamics
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.jump_engine import Jumps
 from mlmd_calc.md.jump_logger import JumpLogger

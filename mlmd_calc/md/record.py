@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import ModelFileError
-from mlmd_calc.files import read_json, write_json
+from mlmd_calc.geometry.bonds import Bonds
+from mlmd_calc.io.files import read_json, write_json
 from mlmd_calc.md.frames import FRAMES_FILE, read_frames
 from mlmd_calc.md.settings import Engine, MDSettings
 

@@ -14,9 +14,10 @@ import numpy as np
 from ase.calculators.calculator import CalculatorError
 
 from mlmd_calc import units
-from mlmd_calc.bonds import Bonds
 from mlmd_calc.errors import MLMDError
-from mlmd_calc.files import FolderLock, write_json
+from mlmd_calc.geometry.bonds import Bonds
+from mlmd_calc.io.files import FolderLock, write_json
+from mlmd_calc.io.restart import check_identity
 from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.checkpoint import (
     CHECKPOINT_FILE,
@@ -40,7 +41,6 @@ from mlmd_calc.md.start import (
     start_molecules,
 )
 from mlmd_calc.propagation import JumpLoop, Propagator
-from mlmd_calc.propagation.restart import check_identity
 
 JOB_FILE: Final = "job.json"
 

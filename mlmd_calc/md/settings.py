@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from mlmd_calc.bonds import BOND_LIMIT
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.geometry.bonds import BOND_LIMIT
 
 if TYPE_CHECKING:
     from mlmd_calc.propagation.other_forces import OtherForces

@@ -9,9 +9,9 @@ from typing import Any
 import ase
 import numpy as np
 
-from mlmd_calc.bonds import Bonds, find_bonds
 from mlmd_calc.electrons import electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.bonds import Bonds, find_bonds
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.engine import RunEngine

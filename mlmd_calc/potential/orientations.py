@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.geometry.rotations import counted_rotations, fixed_rotations
 from mlmd_calc.potential.options import ResolvedOptions, whole
-from mlmd_calc.potential.rotations import counted_rotations, fixed_rotations
 
 _SEED_BITS: Final = 63
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import EventLog
 from mlmd_calc.propagation.forces import ForceModel, FunctionForces
@@ -46,7 +47,6 @@ from mlmd_calc.propagation.loop import JumpLoop
 from mlmd_calc.propagation.other_forces import OtherForces
 from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
 from mlmd_calc.propagation.proposals import Finding, Proposal
-from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.state import Frames, State, state_from_ase
 from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat, make_thermostat
 from mlmd_calc.propagation.verlet import VerletPropagator

@@ -15,6 +15,7 @@ from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.biomolecules.domain import refuse_objections
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.geometry.stereochemistry import handedness
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.forces import ForceModel
@@ -23,7 +24,6 @@ from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
-from mlmd_calc.stereochemistry import handedness
 from mlmd_calc.zoo import ATMOSModel
 
 _STALE: Final = 0.1

@@ -12,8 +12,8 @@ from ase.data import atomic_masses, chemical_symbols
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.geometry.rotations import random_rotations
 from mlmd_calc.models.atom import record
-from mlmd_calc.potential.rotations import random_rotations
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
 from mlmd_calc.propagation.state import FloatArray, Frames, State

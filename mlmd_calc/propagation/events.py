@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlmd_calc import units
 from mlmd_calc.errors import ModelFileError
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from ase.data import chemical_symbols, covalent_radii
 from scipy.stats import chi2
 
 from mlmd_calc import units
-from mlmd_calc.bonds import BOND_LIMIT, Bonds, find_bonds
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.geometry.bonds import BOND_LIMIT, Bonds, find_bonds
 from mlmd_calc.propagation.corrections import rigid_basis, rigid_velocities, thermal_speed
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
 from mlmd_calc.propagation.state import FloatArray, State

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.propagation.acceptance import Mover, Stopped
 from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
 from mlmd_calc.propagation.continuation import (
@@ -29,7 +30,6 @@ from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Guard
 from mlmd_calc.propagation.other_forces import COMPARE_EVERY, OtherForces
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.propagation.restart import read_restart, write_restart
 from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Thermostat

@@ -115,7 +115,8 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
     network = _network(engine)
     if engine is potential or (network and network == _network(potential)):
         return
-    for structure in (state.structure, _strained(state)):
+    start = state.structure
+    for structure in (start, _strained(state)):
         try:
             theirs, own = (evaluated_forces(f, [structure])[0] for f in (engine, potential))
             if _longest(theirs - own)[0] <= LIMIT:
@@ -125,7 +126,7 @@ def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:
                 for f, first in ((engine, theirs), (potential, own))
             ]
         except (InputError, PredictionError):
-            if structure is state.structure:
+            if structure is start:
                 raise
             return
         noise = max(

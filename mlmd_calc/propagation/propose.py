@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mlmd_calc.errors import PredictionError
-from mlmd_calc.potential.rotations import random_rotations
+from mlmd_calc.geometry.rotations import random_rotations
 from mlmd_calc.propagation.corrections import centre_of_mass
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.propagator import Propagator

@@ -14,8 +14,8 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem
-from mlmd_calc.bonds import Bonds, bond_lengths
-from mlmd_calc.stereochemistry import bond_angles, chirality_flips, dihedrals
+from mlmd_calc.geometry.bonds import Bonds, bond_lengths
+from mlmd_calc.geometry.stereochemistry import bond_angles, chirality_flips, dihedrals
 
 BOND_LIMIT: Final = 0.2
 """Å; largest change of a bond between heavy atoms from the start. Between frames of molecular

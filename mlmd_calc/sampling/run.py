@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 import mlmd_calc
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.files import FolderLock, read_json, write_json
+from mlmd_calc.io.files import FolderLock, read_json, write_json
+from mlmd_calc.io.restart import check_identity, read_restart, write_restart
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.atmos import check_molecule, trained_stride_ps
-from mlmd_calc.propagation.restart import check_identity, read_restart, write_restart
 from mlmd_calc.sampling.quality import FrameGuard, FrameQuality
 from mlmd_calc.sampling.rollouts import (
     REDRAWS,

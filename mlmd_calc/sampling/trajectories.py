@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos.features import Memory
-from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.rollout import Rollout
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlmd_calc.analysis.accuracy import spread_index
-from mlmd_calc.potential.rotations import random_reflections, random_rotations
+from mlmd_calc.geometry.rotations import random_reflections, random_rotations
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 
 
 class MetricsFile(Logger):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 from mlmd_calc.training.recipe import Recipe, TrainingData
 from mlmd_calc.zoo import LoadedModel
 from mlmd_calc.zoo.training_run import PREVIOUS_CHECKPOINT, has_checkpoint, read_last_checkpoint

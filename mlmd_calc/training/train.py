@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.files import FolderLock
+from mlmd_calc.io.files import FolderLock
 from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress

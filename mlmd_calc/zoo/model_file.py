@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 from mlmd_calc.options import shown
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.kinds import KINDS, kind_of

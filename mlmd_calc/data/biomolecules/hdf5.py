@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.geometry.bonds import bond_lengths
 from mlmd_calc.optional import require
 
 _SHORTEST, _LONGEST = 0.9, 2.8

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.structure import BondedStructure
-from mlmd_calc.bonds import find_bonds
 from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.geometry.bonds import find_bonds
 
 DT_PS: Final = 1000.0
 """Time between frames."""

@@ -10,8 +10,8 @@ from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
 from mlmd_calc.biomolecules.residues import EXCHANGED
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.stereochemistry import clashes, dihedrals
 from mlmd_calc.optional import require
-from mlmd_calc.stereochemistry import clashes, dihedrals
 
 AMINO_ACIDS: Final = "ACDEFGHIKLMNPQRSTVWY"
 

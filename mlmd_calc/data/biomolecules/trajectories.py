@@ -35,9 +35,9 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
-from mlmd_calc.bonds import bond_lengths
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
-from mlmd_calc.files import replacing
+from mlmd_calc.geometry.bonds import bond_lengths
+from mlmd_calc.io.files import replacing
 from mlmd_calc.optional import require
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos.config import ATMOSConfig, LossConfig
 from mlmd_calc.models.atmos.features import Features
 from mlmd_calc.models.atmos.geometry import representative_positions
@@ -94,35 +95,6 @@ def atom_weights(features: Features, config: LossConfig, dtype: torch.dtype) -> 
 
 
 @torch.no_grad()
-def align(mobile: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
-    """Move and turn structures onto others, by weighted least squares and without reflection.
-
-    No gradient flows through the fit (Kabsch, Acta Cryst. A 32, 922, 1976).
-
-    Parameters
-    ----------
-    mobile, fixed
-        ``(..., a, 3)``, with leading axes that broadcast.
-    weights
-        ``(..., a)``, zero for atoms to leave out.
-
-    Returns
-    -------
-    Tensor
-        ``(..., a, 3)``, the moved structures.
-    """
-    share = (weights / weights.sum(-1, keepdim=True))[..., None]
-    mobile_centre = (share * mobile).sum(-2, keepdim=True)
-    fixed_centre = (share * fixed).sum(-2, keepdim=True)
-    offset = mobile - mobile_centre
-    covariance = torch.matmul((share * offset).transpose(-1, -2), fixed - fixed_centre)
-    # Double precision, because singular values of flat or small molecules lie close together.
-    u, _, vh = torch.linalg.svd(covariance.double())
-    sign = torch.sign(torch.linalg.det(torch.matmul(u, vh)))
-    u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], dim=-1)
-    return torch.matmul(offset, torch.matmul(u, vh).to(mobile)) + fixed_centre
-
-
 def diffusion_loss(
     denoised: Tensor,
     target: Tensor,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mlmd_calc.errors import InputError, PredictionError, RefusedFramesError
+from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos.config import SamplerConfig
 from mlmd_calc.models.atmos.features import Features, Memory
-from mlmd_calc.models.atmos.losses import align
 from mlmd_calc.models.atmos.network import ATMOS
 from mlmd_calc.models.atmos.sampler import random_steps, run_sampler, standard_normal
 from mlmd_calc.models.recorder import Recorder

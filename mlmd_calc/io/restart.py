@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
-from mlmd_calc.files import replacing
+from mlmd_calc.io.files import replacing
 
 FORMAT: Final = "mlmd-restart"
 VERSION: Final = 1

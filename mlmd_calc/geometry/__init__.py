@@ -1,0 +1,1 @@
+"""Geometry that every part borrows: rotations, superposition, bonds, handedness."""

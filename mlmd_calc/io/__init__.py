@@ -1,0 +1,1 @@
+"""Files that every part borrows: written in one go, locked folders, restarts."""
