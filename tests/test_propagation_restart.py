@@ -9,6 +9,7 @@ from jump_systems import Noisy, Spoilt, forces_of, nan, springs, springs_state, 
 
 from mlmd_calc import load_propagator
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.io import restart
 from mlmd_calc.models.atom import ATOMIntegrator, IntegratorConfig
 from mlmd_calc.models.mdet import MDETConfig
 from mlmd_calc.potential import Potential
@@ -24,7 +25,6 @@ from mlmd_calc.propagation import (
     VerletPropagator,
     default_checks,
     read_restart,
-    restart,
     state_from_ase,
     write_restart,
 )
