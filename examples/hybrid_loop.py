@@ -20,7 +20,7 @@ steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 
 random = np.random.default_rng(1)
 atoms = molecule("CH3CH2OH")
-atoms.calc = MDETCalculator("mdet-small-organics-gfn2")  # what the propagator was trained with
+atoms.calc = MDETCalculator()  # what the propagator was trained with
 draw_momenta(atoms, 300, random)
 dyn = JumpNVT(
     atoms,

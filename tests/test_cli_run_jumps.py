@@ -54,7 +54,7 @@ def test_replicas_of_a_shipped_model_restart_bit_for_bit(tmp_path):
     assert summary == json.loads((whole / "summary.json").read_text())
     assert summary["settings"]["jumps"]["stride_fs"] == 2.0
     assert summary["step"] == 8
-    assert summary["calculator"]["model"] == "mdet-small-organics-gfn2"
+    assert summary["calculator"]["model"] == "mdet-small-organics"
     counts = {name: summary["jumps"][name] for name in ("accepted", "redrawn", "fallback")}
     assert counts == {"accepted": 16, "redrawn": 0, "fallback": 0}
     assert len(EventLog.load(whole / EVENTS_FILE)) == 0

@@ -66,7 +66,9 @@ class FidelitySettings:
     frictions_per_ps
         Langevin frictions; 0 is constant energy.
     duration_ps
-        Length of each run.
+        Length of each run of jumps.
+    reference_ps
+        Length of each force-based run, which costs most; None for ``duration_ps``.
     replicas
         Molecules that move side by side.
     seed
@@ -82,6 +84,7 @@ class FidelitySettings:
     temperature_K: float = 300.0  # noqa: N815
     frictions_per_ps: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 0.0)
     duration_ps: float = 5.0
+    reference_ps: float | None = None
     replicas: int = 4
     seed: int = 0
 
@@ -89,7 +92,8 @@ class FidelitySettings:
         for name, allowed in (
             ("stride_fs", self.stride_fs > 0.0),
             ("temperature_K", self.temperature_K > 0.0),
-            ("duration_ps", self.jumps >= 1),
+            ("duration_ps", self.jumps(self.duration_ps) >= 1),
+            ("reference_ps", self.reference_ps is None or self.jumps(self.reference_ps) >= 1),
             ("replicas", self.replicas >= 1),
             ("frictions_per_ps", all(friction >= 0.0 for friction in self.frictions_per_ps)),
         ):
@@ -97,13 +101,12 @@ class FidelitySettings:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} with stride_fs={self.stride_fs}; stride, "
                     "temperature and number of replicas must be positive, frictions not negative, "
-                    "and the duration at least one jump"
+                    "and durations at least one jump"
                 )
 
-    @property
-    def jumps(self) -> int:
-        """Jumps of a run."""
-        return round(self.duration_ps * units.FS_PER_PS / self.stride_fs)
+    def jumps(self, duration_ps: float) -> int:
+        """Return the number of jumps of a run."""
+        return round(duration_ps * units.FS_PER_PS / self.stride_fs)
 
     def thermostat(self, friction_per_ps: float) -> Thermostat | None:
         """Return the thermostat; None for a friction of 0, constant energy."""
@@ -308,11 +311,14 @@ def _run(
                 rng=rng,
             )
 
+        duration = settings.duration_ps
+        if by_forces and settings.reference_ps is not None:
+            duration = settings.reference_ps
         alive = list(range(len(states)))
         frames: list[dict[int, State]] = []
         jumps = interventions = 0
         loop = loop_of(states)
-        while len(frames) < settings.jumps and alive:
+        while len(frames) < settings.jumps(duration) and alive:
             if _advance(loop):
                 jumps += len(alive)
                 loop.energies()

@@ -54,7 +54,11 @@ def validate_jumps(
         ),
     ] = None,
     temperature: Annotated[float, typer.Option(help="K.")] = 300.0,
-    duration: Annotated[float, typer.Option(help="Length of each run in ps.")] = 5.0,
+    duration: Annotated[float, typer.Option(help="Length of each run of jumps in ps.")] = 5.0,
+    reference: Annotated[
+        float | None,
+        typer.Option(help="Length of the force-based runs in ps. Default: that of the jumps."),
+    ] = None,
     replicas: Annotated[int, typer.Option(help="Molecules that move side by side.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -79,6 +83,7 @@ def validate_jumps(
         temperature_K=temperature,
         **({} if friction is None else {"frictions_per_ps": tuple(friction)}),
         duration_ps=duration,
+        reference_ps=reference,
         replicas=replicas,
         seed=seed,
     )

@@ -57,6 +57,6 @@ def superpose(frames: Frames, onto: Frames, atoms: NDArray[np.int64] | None = No
     if atoms is not None:
         weights = torch.zeros_like(weights)
         weights[torch.from_numpy(atoms)] = 1.0
-    mobile = torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float64))
-    fixed = torch.from_numpy(np.ascontiguousarray(onto, dtype=np.float64))
+    mobile = torch.from_numpy(np.array(frames, dtype=np.float64))
+    fixed = torch.from_numpy(np.array(onto, dtype=np.float64))
     return np.asarray(align(mobile, fixed, weights))
