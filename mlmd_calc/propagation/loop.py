@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +28,15 @@ from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import EventLog
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Guard
-from mlmd_calc.propagation.other_forces import COMPARE_EVERY, OtherForces
+from mlmd_calc.propagation.loop_options import LoopOptions, check_names
+from mlmd_calc.propagation.other_forces import COMPARE_EVERY
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Thermostat
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class JumpLoop:
@@ -53,24 +57,14 @@ class JumpLoop:
         Length of a jump in fs.
     thermostat
         None for constant energy.
-    corrections
-        Corrections of a jump.
-    guard
-        Checks of a jump; None for the usual ones.
     forces
         Force model for energies, fallbacks and force-based steps; None: the propagator's potential,
         if it tells it.
-    other_forces
-        What is done if these forces are not those of the propagator's potential: "refuse", "kick"
-        (the difference acts before and after each of two jumps over half the stride) or "ignore"
-        (it acts in force-based steps alone).
-    md_steps_per_jump
-        Force-based steps after each jump.
     md_timestep_fs
         Time step of force-based steps and of fallbacks, which is shortened if it does not divide
         the stride.
-    rng
-        Source of all randomness; None draws a seed from the system.
+    **options
+        See :class:`~.loop_options.LoopOptions`.
 
     Attributes
     ----------
@@ -98,25 +92,22 @@ class JumpLoop:
         stride_fs: float,
         *,
         thermostat: Thermostat | None = None,
-        corrections: Corrections | None = None,
-        guard: Guard | None = None,
         forces: ForceModel | None = None,
-        other_forces: OtherForces = "refuse",
-        md_steps_per_jump: int = 0,
         md_timestep_fs: float = 0.5,
-        rng: np.random.Generator | None = None,
+        **options: Unpack[LoopOptions],
     ) -> None:
+        check_names(options)
         self.setup = Setup(
             propagator=propagator,
             stride_fs=stride_fs,
             thermostat=thermostat,
-            corrections=Corrections() if corrections is None else corrections,
-            guard=Guard() if guard is None else guard,
+            corrections=options.get("corrections") or Corrections(),
+            guard=options.get("guard") or Guard(),
             forces=propagator.potential if forces is None else forces,
-            other_forces=other_forces,
-            md_steps_per_jump=md_steps_per_jump,
+            other_forces=options.get("other_forces", "refuse"),
+            md_steps_per_jump=options.get("md_steps_per_jump", 0),
             md_timestep_fs=md_timestep_fs,
-            rng=_checked_rng(rng),
+            rng=_checked_rng(options.get("rng")),
         )
         self.stopped: str | None = None
         self._states = _checked(states)
