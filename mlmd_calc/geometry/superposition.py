@@ -12,6 +12,7 @@ from torch import Tensor
 Frames: TypeAlias = NDArray[np.float64]
 
 
+@torch.no_grad()
 def align(mobile: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
     """Move and turn structures onto others, by weighted least squares and without reflection.
 

@@ -193,7 +193,8 @@ def run_options(
 ) -> LoopOptions:
     """Options of the loop of a run in a folder, the same in every engine.
 
-    At constant energy the total energy is kept by scaling velocities if the calculator has one.
+    The total energy is kept by scaling velocities if the calculator has one: at constant energy
+    that of the start, with a thermostat that of each jump.
 
     Raises
     ------
@@ -208,7 +209,7 @@ def run_options(
         )
     has_energy = "energy" in calculator.implemented_properties
     return LoopOptions(
-        corrections=Corrections(rescale_energy=has_energy and not settings.thermostatted),
+        corrections=Corrections(rescale_energy=None if settings.thermostatted else has_energy),
         guard=Guard(frames_file=folder / REJECTED_FILE),
         other_forces=settings.jumps.other_forces,
         md_steps_per_jump=settings.jumps.md_steps_per_jump,

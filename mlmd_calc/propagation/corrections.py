@@ -85,9 +85,10 @@ class Corrections:
         The propagator sees the molecule centred and in a random orientation, new for every jump, so
         that errors of orientation average out.
     rescale_energy
-        Internal velocities are scaled such that the total energy is that at the start of the run. A
-        jump whose potential energy is too high for that is rejected. Costs an energy per jump; not
-        with a thermostat.
+        Internal velocities are scaled such that a jump conserves the total energy: at constant
+        energy that of the start of the run, with a thermostat that before the jump, so that errors
+        of jumps do not heat. A jump whose potential energy is too high for that is rejected. Costs
+        an energy per jump. None: with a thermostat, where the guard asks for energies anyway.
     fix_centre
         The centre of mass is kept at rest, also by the thermostat.
     """
@@ -96,13 +97,13 @@ class Corrections:
     momentum: bool = True
     angular_momentum: bool = True
     random_rotation: bool = True
-    rescale_energy: bool = False
+    rescale_energy: bool | None = None
     fix_centre: bool = False
 
     @classmethod
     def none(cls) -> Corrections:
         """No corrections, as for atoms in an external field."""
-        return cls(False, False, False, False)
+        return cls(False, False, False, False, False)
 
     @classmethod
     def of(cls, corrections: Corrections | None, *, rescale_energy: bool) -> Corrections:

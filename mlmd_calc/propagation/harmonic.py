@@ -23,6 +23,8 @@ class HarmonicPropagator(Propagator):
         that rely on that.
     """
 
+    conserves_energy = True
+
     def __init__(self, harmonic: Harmonic) -> None:
         self.harmonic = harmonic
 

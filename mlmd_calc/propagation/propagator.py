@@ -207,6 +207,8 @@ class Propagator(ABC):
     gives_velocities
         Whether its frames have velocities. If not, they are drawn from the Maxwell-Boltzmann
         distribution of the thermostat, and the centre of mass stays where it is put.
+    conserves_energy
+        Whether its jumps conserve the energy of its potential, as force-based steps do.
     temperature_K
         The only temperature it was made for; None: any.
     conditions
@@ -220,6 +222,7 @@ class Propagator(ABC):
     strides: Strides = Strides()
     stochastic: bool = False
     gives_velocities: bool = True
+    conserves_energy: bool = False
     temperature_K: float | None = None  # noqa: N815
     conditions: Conditions = Conditions()
     potential: ForceModel | None = None

@@ -66,11 +66,23 @@ class Setup:
         self._began_with = repr(self.thermostat), self.stride_fs
         self.generator = torch.Generator()
         self.generator.manual_seed(int(self.rng.integers(2**62)))
+        if self.corrections.rescale_energy is None:
+            self.corrections = replace(self.corrections, rescale_energy=self._should_rescale())
         self.checks = self._usual_checks() if self.guard.checks is None else self.guard.checks
         self.needs_energy = self.corrections.rescale_energy or any(
             check.needs_energy for check in self.checks
         )
         self.check()
+
+    def _should_rescale(self) -> bool:
+        """Whether jumps under a thermostat conserve energy by rescaling: where it costs nothing."""
+        return (
+            self.thermostat is not None
+            and self.guard.checks is None
+            and self.other_forces == "refuse"
+            and not self.propagator.conserves_energy
+            and self._has_usable_energy
+        )
 
     def _usual_checks(self) -> tuple[Check, ...]:
         usual = default_checks(energies=self._has_usable_energy)
@@ -102,10 +114,6 @@ class Setup:
             )
         self.check_thermostat()
         self.propagator.conditions.check_potential(self.propagator.potential)
-        if self.thermostat is not None and self.corrections.rescale_energy:
-            raise ConfigError(
-                "rescale_energy with a thermostat would undo what the thermostat does; use one"
-            )
         if self.forces is None and (self.needs_energy or self.md_steps_per_jump):
             raise ConfigError(
                 "energy rescaling, the energy check and force-based steps need forces; attach a "

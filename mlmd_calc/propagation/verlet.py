@@ -35,6 +35,8 @@ class VerletPropagator(Propagator):
         If the time step is not positive.
     """
 
+    conserves_energy = True
+
     def __init__(self, forces: ForceModel, timestep_fs: float) -> None:
         if not 0.0 < timestep_fs < np.inf:
             raise ConfigError(f"timestep_fs={timestep_fs}; it must be a positive number")

@@ -94,7 +94,6 @@ def atom_weights(features: Features, config: LossConfig, dtype: torch.dtype) -> 
     return weight * features.atom_mask
 
 
-@torch.no_grad()
 def diffusion_loss(
     denoised: Tensor,
     target: Tensor,
