@@ -13,7 +13,15 @@ from mlmd_calc.analysis.jump_map import measure_map
 from mlmd_calc.cli.commands import app
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.analytic import Harmonic
-from mlmd_calc.propagation import FunctionForces, State, VerletPropagator
+from mlmd_calc.propagation import (
+    Corrections,
+    FunctionForces,
+    Guard,
+    JumpLoop,
+    Langevin,
+    State,
+    VerletPropagator,
+)
 from mlmd_calc.propagation.harmonic import HarmonicPropagator
 from mlmd_calc.propagation.thermostats import draw_velocities
 
@@ -94,16 +102,76 @@ def test_jumps_made_of_the_same_steps_are_as_faithful_as_these():
     assert found.runs[0.0].to_dict() == found.references[0.0].to_dict()
 
 
-def test_jumps_that_heat_are_hotter_and_die():
-    settings = FidelitySettings(
-        STRIDE, frictions_per_ps=(20.0, 1.0), duration_ps=1.0, replicas=8, seed=1
+def mean_kinetic_temperature(corrections):
+    """Temperature of water in jumps that heat, under a thermostat of 2/ps."""
+    forces = FunctionForces(springs)
+    forces.has_energy = True
+    loop = JumpLoop(
+        [replace(MINIMUM, velocities=state.velocities) for state in warm_states(16)],
+        Heating(forces),
+        STRIDE,
+        thermostat=Langevin(300.0, 0.002),
+        corrections=corrections,
+        guard=Guard(frames_file="/dev/null"),
+        forces=forces,
+        rng=np.random.default_rng(0),
     )
-    found = measure_fidelity(Faulty(1.02), FORCES, MINIMUM, settings)
-    assert found.runs[1.0].died == 8
+    found = []
+    for _ in range(500):
+        assert loop.advance()
+        found.append(np.mean([state.kinetic_temperature for state in loop.states]))
+    return np.mean(found[100:])
+
+
+def springs(positions):
+    """Springs of 30 eV/Å² between all atoms of water."""
+    i, j = np.triu_indices(3, 1)
+    arms = positions[i] - positions[j]
+    lengths = np.linalg.norm(arms, axis=1)
+    stretch = lengths - np.linalg.norm(SHAPE[i] - SHAPE[j], axis=1)
+    pull = 30.0 * (stretch / lengths)[:, None] * arms
+    forces = np.zeros((3, 3))
+    np.add.at(forces, i, -pull)
+    np.add.at(forces, j, pull)
+    return 15.0 * float(stretch @ stretch), forces
+
+
+class Heating(VerletPropagator):
+    """Force-based steps, after which velocities are larger by half a percent."""
+
+    conserves_energy = False
+
+    def __init__(self, forces):
+        super().__init__(forces, 0.5)
+
+    def propagate(self, states, times_fs, generator):
+        states = [replace(state, memory={}) for state in states]
+        return [
+            replace(frames, velocities=1.005 * frames.velocities, memory={})
+            for frames in super().propagate(states, times_fs, generator)
+        ]
+
+
+def test_rescaling_keeps_jumps_that_heat_at_the_temperature_of_the_thermostat():
+    assert mean_kinetic_temperature(None) == pytest.approx(300.0, rel=0.1)
+    assert mean_kinetic_temperature(Corrections(rescale_energy=False)) > 350.0
+
+
+class Breaking(Faulty):
+    """Moves an atom away."""
+
+    def propagate(self, states, times_fs, generator):
+        found = super().propagate(states, times_fs, generator)
+        return [replace(frames, positions=frames.positions + 5.0 * np.eye(3)) for frames in found]
+
+
+def test_replicas_that_cannot_go_on_have_died():
+    settings = FidelitySettings(STRIDE, frictions_per_ps=(1.0,), duration_ps=0.4, replicas=2)
+    found = measure_fidelity(Breaking(1.0), FORCES, MINIMUM, settings)
+    assert found.runs[1.0].died == 2
     assert mean_temperature(found.runs[1.0]) is None
-    reference = mean_temperature(found.references[10.0])
-    strong = found.runs[20.0]
-    assert strong.died or mean_temperature(strong) > 1.1 * reference
+    assert found.runs[1.0].interventions_percent >= 100.0
+    json.dumps(found.to_dict())
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,9 @@ class Corrections:
     rescale_energy
         Internal velocities are scaled such that a jump conserves the total energy: at constant
         energy that of the start of the run, with a thermostat that before the jump, so that errors
-        of jumps do not heat. A jump whose potential energy is too high for that is rejected. Costs
-        an energy per jump. None: with a thermostat, where the guard asks for energies anyway.
+        of jumps do not heat. A jump whose potential energy is too high for that is rejected, with a
+        thermostat taken as it is. Costs an energy per jump. None: with a thermostat, where the
+        guard asks for energies anyway.
     fix_centre
         The centre of mass is kept at rest, also by the thermostat.
     """

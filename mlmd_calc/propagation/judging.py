@@ -146,6 +146,9 @@ class Judge:
         if rejected is not None or not corrections.rescale_energy:
             return rejected or proposal
         scaled = corrections.rescale(after, total)
+        if scaled is None and self._setup.thermostat is not None:
+            # Near a turning point of a small molecule; the thermostat mends what little it is.
+            return proposal
         if scaled is None:
             potential = float(after.energy or 0.0)
             reason = (
