@@ -183,9 +183,9 @@ def test_impossible_settings_are_refused(change):
 
 
 def test_the_command_measures_a_shipped_model():
-    options = ["--duration", "0.05", "--friction", "20", "--replicas", "1", "--json"]
+    options = ["--duration", "0.05", "--friction", "2", "--replicas", "1", "--json"]
     result = CliRunner().invoke(app, ["validate", "jumps", "atom-ethanol", "ethanol", *options])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["ethanol"]
-    assert found["friction_per_ps"]["20"]["died"] == 0
+    assert found["friction_per_ps"]["2"]["died"] == 0
     assert 0.0 < found["jump"]["acceptance_percent"] <= 100.0

@@ -7,6 +7,7 @@ does its guard have to help.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.propagation import (
+    Conditions,
     Corrections,
     ForceModel,
     Guard,
@@ -213,6 +215,9 @@ def measure_fidelity(
     ConfigError
         If the propagator cannot make such jumps.
     """
+    propagator = copy.copy(propagator)
+    # What the card forbids is what is to be measured.
+    propagator.conditions = Conditions(potential=propagator.conditions.potential)
     (minimum,) = with_energies([minimum], forces)
     rng = np.random.default_rng(settings.seed)
     starts = [
