@@ -365,10 +365,6 @@ def test_states_go_to_ase_and_back():
         ({"md_steps_per_jump": 2}, "need forces"),
         ({"corrections": Corrections(rescale_energy=True)}, "need forces"),
         ({"md_steps_per_jump": -1}, "md_steps_per_jump=-1"),
-        (
-            {"corrections": Corrections(rescale_energy=True), "thermostat": Langevin(300, 0.1)},
-            "undo what the thermostat",
-        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

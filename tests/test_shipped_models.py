@@ -17,6 +17,7 @@ from mlmd_calc.data import MOLECULES, read_dataset
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures
+from mlmd_calc.data.propagate import PropagationSettings, propagate
 from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.geometry.bonds import bond_lengths
 from mlmd_calc.geometry.stereochemistry import chirality_flips
@@ -124,11 +125,17 @@ def test_stored_labels_confirm_the_card(name, molecule):
 
 @pytest.mark.parametrize("name", PROPAGATORS)
 def test_fresh_trajectories_confirm_the_card(name, tmp_path):
-    """New motion of the teacher, of a molecule that was never trained on or is the only one."""
-    settings = SamplingSettings.for_mode(
-        "nve", frames=60, conformers=1, thermalise_fs=100.0, seed=12345
-    )
-    generate([MOLECULES[SPECIFIC.get(name, "isobutane")]], tmp_path, settings)
+    """New motion of what it learnt, of a molecule never trained on or the only one."""
+    molecules = [MOLECULES[SPECIFIC.get(name, "isobutane")]]
+    if name == "atom-small-organics":
+        potential = load_model(load_any_model(name).card.recommended["potential"], device="cpu")
+        runs = PropagationSettings(runs=10, frames=9, conformers=1, seed=12345)
+        propagate(molecules, tmp_path, runs, potential)
+    else:
+        settings = SamplingSettings.for_mode(
+            "nve", frames=60, conformers=1, thermalise_fs=100.0, seed=12345
+        )
+        generate(molecules, tmp_path, settings)
     (molecule,) = read_dataset(tmp_path)
     times = [2.0, 4.0, 8.0]
     jumps = jumps_of(molecule, times, 20)
@@ -136,7 +143,7 @@ def test_fresh_trajectories_confirm_the_card(name, tmp_path):
     ballistic = measure_jumps(Ballistic(), jumps, times)
     errors = load_any_model(name).card.errors
     unseen = ("molecules never", "independent")
-    claimed = next(rows for key, rows in errors.items() if key.startswith(unseen))
+    claimed = next(rows for key, rows in errors.items() if any(word in key for word in unseen))
     for column, time in enumerate(times):
         for quantity in ("position", "velocity"):
             found = 100.0 * learned.relative(quantity)[column]
