@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mlmd_calc.electrons import as_integer
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import neighbour_lists
 from mlmd_calc.potential import Structure
 from mlmd_calc.zoo import ModelCard
 
@@ -268,11 +269,8 @@ def _particles(atoms: Iterable[int] | None, count: int) -> list[int]:
 def _parents(particles: list[int], bonds: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
     """Spanning tree along bonds; the first atom of a further fragment hangs on atom 0."""
     local = {particle: i for i, particle in enumerate(particles)}
-    neighbours: list[list[int]] = [[] for _ in particles]
-    for first, second in bonds:
-        if first in local and second in local:
-            neighbours[local[first]].append(local[second])
-            neighbours[local[second]].append(local[first])
+    inside = ((local[i], local[j]) for i, j in bonds if i in local and j in local)
+    neighbours = neighbour_lists(len(particles), inside)
     parents = np.full(len(particles), -1, dtype=np.int64)
     for start in range(len(particles)):
         if parents[start] >= 0:

@@ -21,7 +21,7 @@ from mlmd_calc import units
 from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, Mean, block_average
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import Bonds, find_bonds
+from mlmd_calc.geometry.bonds import Bonds, find_bonds, neighbour_lists
 from mlmd_calc.geometry.stereochemistry import dihedrals, jensen_shannon_divergence
 
 ALL_ATOMS: Final = "all atoms"
@@ -192,10 +192,7 @@ class InternalCoordinates:
 
 
 def _torsions(atoms: ase.Atoms, bonds: Bonds) -> dict[str, NDArray[np.int64]]:
-    neighbours: list[list[int]] = [[] for _ in atoms]
-    for first, second in bonds.pairs.tolist():
-        neighbours[first].append(second)
-        neighbours[second].append(first)
+    neighbours = neighbour_lists(len(atoms), bonds.pairs.tolist())
 
     def ends(centre: int, other: int) -> list[int]:
         """Neighbours of an atom of the middle bond, none of them in line with it."""

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from mlmd_calc.analysis.ensembles import Frames, lag_rmsd
 from mlmd_calc.biomolecules import MolecularSystem
+from mlmd_calc.geometry.bonds import neighbour_lists
 from mlmd_calc.geometry.stereochemistry import angle_histogram, dihedrals, jensen_shannon_divergence
 
 LAG: Final = 4
@@ -97,10 +98,7 @@ def rotatable_torsions(count: int, bonds: NDArray[np.int64]) -> NDArray[np.int64
     bonds
         ``(b, 2)`` between them.
     """
-    neighbours: list[list[int]] = [[] for _ in range(count)]
-    for first, second in bonds.tolist():
-        neighbours[first].append(second)
-        neighbours[second].append(first)
+    neighbours = neighbour_lists(count, bonds.tolist())
     in_rings = _ring_bonds(count, bonds)
     found = []
     for first, second in bonds.tolist():

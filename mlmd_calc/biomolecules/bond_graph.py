@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
 from mlmd_calc.biomolecules.structure import BondedStructure, connected
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.geometry.bonds import find_bonds, neighbour_lists
 
 
 class BondGraph:
@@ -52,10 +52,7 @@ class BondGraph:
         given = structure.bonds[inside[structure.bonds].all(axis=1)]
         found = [given, *(self._missing_bonds(residue, given) for residue in residues)]
         self.bonds = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-        neighbours: list[list[int]] = [[] for _ in structure.names]
-        for first, second in self.bonds.tolist():
-            neighbours[first].append(second)
-            neighbours[second].append(first)
+        neighbours = neighbour_lists(len(structure.names), self.bonds.tolist())
         heavy = structure.numbers > 1
         self.heavy_neighbours = [[j for j in others if heavy[j]] for others in neighbours]
         self._hydrogens = [len([j for j in others if not heavy[j]]) for others in neighbours]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.residues import CAPS, PARENTS, RESIDUES
 from mlmd_calc.biomolecules.structure import BondedStructure
+from mlmd_calc.geometry.bonds import neighbour_lists
 
 _CARBON: Final = 6
 _PLACES: Final = "ABGDEZH"
@@ -31,10 +32,7 @@ def with_hydrogen_names(structure: BondedStructure) -> BondedStructure:
     structure
         With standard names of heavy atoms, and all bonds.
     """
-    neighbours: list[list[int]] = [[] for _ in structure.names]
-    for first, second in structure.bonds.tolist():
-        neighbours[first].append(second)
-        neighbours[second].append(first)
+    neighbours = neighbour_lists(len(structure.names), structure.bonds.tolist())
     names = list(structure.names)
     for parent, near in enumerate(neighbours):
         residue = structure.residue_names[structure.residues[parent]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,6 +101,23 @@ def bond_lengths(
     difference = positions[..., first, :] - positions[..., second, :]
     result: NDArray[np.float64] = np.linalg.norm(difference, axis=-1)
     return result
+
+
+def neighbour_lists(count: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Return the atoms that each of ``count`` atoms is bonded to, in the order of the bonds.
+
+    Parameters
+    ----------
+    count
+        Number of atoms.
+    pairs
+        Two indices for each bond.
+    """
+    neighbours: list[list[int]] = [[] for _ in range(count)]
+    for first, second in pairs:
+        neighbours[first].append(second)
+        neighbours[second].append(first)
+    return neighbours
 
 
 def find_bonds(atoms: ase.Atoms) -> Bonds:

@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem
-from mlmd_calc.geometry.bonds import Bonds, bond_lengths
+from mlmd_calc.geometry.bonds import Bonds, bond_lengths, neighbour_lists
 from mlmd_calc.geometry.stereochemistry import bond_angles, chirality_flips, dihedrals
 
 BOND_LIMIT: Final = 0.2
@@ -73,7 +73,7 @@ class FrameFaults:
         turned = np.cos(dihedrals(frames, system.omega) - self._reference_omega) < 0.0
         return {
             "flipped": chirality_flips(frames, system.reference, system.chirality_centres) > 0,
-            "bonds": np.abs(self._bonds.deviations(frames)).max(axis=1, initial=0.0) > BOND_LIMIT,
+            "bonds": self.bond_deviations(frames) > BOND_LIMIT,
             "angles": angles.max(axis=1, initial=0.0) > ANGLE_LIMIT,
             "isomerised": turned.any(axis=1),
             "contacts": self._contacts(frames),
@@ -108,10 +108,7 @@ def _radii(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _angles(count: int, bonds: NDArray[np.int64]) -> NDArray[np.int64]:
     """Angles ``(k, 3)`` between bonds, the middle atom second."""
-    neighbours: list[list[int]] = [[] for _ in range(count)]
-    for first, second in bonds.tolist():
-        neighbours[first].append(second)
-        neighbours[second].append(first)
+    neighbours = neighbour_lists(count, bonds.tolist())
     found = [
         (first, middle, second)
         for middle, others in enumerate(neighbours)
