@@ -299,7 +299,7 @@ def _simulate(loop: JumpLoop, name: str, jumps: int, settings: Settings) -> Run:
     wall_s, cpu_s = np.sum(timings[1 : loop.step] or [(0.0, 0.0)], axis=0)
     timed_fs = max(0, loop.step - 1) * loop.stride_fs * len(loop.states)
     return Run(
-        sample=_sample(frames),
+        sample=Sample.from_states(frames),
         totals=_totals(frames, loop) if name == NVE else None,
         timed_ps=timed_fs / units.FS_PER_PS,
         wall_s=float(wall_s),
@@ -343,17 +343,6 @@ def advance(loop: JumpLoop) -> dict[str, Any] | None:
         return {"time_ps": time_ps, "molecule": None, "check": None, "reason": reason}
     found = {"molecule": last.molecule, "check": last.check, "reason": last.reason}
     return {"time_ps": time_ps, **found}
-
-
-def _sample(frames: Sequence[Sequence[State]]) -> Sample:
-    first = frames[0][0]
-    return Sample(
-        numbers=np.array(first.numbers),
-        masses=np.array(first.masses),
-        times_fs=np.array([states[0].time for states in frames]),
-        positions=np.array([[state.positions for state in states] for states in frames]),
-        velocities=np.array([[state.velocities for state in states] for states in frames]),
-    )
 
 
 def _totals(frames: Sequence[Sequence[State]], loop: JumpLoop) -> NDArray[np.float64]:

@@ -597,6 +597,12 @@ def test_importing_the_package_costs_neither_torch_nor_ase() -> None:
     assert run_python(code) == "[]"
 
 
+def test_importing_the_commands_costs_no_torch() -> None:
+    """`mlmd --help` imports all of them."""
+    code = "import sys, mlmd_calc.cli.commands; print('torch' in sys.modules)"
+    assert run_python(code) == "False"
+
+
 def test_importing_the_plugin_costs_no_torch() -> None:
     code = "import sys, mlmd_calc.plugins; print('torch' in sys.modules)"
     assert run_python(code) == "False"

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mlmd_calc import units
-from mlmd_calc.analysis.jump_fidelity import FidelitySettings, mean_temperature, measure_fidelity
+from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
+from mlmd_calc.analysis.jump_fidelity import FidelitySettings, measure_fidelity
 from mlmd_calc.analysis.jump_map import measure_map
 from mlmd_calc.cli.commands import app
 from mlmd_calc.errors import ConfigError
@@ -97,7 +98,7 @@ def test_jumps_made_of_the_same_steps_are_as_faithful_as_these():
     for run in (*found.runs.values(), *found.references.values()):
         assert run.died == 0
         assert run.interventions_percent == 0.0
-        assert mean_temperature(run) == pytest.approx(300.0, rel=0.25)
+        assert run.temperatures[ALL_ATOMS].value == pytest.approx(300.0, rel=0.25)
         assert run.configurational_percent == pytest.approx(100.0, abs=30.0)
     assert found.runs[0.0].to_dict() == found.references[0.0].to_dict()
 
@@ -169,7 +170,7 @@ def test_replicas_that_cannot_go_on_have_died():
     settings = FidelitySettings(STRIDE, frictions_per_ps=(1.0,), duration_ps=0.4, replicas=2)
     found = measure_fidelity(Breaking(1.0), FORCES, MINIMUM, settings)
     assert found.runs[1.0].died == 2
-    assert mean_temperature(found.runs[1.0]) is None
+    assert not found.runs[1.0].temperatures
     assert found.runs[1.0].interventions_percent >= 100.0
     json.dumps(found.to_dict())
 

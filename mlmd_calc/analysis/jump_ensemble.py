@@ -8,9 +8,9 @@ superposition, and coordinates that exchange of like atoms mixes are taken toget
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ase
 import numpy as np
@@ -23,6 +23,9 @@ from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import Bonds, find_bonds, neighbour_lists
 from mlmd_calc.geometry.stereochemistry import dihedrals, jensen_shannon_divergence
+
+if TYPE_CHECKING:
+    from mlmd_calc.propagation import State
 
 ALL_ATOMS: Final = "all atoms"
 BINS: Final = 50
@@ -69,6 +72,18 @@ class Sample:
                 f"positions of shape {shape} and velocities of shape {self.velocities.shape}; "
                 "both must be (frames, replicas, atoms, 3), none of them zero"
             )
+
+    @classmethod
+    def from_states(cls, frames: Sequence[Sequence[State]]) -> Sample:
+        """Take frames of states, of the same replicas in each."""
+        first = frames[0][0]
+        return cls(
+            numbers=np.array(first.numbers),
+            masses=np.array(first.masses),
+            times_fs=np.array([states[0].time for states in frames]),
+            positions=np.array([[state.positions for state in states] for states in frames]),
+            velocities=np.array([[state.velocities for state in states] for states in frames]),
+        )
 
     def __len__(self) -> int:
         return len(self.times_fs)

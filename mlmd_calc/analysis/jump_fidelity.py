@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.jump_ensemble import (
-    ALL_ATOMS,
     Divergences,
     InternalCoordinates,
     Sample,
@@ -141,6 +140,13 @@ class RunFidelity:
     configurational_percent: float | None
     divergences: Divergences | None
 
+    @property
+    def largest_divergence(self) -> float | None:
+        """Largest divergence in bits of a bond or torsion; None without."""
+        if self.divergences is None:
+            return None
+        return max({**self.divergences.bonds, **self.divergences.torsions}.values(), default=0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as JSON-able values."""
         return {
@@ -148,9 +154,7 @@ class RunFidelity:
             "interventions_percent": self.interventions_percent,
             "temperature_K": {name: mean.value for name, mean in self.temperatures.items()},
             "configurational_percent": self.configurational_percent,
-            "largest_divergence_bits": None
-            if self.divergences is None
-            else max({**self.divergences.bonds, **self.divergences.torsions}.values(), default=0.0),
+            "largest_divergence_bits": self.largest_divergence,
         }
 
 
@@ -231,7 +235,7 @@ def measure_fidelity(
     verlet = VerletPropagator(forces, TIMESTEP_FS)
     on_run("force-based")
     reference = _run(verlet, forces, starts, settings, REFERENCE_FRICTION_PER_PS)
-    settled = [replace(state, memory={}, time=0.0) for state in reference.last]
+    settled = [replace(state, memory={}, time=0.0) for state in reference.frames[-1]]
     compared = _Compared.to(reference, minimum)
     references = {REFERENCE_FRICTION_PER_PS: compared.summary(reference)}
     on_run("single jumps")
@@ -266,19 +270,8 @@ class _Run:
     jumps: int
     interventions: int
 
-    @property
-    def last(self) -> list[State]:
-        return self.frames[-1]
-
     def sample(self) -> Sample:
-        first = self.last[0]
-        return Sample(
-            numbers=np.array(first.numbers),
-            masses=np.array(first.masses),
-            times_fs=np.array([states[0].time for states in self.frames]),
-            positions=np.array([[s.positions for s in states] for states in self.frames]),
-            velocities=np.array([[s.velocities for s in states] for states in self.frames]),
-        ).without_first(EQUILIBRATION)
+        return Sample.from_states(self.frames).without_first(EQUILIBRATION)
 
     def potentials(self) -> NDArray[np.float64]:
         """Potential energies ``(f, r)`` in eV after equilibration."""
@@ -380,8 +373,3 @@ class _Compared:
             100.0 * above / self.above_minimum_eV,
             divergences(self.coordinates, self.sample, sample),
         )
-
-
-def mean_temperature(run: RunFidelity) -> float | None:
-    """Mean temperature in K of all atoms; None if no replica survived."""
-    return run.temperatures[ALL_ATOMS].value if run.temperatures else None

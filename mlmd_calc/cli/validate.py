@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -11,12 +11,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
-from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings, measure_fidelity
 from mlmd_calc.cli.endings import raise_on_signal
-from mlmd_calc.cli.job import relax
-from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings
 
 MOLECULES: Final = (
     "ethanol",
@@ -64,8 +64,11 @@ def validate_jumps(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compare runs of jumps with force-based runs: temperatures, energies, and single jumps."""
-    # Imports torch, which `mlmd --help` need not wait for.
+    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc import MDETCalculator, Potential, load_propagator
+    from mlmd_calc.analysis.jump_fidelity import FidelitySettings, measure_fidelity
+    from mlmd_calc.cli.job import relax
+    from mlmd_calc.cli.structure_input import load_structure
     from mlmd_calc.propagation import state_from_ase
 
     propagator = load_propagator(model, dtype="float64")
@@ -123,7 +126,6 @@ def _print(name: str, found: Fidelity, settings: FidelitySettings) -> None:
     rows += [(f"forces {f:g}" if f else "forces NVE", run) for f, run in found.references.items()]
     for label, run in rows:
         means = run.temperatures
-        values = run.to_dict()
         table.add_row(
             label,
             str(run.died),
@@ -133,7 +135,7 @@ def _print(name: str, found: Fidelity, settings: FidelitySettings) -> None:
             else "",
             ", ".join(f"{k} {mean.value:.0f}" for k, mean in means.items() if k != ALL_ATOMS),
             "" if run.configurational_percent is None else f"{run.configurational_percent:.0f}",
-            "" if run.divergences is None else f"{values['largest_divergence_bits']:.3f}",
+            "" if run.largest_divergence is None else f"{run.largest_divergence:.3f}",
         )
     print_table(table)
     typer.echo(
