@@ -180,6 +180,17 @@ def test_positions_and_velocities_are_drawn_independently():
     assert 200 <= (starts.displacement_A > 0.0).sum() < 220
 
 
+def test_cold_starts_are_hot_ones_with_less_of_everything():
+    hot, cold = (
+        StartStates.draw(100, 9, np.random.default_rng(3), hottest_K) for hottest_K in (1000.0, 10)
+    )
+    assert cold.position_K == pytest.approx(hot.position_K / 100)
+    assert cold.velocity_K == pytest.approx(hot.velocity_K / 100)
+    assert cold.hot_atom_K == pytest.approx(hot.hot_atom_K / 100)
+    assert cold.displacement_A == pytest.approx(hot.displacement_A / 10)
+    assert (cold.hot_atom == hot.hot_atom).all()
+
+
 def test_starts_are_what_they_say():
     runs, rng = runs_of_water(300), np.random.default_rng(4)
     starts = StartStates.draw(300, 3, rng)
@@ -285,6 +296,7 @@ def test_the_limit_of_the_drift_is_in_mev_per_atom_and_ps():
         ({"timestep_fs": 0.0}, "timestep_fs is 0.0"),
         ({"max_drift": 0.0}, "max_drift is 0.0"),
         ({"conformers": 0}, "conformers is 0"),
+        ({"hottest_K": 0.0}, "hottest_K is 0"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

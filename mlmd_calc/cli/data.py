@@ -135,6 +135,10 @@ def propagate_command(
         typer.Option(help="meV/atom/ps; runs whose energy drifts faster are dropped and counted."),
     ] = 2.0,
     conformers: Annotated[int, typer.Option(help="Minima that the runs start from in turn.")] = 4,
+    hottest: Annotated[
+        float,
+        typer.Option(help="K; velocities start with 0 to so many, positions with nine tenths."),
+    ] = 1000.0,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
@@ -151,6 +155,7 @@ def propagate_command(
         timestep_fs=timestep,
         max_drift=max_drift,
         conformers=conformers,
+        hottest_K=hottest,
         seed=seed,
     )
     if (molecules is None) == (starts is None):

@@ -33,7 +33,7 @@ from mlmd_calc.data.pool import progress_bar, refuse_failures
 from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax
 from mlmd_calc.data.sampling_settings import require_setting
-from mlmd_calc.data.start_states import THERMALISE_STEPS, StartStates
+from mlmd_calc.data.start_states import HOTTEST_K, THERMALISE_STEPS, StartStates
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import FolderLock
@@ -63,6 +63,9 @@ class PropagationSettings:
         meV/atom/ps; a run whose total energy drifts faster is dropped.
     conformers
         Minima that the runs start from in turn.
+    hottest_K
+        K that velocities start with at most; positions scale with it
+        (:meth:`.start_states.StartStates.draw`), unless structures are given.
     seed
         Together with the name of a molecule it decides every random number.
 
@@ -78,6 +81,7 @@ class PropagationSettings:
     timestep_fs: float = 0.5
     max_drift: float = 2.0
     conformers: int = 4
+    hottest_K: float = HOTTEST_K  # noqa: N815
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +99,7 @@ class PropagationSettings:
         )
         require_setting(self, "max_drift", self.max_drift > 0.0, "a positive number of meV/atom/ps")
         require_setting(self, "conformers", self.conformers >= 1, "at least 1")
+        require_setting(self, "hottest_K", 0.0 < self.hottest_K < np.inf, "a positive number of K")
         require_setting(self, "seed", self.seed >= 0, "zero or positive")
 
     @property
@@ -243,10 +248,11 @@ def follow(
     """
     if begin is None:
         runs = _at_minima(molecule, settings, force_model, rng)
-        starts = StartStates.draw(len(runs), len(runs.kind), rng)
     else:
         runs = _at_structures(begin, settings, force_model, rng)
-        starts = StartStates.draw(len(runs), len(runs.kind), rng).without_heating()
+    starts = StartStates.draw(len(runs), len(runs.kind), rng, settings.hottest_K)
+    if begin is not None:
+        starts = starts.without_heating()
     starts.prepare(runs, rng, on_step)
     frames = _Frames()
     frames.add(runs)
@@ -267,7 +273,7 @@ def follow(
             "use a shorter time step, or a model that knows this molecule"
         )
     found = frames.molecule(molecule, runs.kind.numbers, runs.running, settings.stride_fs)
-    found.metadata["starts"] = json.dumps({k: v.tolist() for k, v in vars(starts).items()})
+    found.metadata["starts"] = json.dumps({k: np.asarray(v).tolist() for k, v in vars(starts).items()})
     return found, runs.ended
 
 
