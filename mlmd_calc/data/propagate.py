@@ -273,7 +273,9 @@ def follow(
             "use a shorter time step, or a model that knows this molecule"
         )
     found = frames.molecule(molecule, runs.kind.numbers, runs.running, settings.stride_fs)
-    found.metadata["starts"] = json.dumps({k: np.asarray(v).tolist() for k, v in vars(starts).items()})
+    found.metadata["starts"] = json.dumps(
+        {k: np.asarray(v).tolist() for k, v in vars(starts).items()}
+    )
     return found, runs.ended
 
 
