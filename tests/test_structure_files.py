@@ -2,6 +2,7 @@
 
 import gzip
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import openmm
@@ -19,6 +20,7 @@ from mlmd_calc.biomolecules.residues import HYDROGENS, RESIDUE_BONDS
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.geometry.stereochemistry import handedness
 from mlmd_calc.sampling.trajectory_file import topology_of
 from openmm_bridge.topology_features import structure_from_topology
 
@@ -189,6 +191,31 @@ def test_isoleucine_in_the_names_of_files_and_of_rdkit(tmp_path):
     assert np.linalg.norm(bonds[3:8, 0] - bonds[3:8, 1], axis=-1).max() < 5.0
     with pytest.raises(InputError, match=r"CB and|would be .* Å long"):
         read_structure(written(tmp_path / "rdkit.pdb", rdkit))
+
+
+@pytest.mark.parametrize(("letter", "arms"), [("V", ("CG1", "CG2")), ("L", ("CD1", "CD2"))])
+def test_equal_arms_have_the_names_of_protein_files_whatever_they_are_called(letter, arms):
+    protein = read_structure(Path(openmm.__file__).parent / "app" / "data" / "test.pdb")
+    kind = {"V": "VAL", "L": "LEU"}[letter]
+    other = dict(zip(arms, arms[::-1], strict=True))
+    swapped = replace(
+        protein,
+        names=tuple(
+            other.get(name, name) if protein.residue_names[residue] == kind else name
+            for name, residue in zip(protein.names, protein.residues, strict=True)
+        ),
+    )
+    ours, theirs = build_system(protein), build_system(swapped)
+    assert ours.atoms.tolist() == theirs.atoms.tolist()
+    # In proteins and in what is built the same arm is the first.
+    hands = set()
+    for structure in (protein, *(capped_peptide(letter, seed) for seed in range(4))):
+        for residue in np.flatnonzero([name == kind for name in structure.residue_names]):
+            place = {structure.names[i]: i for i in np.flatnonzero(structure.residues == residue)}
+            centre = ("CB", "CA") if letter == "V" else ("CG", "CB")
+            atoms = np.array([[place[name] for name in (*centre, *arms)]])
+            hands.add(float(handedness(structure.positions[None], atoms)[0, 0]))
+    assert len(hands) == 1
 
 
 # ---- what a file may look like ----------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.bond_graph import BondGraph
 from mlmd_calc.biomolecules.ligands import embed_ligand, upright
+from mlmd_calc.biomolecules.prochirality import exchanged_arms
 from mlmd_calc.biomolecules.residues import (
     ACIDS,
     C_TERMINUS,
@@ -127,7 +128,7 @@ def _atoms_by_name(graph: BondGraph, residue: int, parent: str) -> dict[str, int
         first, second = by_name["CG1"], by_name["CG2"]
         if second in graph.heavy_neighbours[by_name["CD1"]]:  # RDKit's names
             by_name |= {"CG1": second, "CG2": first}
-    return by_name
+    return by_name | exchanged_arms(parent, by_name, structure.positions)
 
 
 def _formal_charges(

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
+from mlmd_calc.biomolecules.prochirality import with_arm_names
 from mlmd_calc.biomolecules.residues import EXCHANGED
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError
@@ -148,7 +149,7 @@ def _structure(molecule: Any) -> BondedStructure:
         charges=np.array([atom.GetFormalCharge() for atom in atoms], dtype=np.int64),
         positions=np.array(molecule.GetConformer().GetPositions())[order],
     )
-    return with_hydrogen_names(structure)
+    return with_hydrogen_names(with_arm_names(structure))
 
 
 def _is_trans(structure: BondedStructure) -> bool:
