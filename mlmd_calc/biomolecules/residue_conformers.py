@@ -1,9 +1,10 @@
 """Reference conformers of the residues that are one token: the 20 amino acids and two caps.
 
 RDKit's ETKDGv3 conformers (version 2026.09.1, seed 0) of the free amino acids, of acetaldehyde
-for ACE and of methylamine for NME, without hydrogens, in Å. The atoms are in the order the network
-sees them, that of the Protein Data Bank, OXT last. Amino acids lie in the frame of N, CA and C, so
-that a conformer has the same pose in every system.
+for ACE and of methylamine for NME, without hydrogens, in Å. The arms of valine and leucine are
+called as :mod:`.prochirality` says. The atoms are in the order the network sees them, that of the
+Protein Data Bank, OXT last. Amino acids lie in the frame of N, CA and C, so that a conformer has
+the same pose in every system.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ RESIDUE_CONFORMERS: Final[dict[str, str]] = {
         O      2.152   0.899   0.155
         CB    -0.836  -0.122   1.205
         CG    -1.868   0.874   1.521
-        CD1   -2.958   1.075   0.493
-        CD2   -1.442   2.201   2.058
+        CD1   -1.442   2.201   2.058
+        CD2   -2.958   1.075   0.493
         OXT    0.570   2.471  -0.149
     """,
     "LYS": """
