@@ -132,11 +132,52 @@ def test_untrained_network_has_a_loss_of_one():
     squares, atoms = np.zeros(2), 0
     for size, count in table.counts.items():
         batch = table.batch(size, np.arange(count), torch.zeros(count, 1, dtype=torch.long))
-        terms = module.loss_terms(batch)
+        # Whatever the run: what it moves is looked at below.
+        scales = (
+            own[batch.numbers, 0] for own in (table.scales.positions, table.scales.velocities)
+        )
+        position, velocity = (scale[:, None] for scale in scales)
+        terms = module.loss_terms(batch._replace(position_scale=position, velocity_scale=velocity))
         squares += batch.numbers.numel() * np.array([term.item() for term in terms.values()])
         atoms += batch.numbers.numel()
     assert list(terms) == ["positions", "velocities"]
     np.testing.assert_allclose(squares / atoms, 1.0, rtol=1e-5)
+
+
+def test_runs_that_move_less_count_as_much():
+    molecule = FRAMES[0]
+    centre = molecule.positions.mean(axis=0)
+    slow = replace(
+        molecule,
+        positions=centre + 0.2 * (molecule.positions - centre),
+        velocities=0.2 * molecule.velocities,
+        segment=10 + molecule.segment,
+        forces=None,
+    )
+    fast = replace(molecule, forces=None)
+    table = TrajectoryTable([fast, slow], (8.0, 8.0))
+    (size,) = table.counts
+    count = table.counts[size] // 2
+    errors = []
+    for part in (np.arange(count), np.arange(count, 2 * count)):
+        batch = table.batch(size, part, torch.zeros(count, 1, dtype=torch.long))
+        change = (batch.later_velocities - batch.velocities[:, None]) / batch.velocity_scale[
+            ..., None
+        ]
+        errors.append(float(change.square().mean()))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+    assert errors[0] == pytest.approx(1.0, rel=0.2)
+
+
+def test_runs_with_forces_start_at_their_first_frame():
+    molecule = FRAMES[0]
+    bare = replace(molecule, forces=None)
+    known = replace(molecule, forces=np.zeros_like(molecule.positions))
+    counts = [
+        sum(TrajectoryTable([own], (8.0, 8.0), accelerations=True).counts.values())
+        for own in (bare, known)
+    ]
+    assert counts[1] - counts[0] == len(np.unique(molecule.segment))
 
 
 @pytest.mark.parametrize("model", [TINY, BLIND])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import ase.data
 import numpy as np
@@ -21,6 +21,8 @@ from mlmd_calc.training.batches import (
     random_orientations,
     spread_batches,
 )
+
+_LEAST_MOTION: Final = 0.1
 
 
 class JumpBatch(NamedTuple):
@@ -42,7 +44,7 @@ class JumpBatch(NamedTuple):
         ``(b, t, n, 3)`` Å and Å/fs at the times.
     position_scale, velocity_scale
         ``(b, t, n)`` Å and Å/fs: what force-free motion leaves unexplained for the element at that
-        time (:class:`ChangeScales`), 1 for padding.
+        time (:class:`ChangeScales`), 1 for padding, times how much the run moves.
     """
 
     positions: Tensor
@@ -93,6 +95,34 @@ class ChangeScales:
         scales[:, 0] = 1.0
         self.positions, self.velocities = torch.from_numpy(scales)
 
+    def motion(self, trajectory: Trajectory, stride: int, column: int) -> Float64Array:
+        """How much each run moves, 1 as much as all do.
+
+        With it errors count in proportion, and runs near the minimum as much as hot ones.
+
+        Parameters
+        ----------
+        trajectory
+            The runs of one molecule.
+        stride, column
+            A number of frames per jump, and its place among those of the scales.
+
+        Returns
+        -------
+        ndarray
+            ``(frames,)``, root mean square of the change of velocities over the run of each frame,
+            in units of the scales, at least 0.1: runs that hardly move must not rule.
+        """
+        start = trajectory.starts(stride)
+        v = trajectory.velocities
+        scale = self.velocities[:, column].numpy()[trajectory.numbers]
+        change = np.square((v[start + stride] - v[start]) / scale[:, None]).mean(axis=(1, 2))
+        runs = trajectory.run[start]
+        count = int(trajectory.run.max()) + 1
+        total = np.bincount(runs, change, count)
+        mean = total / np.maximum(np.bincount(runs, minlength=count), 1)
+        return np.maximum(np.sqrt(mean), _LEAST_MOTION)[trajectory.run]
+
 
 class _Group(NamedTuple):
     """Frames of all molecules of one padded size, and those at which a sample may start."""
@@ -102,6 +132,7 @@ class _Group(NamedTuple):
     velocities: Tensor
     starts: Tensor
     accelerations: Tensor | None
+    motion: Tensor
 
 
 class TrajectoryTable:
@@ -155,12 +186,14 @@ class TrajectoryTable:
         groups: dict[int, list[_Group]] = {}
         for trajectory in trajectories:
             size = padded_size(len(trajectory.numbers), size_step)
-            group = _padded(trajectory, size, self.strides[-1], accelerations)
+            motion = self.scales.motion(trajectory, self.strides[-1], len(self.strides) - 1)
+            group = _padded(trajectory, size, self.strides[-1], accelerations, motion)
             groups.setdefault(size, []).append(group)
         self.groups = {size: _joined(groups[size]) for size in sorted(groups)}
         if not self.counts:
             longest = max(int(np.bincount(t.run).max(initial=0)) for t in trajectories)
-            needed = self.strides[-1] + (2 if accelerations else 1)
+            before = max(_before(trajectory, accelerations) for trajectory in trajectories)
+            needed = before + 1 + self.strides[-1]
             kind = "held-out" if held_out else "training"
             remedy = "hold out more or nothing (held_out_fraction)" if held_out else "hold out less"
             raise ConfigError(
@@ -194,6 +227,7 @@ class TrajectoryTable:
         later = start[:, None] + stride
         mask = numbers != 0
         entry = (numbers[:, None], column[:, :, None])
+        motion = group.motion[start][:, None, None]
         return JumpBatch(
             positions=group.positions[start],
             velocities=group.velocities[start],
@@ -203,8 +237,8 @@ class TrajectoryTable:
             times=stride * self.dt_fs,
             later_positions=group.positions[later],
             later_velocities=group.velocities[later],
-            position_scale=self.scales.positions[entry],
-            velocity_scale=self.scales.velocities[entry],
+            position_scale=self.scales.positions[entry] * motion,
+            velocity_scale=self.scales.velocities[entry] * motion,
         )
 
     def spread(self, count: int, atoms_per_batch: int) -> Iterator[JumpBatch]:
@@ -293,7 +327,14 @@ def _strides(horizons: tuple[float, float], dt_fs: float) -> list[int]:
     return list(range(first, last + 1))
 
 
-def _padded(trajectory: Trajectory, size: int, longest: int, accelerations: bool) -> _Group:
+def _before(trajectory: Trajectory, accelerations: bool) -> int:
+    """Frames that a sample needs before its start: those without forces have no acceleration."""
+    return 1 if accelerations and trajectory.forces is None else 0
+
+
+def _padded(
+    trajectory: Trajectory, size: int, longest: int, accelerations: bool, motion: Float64Array
+) -> _Group:
     """One molecule as a group of its own."""
     missing = size - len(trajectory.numbers)
 
@@ -301,13 +342,14 @@ def _padded(trajectory: Trajectory, size: int, longest: int, accelerations: bool
         return torch.from_numpy(np.pad(vectors, ((0, 0), (0, missing), (0, 0))))
 
     numbers = torch.from_numpy(np.pad(trajectory.numbers.astype(np.int64), (0, missing)))
-    starts = trajectory.starts(longest, before=1 if accelerations else 0)
+    starts = trajectory.starts(longest, before=_before(trajectory, accelerations))
     return _Group(
         numbers=numbers.expand(len(trajectory.run), -1),
         positions=pad(trajectory.positions),
         velocities=pad(trajectory.velocities),
         starts=torch.from_numpy(starts),
         accelerations=pad(trajectory.accelerations(starts)) if accelerations else None,
+        motion=torch.from_numpy(motion),
     )
 
 
@@ -321,4 +363,5 @@ def _joined(parts: list[_Group]) -> _Group:
         velocities=torch.cat([part.velocities for part in parts]),
         starts=torch.cat(starts),
         accelerations=torch.cat(accelerations) if accelerations else None,
+        motion=torch.cat([part.motion for part in parts]),
     )
