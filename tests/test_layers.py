@@ -1,4 +1,4 @@
-"""Imports point downwards in the picture of the README."""
+"""Imports point downwards in the picture of the documents."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PACKAGE = ROOT / "mlmd_calc"
 
 def _levels() -> dict[str, int]:
     """Height of every part of the package, counted from the bottom of the picture."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    picture = readme.split("## Architecture")[1].split("```")[1]
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = document.split("```")[1]
     lines = [line for line in picture.splitlines() if line.startswith("mlmd_calc/")]
     return {
         name.removesuffix(".py").strip("/"): height
