@@ -105,6 +105,18 @@ def test_whole_numbers_are_floats():
     assert Recipe.from_dict({"gradient_clip": 1}).gradient_clip == 1
 
 
+def test_recipe_on_top_of_another(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "atmos-peptides"\nsteps = 9\n[model.sampler]\nsteps = 5\n')
+    base, found = load_recipe("atmos-peptides"), load_recipe(file)
+    sampler = {**base.model["sampler"], "steps": 5}
+    assert found == replace(base, steps=9, model={**base.model, "sampler": sampler})
+    for bad in ("'mine'", "3"):
+        file.write_text(f"base = {bad}\n")
+        with pytest.raises(ConfigError, match=rf"base={bad}.*atmos-peptides"):
+            load_recipe(file)
+
+
 def test_missing_recipes_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no recipe 'best'.*small-organics"):
         load_recipe("best")

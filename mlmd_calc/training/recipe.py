@@ -30,6 +30,8 @@ else:
 
 TrainingData: TypeAlias = Sequence[MoleculeFrames | BiomolecularTrajectory]
 
+_SHIPPED: Final = resources.files("mlmd_calc.training") / "recipes"
+
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "optimizer": ("adamw", "muon"),
     "precision": ("32-true", "bf16-mixed"),
@@ -197,8 +199,8 @@ def _with_lists(value: Any) -> Any:
 
 def list_recipes() -> list[str]:
     """Names of the recipes in the package."""
-    folder = resources.files("mlmd_calc.training") / "recipes"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith("toml"))
+    names = (path.name for path in _SHIPPED.iterdir())
+    return sorted(n.removesuffix(".toml") for n in names if n.endswith("toml") and n[0] != "_")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -224,7 +226,8 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     Parameters
     ----------
     name_or_path
-        File, or a name from :func:`list_recipes`.
+        File, or a name from :func:`list_recipes`. An entry ``base`` of a file names a recipe of the
+        package that it changes: its entries, also those of tables, replace those of the base.
     overrides
         Entries that replace those of the file, in this order. A table (``loss``, ``model``)
         replaces the whole table; ``loss.energy`` is one entry of it.
@@ -236,11 +239,9 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     """
     name = str(name_or_path)
     if name.endswith(".toml"):
-        values = read_toml(Path(name_or_path))
+        values = _with_base(read_toml(Path(name_or_path)))
     elif name in list_recipes():
-        folder = resources.files("mlmd_calc.training") / "recipes"
-        with resources.as_file(folder / f"{name}.toml") as path:
-            values = read_toml(path)
+        values = _with_base({"base": name})
     else:
         raise ConfigError(
             f"there is no recipe {name!r}; give a .toml file or one of {', '.join(list_recipes())}"
@@ -248,6 +249,29 @@ def load_recipe(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     for key, value in (overrides or {}).items():
         _set(values, key, value)
     return Recipe.from_dict(values)
+
+
+def _with_base(values: dict[str, Any]) -> dict[str, Any]:
+    """Put a recipe on top of the one of the package that it names as its base, if it does."""
+    if "base" not in values:
+        return values
+    base = values.pop("base")
+    if base not in [path.name.removesuffix(".toml") for path in _SHIPPED.iterdir()]:
+        raise ConfigError(
+            f"base={shown(base)}; it must be a recipe of the package: {', '.join(list_recipes())}"
+        )
+    with resources.as_file(_SHIPPED / f"{base}.toml") as path:
+        return _merged(_with_base(read_toml(path)), values)
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Replace entries, and in tables those of the table."""
+    tables = {
+        key: _merged(base[key], value)
+        for key, value in values.items()
+        if isinstance(value, dict) and key in base
+    }
+    return base | values | tables
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
