@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from importlib import resources
 from typing import Final, NamedTuple
 
 import ase
@@ -9,7 +11,6 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from mlmd_calc.biomolecules.residue_conformers import RESIDUE_CONFORMERS
 from mlmd_calc.geometry.bonds import find_bonds
 
 
@@ -35,20 +36,33 @@ UNKNOWN: Final = 20
 """Class index of everything that is no standard amino acid."""
 
 
-def _parse(name: str, index: int) -> Residue:
-    rows = [line.split() for line in RESIDUE_CONFORMERS[name].strip().splitlines()]
+def _residues() -> dict[str, Residue]:
+    """Read the conformers of amino acids, in the order of their classes, and of caps.
+
+    RDKit's ETKDGv3 conformers (version 2026.09.1, seed 0) of the free amino acids, of acetaldehyde
+    for ACE and of methylamine for NME, whose arms of valine and leucine are called as
+    :mod:`.prochirality` says. The atoms are in the order the network sees them, that of the Protein
+    Data Bank, OXT last. Amino acids lie in the frame of N, CA and C, so that a conformer has the
+    same pose in every system.
+    """
+    file = resources.files("mlmd_calc.biomolecules") / "residue_conformers.txt"
+    rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
     caps = {"ACE": ("CH3", ("CH3", "C", "O")), "NME": ("C", None)}
-    representative, frame = caps.get(name, ("CA" if name == "GLY" else "CB", ("N", "CA", "C")))
-    return Residue(
-        restype=min(index, UNKNOWN),
-        atoms=tuple(row[0] for row in rows),
-        conformer=np.array([row[1:] for row in rows], dtype=np.float64),
-        representative=representative,
-        frame=frame,
-    )
+    residues: dict[str, Residue] = {}
+    for name, group in itertools.groupby(rows, lambda row: row[0]):
+        own = list(group)
+        representative, frame = caps.get(name, ("CA" if name == "GLY" else "CB", ("N", "CA", "C")))
+        residues[name] = Residue(
+            restype=min(len(residues), UNKNOWN),
+            atoms=tuple(row[1] for row in own),
+            conformer=np.array([row[2:] for row in own], dtype=np.float64),
+            representative=representative,
+            frame=frame,
+        )
+    return residues
 
 
-RESIDUES: Final = {name: _parse(name, index) for index, name in enumerate(RESIDUE_CONFORMERS)}
+RESIDUES: Final = _residues()
 """The 20 amino acids and the caps ACE and NME."""
 
 CAPS: Final = ("ACE", "NME")
