@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openmm_bridge.export import export_module
     from openmm_bridge.forces import create_force
     from openmm_bridge.integrators import JumpNVEIntegrator, JumpNVTIntegrator
+    from openmm_bridge.orientations import restore_orientations, store_orientations
     from openmm_bridge.reporters import ProgressReporter
     from openmm_bridge.stored import load_system
     from openmm_bridge.topology_features import structure_from_topology
@@ -29,6 +30,8 @@ _HOME: Final = {
     "create_force": "openmm_bridge.forces",
     "export_module": "openmm_bridge.export",
     "load_system": "openmm_bridge.stored",
+    "restore_orientations": "openmm_bridge.orientations",
+    "store_orientations": "openmm_bridge.orientations",
     "structure_from_topology": "openmm_bridge.topology_features",
 }
 
@@ -42,6 +45,8 @@ __all__ = [
     "create_force",
     "export_module",
     "load_system",
+    "restore_orientations",
+    "store_orientations",
     "structure_from_topology",
 ]
 

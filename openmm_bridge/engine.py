@@ -44,6 +44,7 @@ from openmm_bridge.backends import choose_backend
 from openmm_bridge.computation import FORCE_UNIT, MDETComputation
 from openmm_bridge.forces import wrap
 from openmm_bridge.integrators import JumpIntegrator
+from openmm_bridge.orientations import CALLS, restore_orientations, store_orientations
 from openmm_bridge.region import region_from_structure
 
 _VELOCITY_UNIT: Final = units.NM / units.PS
@@ -51,7 +52,9 @@ _VELOCITY_UNIT: Final = units.NM / units.PS
 
 _CHECKPOINT: Final = "openmm_checkpoint"
 _ANSWER: Final = ("openmm_positions", "openmm_energy", "openmm_forces")
-"""Entries of a run's results: OpenMM's checkpoint, and what the force answered last."""
+_CALLS: Final = "openmm_calls"
+"""Entries of a run's results: OpenMM's checkpoint, what a Python force answered last, and how many
+random orientations a compiled one has drawn."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,7 @@ class OpenMMEngine:
         little to do besides the forces that the overhead decides, and "Reference" has the least.
     backend
         As for :func:`openmm_bridge.create_force`; None is "auto", or that of the run that is
-        continued. With "torchscript" every recorded frame costs one more evaluation, and a run with
-        random orientations cannot be resumed.
+        continued. With "torchscript" every recorded frame costs one more evaluation.
 
     Examples
     --------
@@ -165,6 +167,10 @@ class OpenMMDynamics:
         self._jumps = integrator if isinstance(integrator, JumpIntegrator) else None
         # A compiled force computes inside OpenMM.
         self._computation = None if options["backend"] == "torchscript" else computation
+        self._verlet = self._jumps is None and not settings.thermostatted
+        # Whether the next step begins with the forces that the last one ended with.
+        self._keeps_forces = False
+        self._random = self._computation is None and computation.potential.rotation == "random"
         self._has_energy = "energy" in atoms.calc.implemented_properties
         # Time in ps by which the velocities are behind the positions.
         lags = settings.thermostatted and self._jumps is None
@@ -201,6 +207,7 @@ class OpenMMDynamics:
         """Do one step."""
         with self._force_errors():
             self._integrator.step(1)
+        self._keeps_forces = self._verlet
         state = self._read(getPositions=True, getVelocities=True)
         self._atoms.positions = state.getPositions(asNumpy=True)._value * units.NM
         self._set_velocities(state.getVelocities(asNumpy=True)._value)
@@ -211,6 +218,7 @@ class OpenMMDynamics:
         # Forces that come with energies, or have moved the atoms and are remembered, cost nothing.
         forces = energy or lags or (self._computation is not None and self._jumps is None)
         state = self._read(getVelocities=True, getForces=forces, getEnergy=energy)
+        self._keeps_forces = self._keeps_forces and not forces
         velocities = state.getVelocities(asNumpy=True)._value
         self._set_velocities(velocities + self._half_kick(state) if lags else velocities)
         return [
@@ -223,6 +231,12 @@ class OpenMMDynamics:
     def state_dict(self) -> DynamicsState:
         """Return the loop's state or OpenMM's checkpoint, and the last answer of the force."""
         results: dict[str, Any] = {}
+        if self._random:
+            [(name, calls)] = store_orientations(self._context).items()
+            # OpenMM forgets them now; they have to be the same once more.
+            calls -= self._keeps_forces
+            restore_orientations(self._context, {name: calls})
+            results[_CALLS] = np.array(calls)
         if self._jumps is not None:
             results[LOOP] = self._jumps.loop.state_dict()
         else:
@@ -237,22 +251,23 @@ class OpenMMDynamics:
 
         Raises
         ------
-        ConfigError
-            If random orientations are drawn inside OpenMM.
         ModelFileError
-            If this version of OpenMM cannot read the checkpoint.
+            If this version of OpenMM cannot read the checkpoint, or it is of an earlier version of
+            this package, which did not count random orientations inside OpenMM.
         """
-        if self._computation is None and self._atoms.calc.potential.rotation == "random":
-            raise ConfigError(
-                "the random orientations of backend='torchscript' are inside OpenMM and cannot be "
-                "continued; start a new run, with the back end 'python' if it is to be resumed"
-            )
         results = state.results
         if self._jumps is not None:
             self._context.setPositions(self._atoms.positions / units.NM)
             self._jumps.loadState(results[LOOP])
         else:
             self._load_checkpoint(results[_CHECKPOINT].tobytes())
+        if self._random:
+            if _CALLS not in results:
+                raise ModelFileError(
+                    "the checkpoint does not say how many random orientations were drawn inside "
+                    "OpenMM; earlier versions could not. Start a new run from the last frame"
+                )
+            restore_orientations(self._context, {f"{CALLS}_0": int(results[_CALLS])})
         if self._computation is not None:
             # Last, because making the loop compares forces.
             positions, energy, forces = (results[name] for name in _ANSWER)

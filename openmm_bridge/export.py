@@ -44,7 +44,8 @@ def torchscript_module(potential: Potential, region: Region) -> torch.jit.Script
 
     The module is called as ``module(positions)`` or, if the region is periodic, as
     ``module(positions, box)``, with the positions ``(system_size, 3)`` of all particles and the box
-    vectors ``(3, 3)`` in nm, in single or double precision. It returns the energy in kJ/mol (0 for
+    vectors ``(3, 3)`` in nm, in single or double precision. A last argument may hold the parameter
+    of :mod:`openmm_bridge.orientations`. It returns the energy in kJ/mol (0 for
     a model without energy) and the forces ``(system_size, 3)`` in kJ/mol/nm, in the precision of
     the positions, contiguous, zero outside the region. That is what ``openmmtorch.TorchForce``
     expects after ``setOutputsForces(True)``. Impossible geometries and absurd forces raise an error
@@ -52,8 +53,8 @@ def torchscript_module(potential: Potential, region: Region) -> torch.jit.Script
 
     With ``rotation="random"`` the module has a copy of the stream of orientations of the
     potential, which is saved with it: call by call it gives what the potential would give.
-    TorchForce works on a copy of the module, so the stream begins anew in every Context and is not
-    in checkpoints; to continue it, make the module of a potential whose state was loaded.
+    TorchForce works on a copy of the module, so the stream begins anew in every Context;
+    :mod:`openmm_bridge.orientations` continues it.
 
     The module is not frozen, because that would tie it to a device; TorchForce freezes it itself.
     Before it is returned, its serialised form is compared with the potential.
@@ -210,6 +211,7 @@ class _ForceModule(nn.Module):
         self.rotations = nn.Buffer(potential.orientations.fixed.clone())
         self.seed = nn.Buffer(torch.tensor(potential.orientations.seed))
         self.calls = nn.Buffer(torch.tensor(potential.orientations.calls))
+        self.known = nn.Buffer(torch.tensor(potential.orientations.calls))
         self.random = potential.rotation == "random"
         self.remove_net_force = potential.remove_net_force
         self.remove_net_torque = potential.remove_net_torque
@@ -228,8 +230,28 @@ class _ForceModule(nn.Module):
         self.absurd_force = _ABSURD_FORCE
         self.nearest, self.farthest = BONDS
 
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, positions: Tensor, box: Tensor | None = None, calls: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Energy in kJ/mol and forces in kJ/mol/nm; see :func:`torchscript_module`."""
+        if box is not None and box.dim() == 0:
+            # TorchForce leaves no gap where a System has no box.
+            box, calls = None, box
+        if calls is not None and self.only_count(calls):
+            return self.calls.to(torch.float64), torch.zeros_like(positions)
+        return self.evaluate(positions, box)
+
+    def only_count(self, calls: Tensor) -> bool:
+        """Do what the parameter of :mod:`openmm_bridge.orientations` says, save evaluating."""
+        value = int(calls)
+        number = value if value >= 0 else -1 - value
+        if number != int(self.known):
+            self.calls.fill_(number)
+            self.known.fill_(number)
+        return value < 0
+
+    def evaluate(self, positions: Tensor, box: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Count the call and compute."""
         # Not positions.detach(): torch.jit.freeze removes it.
         with torch.no_grad():
             self.calls.add_(1)

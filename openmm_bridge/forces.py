@@ -14,6 +14,7 @@ from mlmd_calc.zoo import Model
 from openmm_bridge.backends import choose_backend, openmmtorch_module
 from openmm_bridge.checks import FORCE_NAME
 from openmm_bridge.computation import MDETComputation, TensorComputation
+from openmm_bridge.orientations import CALLS
 from openmm_bridge.region import Region, check_one_molecule, region_from_topology
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def create_force(
     openmm.Force
         To be given to ``System.addForce``. Its attribute ``region`` holds the atoms; with the back
         end "python" the attribute ``computation`` gives access to the state of the random
-        orientations (``force.computation.potential.state_dict()``).
+        orientations (``force.computation.potential.state_dict()``); that of "torchscript" is kept
+        and continued by :func:`store_orientations` and :func:`restore_orientations`.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def make_force(
             stacklevel=3,
         )
     computation = MDETComputation(potential, region, options.get("device", "auto"))
-    force = wrap(computation, backend)
+    force = wrap(computation, backend, forceGroup)
     if backend != "torchscript":
         force.computation = computation
         computation.address = int(force.this)
@@ -127,7 +129,7 @@ def make_force(
     return force
 
 
-def wrap(computation: MDETComputation, backend: str) -> Any:
+def wrap(computation: MDETComputation, backend: str, force_group: int = 0) -> Any:
     """Put a computation into a force of one of the back ends."""
     if backend == "python":
         return openmm.PythonForce(computation)
@@ -139,4 +141,7 @@ def wrap(computation: MDETComputation, backend: str) -> Any:
     module = torchscript_module(computation.potential, computation.region)
     force = openmmtorch_module().TorchForce(module)
     force.setOutputsForces(True)
+    if computation.potential.rotation == "random":
+        calls = computation.potential.orientations.calls
+        force.addGlobalParameter(f"{CALLS}_{force_group}", calls)
     return force

@@ -83,11 +83,15 @@ def module_description(force: Any) -> dict[str, Any] | None:
     dict or None
         None if it is not a TorchForce, or not one with a module of this package.
     """
+    torch_force = as_torch_force(force)
+    description = torch_force and getattr(torch_force.getModule(), "description", None)
+    return json.loads(description) if description else None
+
+
+def as_torch_force(force: Any) -> Any:
+    """Return a force as the TorchForce it is; None if it is none."""
     kind = openmmtorch_module().TorchForce
-    if not kind.isinstance(force):
-        return None
-    description = getattr(kind.cast(force).getModule(), "description", None)
-    return None if description is None else json.loads(description)
+    return kind.cast(force) if kind.isinstance(force) else None
 
 
 def _reference(function: str, where: str) -> str:

@@ -1,6 +1,6 @@
 """An ordinary OpenMM script, to be begun in one process and continued in another.
 
-    python openmm_restart_child.py MODEL FOLDER ACTION PLATFORM BACKEND
+    python openmm_restart_child.py MODEL FOLDER ACTION PLATFORM BACKEND ROTATION
 
 ACTION is "begin", or how to continue: "checkpoint", "state", "xml" (System and state).
 """
@@ -14,7 +14,8 @@ from ase.build import molecule
 from openmm import app
 from openmm_systems import system_of, topology_of
 
-model, folder, action, platform, backend = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+model, folder = sys.argv[1], Path(sys.argv[2])
+action, platform, backend, rotation = sys.argv[3:]
 atoms = molecule("CH3OH")
 topology = topology_of(atoms)
 
@@ -28,7 +29,7 @@ if action == "xml":
 else:
     from openmm_bridge import create_force
 
-    options = {"rotation": "none", "device": "cpu", "backend": backend}
+    options = {"rotation": rotation, "seed": 3, "device": "cpu", "backend": backend}
     system = system_of(atoms, create_force(topology, model, **options))
 
 simulation = app.Simulation(
@@ -40,6 +41,10 @@ simulation = app.Simulation(
 if action == "begin":
     simulation.context.setPositions(atoms.positions / 10)
     simulation.step(3)
+    if rotation == "random":
+        from openmm_bridge import store_orientations
+
+        assert store_orientations(simulation.context) == {"mdet_calls_0": 3}
     simulation.saveCheckpoint(str(folder / "checkpoint"))
     simulation.saveState(str(folder / "state"))
     (folder / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
@@ -47,6 +52,10 @@ elif action == "checkpoint":
     simulation.loadCheckpoint(str(folder / "checkpoint"))
 else:
     simulation.loadState(str(folder / "state"))
+if action != "begin" and rotation == "random":
+    from openmm_bridge import restore_orientations
+
+    restore_orientations(simulation.context)
 simulation.step(3)
 state = simulation.context.getState(getPositions=True, getVelocities=True)
 np.save(

@@ -27,7 +27,12 @@ from openmm_systems import (  # noqa: E402
     topology_of,
 )
 
-from openmm_bridge import available_backends, export  # noqa: E402
+from openmm_bridge import (  # noqa: E402
+    available_backends,
+    export,
+    restore_orientations,
+    store_orientations,
+)
 from openmm_bridge.backends import openmmtorch_module  # noqa: E402
 from openmm_bridge.export import export_module, read_metadata, torchscript_module  # noqa: E402
 from openmm_bridge.region import Region, region_from_topology  # noqa: E402
@@ -328,6 +333,57 @@ def test_every_context_begins_the_stream_anew(water, random_module):
         sequences.append([energy_and_forces(context)[0] for _ in range(3)])
     assert sequences[0] == sequences[1]
     assert len(set(sequences[0])) == 3
+
+
+def counted_force(module: torch.jit.ScriptModule, group: int = 0) -> openmm.Force:
+    """TorchForce as `create_force` makes it."""
+    force = force_of(copy.deepcopy(module))
+    force.addGlobalParameter(f"mdet_calls_{group}", 0)
+    force.setForceGroup(group)
+    return force
+
+
+def test_context_goes_back_to_the_orientations_of_a_checkpoint(water, random_module):
+    spring = openmm.HarmonicBondForce()
+    spring.addBond(0, 1, 0.3, 1000.0)
+    spring.setForceGroup(2)
+    forces = [counted_force(random_module, group) for group in (0, 1)]
+    context = context_of(system_of(water, *forces, spring), water.positions)
+    energy_and_forces(context)
+    context.getState(getEnergy=True, groups={1})
+    calls = {"mdet_calls_0": 1, "mdet_calls_1": 2}
+    assert store_orientations(context) == calls
+    checkpoint = context.createCheckpoint()
+    known = [energy_and_forces(context)[0] for _ in range(3)]
+    assert len(set(known)) == 3
+    context.loadCheckpoint(checkpoint)
+    restore_orientations(context)
+    assert [energy_and_forces(context)[0] for _ in range(3)] == known
+    restore_orientations(context, calls)
+    assert [energy_and_forces(context)[0] for _ in range(3)] == known
+    assert store_orientations(context) == {"mdet_calls_0": 4, "mdet_calls_1": 5}
+
+
+def test_orientations_that_cannot_be_counted_are_refused(water, random_module, plain_module):
+    spring = openmm.HarmonicBondForce()
+    spring.addBond(0, 1, 0.3, 1000.0)
+    system = system_of(water, counted_force(random_module), spring)
+    known, found = [], []
+    for energies, calls in ((known, 4), (found, 2)):
+        context = context_of(system, water.positions)
+        energies += [energy_and_forces(context)[0] for _ in range(calls)]
+    with pytest.raises(InputError, match="force group 0"):
+        store_orientations(context)
+    # What could not be stored goes on as if nothing had been asked.
+    assert found + [energy_and_forces(context)[0] for _ in range(2)] == known
+    with pytest.raises(InputError, match="mdet_calls_7"):
+        restore_orientations(context, {"mdet_calls_7": 1})
+    twice = system_of(water, counted_force(random_module), counted_force(random_module))
+    with pytest.raises(InputError, match="mdet_calls_0"):
+        store_orientations(context_of(twice, water.positions))
+    still = system_of(water, force_of(plain_module))
+    with pytest.raises(InputError, match="draws random orientations"):
+        store_orientations(context_of(still, water.positions))
 
 
 def test_mean_over_random_orientations_is_the_average(water, random_module):

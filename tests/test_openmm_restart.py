@@ -19,6 +19,9 @@ from openmm_bridge import available_backends
 
 TESTS = Path(__file__).parent
 BACKENDS = available_backends()
+NEEDS_TORCHSCRIPT = pytest.mark.skipif(
+    "torchscript" not in BACKENDS, reason=str(BACKENDS.unavailable.get("torchscript"))
+)
 
 
 def python(*arguments: object) -> None:
@@ -48,22 +51,21 @@ def model(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("platform", "backend", "ways"),
+    ("platform", "backend", "rotation", "ways"),
     [
-        ("Reference", "python", ("checkpoint", "state", "xml")),
-        ("CPU", "python", ("checkpoint", "xml")),
+        ("Reference", "python", "none", ("checkpoint", "state", "xml")),
+        ("CPU", "python", "none", ("checkpoint", "xml")),
         pytest.param(
-            *("Reference", "torchscript", ("checkpoint", "xml")),
-            marks=pytest.mark.skipif(
-                "torchscript" not in BACKENDS, reason=str(BACKENDS.unavailable.get("torchscript"))
-            ),
+            *("Reference", "torchscript", "random", ("checkpoint", "xml")), marks=NEEDS_TORCHSCRIPT
         ),
     ],
 )
-def test_scripts_go_on_bit_for_bit_in_another_process(tmp_path, model, platform, backend, ways):
+def test_scripts_go_on_bit_for_bit_in_another_process(
+    tmp_path, model, platform, backend, rotation, ways
+):
     child = TESTS / "openmm_restart_child.py"
     for action in ("begin", *ways):
-        python(child, model, tmp_path, action, platform, backend)
+        python(child, model, tmp_path, action, platform, backend, rotation)
     known = np.load(tmp_path / "begin.npy")
     assert np.abs(known[1]).max() > 0.0
     for action in ways:

@@ -243,9 +243,11 @@ class Run:
             molecules[0].calc = calculator
             rng = np.random.default_rng()
             rng.bit_generator.state = checkpoint.random_state
+            # What is compiled has the seed in it.
+            load_rotation_state(calculator, checkpoint.rotations)
             dynamics = engine.make(molecules, description, folder, rng, propagator)
             dynamics.load_state_dict(DynamicsState(checkpoint.results, checkpoint.thermostat))
-            # Last, because making dynamics may evaluate forces, which draws orientations.
+            # Again, because making dynamics may evaluate forces, which draws orientations.
             load_rotation_state(calculator, checkpoint.rotations)
             run = cls(dynamics, Recorder(molecules, folder, description), rng, checkpoint.step)
             run._recorder.reopen(checkpoint.frames, checkpoint.bond_deviations)
