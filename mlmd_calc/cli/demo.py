@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.run import describe_temperature
 from mlmd_calc.cli.tables import print_table
-from mlmd_calc.errors import ConfigError, PredictionError
-from mlmd_calc.io.files import write_json
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.io.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from mlmd_calc.cli.demo_worker import Task
+    from mlmd_calc.cli.demo_runs import MoleculeRuns
     from mlmd_calc.md import RunRecord
 
 _MOLECULES: Final = {"ethanol": "CH3CH2OH", "ethane": "C2H6"}
@@ -48,10 +40,7 @@ _QUICK_STEPS: Final = 40
 _FRAMES: Final = 300
 _SEED: Final = 1
 _SUMMARY_FILE: Final = "summary.json"
-_ONE_THREAD: Final = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-)
-"""Molecules this small run fastest on one thread each."""
+_ENDS_FILE: Final = "ends.json"
 
 
 def demo(
@@ -76,23 +65,26 @@ def demo(
     Takes a few minutes on two cores. A run that fails is part of the picture.
     """
     # These import torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.cli.demo_worker import Task
+    from mlmd_calc.cli.demo_runs import MoleculeRuns
+    from mlmd_calc.data.pool import run_tasks
 
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; choose another folder with --out, or remove it")
     calculators = _calculators(model)
     steps = _QUICK_STEPS if quick else _STEPS
-    tasks = {
-        name: Task(molecule, str(out / name), calculators, steps, max(1, steps // _FRAMES), _SEED)
-        for name, molecule in _MOLECULES.items()
-    }
+    tasks = {}
+    for name, molecule in _MOLECULES.items():
+        path = out / name / _ENDS_FILE
+        path.parent.mkdir(parents=True)
+        interval = max(1, steps // _FRAMES)
+        tasks[name] = MoleculeRuns(molecule, path, calculators, steps, interval, _SEED)
     console = Console(stderr=True)
     for setting, options in calculators.items():
         console.print(f"[bold]{setting}[/bold]: {_describe(options)}", highlight=False)
     advise(f"what was done is in {out}; remove it, or choose another --out, and begin again")
     with raise_on_signal():
-        ends = _run_all(tasks, workers, console)
-    rows = [row for name, task in tasks.items() for row in _evaluate(out, name, task, ends[name])]
+        run_tasks(list(tasks.values()), kind="molecules", workers=workers, console=console)
+    rows = [row for name, task in tasks.items() for row in _evaluate(out, name, task)]
     summary = {"calculators": calculators, "runs": rows}
     write_json(out / _SUMMARY_FILE, summary)
     if as_json:
@@ -122,98 +114,11 @@ def _describe(options: dict[str, Any]) -> str:
     return f"{options['forces']} forces, rotation {orientations}, {options['dtype']}"
 
 
-def _run_all(
-    tasks: dict[str, Task], workers: int, console: Console
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Run all molecules in processes; return the last message of each run by molecule and run."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    running: set[subprocess.Popen[str]] = set()
-    given_up = Event()
-    with Progress(*columns, console=console) as progress:
-        pool = ThreadPoolExecutor(workers)
-        try:
-            futures = {
-                name: pool.submit(
-                    _run_molecule, task, _reporter(progress, name, task), running, given_up
-                )
-                for name, task in tasks.items()
-            }
-            return {name: future.result() for name, future in futures.items()}
-        finally:
-            # After a signal nothing further is begun, and what is under way is given up.
-            given_up.set()
-            for process in list(running):
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
-
-
-def _reporter(progress: Progress, name: str, task: Task) -> Callable[[dict[str, Any]], None]:
-    """Make a function that shows the messages of one molecule as a progress bar."""
-    bar = progress.add_task(name, total=len(task.runs) * task.steps)
-    done = 0
-
-    def show(message: dict[str, Any]) -> None:
-        nonlocal done
-        if "verdict" in message:
-            # A run that failed is done with, too.
-            done += task.steps
-            progress.update(bar, completed=done)
-        else:
-            text = f"{name}: {message['run']}, {message['temperature']:.0f} K"
-            progress.update(bar, completed=done + message["step"], description=text)
-
-    return show
-
-
-def _run_molecule(
-    task: Task,
-    show: Callable[[dict[str, Any]], None],
-    running: set[subprocess.Popen[str]],
-    given_up: Event,
-) -> dict[str, dict[str, Any]]:
-    """Run one molecule in a process of its own; return the last message of each run."""
-    ends: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile("w+") as stderr:
-        json.dump(asdict(task), stdin)
-        stdin.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlmd_calc.cli.demo_worker"],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={**os.environ, **_ONE_THREAD},
-        )
-        running.add(process)
-        if given_up.is_set():
-            process.terminate()
-        with process:
-            for line in process.stdout or ():
-                message = json.loads(line)
-                show(message)
-                if "verdict" in message:
-                    ends[message["run"]] = message
-        running.discard(process)
-        if process.returncode != 0:
-            stderr.seek(0)
-            lines = stderr.read().strip().splitlines() or [f"exit status {process.returncode}"]
-            raise PredictionError(f"the runs of {task.molecule} ended early: {lines[-1]}")
-    return ends
-
-
-def _evaluate(
-    out: Path, name: str, task: Task, ends: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _evaluate(out: Path, name: str, task: MoleculeRuns) -> list[dict[str, Any]]:
     """Draw the runs of one molecule and return one summary per run."""
     from mlmd_calc.analysis import summarise
     from mlmd_calc.analysis.plots import plot_comparison
-    from mlmd_calc.cli.demo_worker import run_name
+    from mlmd_calc.cli.demo_runs import run_name
     from mlmd_calc.md import Ensemble, read_record
 
     headings = {
@@ -221,7 +126,7 @@ def _evaluate(
         Ensemble.NVE: "NVE: no thermostat",
     }
     columns: dict[str, dict[str, RunRecord]] = {heading: {} for heading in headings.values()}
-    rows = []
+    ends, rows = read_json(task.path), []
     for ensemble, setting in task.runs:
         run = run_name(ensemble, setting)
         record = read_record(out / name / run)

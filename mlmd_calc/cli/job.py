@@ -12,20 +12,13 @@ import ase
 import numpy as np
 from ase.optimize import BFGS
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.jumps import choose_propagator
+from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import read_json, write_json
@@ -276,15 +269,7 @@ def drive(run: Run, last_step: int, console: Console) -> tuple[Outcome, float, i
     def ns_per_day() -> float:
         return ps_per_second() * units.FS_PER_PS / units.FS_PER_NS * units.SECONDS_PER_DAY
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress, stop_on_signal() as should_stop:
+    with progress_bar(console, bar_width=12) as progress, stop_on_signal() as should_stop:
         bar = progress.add_task("starting", total=last_step, completed=first)
 
         def on_frame(running: Run) -> None:

@@ -124,11 +124,11 @@ def refuse_failures(failures: Mapping[str, str], total: int, kind: str) -> None:
         )
 
 
-def progress_bar(console: Console | None) -> Progress:
-    """Return the progress bar of generators; None: on stderr."""
+def progress_bar(console: Console | None, bar_width: int = 40) -> Progress:
+    """Return the progress bar of generators and runs; None: on stderr."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),

@@ -5,13 +5,13 @@ A rotation is a ``(3, 3)`` matrix R applied to row vectors from the right: ``x' 
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mlmd_calc.errors import ConfigError
@@ -109,33 +109,20 @@ def random_reflections(count: int, generator: torch.Generator) -> Tensor:
 _MOST_ROTATIONS: Final = 10_000
 """More would only fill the memory: the error of the mean is far below that of the model."""
 
-_GOLDEN: Final = (1.0 + math.sqrt(5.0)) / 2.0
+_GROUPS: Final = {1: "C1", 2: "C2", 4: "D2", 12: "T", 24: "O", 60: "I"}
+"""Rotation groups in Schoenflies notation by their order."""
 
 
 def icosahedral_rotations() -> NDArray[np.float64]:
-    """Return the 60 rotations of the 600-cell: its 120 unit quaternions up to sign.
-
-    Returns
-    -------
-    ndarray
-        ``(60, 3, 3)``, the identity first.
-    """
-    quaternions = [np.eye(4)[axis] for axis in range(4)]
-    quaternions += [0.5 * np.array([1.0, *signs]) for signs in itertools.product((1, -1), repeat=3)]
-    even = [p for p in itertools.permutations(range(4)) if _is_even(p)]
-    for signs in itertools.product((1, -1), repeat=3):
-        base = 0.5 * np.array([signs[0] * _GOLDEN, signs[1], signs[2] / _GOLDEN, 0.0])
-        quaternions += [base[list(p)] for p in even]
-    unique: list[NDArray[np.float64]] = []
-    for quaternion in quaternions:
-        if all(abs(abs(quaternion @ other) - 1.0) > 1e-9 for other in unique):
-            unique.append(quaternion)
-    return matrices_from_quaternions(torch.tensor(np.array(unique))).numpy()
+    """Return the 60 rotations of the icosahedron, ``(60, 3, 3)``, the identity first."""
+    # Of the two icosahedra around a cube the one that has always been used here.
+    return np.ascontiguousarray(_group(60)[:, [1, 0, 2]][:, :, [1, 0, 2]])
 
 
-def _is_even(permutation: tuple[int, ...]) -> bool:
-    inversions = sum(a > b for a, b in itertools.combinations(permutation, 2))
-    return inversions % 2 == 0
+def _group(order: int) -> NDArray[np.float64]:
+    """Rotations of a group, the identity first."""
+    matrices: NDArray[np.float64] = Rotation.create_group(_GROUPS[order]).as_matrix()
+    return matrices[np.argsort(-np.trace(matrices, axis1=1, axis2=2), kind="stable")]
 
 
 def fixed_rotations(count: int) -> Tensor:
@@ -165,8 +152,9 @@ def fixed_rotations(count: int) -> Tensor:
         raise ConfigError(f"n_rotations={count}; it must be from 1 to {_MOST_ROTATIONS:,}")
     if count == 60:
         return torch.from_numpy(icosahedral_rotations())
-    if count in (1, 2, 4, 12, 24):
-        return torch.from_numpy(_signed_permutations(count))
+    if count in _GROUPS:
+        # Signed permutations of the axes, here without rounding errors.
+        return torch.from_numpy(_group(count).round())
     index = torch.arange(count, dtype=torch.float64) + 0.5
     inner, outer = torch.sqrt(index / count), torch.sqrt(1.0 - index / count)
     alpha = 2.0 * math.pi * index / math.sqrt(2.0)
@@ -177,24 +165,3 @@ def fixed_rotations(count: int) -> Tensor:
 
 # Positive root of psi^4 = psi + 4.
 _SUPER_FIBONACCI: Final = 1.533751168755204288118041
-
-
-def _signed_permutations(count: int) -> NDArray[np.float64]:
-    """Subgroups of the cube's rotation group of the given order, the identity first."""
-    matrices = []
-    for permutation in itertools.permutations(range(3)):
-        for signs in itertools.product((1.0, -1.0), repeat=3):
-            matrix = np.zeros((3, 3))
-            matrix[range(3), permutation] = signs
-            if np.linalg.det(matrix) > 0:
-                matrices.append(matrix)
-    if count == 24:
-        chosen = matrices
-    elif count == 12:
-        # The tetrahedral group: even permutations of the axes.
-        chosen = [m for m in matrices if np.linalg.det(np.abs(m)) > 0]
-    else:
-        # Half turns about the axes; for a group of two, about z only.
-        diagonal = [m for m in matrices if np.count_nonzero(np.diag(m)) == 3]
-        chosen = diagonal if count == 4 else [m for m in diagonal if m[2, 2] > 0][:count]
-    return np.stack(chosen)
