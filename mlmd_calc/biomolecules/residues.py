@@ -40,7 +40,7 @@ def _residues() -> dict[str, Residue]:
     """Read the conformers of amino acids, in the order of their classes, and of caps.
 
     RDKit's ETKDGv3 conformers (version 2026.09.1, seed 0) of the free amino acids, of acetaldehyde
-    for ACE and of methylamine for NME, whose arms of valine and leucine are called as
+    for ACE and of methylamine for NME. The arms of valine and leucine are called as
     :mod:`.prochirality` says. The atoms are in the order the network sees them, that of the Protein
     Data Bank, OXT last. Amino acids lie in the frame of N, CA and C, so that a conformer has the
     same pose in every system.
