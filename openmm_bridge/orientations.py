@@ -114,8 +114,8 @@ def _streams(context: openmm.Context) -> dict[str, int]:
             found += [(name, force.getForceGroup()) for name in parameters if CALLS in name]
     if not found:
         raise InputError(
-            "no force of the System draws random orientations with the back end 'torchscript'; "
-            "there is nothing to store"
+            "no force of the System draws random orientations with the back end 'torchscript'; one "
+            "with 'python' has its state in force.computation.potential.state_dict()"
         )
     for number in map(Counter, zip(*found, strict=True)):
         shared, times = number.most_common(1)[0]
