@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import openmm
 
-from mlmd_calc.errors import InputError, MissingDependencyError
+from mlmd_calc.errors import InputError
 from openmm_bridge.region import Region, fragments_of
 from openmm_bridge.stored import module_description, stored_description
 
@@ -107,10 +107,7 @@ def _is_ours(force: Any) -> bool:
     # Nor does OpenMM-Torch in the XML of a System; to Python such a force has no kind.
     if type(force) is not openmm.Force and type(force).__name__ != "TorchForce":
         return False
-    try:
-        return module_description(force) is not None
-    except MissingDependencyError:
-        return False
+    return module_description(force) is not None
 
 
 def _address(force: Any) -> int:

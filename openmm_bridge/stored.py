@@ -90,7 +90,11 @@ def module_description(force: Any) -> dict[str, Any] | None:
 
 def as_torch_force(force: Any) -> Any:
     """Return a force as the TorchForce it is; None if it is none."""
-    kind = openmmtorch_module().TorchForce
+    try:
+        kind = openmmtorch_module().TorchForce
+    except ImportError:
+        # Without it there are no such forces.
+        return None
     return kind.cast(force) if kind.isinstance(force) else None
 
 
