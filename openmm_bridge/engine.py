@@ -233,7 +233,7 @@ class OpenMMDynamics:
         results: dict[str, Any] = {}
         if self._random:
             [(name, calls)] = store_orientations(self._context).items()
-            # OpenMM forgets them now; they have to be the same once more.
+            # OpenMM forgets those forces now, and has to get the same ones again.
             calls -= self._keeps_forces
             restore_orientations(self._context, {name: calls})
             results[_CALLS] = np.array(calls)

@@ -33,7 +33,12 @@ Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or 
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for checkpoints, metrics and the model.")
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="Recipe: a name or a .toml file.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe", "-r", help="Recipe: a name or a .toml file, which may name another as its base."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
