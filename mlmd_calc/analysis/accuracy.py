@@ -175,10 +175,19 @@ def equivariance_error(potential: Potential, structures: Sequence[Structure]) ->
 
 def orientation_errors(potential: Potential, structure: Structure) -> NDArray[np.float64]:
     """Lengths ``(60, n)`` of the terms of :func:`equivariance_error`, eV/Å."""
-    rotations = icosahedral_rotations()
-    centred = structure.positions - structure.positions.mean(axis=0)
-    turned = [replace(structure, positions=centred @ rotation) for rotation in rotations]
-    results = potential.evaluate(turned, ["forces"], coverage=Coverage())
-    forces = _forces(results) @ rotations.transpose(0, 2, 1)
+    results = potential.evaluate(turned_copies(structure), ["forces"], coverage=Coverage())
+    forces = turned_back(results)
     lengths: NDArray[np.float64] = np.linalg.norm(forces - forces.mean(axis=0), axis=-1)
     return lengths
+
+
+def turned_copies(structure: Structure) -> list[Structure]:
+    """Turn a structure about its centre by the 60 rotations of the 600-cell."""
+    centred = structure.positions - structure.positions.mean(axis=0)
+    return [replace(structure, positions=centred @ r) for r in icosahedral_rotations()]
+
+
+def turned_back(results: Sequence[Evaluation]) -> NDArray[np.float64]:
+    """Turn the forces of :func:`turned_copies` back, ``(60, n, 3)`` eV/Å."""
+    back: NDArray[np.float64] = _forces(results) @ icosahedral_rotations().transpose(0, 2, 1)
+    return back

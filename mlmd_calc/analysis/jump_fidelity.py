@@ -234,7 +234,7 @@ def measure_fidelity(
     ]
     verlet = VerletPropagator(forces, TIMESTEP_FS)
     on_run("force-based")
-    reference = _run(verlet, forces, starts, settings, REFERENCE_FRICTION_PER_PS)
+    reference = run_jumps(verlet, forces, starts, settings, REFERENCE_FRICTION_PER_PS)
     settled = [replace(state, memory={}, time=0.0) for state in reference.frames[-1]]
     compared = _Compared.to(reference, minimum)
     references = {REFERENCE_FRICTION_PER_PS: compared.summary(reference)}
@@ -253,16 +253,28 @@ def measure_fidelity(
     runs = {}
     for friction in settings.frictions_per_ps:
         on_run(f"{friction:g}/ps" if friction else "constant energy")
-        runs[friction] = compared.summary(_run(propagator, forces, settled, settings, friction))
+        runs[friction] = compared.summary(
+            run_jumps(propagator, forces, settled, settings, friction)
+        )
     if 0.0 in runs:
         on_run("constant energy, force-based")
-        references[0.0] = compared.summary(_run(verlet, forces, settled, settings, 0.0))
+        references[0.0] = compared.summary(run_jumps(verlet, forces, settled, settings, 0.0))
     return Fidelity(errors, runs, references)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Frames of the replicas that went through a run, and what happened to the others."""
+class JumpRun:
+    """Frames of the replicas that went through a run, and what happened to the others.
+
+    Attributes
+    ----------
+    frames
+        States after each jump of the replicas that came through.
+    replicas, died
+        How many began, and how many could not go on.
+    jumps, interventions
+        Jumps of all replicas, and how often the guard did not accept one at once.
+    """
 
     frames: list[list[State]]
     replicas: int
@@ -271,6 +283,7 @@ class _Run:
     interventions: int
 
     def sample(self) -> Sample:
+        """Frames after equilibration."""
         return Sample.from_states(self.frames).without_first(EQUILIBRATION)
 
     def potentials(self) -> NDArray[np.float64]:
@@ -279,14 +292,24 @@ class _Run:
         return energies[int(EQUILIBRATION * len(energies)) :].astype(np.float64)
 
 
-def _run(
+def run_jumps(
     propagator: Propagator,
     forces: ForceModel,
     states: Sequence[State],
     settings: FidelitySettings,
     friction_per_ps: float,
-) -> _Run:
-    """Move molecules; those whose jumps fail for good are left out from then on."""
+) -> JumpRun:
+    """Move molecules; those whose jumps fail for good are left out from then on.
+
+    Parameters
+    ----------
+    propagator, forces, settings
+        As in :func:`measure_fidelity`.
+    states
+        Where the replicas start.
+    friction_per_ps
+        Of the thermostat; 0 for constant energy.
+    """
     rng = np.random.default_rng([settings.seed, round(1000.0 * friction_per_ps)])
     thermostat = settings.thermostat(friction_per_ps)
     by_forces = isinstance(propagator, VerletPropagator)
@@ -331,7 +354,7 @@ def _run(
         if alive:
             interventions += len(loop.events)
     whole = [[states[i] for i in alive] for states in frames]
-    return _Run(whole, len(states), len(states) - len(alive), jumps, interventions)
+    return JumpRun(whole, len(states), len(states) - len(alive), jumps, interventions)
 
 
 def _advance(loop: JumpLoop) -> bool:
@@ -351,7 +374,7 @@ class _Compared:
     above_minimum_eV: float  # noqa: N815
 
     @classmethod
-    def to(cls, reference: _Run, minimum: State) -> _Compared:
+    def to(cls, reference: JumpRun, minimum: State) -> _Compared:
         assert minimum.energy is not None
         return cls(
             InternalCoordinates.of(ase.Atoms(minimum.numbers, minimum.positions)),
@@ -360,7 +383,7 @@ class _Compared:
             float(reference.potentials().mean()) - minimum.energy,
         )
 
-    def summary(self, run: _Run) -> RunFidelity:
+    def summary(self, run: JumpRun) -> RunFidelity:
         share = 100.0 * run.interventions / max(run.jumps, 1)
         if run.died == run.replicas:
             return RunFidelity(run.died, share, {}, None, None)

@@ -98,37 +98,51 @@ def measure_map(
     ConfigError
         If the propagator gives no velocities.
     """
-    if not propagator.gives_velocities:
-        raise ConfigError(
-            f"{propagator.identity} predicts no velocities, so its jumps are no map of phase "
-            "space; choose a propagator that predicts them"
-        )
-    jump = _Jump(propagator, stride_fs, seed)
+    jump = JumpMap(propagator, stride_fs, seed)
     states = with_energies(list(states), forces)
     after = with_energies(jump(states), forces)
-    changes = np.array(
-        [b.total_energy - a.total_energy for a, b in zip(states, after, strict=True)]
-    )
+    changes = energy_changes(states, after)
     energy = units.KB * temperature_K
     degrees = 3 * len(states[0])
     chosen = np.linspace(0, len(states) - 1, min(determinants, len(states))).round().astype(int)
-    logs = [np.linalg.slogdet(jump.derivative(states[i]))[1] for i in np.unique(chosen)]
+    logs = [jump.log_determinant(states[i]) for i in np.unique(chosen)]
+    missed, way = return_ways(jump, states, after)
     return MapErrors(
-        reversibility_percent=100.0 * _return_distance(jump, states, after),
+        reversibility_percent=100.0 * float(np.sqrt(np.mean(missed**2) / np.mean(way**2))),
         log_determinant=float(np.mean(logs)),
         energy_change_meV=float(changes.mean()) / units.MEV,
         energy_spread_meV=float(changes.std()) / units.MEV,
-        acceptance_percent=100.0 * float(np.exp(np.minimum(0.0, -changes / energy)).mean()),
+        acceptance_percent=100.0 * float(acceptances(changes, temperature_K).mean()),
         equivalent_friction_per_ps=-float(changes.mean())
         / (degrees * energy * stride_fs / units.FS_PER_PS),
         growth_per_ps=None if minimum is None else _growth(jump, minimum),
     )
 
 
-class _Jump:
-    """The map of a propagator for one stride."""
+class JumpMap:
+    """The map of phase space that a propagator makes of one stride.
 
-    def __init__(self, propagator: Propagator, stride_fs: float, seed: int) -> None:
+    Parameters
+    ----------
+    propagator
+        Propagator that gives velocities.
+    stride_fs
+        Length of the jump in fs.
+    seed
+        Seed of a stochastic propagator, whose random numbers are the same in every call.
+
+    Raises
+    ------
+    ConfigError
+        If the propagator gives no velocities, or cannot jump over this stride.
+    """
+
+    def __init__(self, propagator: Propagator, stride_fs: float, seed: int = 0) -> None:
+        if not propagator.gives_velocities:
+            raise ConfigError(
+                f"{propagator.identity} predicts no velocities, so its jumps are no map of phase "
+                "space; choose a propagator that predicts them"
+            )
         propagator.strides.check(stride_fs)
         self.propagator = propagator
         self.stride_fs = stride_fs
@@ -156,6 +170,10 @@ class _Jump:
         matrix: NDArray[np.float64] = np.array(columns).T / (2.0 * _DISPLACEMENT_A)
         return matrix
 
+    def log_determinant(self, state: State) -> float:
+        """Return log |det J| of the derivative J; 0 where the map keeps the volume."""
+        return float(np.linalg.slogdet(self.derivative(state))[1])
+
     def _coordinates(self, state: State) -> NDArray[np.float64]:
         return np.concatenate([state.positions.ravel(), self.stride_fs * state.velocities.ravel()])
 
@@ -179,18 +197,29 @@ def _turned(state: State) -> State:
     return replace(state, velocities=-state.velocities)
 
 
-def _return_distance(jump: _Jump, states: Sequence[State], after: Sequence[State]) -> float:
-    """Root mean square distance from the start after a jump and one back, over that of the jump."""
+def energy_changes(before: Sequence[State], after: Sequence[State]) -> NDArray[np.float64]:
+    """Take differences ``(k,)`` eV of total energies; potential energies must be known."""
+    return np.array([b.total_energy - a.total_energy for a, b in zip(before, after, strict=True)])
+
+
+def acceptances(changes: NDArray[np.float64], temperature_K: float) -> NDArray[np.float64]:
+    """Probabilities of a Metropolis test for changes of the total energy in eV."""
+    return np.asarray(np.exp(np.minimum(0.0, -changes / (units.KB * temperature_K))))
+
+
+def return_ways(
+    jump: JumpMap, states: Sequence[State], after: Sequence[State]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances ``(k, n, 3)`` Å from the start after a jump and one back, and after the jump."""
     back = jump([_turned(state) for state in after])
+    missed, way = (
+        np.array([end.positions - start.positions for start, end in zip(states, ends, strict=True)])
+        for ends in (back, after)
+    )
+    return missed, way
 
-    def distance(ends: Sequence[State]) -> float:
-        ways = [end.positions - start.positions for start, end in zip(states, ends, strict=True)]
-        return float(np.sqrt(np.mean(np.square(ways))))
 
-    return distance(back) / distance(after)
-
-
-def _growth(jump: _Jump, minimum: State) -> float:
+def _growth(jump: JumpMap, minimum: State) -> float:
     """Fastest growth in 1/ps of a small internal deviation from a minimum."""
     rest = replace(minimum, velocities=np.zeros_like(minimum.velocities))
     internal = null_space(rigid_basis(rest).T)

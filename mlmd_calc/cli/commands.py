@@ -8,6 +8,7 @@ import typer
 
 import mlmd_calc
 from mlmd_calc.cli import bench, data, evaluate, models, train, validate
+from mlmd_calc.cli.audit import audit
 from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.doctor import doctor
 from mlmd_calc.cli.export import export
@@ -49,5 +50,6 @@ app.command("finetune")(train.finetune_command)
 app.command("models")(models.models_command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(validate.app, name="validate")
+app.command("audit")(audit)
 app.command("export")(export)
 app.add_typer(bench.app, name="bench")

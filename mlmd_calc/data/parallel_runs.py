@@ -48,7 +48,7 @@ class ParallelRuns:
     forces
         ``(r, n, 3)`` eV/Å at the positions; zero before the first :meth:`evaluate`.
     energies
-        ``(r,)`` eV, potential energy at the positions.
+        ``(r,)`` eV, potential energy at the positions; NaN for a force model without.
     conserved_energies
         ``(r,)`` eV, what velocity Verlet conserves, amid the last step: the total energy swings
         with every vibration, by more than it drifts in a short run. This is its value without that,
@@ -108,8 +108,8 @@ class ParallelRuns:
             if answer is None:
                 self.end(run, REFUSED)
             else:
-                assert answer.energy is not None
-                self.energies[run], self.forces[run] = answer.energy, answer.forces
+                self.energies[run] = math.nan if answer.energy is None else answer.energy
+                self.forces[run] = answer.forces
 
     def step(self, timestep_fs: float, runs: NDArray[np.int64] | None = None) -> None:
         """Take one step of velocity Verlet, with all runs or with some.
@@ -187,8 +187,10 @@ def _answers(force_model: ForceModel, structures: list[Structure]) -> list[Evalu
     """Evaluate structures in one call; None for those that the model refuses."""
     if not structures:
         return []
+    has_energy = getattr(force_model, "has_energy", True)
+    properties = ("energy", "forces") if has_energy else ("forces",)
     try:
-        return list(force_model.evaluate(structures, ("energy", "forces")))
+        return list(force_model.evaluate(structures, properties))
     except (InputError, PredictionError):
         # The error names one at most. Halves find all of them in a few calls.
         if len(structures) == 1:

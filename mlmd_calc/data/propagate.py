@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -37,7 +36,8 @@ from mlmd_calc.data.start_states import HOTTEST_K, THERMALISE_STEPS, StartStates
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import FolderLock
-from mlmd_calc.potential import Potential, Structure, structure_from_ase
+from mlmd_calc.md.attached import ForceModelCalculator
+from mlmd_calc.potential import Potential, Structure
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.zoo import Model
 
@@ -312,7 +312,7 @@ def _at_minima(
     minima = []
     for positions in start.positions:
         atoms = Atoms(start.numbers, positions, info=state)
-        atoms.calc = _Calculator(force_model)
+        atoms.calc = ForceModelCalculator(force_model)
         relax(molecule, atoms, start)
         minima.append(atoms.positions)
     in_turn = np.arange(settings.runs) % len(minima)
@@ -339,28 +339,6 @@ def _at_structures(
     drawn = np.concatenate([rng.permutation(len(positions)) for _ in range(rounds)])
     runs.positions[:] = positions[drawn[: settings.runs]]
     return runs
-
-
-class _Calculator(Calculator):
-    """A force model as ASE's optimisers see it."""
-
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]  # type: ignore[misc]
-
-    def __init__(self, force_model: ForceModel) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.force_model = force_model
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy", "forces"),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Evaluate the force model; ASE calls this."""
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        assert atoms is not None
-        (answer,) = self.force_model.evaluate([structure_from_ase(atoms)], ("energy", "forces"))
-        self.results = {"energy": answer.energy, "forces": answer.forces}
 
 
 @dataclass

@@ -6,7 +6,6 @@ that ASE has a calculator for.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.data.teacher import evaluate
 from mlmd_calc.errors import ConfigError, InputError, MissingDependencyError, PredictionError
-from mlmd_calc.optional import require
+from mlmd_calc.optional import import_object, require
 
 GFN2: Final = "gfn2"
 SO3LR: Final = "so3lr"
@@ -114,11 +113,7 @@ def _factory(name: str) -> Callable[[], Any]:
     """Find what makes the calculator."""
     if name == SO3LR:
         return _so3lr
-    module_name, separator, attribute = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(module_name), attribute) if separator else None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reference {name!r} cannot be imported: {error}") from error
+    made = import_object(name, "reference") if ":" in name else None
     if not callable(made):
         raise ConfigError(
             f"reference {name!r}; choose {GFN2}, {SO3LR} or package.module:name of something that "

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import ase
-from ase.calculators.calculator import CalculatorError, PropertyNotImplementedError
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorError,
+    PropertyNotImplementedError,
+    all_changes,
+)
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md.checkpoint import (
@@ -17,7 +22,7 @@ from mlmd_calc.md.checkpoint import (
     rotation_state,
 )
 from mlmd_calc.potential import Evaluation, Structure, structure_from_ase
-from mlmd_calc.propagation import State, state_from_ase
+from mlmd_calc.propagation import ForceModel, State, state_from_ase
 
 
 def state_of(atoms: ase.Atoms, calculator: Any) -> State:
@@ -134,3 +139,31 @@ class AttachedCalculator:
             last.set_positions(state["positions"], apply_constraint=False)
             last.calc = calc
             restore_results(last, state["results"])
+
+
+class ForceModelCalculator(Calculator):
+    """A force model as ASE's optimisers see it.
+
+    Parameters
+    ----------
+    force_model
+        Energies and forces.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]  # type: ignore[misc]
+
+    def __init__(self, force_model: ForceModel) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.force_model = force_model
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy", "forces"),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the force model; ASE calls this."""
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        assert atoms is not None
+        (answer,) = self.force_model.evaluate([structure_from_ase(atoms)], ("energy", "forces"))
+        self.results = {"energy": answer.energy, "forces": answer.forces}

@@ -1,0 +1,1 @@
+"""Audit of force fields and propagators: numbers with standard errors, limits and verdicts."""

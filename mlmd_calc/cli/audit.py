@@ -1,0 +1,139 @@
+"""`mlmd audit`: measure what physics demands of a force field or a propagator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from mlmd_calc.cli.endings import raise_on_signal
+from mlmd_calc.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from mlmd_calc.analysis.audit.measurement import Measurement
+
+_COLOURS: Final = {"pass": "green", "fail": "bold red", "cannot tell": "yellow"}
+
+
+def audit(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="Name or file of a force field or propagator, or package.module:name of an ASE "
+            "calculator, a propagator, or what returns one of them."
+        ),
+    ],
+    molecules: Annotated[
+        list[str] | None, typer.Argument(help="Molecules, as for mlmd run. (ethanol)")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look in seconds, with large errors.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="K.")] = 300.0,
+    potential: Annotated[
+        str | None,
+        typer.Option(
+            help="Propagators: force field of the potential in which molecules move, named like "
+            "the subject. Default: its own."
+        ),
+    ] = None,
+    stride: Annotated[
+        float | None, typer.Option(help="Propagators: length of a jump in fs. Default: the card's.")
+    ] = None,
+    friction: Annotated[
+        float | None,
+        typer.Option(help="Propagators: of the thermostat in 1/ps. Default: the card's, else 10."),
+    ] = None,
+    forces: Annotated[str | None, typer.Option(help="MD-ET: direct or conservative.")] = None,
+    rotation: Annotated[str | None, typer.Option(help="MD-ET: none, random or average.")] = None,
+    n_rotations: Annotated[int | None, typer.Option(help="MD-ET: orientations per call.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="MD-ET: float64, float32 or mixed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures that needs no other file.")
+    ] = None,
+) -> None:
+    """Measure what physics demands of a force field or a propagator, yours or ours."""
+    # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.analysis.audit.page import Section, write_page
+    from mlmd_calc.analysis.audit.pictures import pictures
+    from mlmd_calc.analysis.audit.settings import AuditSettings, measure_all, overall
+    from mlmd_calc.cli.audit_subject import find_subject
+    from mlmd_calc.cli.structure_input import load_structure
+
+    options: dict[str, Any] = {
+        "forces": forces,
+        "rotation": rotation,
+        "n_rotations": n_rotations,
+        "dtype": dtype,
+    }
+    found = find_subject(
+        subject, potential, {name: value for name, value in options.items() if value is not None}
+    )
+    settings = (
+        AuditSettings.quick(temperature_K=temperature, seed=seed)
+        if quick
+        else AuditSettings(temperature_K=temperature, seed=seed)
+    )
+    chosen = molecules or ["ethanol"]
+    sections = []
+    console = Console(stderr=True)
+    with raise_on_signal(), Progress(console=console, transient=True) as progress:
+        for name in chosen:
+            one = found.audit(load_structure(name, seed=seed), settings, stride, friction)
+            parts = one.parts()
+            bar = progress.add_task(name, total=len(parts))
+
+            def show(part: str, name: str = name, bar: Any = bar) -> None:
+                progress.update(bar, description=f"{name}, {part}")
+                progress.advance(bar)
+
+            measurements = measure_all(parts, show)
+            drawn = pictures(one) if html is not None else {}
+            sections.append(Section(name, overall(measurements), measurements, drawn))
+    if html is not None:
+        write_page(html, subject, settings, sections)
+        console.print(f"Page in {html}")
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "subject": subject,
+                    "temperature_K": temperature,
+                    "molecules": {section.name: section.to_dict() for section in sections},
+                },
+                indent=2,
+            )
+        )
+        return
+    for section in sections:
+        title = f"{subject}, {section.name}: {section.verdict.value}"
+        _print(title, section.measurements)
+
+
+def _print(title: str, measurements: Sequence[Measurement]) -> None:
+    table = Table(title=title)
+    for column, justify in (("test", "left"), ("value", "right"), ("limit", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("unit")
+    table.add_column("verdict")
+    table.add_column("note")
+    for one in measurements:
+        verdict = one.verdict.value
+        table.add_row(
+            one.name,
+            one.text,
+            f"{one.limit:g}",
+            one.unit,
+            f"[{_COLOURS[verdict]}]{verdict}[/]",
+            escape(one.note),
+        )
+    print_table(table)
