@@ -298,6 +298,8 @@ def run_jumps(
     states: Sequence[State],
     settings: FidelitySettings,
     friction_per_ps: float,
+    *,
+    bare: bool = False,
 ) -> JumpRun:
     """Move molecules; those whose jumps fail for good are left out from then on.
 
@@ -309,15 +311,18 @@ def run_jumps(
         Where the replicas start.
     friction_per_ps
         Of the thermostat; 0 for constant energy.
+    bare
+        Without guard and corrections, as force-based steps are always run.
     """
     rng = np.random.default_rng([settings.seed, round(1000.0 * friction_per_ps)])
     thermostat = settings.thermostat(friction_per_ps)
     by_forces = isinstance(propagator, VerletPropagator)
+    bare = bare or by_forces
     with tempfile.TemporaryDirectory() as folder:
         rejected = Path(folder) / "rejected.extxyz"
-        guard = Guard.off() if by_forces else Guard(last="stop")
-        corrections = Corrections.none() if by_forces else Corrections()
-        if thermostat is None and not by_forces:
+        guard = Guard.off() if bare else Guard(last="stop")
+        corrections = Corrections.none() if bare else Corrections()
+        if thermostat is None and not bare:
             corrections = replace(corrections, rescale_energy=True)
 
         def loop_of(states: Sequence[State]) -> JumpLoop:

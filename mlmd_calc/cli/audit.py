@@ -121,19 +121,10 @@ def audit(
 
 def _print(title: str, measurements: Sequence[Measurement]) -> None:
     table = Table(title=title)
-    for column, justify in (("test", "left"), ("value", "right"), ("limit", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("unit")
-    table.add_column("verdict")
-    table.add_column("note")
+    for column in ("test", "value", "limit", "verdict", "note"):
+        table.add_column(column, no_wrap=column in ("value", "verdict"))
     for one in measurements:
         verdict = one.verdict.value
-        table.add_row(
-            one.name,
-            one.text,
-            f"{one.limit:g}",
-            one.unit,
-            f"[{_COLOURS[verdict]}]{verdict}[/]",
-            escape(one.note),
-        )
+        marked = f"[{_COLOURS[verdict]}]{verdict}[/]"
+        table.add_row(one.name, one.text, one.limit_text, marked, escape(one.note))
     print_table(table)

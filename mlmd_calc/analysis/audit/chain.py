@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.analysis.audit.measurement import Estimate, common_size
+from mlmd_calc.analysis.audit.measurement import Estimate, common_size, jackknife
 from mlmd_calc.analysis.jump_ensemble import Sample
 from mlmd_calc.errors import InputError
 
@@ -29,8 +29,7 @@ def autocorrelations(sample: Sample, frames: int) -> NDArray[np.float64]:
     InputError
         If the run has not more frames than lags.
     """
-    if not 0 < frames < len(sample):
-        raise InputError(f"{len(sample)} frames do not tell {frames} lags; run longer")
+    _check_length(len(sample), frames)
     weighted = np.sqrt(sample.masses)[:, None] * sample.velocities
     series = weighted.reshape(*weighted.shape[:2], -1)
     found = np.stack(
@@ -41,6 +40,42 @@ def autocorrelations(sample: Sample, frames: int) -> NDArray[np.float64]:
         axis=1,
     )
     return np.asarray(found / found[:, 0].mean())
+
+
+def remaining_energy_correlation(energies: NDArray[np.float64], lags: slice) -> Estimate:
+    """Autocorrelation of the total energy at long times: 1 where nothing exchanges energy.
+
+    Unlike velocities, which fall out of step by themselves, energies keep what a thermostat has not
+    changed.
+
+    Parameters
+    ----------
+    energies
+        ``(f, r)`` total energies of several replicas.
+    lags
+        The long times, in frames.
+
+    Raises
+    ------
+    InputError
+        If the run has not more frames than lags.
+    """
+    _check_length(len(energies), lags.stop)
+
+    def correlation(replicas: NDArray[np.float64]) -> float:
+        changes = replicas - replicas.mean()
+        products = [
+            np.mean(changes[:, : -lag or None] * changes[:, lag:])
+            for lag in range(lags.start, lags.stop)
+        ]
+        return float(np.mean(products) / np.mean(np.square(changes)))
+
+    return jackknife(correlation, energies.T)
+
+
+def _check_length(frames: int, lags: int) -> None:
+    if not 0 < lags < frames:
+        raise InputError(f"{frames} frames do not tell {lags} lags; run longer")
 
 
 def remaining_correlation(correlations: NDArray[np.float64], lags: slice) -> Estimate:

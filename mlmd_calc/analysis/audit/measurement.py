@@ -73,8 +73,15 @@ class Measurement:
         """Value with its error, such as "1.3 ± 0.2"; empty if it could not be measured."""
         if math.isnan(self.value):
             return ""
-        error = "" if self.standard_error == 0.0 else f" ± {self.standard_error:.1g}"
-        return f"{self.value:.2g}{error}"
+        if self.standard_error == 0.0:
+            return f"{self.value:.2g}"
+        error = "?" if math.isnan(self.standard_error) else f"{self.standard_error:.1g}"
+        return f"{self.value:.2g} ± {error}"
+
+    @property
+    def limit_text(self) -> str:
+        """Limit with its unit."""
+        return f"{self.limit:g} {self.unit}".rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values; JSON knows no numbers that are not finite."""
@@ -129,8 +136,9 @@ def root_mean_square(values: NDArray[np.float64]) -> float:
 
 
 def relative_size(errors: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
-    """Root mean square of errors over that of what they are errors of, both over all entries."""
-    return root_mean_square(errors) / root_mean_square(sizes)
+    """Root mean square of errors over that of what they are errors of; NaN if that is 0."""
+    size = root_mean_square(sizes)
+    return root_mean_square(errors) / size if size > 0.0 else math.nan
 
 
 def common_size(series: NDArray[np.float64]) -> Estimate:

@@ -89,7 +89,7 @@ def _section(section: Section) -> str:
     )
     return (
         f"<h2>{escape(section.name)}: {_marked(section.verdict)}</h2>\n<table><tr><th>test</th>"
-        "<th>value</th><th>limit</th><th>unit</th><th>verdict</th><th>note</th></tr>\n"
+        "<th>value</th><th>limit</th><th>verdict</th><th>note</th></tr>\n"
         f"{rows}</table>\n{figures}"
     )
 
@@ -97,7 +97,7 @@ def _section(section: Section) -> str:
 def _row(one: Measurement) -> str:
     return (
         f'<tr><td>{escape(one.name)}</td><td class="number">{escape(one.text)}</td>'
-        f'<td class="number">{one.limit:g}</td><td>{escape(one.unit)}</td>'
+        f'<td class="number">{escape(one.limit_text)}</td>'
         f"<td>{_marked(one.verdict)}</td><td>{escape(one.note)}</td></tr>\n"
     )
 

@@ -36,10 +36,11 @@ DETERMINANT_LIMIT: Final = 0.01
 FLIGHT_LIMIT: Final = 1.0
 RESPONSE_LIMIT: Final = 30.0
 """Percent; jumps are no force-based steps, but must follow the momenta they are given."""
-HEATING_LIMIT: Final = 10.0
-"""Percent of k T per ps, which a friction of 1/ps holds at 5 % too hot."""
+HEATING_LIMIT: Final = 20.0
+"""Percent of k T per ps, which makes a run with a friction of 10/ps 2 % too hot."""
 REJECTION_LIMIT: Final = 20.0
 CORRELATION_LIMIT: Final = 0.15
+ENERGY_CORRELATION_LIMIT: Final = 0.4
 ASYMMETRY_LIMIT: Final = 0.1
 
 _DERIVED: Final = 3
@@ -148,8 +149,8 @@ class PropagatorAudit:
             self.forces,
             self.minimum,
             temperature_K=settings.temperature_K,
-            replicas=settings.replicas,
-            duration_fs=10.0 * max(1, round(settings.states / settings.replicas)),
+            replicas=settings.jump_replicas,
+            duration_fs=10.0 * max(1, round(settings.states / settings.jump_replicas)),
             rng=np.random.default_rng([settings.seed, 0]),
         )
         return run.states(settings.states)
@@ -161,21 +162,22 @@ class PropagatorAudit:
 
     @cached_property
     def run(self) -> JumpRun:
-        """Run of jumps under a thermostat, in the usual setting."""
+        """Run of jumps under a thermostat; guard and corrections would hide what is to be seen."""
         settings, friction = self.settings, self.conditions.friction_per_ps
         duration = _LENGTH / friction if settings.jumps_ps is None else settings.jumps_ps
         return run_jumps(
             self.propagator,
             self.forces,
-            self.states[: settings.replicas],
+            self.states[: settings.jump_replicas],
             FidelitySettings(
                 stride_fs=self.conditions.stride_fs,
                 temperature_K=settings.temperature_K,
                 duration_ps=duration,
-                replicas=settings.replicas,
+                replicas=settings.jump_replicas,
                 seed=settings.seed,
             ),
             friction,
+            bare=True,
         )
 
     @cached_property
@@ -285,9 +287,21 @@ class PropagatorAudit:
             "",
             lambda: chain.remaining_correlation(self.correlations, self._lags()),
         )
+        yield measured(
+            "energy correlation that is left",
+            ENERGY_CORRELATION_LIMIT,
+            "",
+            lambda: chain.remaining_energy_correlation(self._total_energies(), self._lags()),
+        )
         yield measured("arrow of time in bonds", ASYMMETRY_LIMIT, "", self._asymmetry)
         if lost < 100.0:
             yield from temperature_measurements(self.run.sample(), self.settings.temperature_K)
+
+    def _total_energies(self) -> NDArray[np.float64]:
+        """Total energies ``(f, r)`` eV of the run of jumps."""
+        if not self.run.frames:
+            raise PredictionError("no replica came through")
+        return np.array([[state.total_energy for state in frame] for frame in self.run.frames])
 
     def _asymmetry(self) -> Estimate:
         bonds = find_bonds(ase.Atoms(self.minimum.numbers, self.minimum.positions)).pairs

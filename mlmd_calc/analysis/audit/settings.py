@@ -25,9 +25,9 @@ class AuditSettings:
     temperature_K
         Of all thermal motion.
     replicas
-        Molecules that move side by side under the thermostat.
+        Molecules that move side by side in the force-based run under a thermostat.
     thermal_fs
-        Length of the force-based run under a thermostat.
+        Length of this run in the audit of a force field.
     structures
         Structures at which forces are looked at one by one.
     drift_replicas, drift_fs
@@ -36,8 +36,9 @@ class AuditSettings:
         Time steps of these.
     states
         States from which a propagator jumps once.
-    jumps_ps
-        Length of the run of jumps under a thermostat; None: twenty of its relaxation times.
+    jump_replicas, jumps_ps
+        Molecules in the run of jumps under a thermostat, and its length; None: twenty relaxation
+        times of the thermostat.
     seed
         Seed of all random numbers.
 
@@ -50,11 +51,12 @@ class AuditSettings:
     temperature_K: float = 300.0  # noqa: N815
     replicas: int = 8
     thermal_fs: float = 500.0
-    structures: int = 8
-    drift_replicas: int = 4
-    drift_fs: float = 50.0
+    structures: int = 16
+    drift_replicas: int = 12
+    drift_fs: float = 30.0
     timesteps_fs: tuple[float, ...] = (0.25, 0.35, 0.5)
-    states: int = 192
+    states: int = 256
+    jump_replicas: int = 16
     jumps_ps: float | None = None
     seed: int = 0
 
@@ -66,7 +68,8 @@ class AuditSettings:
             ("structures", 2),
             ("drift_replicas", 2),
             ("drift_fs", 5.0),
-            ("states", 2),
+            ("jump_replicas", FEWEST_REPLICAS),
+            ("states", FEWEST_REPLICAS),
         ):
             value = getattr(self, name)
             if not value >= least:
@@ -80,10 +83,11 @@ class AuditSettings:
             replicas=4,
             thermal_fs=20.0,
             structures=2,
-            drift_replicas=2,
+            drift_replicas=3,
             drift_fs=10.0,
             timesteps_fs=(0.35, 0.5),
             states=8,
+            jump_replicas=4,
             jumps_ps=0.05,
             seed=seed,
         )
