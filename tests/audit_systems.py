@@ -121,3 +121,15 @@ class OnlyForces(WaterSprings):
     """The same without an energy."""
 
     implemented_properties = ("forces",)
+
+
+class Secretive(Jumps):
+    """Does not tell its potential."""
+
+    def __init__(self):
+        super().__init__()
+        self.potential = None
+
+
+def springs_of_nothing():
+    """Makes nothing."""

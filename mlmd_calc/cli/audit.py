@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -121,10 +120,13 @@ def audit(
 
 def _print(title: str, measurements: Sequence[Measurement]) -> None:
     table = Table(title=title)
-    for column in ("test", "value", "limit", "verdict", "note"):
+    for column in ("test", "value", "limit", "verdict"):
         table.add_column(column, no_wrap=column in ("value", "verdict"))
     for one in measurements:
         verdict = one.verdict.value
         marked = f"[{_COLOURS[verdict]}]{verdict}[/]"
-        table.add_row(one.name, one.text, one.limit_text, marked, escape(one.note))
+        table.add_row(one.name, one.text, one.limit_text, marked)
     print_table(table)
+    for one in measurements:
+        if one.note:
+            typer.echo(f"{one.name}: {one.note}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from mlmd_calc.cli.job import relax
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.attached import AttachedCalculator, ForceModelCalculator, state_of
 from mlmd_calc.optional import import_object
-from mlmd_calc.propagation import ForceModel, Propagator, State
+from mlmd_calc.propagation import ForceModel, Propagator
 from mlmd_calc.propagation.load import load_propagator
 from mlmd_calc.zoo import Model, load_any_model
 
@@ -61,9 +61,13 @@ class Subject:
             If the molecule is refused, or breaks when it is relaxed.
         """
         atoms.calc = self.calculator
-        relax(atoms)
-        state: State = state_of(atoms, self.calculator)
+        state = state_of(atoms, self.calculator)
         forces = _force_model(atoms)
+        # With the charge that the calculator takes it to have.
+        moved = state.to_atoms()
+        moved.calc = ForceModelCalculator(forces)
+        relax(moved)
+        state = replace(state, positions=moved.positions)
         if self.propagator is not None:
             self.propagator.check(state)
             conditions = JumpConditions.usual(self.propagator, stride_fs, friction_per_ps)

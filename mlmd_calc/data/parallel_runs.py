@@ -14,7 +14,7 @@ from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.geometry.bonds import BOND_LIMIT, bond_lengths
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation.corrections import thermal_speed
-from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.propagation.forces import ForceModel, has_energy
 
 Float64Array: TypeAlias = NDArray[np.float64]
 
@@ -187,8 +187,7 @@ def _answers(force_model: ForceModel, structures: list[Structure]) -> list[Evalu
     """Evaluate structures in one call; None for those that the model refuses."""
     if not structures:
         return []
-    has_energy = getattr(force_model, "has_energy", True)
-    properties = ("energy", "forces") if has_energy else ("forces",)
+    properties = ("energy", "forces") if has_energy(force_model) else ("forces",)
     try:
         return list(force_model.evaluate(structures, properties))
     except (InputError, PredictionError):

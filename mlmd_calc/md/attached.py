@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import ase
+import numpy as np
 from ase.calculators.calculator import (
     Calculator,
     CalculatorError,
@@ -23,6 +24,7 @@ from mlmd_calc.md.checkpoint import (
 )
 from mlmd_calc.potential import Evaluation, Structure, structure_from_ase
 from mlmd_calc.propagation import ForceModel, State, state_from_ase
+from mlmd_calc.propagation.forces import has_energy
 
 
 def state_of(atoms: ase.Atoms, calculator: Any) -> State:
@@ -165,5 +167,8 @@ class ForceModelCalculator(Calculator):
         """Evaluate the force model; ASE calls this."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         assert atoms is not None
-        (answer,) = self.force_model.evaluate([structure_from_ase(atoms)], ("energy", "forces"))
-        self.results = {"energy": answer.energy, "forces": answer.forces}
+        wanted = ("energy", "forces") if has_energy(self.force_model) else ("forces",)
+        (answer,) = self.force_model.evaluate([structure_from_ase(atoms)], wanted)
+        # Optimisers of ASE ask for the energy only to write it down.
+        energy = np.nan if answer.energy is None else answer.energy
+        self.results = {"energy": energy, "forces": answer.forces}

@@ -44,6 +44,11 @@ class FunctionForces:
         return [Evaluation(*self.function(structure.positions)) for structure in structures]
 
 
+def has_energy(forces: ForceModel) -> bool:
+    """Whether a force model gives energies; one that does not say so is taken to."""
+    return bool(getattr(forces, "has_energy", True))
+
+
 def model_state(forces: ForceModel | None) -> Mapping[str, Any] | None:
     """State of a force model; None if it has none."""
     save = getattr(forces, "state_dict", None)

@@ -16,6 +16,7 @@ from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS, Sample, mean_temperature
 from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation import ForceModel
+from mlmd_calc.propagation.forces import has_energy
 
 SHARE_LIMIT: Final = 0.1
 """Percent of the forces that may be wrong in kind: no slope of the energy, or not symmetric."""
@@ -57,7 +58,7 @@ class ForceAudit:
         self.forces = forces
         self.minimum = minimum
         self.settings = settings
-        self._has_energy = bool(getattr(forces, "has_energy", False))
+        self._has_energy = has_energy(forces)
 
     def parts(self) -> Parts:
         """Parts of the audit by name, in their order."""
