@@ -115,6 +115,70 @@ def validate_jumps(
         _print(name, one, settings)
 
 
+@app.command("forces")
+def validate_forces(
+    model: Annotated[str, typer.Argument(help="Name, file or run directory of a force field.")],
+    molecules: Annotated[
+        list[str] | None, typer.Argument(help="Molecules, as for mlmd run. (ethanol)")
+    ] = None,
+    forces: Annotated[
+        str | None, typer.Option(help="direct or conservative. Default: the card's.")
+    ] = None,
+    rotation: Annotated[
+        str | None, typer.Option(help="none, random or average. Default: the card's.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="K.")] = 500.0,
+    duration: Annotated[float, typer.Option(help="Length in ps of the runs that may break.")] = 2.0,
+    replicas: Annotated[int, typer.Option(help="Molecules in these runs.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Symmetry of forces in double and single precision, work around loops, time to failure."""
+    from mlmd_calc import MDETCalculator
+    from mlmd_calc.analysis.force_fidelity import ForceFidelitySettings, measure_force_fidelity
+    from mlmd_calc.cli.job import relax
+    from mlmd_calc.cli.structure_input import load_structure
+    from mlmd_calc.propagation import state_from_ase
+    from mlmd_calc.zoo import load_model
+
+    settings = ForceFidelitySettings(temperature, duration, replicas, seed)
+    loaded = load_model(model, device="cpu")
+    calculators = {
+        dtype: MDETCalculator(loaded, dtype=dtype, forces=forces, rotation=rotation, seed=seed)
+        for dtype in ("float64", "float32")
+    }
+    found = {}
+    console = Console(stderr=True)
+    with raise_on_signal(), console.status("") as status:
+        for name in molecules or ["ethanol"]:
+            atoms = load_structure(name, seed=seed)
+            atoms.calc = calculators["float64"]
+            relax(atoms)
+
+            def show(part: str, name: str = name) -> None:
+                status.update(f"{name}, {part}")
+
+            found[name] = measure_force_fidelity(
+                {dtype: one.potential for dtype, one in calculators.items()},
+                state_from_ase(atoms).structure,
+                settings,
+                show,
+            )
+    rows = {name: {d: one.to_dict() for d, one in each.items()} for name, each in found.items()}
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for name, columns in rows.items():
+        table = Table("", *columns, title=name)
+        for quantity in columns["float64"]:
+            values = [column[quantity] for column in columns.values()]
+            table.add_row(
+                quantity.replace("_", " "),
+                *("" if value is None else f"{value:.3g}" for value in values),
+            )
+        print_table(table)
+
+
 def _print(name: str, found: Fidelity, settings: FidelitySettings) -> None:
     errors = found.map
     table = Table(

@@ -78,6 +78,11 @@ def _at(structure: Structure, positions: FloatArray) -> list[Structure]:
     return [replace(structure, positions=x) for x in flat]
 
 
+def shaken(structure: Structure, count: int, rng: np.random.Generator) -> list[Structure]:
+    """Move all atoms at random by the size of thermal vibrations."""
+    return _at(structure, structure.positions + _random_ways(count, len(structure), rng))
+
+
 def _random_ways(count: int, atoms: int, rng: np.random.Generator) -> FloatArray:
     """Draw displacements ``(count, n, 3)`` Å of the size of thermal vibrations."""
     ways = rng.standard_normal((count, atoms, 3))

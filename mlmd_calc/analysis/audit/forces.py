@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Final
 
@@ -35,7 +34,6 @@ _DERIVED: Final = 2
 """Structures at which forces are differentiated."""
 _TURNED: Final = 3
 """Structures that are turned."""
-_RATTLE_A: Final = 0.05
 
 
 class ForceAudit:
@@ -101,8 +99,7 @@ class ForceAudit:
         count = self.settings.structures
         if not isinstance(self.thermal, str):
             return self.thermal.structures(count)
-        shaken = _RATTLE_A * self._rng(1).standard_normal((count, *self.minimum.positions.shape))
-        return [replace(self.minimum, positions=self.minimum.positions + x) for x in shaken]
+        return field.shaken(self.minimum, count, self._rng(1))
 
     @cached_property
     def balance(self) -> field.EnergyBalance:

@@ -28,6 +28,10 @@ are harmonic: velocity Verlet conserves one of them with slightly softer springs
 _FRICTION_PER_FS: Final = 0.05
 """So strong that a run of a picosecond has many independent momenta."""
 
+_FINE_FS: Final = 0.5
+_WEAK_PER_FS: Final = 0.001
+"""Time step and friction of a run that is to be like those of users."""
+
 _WARMING_FS: Final = 150.0
 """Three relaxation times of an oscillator whose friction is the above."""
 
@@ -140,6 +144,58 @@ def thermal_run(
         np.array(velocities)[:, alive],
     )
     return ThermalRun(sample, minimum, replicas)
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How long replicas under a thermostat hold together.
+
+    Attributes
+    ----------
+    replicas
+        How many began.
+    duration_ps
+        How long they were watched.
+    failures_ps
+        When a bond had changed by more than 0.5 Å, or a structure was refused, of those that
+        failed.
+    """
+
+    replicas: int
+    duration_ps: float
+    failures_ps: tuple[float, ...]
+
+
+def survival(
+    forces: ForceModel,
+    minimum: Structure,
+    *,
+    temperature_K: float,
+    replicas: int,
+    duration_ps: float,
+    rng: np.random.Generator,
+) -> Survival:
+    """Run replicas with time steps of half a femtosecond and a friction of 1/ps.
+
+    Parameters
+    ----------
+    forces, minimum, temperature_K, replicas, rng
+        As in :func:`thermal_run`.
+    duration_ps
+        After so long a replica has survived.
+    """
+    runs = _at_rest(forces, minimum, np.repeat(minimum.positions[None], replicas, axis=0))
+    temperatures = np.full(replicas, temperature_K)
+    runs.velocities[:] = math.sqrt(2.0) * runs.thermal(temperatures, rng)
+    runs.evaluate()
+    failures: list[float] = []
+    for step in range(1, max(1, round(duration_ps * units.FS_PER_PS / _FINE_FS)) + 1):
+        runs.thermalise(temperatures, _WEAK_PER_FS, _FINE_FS, rng)
+        runs.end_broken()
+        failures += [step * _FINE_FS / units.FS_PER_PS] * (len(runs.ended) - len(failures))
+        if not len(runs.running):
+            break
+    return Survival(replicas, duration_ps, tuple(failures))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""Estimators of `mlmd validate forces` on systems with known answers."""
+
+import json
+
+import numpy as np
+import pytest
+from audit_systems import MINIMUM, SHAPE, springs
+from toy_models import SMALL, random_network
+from typer.testing import CliRunner
+
+from mlmd_calc import Potential
+from mlmd_calc.analysis.accuracy import equivariance_error
+from mlmd_calc.analysis.audit.motion import survival
+from mlmd_calc.analysis.force_fidelity import ForceFidelitySettings, orientation_spread
+from mlmd_calc.cli.commands import app
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.geometry.rotations import icosahedral_rotations
+from mlmd_calc.potential import Evaluation
+from mlmd_calc.propagation import FunctionForces
+from mlmd_calc.zoo import save_model
+
+
+class Leaning:
+    """Springs that are pulled along z wherever the molecule lies, by as much as they pull."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def evaluate(self, structures, properties):
+        answers = []
+        for structure in structures:
+            _, forces = springs(1.1 * structure.positions)
+            lean = self.share * np.linalg.norm(forces, axis=1, keepdims=True) * [0.0, 0.0, 1.0]
+            answers.append(Evaluation(None, forces + lean))
+        return answers
+
+
+def test_spread_over_orientations_of_a_lean():
+    """The mean over the rotations is the sound force, and what is added has a known length."""
+    found = orientation_spread(Leaning(0.1), [MINIMUM])
+    _, forces = springs(1.1 * SHAPE)
+    lengths = np.linalg.norm(forces, axis=1)
+    assert found.error_meV_per_A == pytest.approx(100.0 * lengths.mean())
+    leans = icosahedral_rotations() @ [0.0, 0.0, 1.0]
+    cosines = np.array([leans @ f / np.linalg.norm(f) for f in forces])
+    turned = np.sqrt(1.0 + 0.2 * cosines + 0.01)
+    spread = (turned.std(axis=1) * lengths).mean()
+    assert found.magnitude_meV_per_A == pytest.approx(1000.0 * spread)
+    angles = np.degrees(np.arctan2(0.1 * np.sqrt(1.0 - cosines**2), 1.0 + 0.1 * cosines))
+    assert found.angle_degrees == pytest.approx(angles.mean())
+
+
+def test_the_error_is_that_of_mlmd_evaluate(model_file):
+    potential = Potential(str(model_file), forces="direct", rotation="none")
+    found = orientation_spread(potential, [MINIMUM]).error_meV_per_A
+    assert found == pytest.approx(equivariance_error(potential, [MINIMUM]))
+    assert found > 0.0
+
+
+@pytest.mark.parametrize(("push", "failures"), [(0.0, 0), (60.0, 3)])
+def test_time_to_failure(push, failures):
+    """Springs hold; atoms that are pushed apart break all bonds within a tenth of a picosecond."""
+
+    def function(positions):
+        energy, forces = springs(positions)
+        return energy, forces + push * (positions - positions.mean(axis=0))
+
+    found = survival(
+        FunctionForces(function),
+        MINIMUM,
+        temperature_K=500.0,
+        replicas=3,
+        duration_ps=0.1,
+        rng=np.random.default_rng(0),
+    )
+    assert len(found.failures_ps) == failures
+    assert all(0.0 < time < 0.1 for time in found.failures_ps)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match="replicas=0"):
+        ForceFidelitySettings(replicas=0)
+
+
+def test_command(tmp_path):
+    """Both precisions of a random network, whose direct forces are no slope."""
+    path = tmp_path / "toy.safetensors"
+    save_model(path, random_network(SMALL), {}, {"name": "toy", "elements": [1, 6, 7, 8]})
+    arguments = ["validate", "forces", str(path), "H2O", "--duration", "0.002", "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (found,) = json.loads(result.stdout).values()
+    for one in found.values():
+        assert 0.01 < one["antisymmetry"] < 1.0
+        assert one["replicas"] == 4
+    assert found["float32"]["error_meV_per_A"] == pytest.approx(
+        found["float64"]["error_meV_per_A"], rel=1e-2
+    )
