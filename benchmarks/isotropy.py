@@ -27,8 +27,9 @@ from rich.progress import track
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator
+from mlmd_calc.analysis.accuracy import turned_copies
 from mlmd_calc.data.molecules import MOLECULES, start_structures
-from mlmd_calc.geometry.rotations import fixed_rotations
+from mlmd_calc.potential import structure_from_ase
 from mlmd_calc.potential.coverage import Coverage
 
 ORIENTED: Final = ("ethanol", "aspirin", "uracil")
@@ -54,12 +55,8 @@ def start(name: str) -> ase.Atoms:
 
 def orientation(calculator: Any, name: str) -> dict[str, float]:
     """Spread of the energy over 60 rotations, meV."""
-    atoms = start(name)
-    energies = []
-    for rotation in fixed_rotations(60).numpy():
-        turned = atoms.copy()
-        turned.positions = atoms.positions @ rotation
-        energies.append(1000.0 * calculator.get_potential_energy(turned))
+    turned = turned_copies(structure_from_ase(start(name)))
+    energies = [1000.0 * one.energy for one in calculator.potential.evaluate(turned, ("energy",))]
     return {"std_meV": float(np.std(energies)), "range_meV": float(np.ptp(energies))}
 
 

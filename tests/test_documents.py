@@ -111,6 +111,9 @@ def test_public_names_are_those_of_the_document():
 
 WORDS = {
     "all20": "V",
+    "audit atom-small-organics ethanol": "audit atom-small-organics H2O",
+    "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
+    "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
     "SVKF GATL NDIY QPEM": "GATL",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-N-Nme --only Ace-S-Nme "
     "--only Ace-T-Nme": "",
@@ -124,6 +127,7 @@ WORDS = {
 STEPS = "--set steps=2 --set warmup_steps=1"
 
 OPTIONS = {
+    "mlmd audit": "--quick",
     "mlmd bench forces": "--atoms 9 --turns 1",
     "mlmd bench jump": "--duration 0.05 --replicas 2",
     "mlmd bench mdet": "--atoms 9",
@@ -151,6 +155,7 @@ OPTIONS = {
     "mlmd sample sequence:AGSV": "--frames 10 --seed 1",
     "mlmd sample sequence:AAG": "--frames 2 --model atmos-peptides --seed 1",
     "mlmd train": STEPS,
+    "mlmd validate forces": "--duration 0.002",
     "mlmd validate jumps": "--duration 0.05 --friction 20 --replicas 1",
     "pip install '.[openmm]' && mlmd demo": None,
     "pip install '.[test]' && pytest": None,
