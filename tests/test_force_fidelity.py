@@ -86,7 +86,8 @@ def test_command(tmp_path):
     """Both precisions of a random network, whose direct forces are no slope."""
     path = tmp_path / "toy.safetensors"
     save_model(path, random_network(SMALL), {}, {"name": "toy", "elements": [1, 6, 7, 8]})
-    arguments = ["validate", "forces", str(path), "H2O", "--duration", "0.002", "--json"]
+    arguments = ["validate", "forces", str(path), "H2O", "--rotation", "none"]
+    arguments += ["--duration", "0.002", "--json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     (found,) = json.loads(result.stdout).values()
     for one in found.values():

@@ -28,6 +28,17 @@ MOLECULES: Final = (
     "smiles:Fc1ccccc1",
 )
 
+_FORCE_ROWS: Final = {
+    "error_meV_per_A": "orientation-dependent part, meV/Å",
+    "magnitude_meV_per_A": "spread of magnitudes, meV/Å",
+    "angle_degrees": "angle to the mean, °",
+    "antisymmetry": "antisymmetry λ",
+    "loop_work_percent": "work around loops, %",
+    "replicas": "replicas",
+    "broken": "of which broke",
+    "first_failure_ps": "the first after, ps",
+}
+
 app = typer.Typer(help="Run a model beside its reference.", no_args_is_help=True)
 
 
@@ -170,12 +181,9 @@ def validate_forces(
         return
     for name, columns in rows.items():
         table = Table("", *columns, title=name)
-        for quantity in columns["float64"]:
+        for quantity, label in _FORCE_ROWS.items():
             values = [column[quantity] for column in columns.values()]
-            table.add_row(
-                quantity.replace("_", " "),
-                *("" if value is None else f"{value:.3g}" for value in values),
-            )
+            table.add_row(label, *("" if value is None else f"{value:.3g}" for value in values))
         print_table(table)
 
 
