@@ -229,6 +229,16 @@ def test_momenta_that_are_not_refreshed_are_caught():
     assert {"response to new momenta", "energy correlation that is left"} <= found
 
 
+def test_a_run_that_is_refused_is_told():
+    """Less friction than the propagator asks for."""
+    careful = Jumps()
+    careful.conditions = Conditions(lowest_friction_per_ps=100.0)
+    audit = PropagatorAudit(careful, WATER, MINIMUM, AuditSettings.quick(), STRONG)
+    (lost,) = by_name(audit, "run of jumps").values()
+    assert lost.verdict is Verdict.CANNOT_TELL
+    assert "40/ps is too low" in lost.note
+
+
 def test_random_jumps_are_no_map():
     noisy = Jumps()
     noisy.stochastic = True

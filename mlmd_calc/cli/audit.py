@@ -74,9 +74,8 @@ def audit(
         "n_rotations": n_rotations,
         "dtype": dtype,
     }
-    found = find_subject(
-        subject, potential, {name: value for name, value in options.items() if value is not None}
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    found = find_subject(subject, potential, given, seed=seed)
     settings = (
         AuditSettings.quick(temperature_K=temperature, seed=seed)
         if quick

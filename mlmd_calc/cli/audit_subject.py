@@ -80,7 +80,9 @@ class Subject:
         return ForceAudit(forces, state.structure, settings)
 
 
-def find_subject(name: str, potential: str | None, options: dict[str, Any]) -> Subject:
+def find_subject(
+    name: str, potential: str | None, options: dict[str, Any], *, seed: int
+) -> Subject:
     """Load what is to be audited.
 
     Parameters
@@ -91,13 +93,15 @@ def find_subject(name: str, potential: str | None, options: dict[str, Any]) -> S
         Force field that a propagator is compared with, named in the same way. None: its own.
     options
         Of an MD-ET force field, without those that were not given.
+    seed
+        Of its random orientations.
 
     Raises
     ------
     ConfigError
         If there is no such thing, or options do not fit it.
     """
-    found = _found(name, options)
+    found = _found(name, options, seed)
     if not isinstance(found, Propagator):
         if potential is not None:
             raise ConfigError(
@@ -106,7 +110,7 @@ def find_subject(name: str, potential: str | None, options: dict[str, Any]) -> S
             )
         return Subject(name, found)
     if potential is not None:
-        calculator = _found(potential, options)
+        calculator = _found(potential, options, seed)
         if isinstance(calculator, Propagator):
             raise ConfigError(f"--potential {potential!r} is a propagator; name a force field")
         return Subject(name, calculator, found)
@@ -132,7 +136,7 @@ def _force_model(atoms: ase.Atoms) -> ForceModel:
     return AttachedCalculator(atoms)
 
 
-def _found(name: str, options: dict[str, Any]) -> Any:
+def _found(name: str, options: dict[str, Any], seed: int) -> Any:
     """Return a calculator or a propagator."""
     if ":" in name and "://" not in name and not Path(name).exists():
         if options:
@@ -143,7 +147,7 @@ def _found(name: str, options: dict[str, Any]) -> Any:
         return _made(name)
     model = load_any_model(name, device="cpu")
     if isinstance(model, Model):
-        return MDETCalculator(model, device="cpu", **options)
+        return MDETCalculator(model, device="cpu", seed=seed, **options)
     return load_propagator(name, device="cpu", dtype="float64")
 
 

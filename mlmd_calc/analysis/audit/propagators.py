@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -215,20 +216,19 @@ class PropagatorAudit:
     # ---- numbers -----------------------------------------------------------------------------
 
     def _maps(self) -> Iterator[Measurement]:
-        stride = self.conditions.stride_fs
+        # Without states there is nothing to measure.
+        states, stride = self.states, self.conditions.stride_fs
         yield measured(
             "flight of the centre of mass",
             FLIGHT_LIMIT,
             "%",
-            lambda: jump.flight_percent(self.jump, self.states),
+            lambda: jump.flight_percent(self.jump, states),
         )
         yield measured(
             "rotation of jumps",
             ROTATION_LIMIT,
             "%",
-            lambda: jump.rotation_percent(
-                self.propagator, self.forces, self.states[:_TURNED], stride
-            ),
+            lambda: jump.rotation_percent(self.propagator, self.forces, states[:_TURNED], stride),
         )
         for name, limit, unit, estimator in (
             ("way back after a jump and its reverse", REVERSIBILITY_LIMIT, "%", self._back),
@@ -279,8 +279,10 @@ class PropagatorAudit:
         )
 
     def _chain(self) -> Iterator[Measurement]:
-        lost = 100.0 * self.run.died / self.run.replicas
-        yield Measurement("replicas lost in jumps", lost, 0.0, 0.0, "%")
+        lost = measured("replicas lost in jumps", 0.0, "%", self._lost)
+        yield lost
+        if math.isnan(lost.value):
+            return
         yield measured(
             "velocity correlation that is left",
             CORRELATION_LIMIT,
@@ -294,8 +296,11 @@ class PropagatorAudit:
             lambda: chain.remaining_energy_correlation(self._total_energies(), self._lags()),
         )
         yield measured("arrow of time in bonds", ASYMMETRY_LIMIT, "", self._asymmetry)
-        if lost < 100.0:
+        if lost.value < 100.0:
             yield from temperature_measurements(self.run.sample(), self.settings.temperature_K)
+
+    def _lost(self) -> Estimate:
+        return Estimate(100.0 * self.run.died / self.run.replicas, 0.0)
 
     def _total_energies(self) -> NDArray[np.float64]:
         """Total energies ``(f, r)`` eV of the run of jumps."""
