@@ -57,4 +57,7 @@ def import_object(path: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{what} {path!r} cannot be imported: {error}") from error
+        raise ConfigError(
+            f"{what} {path!r} cannot be imported: {error}; a module of your own is found if its "
+            "folder is in PYTHONPATH"
+        ) from error

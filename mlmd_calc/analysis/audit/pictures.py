@@ -88,6 +88,7 @@ def _draw_turned(axis: Any, audit: ForceAudit) -> None:
     lengths = np.linalg.norm(audit.turned.deviations, axis=-1).ravel() / units.MEV
     # Rounding spans many orders of magnitude, and may be exactly nothing.
     axis.hist(np.log10(np.maximum(lengths, 1e-15)), bins=40, color=COLOURS[0])
+    axis.locator_params(axis="x", nbins=6)
     axis.set_xlabel("log₁₀ of the deviation from the mean (meV/Å)")
     axis.set_ylabel("atoms × orientations")
 
@@ -118,7 +119,9 @@ def _draw_temperatures(axis: Any, sample: Sample, temperature_K: float) -> None:
     axis.axhline(temperature_K, color="0.3", linestyle="--", label="thermostat")
     axis.set_xticks(places, list(means))
     axis.set_ylabel("kinetic temperature (K)")
-    axis.legend(frameon=False)
+    # Room for the legend above the bars.
+    axis.set_ylim(top=1.15 * axis.get_ylim()[1])
+    axis.legend(frameon=False, loc="upper left")
 
 
 def _draw_changes(axis: Any, audit: PropagatorAudit) -> None:
