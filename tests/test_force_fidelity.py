@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from audit_systems import MINIMUM, SHAPE, springs
-from toy_models import SMALL, random_network
 from typer.testing import CliRunner
 
 from mlmd_calc import Potential
@@ -17,7 +16,6 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.rotations import icosahedral_rotations
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import FunctionForces
-from mlmd_calc.zoo import save_model
 
 
 class Leaning:
@@ -82,17 +80,16 @@ def test_settings_that_make_no_sense_are_refused():
         ForceFidelitySettings(replicas=0)
 
 
-def test_command(tmp_path):
-    """Both precisions of a random network, whose direct forces are no slope."""
-    path = tmp_path / "toy.safetensors"
-    save_model(path, random_network(SMALL), {}, {"name": "toy", "elements": [1, 6, 7, 8]})
-    arguments = ["validate", "forces", str(path), "H2O", "--rotation", "none"]
-    arguments += ["--duration", "0.002", "--json"]
+def test_command():
+    """Direct forces of a model that sees directions, in both precisions."""
+    arguments = ["validate", "forces", "mdet-small-organics-gfn2", "H2O", "--duration", "0.002"]
+    arguments += ["--forces", "direct", "--rotation", "none", "--json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     (found,) = json.loads(result.stdout).values()
-    for one in found.values():
-        assert 0.01 < one["antisymmetry"] < 1.0
-        assert one["replicas"] == 4
-    assert found["float32"]["error_meV_per_A"] == pytest.approx(
-        found["float64"]["error_meV_per_A"], rel=1e-2
-    )
+    double, single = found["float64"], found["float32"]
+    for one in (double, single):
+        assert 0.001 < one["antisymmetry"] < 0.3
+        assert one["error_meV_per_A"] > 1.0
+        assert (one["replicas"], one["broken"], one["first_failure_ps"]) == (4, 0, None)
+    assert single["error_meV_per_A"] == pytest.approx(double["error_meV_per_A"], rel=1e-2)
+    assert single != double
