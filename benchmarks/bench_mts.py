@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator, Potential, load_model, units
-from mlmd_calc.analysis import fit_drift
+from mlmd_calc.analysis import Drift, fit_drift
 from mlmd_calc.cli.job import relax
 from mlmd_calc.data.molecules import MOLECULES, start_structures
 from mlmd_calc.md import MTSLangevin, MTSVelocityVerlet
@@ -41,10 +41,10 @@ TIMESTEP_FS: Final = 0.5
 TEMPERATURE_K: Final = 300.0
 FRICTION_PER_PS: Final = 10.0
 SAMPLE_FS: Final = 8.0
-"""Time between energies."""
+"""Time between energies, about."""
 
 _MOLECULES: Final = ("ethanol", "aspirin", "decane")
-_METHODS: Final = ("conservative", "direct", "MTS 1", "MTS 2", "MTS 4", "MTS 8")
+_METHODS: Final = ("conservative", "direct", "MTS 1", "MTS 2", "MTS 4", "MTS 5", "MTS 8")
 
 
 def thermalised(name: str, model: Model, picoseconds: float, seed: int) -> ase.Atoms:
@@ -92,8 +92,18 @@ def measure(
     step, length_fs = stepper(method, atoms, model, fast, arguments.fast_forces)
     judge = Potential(model, device="cpu", forces="conservative")
     steps = round(SAMPLE_FS / length_fs)
+    sample_ps = steps * length_fs / units.FS_PER_PS
     energies, seconds, temperatures = [], [], []
-    for _ in range(round(arguments.picoseconds * units.FS_PER_PS / SAMPLE_FS)):
+    for sample in range(round(arguments.picoseconds / sample_ps)):
+        if sample > 1 and sample % 125 == 1:
+            drift = drift_of(energies, sample_ps, len(atoms))
+            cost = float(np.median(seconds)) / sample_ps
+            print(
+                f"{start.symbols}, {method}: {sample * sample_ps:.1f} ps, {drift.slope:+.3f} "
+                f"meV/atom/ps, {cost:.1f} s per ps",
+                file=sys.stderr,
+                flush=True,
+            )
         energy = judge.evaluate([atoms], ("energy",))[0].energy
         assert energy is not None
         energies.append(energy + atoms.get_kinetic_energy())
@@ -102,16 +112,21 @@ def measure(
         for _ in range(steps):
             step()
         seconds.append(time.process_time() - begin)
-    times_ps = SAMPLE_FS / units.FS_PER_PS * np.arange(len(energies))
-    drift = fit_drift(times_ps, np.array(energies) / (len(atoms) * units.MEV))
+    drift = drift_of(energies, sample_ps, len(atoms))
     return {
         "method": method,
         "picoseconds": arguments.picoseconds,
-        "seconds_per_ps": float(np.median(seconds)) * units.FS_PER_PS / SAMPLE_FS,
+        "seconds_per_ps": float(np.median(seconds)) / sample_ps,
         "drift_meV_per_atom_per_ps": drift.slope,
         "fluctuation_meV_per_atom": drift.fluctuation,
         "temperature_K": float(np.mean(temperatures)) * len(atoms) / (len(atoms) - 2),
     }
+
+
+def drift_of(energies: list[float], sample_ps: float, n_atoms: int) -> Drift:
+    """Fit the drift of total energies in eV, in meV per atom and ps."""
+    times_ps = sample_ps * np.arange(len(energies))
+    return fit_drift(times_ps, np.array(energies) / (n_atoms * units.MEV))
 
 
 def result_table(report: dict[str, Any]) -> Table:

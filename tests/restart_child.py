@@ -10,8 +10,6 @@ from ase import Atoms
 from mlmd_calc import units
 from mlmd_calc.md import ExactNVT, MTSLangevin
 
-STEPS = 24
-
 
 def water():
     return Atoms("OH2", [[0, 0, 0], [1.05, 0, 0], [0, 0.9, 0]])
@@ -48,16 +46,19 @@ def exact(**options):
     )
 
 
-def run(kind, steps):
-    """Start, or go on, and do some steps; the trajectory runs ahead of the restart file."""
-    restart = Path("run.npz")
-    options = {"restart": restart} if restart.exists() else {}
-    dyn = {"mts": mts, "exact": exact}[kind](trajectory="run.traj", loginterval=2, **options)
-    dyn.run(steps - 5 if steps > 5 else 0)
-    dyn.save_restart(restart)
-    dyn.run(min(5, steps))
-    return dyn
+def run(steps):
+    """Start, or go on, and do some steps; the trajectories run ahead of the restart files."""
+    found = {}
+    for kind, make in (("mts", mts), ("exact", exact)):
+        restart = Path(f"{kind}.npz")
+        options = {"restart": restart} if restart.exists() else {}
+        dynamics = make(trajectory=f"{kind}.traj", loginterval=2, **options)
+        dynamics.run(steps - 5)
+        dynamics.save_restart(restart)
+        dynamics.run(5)
+        found[kind] = dynamics
+    return found
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]))
+    run(int(sys.argv[1]))

@@ -31,7 +31,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md.force_source import Forces, ForceSource
 from mlmd_calc.md.mts import refreshed
-from mlmd_calc.md.restartable import RestartableDynamics, truncate_trajectory
+from mlmd_calc.md.restartable import RestartableDynamics, StepLoop, truncate_trajectory
 from mlmd_calc.md.step_length import StepLength
 from mlmd_calc.options import check_count, check_positive
 from mlmd_calc.potential import Potential
@@ -76,7 +76,7 @@ class ExactSamples:
         return len(self.energies)
 
 
-class ExactNVT(RestartableDynamics):
+class ExactNVT(RestartableDynamics, StepLoop):
     """The canonical ensemble of one method, sampled by trajectories of another one.
 
     Each step is a trajectory of the proposal that is accepted or rejected by the energy of the
@@ -231,7 +231,9 @@ class ExactNVT(RestartableDynamics):
             self.dt = self._step_length.value
             return
         self._record(change, accepted)
-        if there is not None and not (accepted and abs(change) <= FAR * units.KB * self.temperature_K):
+        if there is not None and not (
+            accepted and abs(change) <= FAR * units.KB * self.temperature_K
+        ):
             self._collect(there)
 
     def set_timestep(self, timestep: float) -> None:

@@ -54,9 +54,7 @@ class ForceSource:
         if potential is not None or hasattr(forces, "evaluate"):
             self._model = forces if potential is None else potential  # type: ignore[assignment]
             # A force model has no charge of its own: that of the atoms' calculator holds.
-            self._structure = state_of(
-                atoms, atoms.calc if potential is None else forces
-            ).structure
+            self._structure = state_of(atoms, atoms.calc if potential is None else forces).structure
         elif hasattr(forces, "get_property"):
             own = atoms.copy()
             own.calc = forces

@@ -58,7 +58,7 @@ class StepLoop(MolecularDynamics):
         """Leave the forces alone, which newer versions of ASE evaluate here."""
 
 
-class RestartableDynamics(StepLoop):
+class RestartableDynamics(MolecularDynamics):
     """Dynamics that write restart files and go on from them to the last bit.
 
     Parameters
