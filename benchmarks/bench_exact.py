@@ -11,6 +11,7 @@ with one gradient in each time step. Compared are the distributions of a torsion
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -145,7 +146,7 @@ def distribution(torsions: list[float]) -> dict[str, Any]:
     edges = np.linspace(0.0, 180.0, _BINS + 1)
     inside = [
         ((low <= np.array(torsions)) & (np.array(torsions) < high)).astype(float)
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in itertools.pairwise(edges)
     ]
     means = [block_average(series) for series in inside]
     return {

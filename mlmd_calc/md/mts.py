@@ -161,17 +161,21 @@ class MTSVelocityVerlet(RestartableDynamics):
     def _identity(self) -> dict[str, Any]:
         return {"inner_steps": self.inner_steps, **self._names}
 
+    def fast_state(self) -> dict[str, Any]:
+        """State of the cheap forces, and what they were at the present positions."""
+        return {"model": self._fast.state_dict(), "known": self._known}
+
+    def load_fast_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`fast_state`."""
+        self._fast.load_state_dict(state["model"])
+        self._known = None if state["known"] is None else tuple(state["known"])
+
     def _state(self) -> dict[str, Any]:
-        return {
-            "accurate": self._accurate.state_dict(),
-            "fast": self._fast.state_dict(),
-            "known": self._known,
-        }
+        return {"accurate": self._accurate.state_dict(), "fast": self.fast_state()}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._accurate.load_state_dict(state["accurate"])
-        self._fast.load_state_dict(state["fast"])
-        self._known = None if state["known"] is None else tuple(state["known"])
+        self.load_fast_state(state["fast"])
 
 
 class MTSLangevin(MTSVelocityVerlet):
