@@ -173,27 +173,26 @@ def test_failed_evaluations_are_rejected_and_counted():
 
 
 def test_frames_where_the_proposal_is_wrong_are_training_data(tmp_path):
-    path = tmp_path / "wrong.traj"
-    anchors = water().positions
-    dynamics = ExactNVT(
-        water(),
-        1.0 * units.FS,
-        Tethers(K, anchors),
-        Tethers(0.4 * K, anchors),
-        temperature_K=TEMPERATURE,
-        trajectory_steps=9,
-        warmup=0,
-        frames_file=path,
-        rng=np.random.default_rng(0),
-    )
+    path, anchors = tmp_path / "wrong.traj", water().positions
+    target = Tethers(K, anchors)
+    target.parameters["charge"] = 2
+    proposal = FunctionForces(Tethers(0.4 * K, anchors).harmonic.energy_and_forces)
+    options = {"temperature_K": TEMPERATURE, "trajectory_steps": 9, "warmup": 0}
+    options |= {"frames_file": path, "rng": np.random.default_rng(0)}
+    dynamics = ExactNVT(water(), 1.0 * units.FS, target, proposal, **options)
     dynamics.run(40)
-    changes, accepted = np.array(dynamics.samples.changes), dynamics.samples.accepted
+    changes, accepted = np.array(dynamics.samples.changes), np.array(dynamics.samples.accepted)
     far = np.abs(changes) > 2 * units.KB * TEMPERATURE
     (frames,) = read_dataset(path)
-    assert len(frames) == (far | ~np.array(accepted)).sum() > 0
-    known = [Tethers(K, anchors).harmonic.energy_and_forces(x) for x in frames.positions]
+    assert len(frames) == (far | ~accepted).sum() > 0
+    assert frames.charge == 2
+    known = [target.harmonic.energy_and_forces(x) for x in frames.positions]
     assert np.allclose(frames.energies, [energy for energy, _ in known])
     assert np.allclose(frames.forces, [forces for _, forces in known])
+    contrary = water()
+    contrary.info["charge"] = -2
+    with pytest.raises(InputError, match="charge"):
+        ExactNVT(contrary, 1.0 * units.FS, target, proposal, **options)
 
 
 @pytest.mark.parametrize(

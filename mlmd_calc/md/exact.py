@@ -106,9 +106,9 @@ class ExactNVT(RestartableDynamics, StepLoop):
         Steps at the beginning in which the time step is adapted such that four of five trajectories
         are accepted. They do not count in `samples`. 0 keeps the time step.
     frames_file
-        An ASE trajectory (.traj) that receives proposals which were rejected or have |ΔH| above
-        2 k T, labelled with energies and forces of the target, for ``mlmd finetune``. This costs
-        a gradient of the target for each of them. None: they are not kept.
+        An ASE trajectory (.traj), begun anew, that receives proposals which were rejected or have
+        |ΔH| above 2 k T, labelled with energies and forces of the target, for ``mlmd finetune``;
+        this costs a gradient of the target for each of them. None: they are not kept.
     rng
         Source of randomness; None draws a seed from the system.
     **options
@@ -168,7 +168,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
             raise ConfigError(f"friction={friction}; it must be positive")
         self._target = ForceSource(atoms, target)
         model = Potential(proposal) if isinstance(proposal, str) else proposal
-        self._proposal = ForceSource(atoms, model)
+        self._proposal = ForceSource(atoms, model, partner=target)
         if not self._target.has_energy:
             raise ConfigError(f"target {self._target.name} knows no energy, which decides here")
         if self._proposal.random or self._target.random:
@@ -184,11 +184,11 @@ class ExactNVT(RestartableDynamics, StepLoop):
         self._time = 0.0
         self._point: _Point | None = None
         super().__init__(atoms, timestep, **options)
-        if options.get("restart") is None and self._frames_file is not None:
-            Trajectory(self._frames_file, "w").close()
         if not self.atoms.get_momenta().any():
             self._refresh(math.inf)
         self._show(self._here())
+        if options.get("restart") is None and self._frames_file is not None:
+            Trajectory(self._frames_file, "w").close()
 
     @property
     def warming_up(self) -> bool:
@@ -216,6 +216,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
         change = math.inf
         if there is not None:
             change = there.energy - here.energy + self._kinetic(reached) - self._kinetic(momenta)
+        if not math.isfinite(change):
+            there, change = None, math.inf
         probability = math.exp(min(0.0, -change / (units.KB * self.temperature_K)))
         accepted = self._rng.random() < probability
         if there is not None and accepted:
@@ -311,10 +313,9 @@ class ExactNVT(RestartableDynamics, StepLoop):
         """Write down where the proposal went wrong, with labels of the target."""
         if self._frames_file is None:
             return
-        frame = self.atoms.copy()
-        frame.set_momenta(None)
-        frame.set_positions(point.positions)
-        forces = self._target.forces(point.positions)
+        atoms, forces = self.atoms, self._target.forces(point.positions)
+        frame = ase.Atoms(atoms.numbers, point.positions, cell=atoms.cell, pbc=atoms.pbc)
+        frame.info = {**atoms.info, **self._proposal.info}
         frame.calc = SinglePointCalculator(frame, energy=point.energy, forces=forces)
         with Trajectory(self._frames_file, "a") as file:
             file.write(frame)
@@ -326,6 +327,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "friction": self.friction,
             "trajectory_steps": self.trajectory_steps,
             "warmup": self._step_length.steps,
+            "frames": self._frames_file is not None,
             "target": self._target.identity(),
             "proposal": self._proposal.identity(),
         }

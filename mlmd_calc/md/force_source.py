@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ase
@@ -31,6 +32,9 @@ class ForceSource:
         The molecule; element, masses, cell, charge and multiplicity are taken from it.
     forces
         An ASE calculator or a force model.
+    partner
+        Another one that is used for the same molecule; what both say of charge and multiplicity
+        holds for models of isolated molecules.
 
     Attributes
     ----------
@@ -38,6 +42,9 @@ class ForceSource:
         What it is called in messages.
     has_energy
         Whether energies can be asked for.
+    info
+        Charge and multiplicity, as they belong into ``atoms.info``; empty where only the calculator
+        knows.
 
     Raises
     ------
@@ -47,14 +54,19 @@ class ForceSource:
         If atoms and calculator disagree about charge or multiplicity.
     """
 
-    def __init__(self, atoms: ase.Atoms, forces: Forces) -> None:
+    def __init__(self, atoms: ase.Atoms, forces: Forces, partner: Any = None) -> None:
         self.name = type(forces).__name__
+        self.info: dict[str, int] = {}
         self._model: ForceModel
         potential = getattr(forces, "potential", None)
         if potential is not None or hasattr(forces, "evaluate"):
             self._model = forces if potential is None else potential  # type: ignore[assignment]
-            # A force model has no charge of its own: that of the atoms' calculator holds.
-            self._structure = state_of(atoms, atoms.calc if potential is None else forces).structure
+            both = SimpleNamespace(calcs=[item for item in (forces, partner) if item is not None])
+            self._structure = state_of(atoms, both).structure
+            self.info = {
+                "charge": self._structure.charge,
+                "multiplicity": self._structure.multiplicity,
+            }
         elif hasattr(forces, "get_property"):
             own = atoms.copy()
             own.calc = forces

@@ -117,7 +117,8 @@ class MTSVelocityVerlet(RestartableDynamics):
             raise ConfigError("the atoms have no calculator, which gives the accurate forces")
         self.inner_steps = inner_steps
         check_count(self, "inner_steps")
-        self._fast = ForceSource(atoms, direct_forces(atoms.calc) if fast is None else fast)
+        cheap = direct_forces(atoms.calc) if fast is None else fast
+        self._fast = ForceSource(atoms, cheap, partner=atoms.calc)
         self._accurate = AttachedCalculator(atoms)
         self._names = {
             "accurate": ForceSource(atoms, atoms.calc).identity(),

@@ -25,6 +25,10 @@ class StepLoop(MolecularDynamics):
         """Why the run stopped; None if it did not."""
         return None
 
+    def step(self) -> None:
+        """Do one step."""
+        raise NotImplementedError
+
     def irun(self, steps: int = 50) -> Generator[bool, None, None]:
         """Run as a generator, which yields after every step whether the run is complete.
 
@@ -35,7 +39,7 @@ class StepLoop(MolecularDynamics):
             self.call_observers()  # type: ignore[no-untyped-call]
         yield self.nsteps >= self.max_steps
         while self.nsteps < self.max_steps:
-            self.step()  # type: ignore[no-untyped-call]
+            self.step()
             if self.stopped is not None:
                 return
             self.nsteps += 1
