@@ -7,7 +7,8 @@ Every method starts from the same thermalised state of a molecule and runs at co
 time steps of 0.5 fs: "conservative" and "direct" are velocity Verlet with these forces, "MTS M" is
 :class:`mlmd_calc.md.MTSVelocityVerlet` with M steps of direct forces in one of conservative ones.
 The energy is that of the conservative model in all of them. Cost is processor time on one thread,
-of the shortest of many blocks of steps, which other load disturbs least, with the evaluation of the energy left out for "direct".
+of the shortest of many blocks of steps, which other load disturbs least; the energies that are
+fitted are left out of it.
 """
 
 from __future__ import annotations
