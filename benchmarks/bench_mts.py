@@ -1,11 +1,11 @@
 """Energy drift and cost of multiple time stepping, against direct and conservative forces.
 
     python benchmarks/bench_mts.py
-    python benchmarks/bench_mts.py --molecules decane --methods conservative 'MTS 8' --json
+    python benchmarks/bench_mts.py --fast bonded --molecules decane --methods conservative 'MTS 8'
 
 Every method starts from the same thermalised state of a molecule and runs at constant energy with
 time steps of 0.5 fs: "conservative" and "direct" are velocity Verlet with these forces, "MTS M" is
-:class:`mlmd_calc.md.MTSVelocityVerlet` with M steps of direct forces in one of conservative ones.
+:class:`mlmd_calc.md.MTSVelocityVerlet` with M steps of cheap forces in one of conservative ones.
 The energy is that of the conservative model in all of them. Cost is processor time on one thread,
 of the shortest of many blocks of steps, which other load disturbs least; the energies that are
 fitted are left out of it.
@@ -31,11 +31,14 @@ from rich.table import Table
 
 from mlmd_calc import MDETCalculator, Potential, load_model, units
 from mlmd_calc.analysis import Drift, fit_drift
+from mlmd_calc.bonded import BondedForceField
 from mlmd_calc.cli.job import relax
 from mlmd_calc.data.molecules import MOLECULES, start_structures
 from mlmd_calc.md import MTSLangevin, MTSVelocityVerlet
 from mlmd_calc.md.dynamics import draw_momenta, remove_rigid_motion
+from mlmd_calc.md.mts import direct_forces
 from mlmd_calc.md.settings import Ensemble
+from mlmd_calc.propagation import ForceModel
 from mlmd_calc.zoo import Model
 
 TIMESTEP_FS: Final = 0.5
@@ -43,6 +46,9 @@ TEMPERATURE_K: Final = 300.0
 FRICTION_PER_PS: Final = 10.0
 SAMPLE_FS: Final = 8.0
 """Time between energies, about."""
+
+DIRECT: Final = "direct"
+BONDED: Final = "bonded"
 
 _MOLECULES: Final = ("ethanol", "aspirin", "decane")
 _METHODS: Final = ("conservative", "direct", "MTS 1", "MTS 2", "MTS 4", "MTS 5", "MTS 8")
@@ -70,7 +76,7 @@ def thermalised(name: str, model: Model, picoseconds: float, seed: int) -> ase.A
 
 
 def stepper(
-    method: str, atoms: ase.Atoms, model: Model, fast: Model, fast_forces: str
+    method: str, atoms: ase.Atoms, model: Model, cheap: ForceModel
 ) -> tuple[Callable[[], Any], float]:
     """Return what does one step of a method, and the length of it in fs."""
     if method in ("conservative", "direct"):
@@ -79,23 +85,31 @@ def stepper(
         return VelocityVerlet(atoms, TIMESTEP_FS * units.FS).step, TIMESTEP_FS
     inner_steps = int(method.removeprefix("MTS "))
     atoms.calc = MDETCalculator(model, device="cpu", forces="conservative")
-    cheap = Potential(fast, device="cpu", dtype="float32", forces=fast_forces, rotation="none")
     length = inner_steps * TIMESTEP_FS
     dynamics = MTSVelocityVerlet(atoms, length * units.FS, cheap, inner_steps=inner_steps)
     return dynamics.step, length
 
 
+def cheap_forces(name: str, start: ase.Atoms, model: Model, seed: int) -> ForceModel:
+    """Return the cheap forces of a molecule."""
+    if name == DIRECT:
+        return direct_forces(MDETCalculator(model, device="cpu", forces="conservative"))
+    if name == BONDED:
+        return BondedForceField.fit(start, temperature_K=TEMPERATURE_K, seed=seed)
+    return Potential(name, device="cpu", dtype="float32", rotation="none")
+
+
 def measure(
-    method: str, start: ase.Atoms, model: Model, fast: Model, arguments: argparse.Namespace
+    method: str, start: ase.Atoms, model: Model, cheap: ForceModel, picoseconds: float
 ) -> dict[str, Any]:
     """Run one method from a start, and fit the drift of its energy."""
     atoms = start.copy()
-    step, length_fs = stepper(method, atoms, model, fast, arguments.fast_forces)
+    step, length_fs = stepper(method, atoms, model, cheap)
     judge = Potential(model, device="cpu", forces="conservative")
     steps = round(SAMPLE_FS / length_fs)
     sample_ps = steps * length_fs / units.FS_PER_PS
     energies, seconds, temperatures = [], [], []
-    for sample in range(round(arguments.picoseconds / sample_ps)):
+    for sample in range(round(picoseconds / sample_ps)):
         if sample > 1 and sample % 125 == 1:
             drift = drift_of(energies, sample_ps, len(atoms))
             cost = min(seconds) / sample_ps
@@ -116,7 +130,7 @@ def measure(
     drift = drift_of(energies, sample_ps, len(atoms))
     return {
         "method": method,
-        "picoseconds": arguments.picoseconds,
+        "picoseconds": picoseconds,
         "seconds_per_ps": min(seconds) / sample_ps,
         "drift_meV_per_atom_per_ps": drift.slope,
         "fluctuation_meV_per_atom": drift.fluctuation,
@@ -135,7 +149,7 @@ def result_table(report: dict[str, Any]) -> Table:
     where = report["environment"]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{report['model']}, 0.5 fs; inside of MTS: {report['fast']}, float32",
+        title=f"{report['model']}, 0.5 fs; cheap forces of MTS: {report['fast']}",
         caption=f"{where['cores']} cores, load {where['load_average_1min']:.1f}, one thread",
     )
     for heading in (
@@ -170,8 +184,12 @@ def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="name or path; the default model if left out")
-    parser.add_argument("--fast", help="model of the cheap forces; the same if left out")
-    parser.add_argument("--fast-forces", default="direct", choices=("direct", "conservative"))
+    parser.add_argument(
+        "--fast",
+        default=DIRECT,
+        help="cheap forces: direct (the model's force head), bonded (a force field that is fitted "
+        "to the molecule), or another model, by name or path",
+    )
     parser.add_argument("--molecules", nargs="+", default=list(_MOLECULES), choices=MOLECULES)
     parser.add_argument("--methods", nargs="+", default=list(_METHODS))
     parser.add_argument("--picoseconds", type=float, default=20.0)
@@ -181,11 +199,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(arguments.model, device="cpu")
-    fast = load_model(arguments.fast, device="cpu") if arguments.fast else model
     rows = []
     for name in arguments.molecules:
         start = thermalised(name, model, arguments.thermalise, arguments.seed)
-        found = [measure(method, start, model, fast, arguments) for method in arguments.methods]
+        cheap = cheap_forces(arguments.fast, start, model, arguments.seed)
+        found = [
+            measure(method, start, model, cheap, arguments.picoseconds)
+            for method in arguments.methods
+        ]
         whole = [row["seconds_per_ps"] for row in found if row["method"] == "conservative"]
         for row in found:
             cost = {"cost": row["seconds_per_ps"] / whole[0]} if whole else {}
@@ -193,7 +214,7 @@ def main() -> None:
     report = {
         "benchmark": "mts",
         "model": model.card.name,
-        "fast": f"{fast.card.name}, {arguments.fast_forces}",
+        "fast": arguments.fast,
         "environment": environment(),
         "rows": rows,
     }
