@@ -372,6 +372,11 @@ def _jumps(
 def _integrator(settings: MDSettings, seed: int) -> Any:
     timestep = settings.timestep_fs / units.FS_PER_PS
     temperature, rate = settings.temperature_K, settings.rate_per_ps
+    if settings.inner_steps > 1:
+        raise ConfigError(
+            f"inner_steps={settings.inner_steps} with engine 'openmm'; use engine 'ase', or "
+            "OpenMM's MTSIntegrator in a script as in examples/openmm_mts.py"
+        )
     if settings.ensemble is Ensemble.NVE:
         return _velocity_verlet(timestep)
     if settings.ensemble is Ensemble.LANGEVIN:

@@ -76,6 +76,21 @@ def test_restart_extends_a_run_bit_for_bit(tmp_path, model):
     assert len(ase.io.read(tmp_path / "parts" / "trajectory.extxyz", index=":")) == len(whole)
 
 
+@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
+def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, ensemble):
+    options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
+    options += ("--seed", 3, "-e", ensemble, "--mts", 2, "--timestep", 0.2, "--interval", 4)
+    assert invoke("run", "CH4", *options, "-d", 0.008, "-o", tmp_path / "whole").exit_code == 0
+    assert invoke("run", "CH4", *options, "-d", 0.004, "-o", tmp_path / "parts").exit_code == 0
+    result = invoke("run", "--restart", "-d", 0.008, "-o", tmp_path / "parts", "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert (summary["step"], summary["settings"]["inner_steps"]) == (20, 2)
+    assert summary["time_ps"] == pytest.approx(0.008)
+    whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
+    assert whole.tobytes() == parts.tobytes()
+
+
 def test_restart_refuses_what_it_cannot_do(tmp_path, model):
     with pytest.raises(ConfigError, match="holds no run"):
         invoke("run", "--restart", "-o", tmp_path)
@@ -124,6 +139,9 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("CH4", "--relax"), "--relax is not possible"),
         (("CH4", "--keep-velocities"), "no velocities"),
         (("CH4", "--multiplicity", 2), "multiplicity"),
+        (("CH4", "--mts", 0), "inner_steps=0"),
+        (("CH4", "--mts", 2, "-e", "bussi"), "'nve' and 'langevin'"),
+        (("CH4", "--mts", 2), "no cheaper forces"),
         (("NH3",), "N"),
     ],
 )

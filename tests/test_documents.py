@@ -23,6 +23,7 @@ SHORTER = {
     "dyn.run(1000)": "dyn.run(5)",
     "dyn.run(100)": "dyn.run(5)",
     "run.run(500)": "run.run(5)",
+    "dyn.run(20)\nsummary": "dyn.run(14)\nsummary",
 }
 """Smaller numbers in scripts."""
 
@@ -162,6 +163,10 @@ OPTIONS = {
     "pip install": None,
     "pytest tests/test_mdet_parity.py": "",
     "python benchmarks/bench_atom.py": "--molecules 1",
+    "python benchmarks/bench_exact.py": "--proposals 10 --trajectory 2 --picoseconds 0.1",
+    "python benchmarks/bench_mts.py": (
+        "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
+    ),
     "python benchmarks/isotropy.py": None,
     "python benchmarks/ship_model.py": None,
     "python benchmarks/stability.py": (

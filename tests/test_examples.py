@@ -15,6 +15,7 @@ ARGUMENTS = {
     "openmm_atmos_jump.py": ["3"],
     "openmm_jump_nve.py": ["4"],
     "openmm_langevin.py": ["20"],
+    "openmm_mts.py": ["4"],
     "openmm_torchscript.py": ["20"],
     "openmm_solute_in_water.py": ["20", "1.7"],
 }

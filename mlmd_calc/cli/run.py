@@ -112,6 +112,14 @@ _Replicas: TypeAlias = Annotated[
     int | None,
     typer.Option("--replicas", help="Copies that jump together, each with its own trajectory."),
 ]
+_InnerSteps: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--mts",
+        help="Multiple time stepping: this many time steps by direct forces in each step, which "
+        "conservative forces correct.",
+    ),
+]
 _Ensemble: TypeAlias = Annotated[
     Ensemble,
     typer.Option(
@@ -191,6 +199,7 @@ def run(
     jump: _Jump = None,
     steps_per_jump: _StepsPerJump = None,
     replicas: _Replicas = None,
+    mts: _InnerSteps = 1,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
@@ -263,6 +272,7 @@ def run(
             interval,
             checkpoint_interval,
             jumps=jumps,
+            inner_steps=mts,
         )
         steps = steps_of(duration, settings)
         console.print(
@@ -330,6 +340,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
         "largest bond deviation": _bond(summary),
         "jumps": _jumps(summary),
+        "multiple time steps": _inner_steps(settings),
         "interventions": _interventions(summary),
         "engine": ", ".join(summary["engine"].values()),
         "speed": f"{summary['ns_per_day']:.3g} ns/day",
@@ -376,6 +387,11 @@ def _bond(summary: dict[str, Any]) -> str:
     broken = summary["broken_at_ps"]
     limit = summary["settings"]["bond_limit"]
     return text if broken is None else f"{text}, first beyond {limit:g} Å at {broken:.3f} ps"
+
+
+def _inner_steps(settings: dict[str, Any]) -> str:
+    count = settings.get("inner_steps", 1)
+    return "" if count == 1 else f"{count} of {settings['timestep_fs']:g} fs in a step"
 
 
 def _jumps(summary: dict[str, Any]) -> str:

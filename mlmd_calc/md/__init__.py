@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mlmd_calc.md.dynamics import draw_momenta
+    from mlmd_calc.md.exact import ExactNVT, ExactSamples
     from mlmd_calc.md.jumps import JumpNVE, JumpNVT
+    from mlmd_calc.md.mts import MTSLangevin, MTSVelocityVerlet
     from mlmd_calc.md.record import RunRecord, read_record
     from mlmd_calc.md.run import Outcome, Run
     from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
 _HOME: Final = {
     "Engine": "settings",
     "Ensemble": "settings",
+    "ExactNVT": "exact",
+    "ExactSamples": "exact",
     "JumpNVE": "jumps",
     "JumpNVT": "jumps",
     "JumpSettings": "settings",
+    "MTSLangevin": "mts",
+    "MTSVelocityVerlet": "mts",
     "MDSettings": "settings",
     "Outcome": "run",
     "Run": "run",
@@ -32,10 +38,14 @@ _HOME: Final = {
 __all__ = [
     "Engine",
     "Ensemble",
+    "ExactNVT",
+    "ExactSamples",
     "JumpNVE",
     "JumpNVT",
     "JumpSettings",
     "MDSettings",
+    "MTSLangevin",
+    "MTSVelocityVerlet",
     "Outcome",
     "Run",
     "RunRecord",

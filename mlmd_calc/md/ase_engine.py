@@ -17,8 +17,9 @@ from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.checkpoint import calculator_results, restore_results
 from mlmd_calc.md.engine import Dynamics, DynamicsState, Measured
 from mlmd_calc.md.jump_engine import Jumps, run_options, run_thermostat
+from mlmd_calc.md.mts import MTSLangevin, MTSVelocityVerlet
 from mlmd_calc.md.record import Description
-from mlmd_calc.md.settings import Engine, Ensemble
+from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 from mlmd_calc.propagation import Propagator
 
 _CHAIN: Final = 3
@@ -125,6 +126,8 @@ class ASESteps:
         elif hasattr(self._dynamics, "_thermostat"):
             chain = self._dynamics._thermostat
             thermostat = {"eta": chain._eta.tolist(), "p_eta": chain._p_eta.tolist()}
+        elif isinstance(self._dynamics, MTSVelocityVerlet):
+            thermostat = {"fast": self._dynamics.fast_state()}
         return DynamicsState(calculator_results(self._atoms.calc), thermostat)
 
     def load_state_dict(self, state: DynamicsState) -> None:
@@ -136,6 +139,8 @@ class ASESteps:
         if "eta" in thermostat:
             self._dynamics._thermostat._eta = np.array(thermostat["eta"])
             self._dynamics._thermostat._p_eta = np.array(thermostat["p_eta"])
+        if "fast" in thermostat:
+            self._dynamics.load_fast_state(thermostat["fast"])
 
 
 def _dynamics(atoms: ase.Atoms, description: Description, rng: np.random.Generator) -> Any:
@@ -143,6 +148,8 @@ def _dynamics(atoms: ase.Atoms, description: Description, rng: np.random.Generat
     settings, degrees = description.settings, description.degrees_of_freedom
     timestep, temperature = settings.timestep_fs * units.FS, settings.temperature_K
     relaxation = units.PS / settings.rate_per_ps
+    if settings.inner_steps > 1:
+        return _mts(atoms, settings, rng)
     if settings.ensemble is Ensemble.NVE:
         return VelocityVerlet(atoms, timestep)
     if settings.ensemble is Ensemble.LANGEVIN:
@@ -166,3 +173,18 @@ def _dynamics(atoms: ase.Atoms, description: Description, rng: np.random.Generat
         effective_atoms, dynamics.masses, temperature, relaxation, tchain=_CHAIN
     )
     return dynamics
+
+
+def _mts(atoms: ase.Atoms, settings: MDSettings, rng: np.random.Generator) -> MTSVelocityVerlet:
+    """Build the dynamics with multiple time steps."""
+    step = settings.step_fs * units.FS
+    if settings.ensemble is Ensemble.NVE:
+        return MTSVelocityVerlet(atoms, step, inner_steps=settings.inner_steps)
+    return MTSLangevin(
+        atoms,
+        step,
+        inner_steps=settings.inner_steps,
+        temperature_K=settings.temperature_K,
+        friction=settings.rate_per_ps / units.PS,
+        rng=rng,
+    )

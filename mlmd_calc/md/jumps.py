@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import IO, Any
 
 import ase
 from ase.constraints import FixCom
-from ase.io.trajectory import Trajectory
-from ase.md.md import MolecularDynamics
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.io.files import replacing
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.jump_engine import Jumps
 from mlmd_calc.md.jump_logger import JumpLogger
+from mlmd_calc.md.restartable import StepLoop, truncate_trajectory
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
@@ -31,7 +28,7 @@ from mlmd_calc.propagation.load import as_propagator
 from mlmd_calc.propagation.loop_options import LoopOptions
 
 
-class JumpDynamics(MolecularDynamics):
+class JumpDynamics(StepLoop):
     """What :class:`JumpNVE` and :class:`JumpNVT` have in common.
 
     ``run``, ``irun``, ``attach``, loggers and trajectories work as with ASE's own dynamics. No
@@ -154,38 +151,10 @@ class JumpDynamics(MolecularDynamics):
         self._jumps.step()
 
     def irun(self, steps: int = 50) -> Generator[bool, None, None]:
-        """Run as a generator, which yields after every step whether the run is complete.
-
-        ASE's own would evaluate forces after every step.
-        """
+        """Run as a generator, which yields after every step whether the run is complete."""
         if _fixes_centre(self.atoms) and not self.loop.setup.corrections.fix_centre:
             raise ConfigError("FixCom was set after the dynamics was made; make it after that")
-        self.max_steps = self.nsteps + steps
-        if self.nsteps == 0:
-            self.call_observers()  # type: ignore[no-untyped-call]
-        yield self.nsteps >= self.max_steps
-        while self.nsteps < self.max_steps:
-            self.step()
-            if self.stopped is not None:
-                return
-            self.nsteps += 1
-            self.call_observers()  # type: ignore[no-untyped-call]
-            yield self.nsteps >= self.max_steps
-
-    def run(self, steps: int = 50) -> bool:
-        """Run for a number of steps.
-
-        Returns
-        -------
-        bool
-            Whether all of them were done.
-        """
-        for _ in self.irun(steps):
-            pass
-        return self.nsteps >= self.max_steps
-
-    def _refresh_properties(self) -> None:
-        """Leave the forces alone, which newer versions of ASE evaluate here."""
+        yield from super().irun(steps)
 
     def set_timestep(self, timestep: float) -> None:
         """Change the length of a jump, in ASE time units; see :class:`JumpDynamics`."""
@@ -362,29 +331,6 @@ class JumpNVT(JumpDynamics):
                 f"{type(thermostat).__name__} has no {wrong.pop()}, but {', '.join(sorted(known))}"
             )
         self.loop.thermostat = replace(thermostat, **values)
-
-
-def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
-    """Keep the first frames of an ASE trajectory file.
-
-    Raises
-    ------
-    ModelFileError
-        If there are fewer.
-    """
-    path = Path(path)
-    with Trajectory(path) as old:
-        if len(old) < frames:
-            raise ModelFileError(
-                f"{path} holds {len(old)} frames, but {frames} were written before the restart "
-                "file; bring back the original file or choose another name"
-            )
-        if len(old) == frames:
-            return
-        with replacing(path) as temporary, Trajectory(temporary, "w") as new:
-            new.set_description(old.description or {})
-            for index in range(frames):
-                new.write(old[index])
 
 
 def _friction_per_fs(thermostat: str, friction: float | None, taut: float | None) -> float:

@@ -103,6 +103,9 @@ class MDSettings:
         A bond further than this (Å) from its reference length stops the run.
     jumps
         For runs made of jumps.
+    inner_steps
+        Time steps by direct forces in one step of the run, which conservative forces correct; see
+        :class:`mlmd_calc.md.MTSVelocityVerlet`. 1: no multiple time stepping.
 
     Raises
     ------
@@ -120,6 +123,7 @@ class MDSettings:
     bond_limit: float = BOND_LIMIT
     bond_stop: float = 1.0
     jumps: JumpSettings | None = None
+    inner_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.friction_per_ps is None and self.jumps is None:
@@ -135,7 +139,7 @@ class MDSettings:
                 f"temperature_K=0 with ensemble {self.ensemble.value!r}; a thermostat needs a "
                 "positive temperature"
             )
-        for name in ("interval", "checkpoint_interval"):
+        for name in ("interval", "checkpoint_interval", "inner_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
         if self.seed < 0:
@@ -144,6 +148,22 @@ class MDSettings:
             raise ConfigError(
                 "ensemble 'nose-hoover' has no jumps; use 'langevin', 'bussi' or 'nve' with a "
                 "propagator"
+            )
+
+        self._check_inner_steps()
+
+    def _check_inner_steps(self) -> None:
+        if self.inner_steps == 1:
+            return
+        if self.jumps is not None:
+            raise ConfigError(
+                f"inner_steps={self.inner_steps} with jumps; multiple time stepping is for "
+                "force-based steps alone"
+            )
+        if self.ensemble not in (Ensemble.NVE, Ensemble.LANGEVIN):
+            raise ConfigError(
+                f"inner_steps={self.inner_steps} with ensemble {self.ensemble.value!r}; multiple "
+                "time stepping has 'nve' and 'langevin'"
             )
 
     def with_friction(self, recommended: float | None) -> MDSettings:
@@ -162,7 +182,7 @@ class MDSettings:
     def step_fs(self) -> float:
         """Time in fs that passes in one step of the run."""
         if self.jumps is None:
-            return self.timestep_fs
+            return self.timestep_fs * self.inner_steps
         return self.jumps.stride_fs + self.jumps.md_steps_per_jump * self.timestep_fs
 
     @property
@@ -177,7 +197,11 @@ class MDSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
-        return {**asdict(self), "ensemble": self.ensemble.value}
+        values = {**asdict(self), "ensemble": self.ensemble.value}
+        if self.inner_steps == 1:
+            # As runs without multiple time stepping have always been written.
+            del values["inner_steps"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MDSettings:

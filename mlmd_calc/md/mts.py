@@ -1,0 +1,284 @@
+"""Multiple time stepping: cheap forces often, the difference to accurate ones seldom.
+
+The reference system propagator algorithm (r-RESPA; M. Tuckerman, B. J. Berne, G. J. Martyna,
+J. Chem. Phys. 97, 1990 (1992)). With the accurate forces F and the cheap forces f, one step Δt of M
+inner steps δt = Δt / M is
+
+====================================  ===================================================
+p ← p + Δt/2 (F(x) − f(x))            correction
+p ← p + δt/2 f(x), x ← x + δt p/m,    M times; with a thermostat the drift is done in two
+p ← p + δt/2 f(x)                     halves, p ← c p + √((1 − c²) m k T) ξ in between
+p ← p + Δt/2 (F(x) − f(x))            correction
+====================================  ===================================================
+
+where c = exp(−γ δt) with the friction γ. With M = 1 these are velocity Verlet and BAOAB
+(B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34) with the accurate forces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ase
+import numpy as np
+
+from mlmd_calc import units
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.md.attached import AttachedCalculator
+from mlmd_calc.md.force_source import Forces, ForceSource
+from mlmd_calc.md.restartable import RestartableDynamics
+from mlmd_calc.options import check_count, check_positive
+from mlmd_calc.potential import Potential
+from mlmd_calc.propagation.state import FloatArray
+
+
+def direct_forces(calculator: Any) -> Potential:
+    """Return the force head of a calculator's model, in single precision, as cheap forces.
+
+    Parameters
+    ----------
+    calculator
+        An :class:`mlmd_calc.MDETCalculator` with conservative forces.
+
+    Raises
+    ------
+    ConfigError
+        If it is not, or its model has no force head.
+    """
+    potential = getattr(calculator, "potential", None)
+    if potential is None or not potential.conservative:
+        raise ConfigError(
+            f"{calculator!r} has no cheaper forces of its own; give a calculator or force model as "
+            "fast"
+        )
+    # Whatever is wrong with them is corrected, and seldom: one fixed orientation is enough.
+    return Potential(
+        potential.model,
+        device=str(potential.device),
+        dtype="float32",
+        forces="direct",
+        rotation="none",
+    )
+
+
+class MTSVelocityVerlet(RestartableDynamics):
+    """Velocity Verlet with multiple time steps, for constant energy.
+
+    Takes the place of :class:`ase.md.verlet.VelocityVerlet`. Energies and forces that are written
+    or logged are the accurate ones, those of ``atoms.calc``.
+
+    Parameters
+    ----------
+    atoms
+        Atoms with a calculator, which gives the accurate forces.
+    timestep
+        Length of a step in ASE time units, in which the accurate forces are evaluated once.
+    fast
+        Cheap forces: an ASE calculator, or a force model such as :class:`mlmd_calc.Potential`.
+        None: the force head of the model of ``atoms.calc``, in single precision.
+    inner_steps
+        Evaluations of the cheap forces in a step.
+    **options
+        `trajectory`, `logfile`, `loginterval` and others of ASE's dynamics, and `restart`; see
+        :class:`mlmd_calc.md.restartable.RestartableDynamics`.
+
+    Raises
+    ------
+    ConfigError
+        If an option has a value that is not allowed, or there are no cheap forces.
+    InputError
+        If the atoms carry constraints.
+
+    Examples
+    --------
+    >>> from ase import units
+    >>> from ase.build import molecule
+    >>> from mlmd_calc import MDETCalculator
+    >>> from mlmd_calc.md import MTSVelocityVerlet
+    >>> atoms = molecule("CH3CH2OH")
+    >>> atoms.calc = MDETCalculator()
+    >>> dyn = MTSVelocityVerlet(atoms, 2.0 * units.fs, inner_steps=4)
+    >>> dyn.run(10)
+    True
+    """
+
+    def __init__(
+        self,
+        atoms: ase.Atoms,
+        timestep: float,
+        fast: Forces | None = None,
+        *,
+        inner_steps: int,
+        **options: Any,
+    ) -> None:
+        if atoms.calc is None:
+            raise ConfigError("the atoms have no calculator, which gives the accurate forces")
+        self.inner_steps = inner_steps
+        check_count(self, "inner_steps")
+        cheap = direct_forces(atoms.calc) if fast is None else fast
+        self._fast = ForceSource(atoms, cheap, partner=atoms.calc)
+        self._accurate = AttachedCalculator(atoms)
+        self._names = {
+            "accurate": ForceSource(atoms, atoms.calc).identity(),
+            "fast": self._fast.identity(),
+        }
+        self._known: tuple[FloatArray, FloatArray] | None = None
+        super().__init__(atoms, timestep, **options)
+
+    def step(self) -> None:
+        """Do one step."""
+        self._correct()
+        for _ in range(self.inner_steps):
+            self._inner_step(self.dt / self.inner_steps)
+        self._correct()
+
+    def _correct(self) -> None:
+        """Kick by the difference of accurate and cheap forces for half a step."""
+        accurate = self.atoms.get_forces(md=True)
+        self._kick(accurate - self._fast_forces(), 0.5 * self.dt)
+
+    def _inner_step(self, time: float) -> None:
+        """Move by the cheap forces."""
+        self._kick(self._fast_forces(), 0.5 * time)
+        self._drift(time)
+        self._kick(self._fast_forces(), 0.5 * time)
+
+    def _drift(self, time: float) -> None:
+        atoms = self.atoms
+        atoms.set_positions(atoms.positions + time * atoms.get_momenta() / self.masses)
+
+    def _kick(self, forces: FloatArray, time: float) -> None:
+        self.atoms.set_momenta(self.atoms.get_momenta() + time * forces)
+
+    def _fast_forces(self) -> FloatArray:
+        """Cheap forces at the present positions, from memory where they are known."""
+        positions = self.atoms.get_positions()
+        if self._known is None or not np.array_equal(self._known[0], positions):
+            self._known = positions, self._fast.forces(positions)
+        return self._known[1]
+
+    def _identity(self) -> dict[str, Any]:
+        return {"inner_steps": self.inner_steps, **self._names}
+
+    def fast_state(self) -> dict[str, Any]:
+        """State of the cheap forces, and what they were at the present positions."""
+        return {"model": self._fast.state_dict(), "known": self._known}
+
+    def load_fast_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`fast_state`."""
+        self._fast.load_state_dict(state["model"])
+        self._known = None if state["known"] is None else tuple(state["known"])
+
+    def _state(self) -> dict[str, Any]:
+        return {"accurate": self._accurate.state_dict(), "fast": self.fast_state()}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self._accurate.load_state_dict(state["accurate"])
+        self.load_fast_state(state["fast"])
+
+
+class MTSLangevin(MTSVelocityVerlet):
+    """Langevin dynamics with multiple time steps, for constant temperature.
+
+    Takes the place of :class:`ase.md.langevin.Langevin`. All 3 n degrees of freedom are
+    thermalised.
+
+    Parameters
+    ----------
+    atoms, timestep, fast, inner_steps
+        See :class:`MTSVelocityVerlet`.
+    temperature_K
+        Temperature in K.
+    friction
+        In inverse ASE time units, for instance ``0.001 / ase.units.fs``.
+    rng
+        Source of randomness; None draws a seed from the system.
+    **options
+        See :class:`MTSVelocityVerlet`.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As :class:`MTSVelocityVerlet`.
+
+    Examples
+    --------
+    >>> from ase import units
+    >>> from ase.build import molecule
+    >>> from mlmd_calc import MDETCalculator
+    >>> from mlmd_calc.md import MTSLangevin
+    >>> atoms = molecule("CH3CH2OH")
+    >>> atoms.calc = MDETCalculator()
+    >>> options = {"temperature_K": 300, "friction": 0.001 / units.fs}
+    >>> dyn = MTSLangevin(atoms, 2.0 * units.fs, inner_steps=4, **options)
+    >>> dyn.run(10)
+    True
+    """
+
+    def __init__(
+        self,
+        atoms: ase.Atoms,
+        timestep: float,
+        fast: Forces | None = None,
+        *,
+        inner_steps: int,
+        temperature_K: float,
+        friction: float,
+        rng: np.random.Generator | None = None,
+        **options: Any,
+    ) -> None:
+        self.temperature_K, self.friction = temperature_K, friction
+        check_positive(self, "temperature_K", "friction")
+        self._rng = np.random.default_rng() if rng is None else rng
+        super().__init__(atoms, timestep, fast, inner_steps=inner_steps, **options)
+
+    def _drift(self, time: float) -> None:
+        super()._drift(0.5 * time)
+        kept = math.exp(-self.friction * time)
+        self.atoms.set_momenta(
+            refreshed(self.atoms.get_momenta(), self.masses, self.temperature_K, kept, self._rng)
+        )
+        super()._drift(0.5 * time)
+
+    def todict(self) -> dict[str, Any]:
+        """Return what trajectories store of the run."""
+        thermostat = {"temperature_K": self.temperature_K, "friction": self.friction}
+        return {**super().todict(), **thermostat}  # type: ignore[no-untyped-call]
+
+    def _identity(self) -> dict[str, Any]:
+        thermostat = {"temperature_K": self.temperature_K, "friction": self.friction}
+        return {**super()._identity(), **thermostat}
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "rng": dict(self._rng.bit_generator.state)}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        self._rng.bit_generator.state = state["rng"]
+
+
+def refreshed(
+    momenta: FloatArray,
+    masses: FloatArray,
+    temperature_K: float,
+    kept: float,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Replace a part of momenta by Maxwell-Boltzmann ones: p ← c p + √((1 − c²) m k T) ξ.
+
+    Parameters
+    ----------
+    momenta, masses
+        ``(n, 3)`` and ``(n, 1)`` in ASE units.
+    temperature_K
+        Temperature in K.
+    kept
+        The fraction c that is kept, from 0 to 1.
+    rng
+        Source of randomness.
+    """
+    noise = rng.standard_normal(momenta.shape)
+    fresh: FloatArray = np.sqrt((1.0 - kept * kept) * masses * units.KB * temperature_K) * noise
+    return kept * momenta + fresh

@@ -1,0 +1,206 @@
+"""What the dynamics of this package with force models have in common: restarts to the last bit."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import ase
+from ase.io.trajectory import Trajectory
+from ase.md.md import MolecularDynamics
+
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.io.files import replacing
+from mlmd_calc.io.restart import check_identity, read_restart, write_restart
+
+
+class StepLoop(MolecularDynamics):
+    """ASE's dynamics without the evaluation of forces after every step."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the run stopped; None if it did not."""
+        return None
+
+    def step(self) -> None:
+        """Do one step."""
+        raise NotImplementedError
+
+    def irun(self, steps: int = 50) -> Generator[bool, None, None]:
+        """Run as a generator, which yields after every step whether the run is complete.
+
+        ASE's own would evaluate forces after every step.
+        """
+        self.max_steps = self.nsteps + steps
+        if self.nsteps == 0:
+            self.call_observers()  # type: ignore[no-untyped-call]
+        yield self.nsteps >= self.max_steps
+        while self.nsteps < self.max_steps:
+            self.step()
+            if self.stopped is not None:
+                return
+            self.nsteps += 1
+            self.call_observers()  # type: ignore[no-untyped-call]
+            yield self.nsteps >= self.max_steps
+
+    def run(self, steps: int = 50) -> bool:
+        """Run for a number of steps.
+
+        Returns
+        -------
+        bool
+            Whether all of them were done.
+        """
+        for _ in self.irun(steps):
+            pass
+        return self.nsteps >= self.max_steps
+
+    def _refresh_properties(self) -> None:
+        """Leave the forces alone, which newer versions of ASE evaluate here."""
+
+
+class RestartableDynamics(MolecularDynamics):
+    """Dynamics that write restart files and go on from them to the last bit.
+
+    Parameters
+    ----------
+    atoms
+        Atoms without constraints.
+    timestep
+        In ASE time units.
+    trajectory, logfile, loginterval
+        As in ASE.
+    restart
+        Restart file to go on from; see :meth:`save_restart`. All other arguments must be those of
+        the interrupted run. A trajectory given by its name is appended to, after frames that are
+        newer than the restart file have been removed.
+    **options
+        Options of ASE's dynamics, such as `append_trajectory`.
+
+    Raises
+    ------
+    InputError
+        If the atoms carry constraints.
+    ModelFileError
+        If the restart file is missing or damaged or belongs to a run with other settings, or the
+        trajectory lacks frames.
+    """
+
+    def __init__(
+        self,
+        atoms: ase.Atoms,
+        timestep: float,
+        *,
+        trajectory: Any = None,
+        logfile: IO[str] | str | None = None,
+        loginterval: int = 1,
+        restart: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> None:
+        if not (math.isfinite(timestep) and timestep > 0):
+            raise ConfigError(f"timestep={timestep}; it must be a positive number")
+        if atoms.constraints:
+            raise InputError(
+                f"the atoms carry the constraints {atoms.constraints}, which "
+                f"{type(self).__name__} does not know; remove them with atoms.set_constraint()"
+            )
+        if getattr(options.get("communicator"), "size", 1) > 1:
+            raise ConfigError(f"{type(self).__name__} runs in one process; leave communicator out")
+        if isinstance(trajectory, os.PathLike):
+            # Old versions of ASE know names as text only.
+            trajectory = os.fspath(trajectory)
+        content = None if restart is None else read_restart(restart)
+        self._timestep_at_start = timestep
+        if content is not None:
+            self._go_on(atoms, content, Path(restart or ""))
+            if isinstance(trajectory, str):
+                truncate_trajectory(trajectory, 1 + content["steps"] // loginterval)
+                options["append_trajectory"] = True
+        super().__init__(
+            atoms,
+            timestep,
+            trajectory=trajectory,
+            logfile=logfile,
+            loginterval=loginterval,
+            **options,
+        )
+        if content is not None:
+            self.nsteps = content["steps"]
+            self._load_state(content["state"])
+
+    def _go_on(self, atoms: ase.Atoms, content: Mapping[str, Any], path: Path) -> None:
+        """Take atoms to where the run was interrupted."""
+        if "identity" not in content or "momenta" not in content:
+            raise ModelFileError(f"{path} is no restart file of {type(self).__name__}")
+        check_identity(
+            path,
+            content["identity"],
+            self._whole_identity(atoms),
+            remedy="continue with the settings and models of the run, or start a new one",
+        )
+        atoms.set_positions(content["positions"])
+        atoms.set_momenta(content["momenta"])
+
+    def save_restart(self, path: str | os.PathLike[str]) -> None:
+        """Write a restart file, replacing an older one in one go.
+
+        Attach it after everything else, for instance ``dyn.attach(dyn.save_restart, 100, path)``,
+        so that what it stands for has been written before.
+        """
+        write_restart(
+            path,
+            {
+                "identity": self._whole_identity(self.atoms),
+                "steps": self.nsteps,
+                "positions": self.atoms.get_positions(),
+                "momenta": self.atoms.get_momenta(),
+                "state": self._state(),
+            },
+        )
+
+    def _whole_identity(self, atoms: ase.Atoms) -> dict[str, Any]:
+        return {
+            "dynamics": type(self).__name__,
+            "timestep": self._timestep_at_start,
+            "numbers": atoms.numbers.tolist(),
+            "masses": atoms.get_masses().tolist(),
+            **self._identity(),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """Return the settings that decide the course of the run, JSON-able."""
+        raise NotImplementedError
+
+    def _state(self) -> dict[str, Any]:
+        """Return what decides how the run goes on, besides positions and momenta."""
+        raise NotImplementedError
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`_state`."""
+        raise NotImplementedError
+
+
+def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
+    """Keep the first frames of an ASE trajectory file.
+
+    Raises
+    ------
+    ModelFileError
+        If there are fewer.
+    """
+    path = Path(path)
+    with Trajectory(path) as old:
+        if len(old) < frames:
+            raise ModelFileError(
+                f"{path} holds {len(old)} frames, but {frames} were written before the restart "
+                "file; bring back the original file or choose another name"
+            )
+        if len(old) == frames:
+            return
+        with replacing(path) as temporary, Trajectory(temporary, "w") as new:
+            new.set_description(old.description or {})
+            for index in range(frames):
+                new.write(old[index])
