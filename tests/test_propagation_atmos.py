@@ -27,7 +27,8 @@ from mlmd_calc.propagation import (
     State,
     read_restart,
 )
-from mlmd_calc.propagation.atmos import ATMOSPropagator, Chirality, minimised, shaken
+from mlmd_calc.propagation.atmos import ATMOSPropagator, Chirality
+from mlmd_calc.propagation.relaxation import minimised, shaken
 
 pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 pytest.importorskip("rdkit", reason="rdkit is not installed")
@@ -217,12 +218,13 @@ def test_minimisation_goes_downhill(dipeptide):
     forces = FunctionForces(harmonic.energy_and_forces)
     displaced = dipeptide.positions + np.random.default_rng(0).normal(size=(22, 3))
     start = state_of(dipeptide, positions=displaced)
-    end = minimised(forces, start, 500).positions
+    end = minimised(forces, [start], 500)[0].positions
     assert np.linalg.norm(end - dipeptide.positions, axis=1).max() < 0.5 / 30.0
-    way = minimised(forces, start, 2).positions - minimised(forces, start, 1).positions
+    way = minimised(forces, [start], 2)[0].positions
+    way = way - minimised(forces, [start], 1)[0].positions
     assert np.linalg.norm(way, axis=1).max() == pytest.approx(0.2)
     with pytest.raises(PredictionError, match="forces on the proposed structure are not finite"):
-        minimised(NO_FORCES, start, 1)
+        minimised(NO_FORCES, [start], 1)
 
 
 def test_shaking_gives_the_vibrations_of_the_temperature(dipeptide):
@@ -233,7 +235,7 @@ def test_shaking_gives_the_vibrations_of_the_temperature(dipeptide):
     squares, energies = [], []
     for _ in range(8):
         # From the minimum, long against the inverse friction.
-        state = shaken(forces, state_of(dipeptide), 2000, 300.0, rng)
+        (state,) = shaken(forces, [state_of(dipeptide)], 2000, 300.0, [rng])
         squares.append(((state.positions - dipeptide.positions) ** 2).mean())
         energies.append(state.kinetic_energy)
     error = 5.0 * np.sqrt(2.0 / (66 * 8))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +13,7 @@ from ase.data import chemical_symbols
 from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.biomolecules.domain import refuse_objections
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.stereochemistry import handedness
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -22,19 +21,13 @@ from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check
 from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
+from mlmd_calc.propagation.relaxation import minimised, shaken
 from mlmd_calc.propagation.state import FloatArray, Frames, State
-from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
+from mlmd_calc.propagation.thermostats import Thermostat
 from mlmd_calc.zoo import ATMOSModel
 
 _STALE: Final = 0.1
 """Part of a stride; when other dynamics has lasted longer since a jump, its memory is given up."""
-
-_RELAXED: Final = 0.5
-"""eV/Å; a structure whose forces are all smaller is fit to start dynamics from."""
-
-_TIMESTEP_FS: Final = 0.5
-_FRICTION_PER_FS: Final = 0.005
-"""Of the Langevin dynamics that relaxes a structure."""
 
 
 class ATMOSPropagator(Propagator):
@@ -210,10 +203,11 @@ class ATMOSPropagator(Propagator):
                 "need forces; attach a calculator (ASE), use a System with forces (OpenMM), or set "
                 "both to 0"
             )
-        state = minimised(forces, state, self.minimise_steps)
+        (state,) = minimised(forces, [state], self.minimise_steps)
         if thermostat is None or self.langevin_steps == 0:
             return state
-        return shaken(forces, state, self.langevin_steps, thermostat.temperature_K, rng)
+        steps, temperature_K = self.langevin_steps, thermostat.temperature_K
+        return shaken(forces, [state], steps, temperature_K, [rng])[0]
 
 
 def _stored(memory: Memory, row: int, time: float) -> dict[str, Any]:
@@ -344,93 +338,3 @@ class Chirality(Check):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the handedness."""
         self._signs = np.array(state["signs"])
-
-
-def minimised(forces: ForceModel, state: State, steps: int) -> State:
-    """Go downhill until all forces are below 0.5 eV/Å, or for a number of steps.
-
-    FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with its usual constants; it needs no
-    energies, so that forces which are not the slope of one will do.
-
-    Parameters
-    ----------
-    forces
-        Force model.
-    state
-        Where to start.
-    steps
-        At most this many.
-
-    Raises
-    ------
-    PredictionError
-        If forces are not finite.
-    """
-    x, v = np.array(state.positions), np.zeros_like(state.positions)
-    dt, mixing, downhill = 0.1, 0.1, 0
-    for _ in range(steps):
-        f = _forces(forces, state, x)
-        if np.linalg.norm(f, axis=1).max() < _RELAXED:
-            break
-        if np.vdot(f, v) > 0.0:
-            v = (1.0 - mixing) * v + mixing * f * (np.linalg.norm(v) / np.linalg.norm(f))
-            downhill += 1
-            if downhill > 5:
-                dt, mixing = min(1.1 * dt, 1.0), 0.99 * mixing
-        else:
-            v[:] = 0.0
-            dt, mixing, downhill = 0.5 * dt, 0.1, 0
-        v = v + dt * f
-        way = dt * v
-        # No atom moves further than 0.2 Å at once.
-        x = x + way * min(1.0, 0.2 / np.linalg.norm(way, axis=1).max())
-    return state.moved_to(x)
-
-
-def shaken(
-    forces: ForceModel, state: State, steps: int, temperature_K: float, rng: np.random.Generator
-) -> State:
-    """Give a structure the vibrations of a temperature, and velocities.
-
-    Langevin dynamics from velocities of the Maxwell-Boltzmann distribution in steps of 0.5 fs with
-    a friction of 5/ps (BAOAB: Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34). The time
-    of the state stays.
-
-    Parameters
-    ----------
-    forces
-        Force model.
-    state
-        Where to start.
-    steps
-        How many.
-    temperature_K
-        Temperature in K.
-    rng
-        Source of random numbers.
-
-    Raises
-    ------
-    PredictionError
-        If forces are not finite.
-    """
-    kept = np.exp(-_FRICTION_PER_FS * _TIMESTEP_FS)
-    half = 0.5 * _TIMESTEP_FS * units.FS**2 / state.masses[:, None]
-    x, v = np.array(state.positions), draw_velocities(state, temperature_K, rng)
-    f = _forces(forces, state, x)
-    for _ in range(steps):
-        v = v + half * f
-        x = x + 0.5 * _TIMESTEP_FS * v
-        v = kept * v + np.sqrt(1.0 - kept**2) * draw_velocities(state, temperature_K, rng)
-        x = x + 0.5 * _TIMESTEP_FS * v
-        f = _forces(forces, state, x)
-        v = v + half * f
-    return state.moved_to(x, velocities=v)
-
-
-def _forces(forces: ForceModel, state: State, positions: FloatArray) -> FloatArray:
-    structure = replace(state.structure, positions=positions)
-    found = forces.evaluate([structure], ("forces",))[0].forces
-    if found is None or not np.isfinite(found).all():
-        raise PredictionError("the forces on the proposed structure are not finite")
-    return found
