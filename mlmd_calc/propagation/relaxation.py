@@ -31,7 +31,7 @@ DEVIATIONS: Final = 2.0
 
 
 @dataclass(frozen=True)
-class EnergyWindow:
+class PotentialWindow:
     """Potential energies that dynamics of a molecule visits.
 
     Attributes
@@ -82,7 +82,7 @@ def reference_window(
     steps: int,
     minimise_steps: int,
     limit: float | None = None,
-) -> EnergyWindow:
+) -> PotentialWindow:
     """Measure the energies of dynamics from a structure.
 
     Minimisation, then Langevin dynamics, of which the first third is left out. The standard
@@ -98,7 +98,7 @@ def reference_window(
     minimise_steps
         At most this many of minimisation.
     limit
-        See :class:`EnergyWindow`; None for two standard deviations.
+        See :class:`PotentialWindow`; None for two standard deviations.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def reference_window(
     harmonic = np.sqrt(0.5 * max(vibrations, 1)) * units.KB * temperature_K
     deviation = max(float(np.std(energies)), float(harmonic))
     usual = DEVIATIONS * deviation / len(state)
-    return EnergyWindow(
+    return PotentialWindow(
         float(np.mean(energies)), deviation, len(state), usual if limit is None else limit
     )
 
