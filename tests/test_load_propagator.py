@@ -81,6 +81,7 @@ def test_a_command_jumps_and_goes_on(tmp_path, monkeypatch):
     defaults = ATMOSPropagator.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "minimise_steps", 40)
     monkeypatch.setitem(defaults, "langevin_steps", 5)
+    monkeypatch.setitem(defaults, "reference_steps", 20)
     options = ["run", "sequence:G", "--propagator", "atmos-peptides", "--interval", "1"]
     options += ["--model", "mdet-small-organics", "--dtype", "float32", "--seed", "1"]
 

@@ -216,7 +216,7 @@ def refuse_objections(objections: Sequence[str], model: str) -> None:
         f"the molecule is beyond the training of model {model!r}: "
         f"{'; '.join(objections[:_LISTED])}{rest}. What it draws there is not to be trusted: "
         "change the molecule, train a model on its like (mlmd train), or go on all the same with "
-        "beyond_training=True (mlmd sample --beyond-training)"
+        "beyond_training=True (--beyond-training of mlmd sample and mlmd run)"
     )
 
 

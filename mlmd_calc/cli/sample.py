@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
-from mlmd_calc.cli.run import Device, Json, Out, Seed
+from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
 from mlmd_calc.io.files import write_json
@@ -102,13 +102,6 @@ _Redraws: TypeAlias = Annotated[
         "before the run ends; 0 keeps every frame. (100; with --relax 10)",
     ),
 ]
-_Beyond: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--beyond-training",
-        help="Sample molecules, too, that are not like those the model was trained on.",
-    ),
-]
 _RelaxBy: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -171,7 +164,7 @@ def sample(
     noise_scale: _NoiseScale = None,
     step_scale: _StepScale = None,
     redraws: _Redraws = None,
-    beyond_training: _Beyond = False,
+    beyond_training: Beyond = False,
     relax: _RelaxBy = None,
     reference_ps: _Reference = 5.0,
     ligand: _Ligand = None,

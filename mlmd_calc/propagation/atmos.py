@@ -14,14 +14,19 @@ from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.biomolecules.domain import refuse_objections
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.geometry.stereochemistry import handedness
+from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check
 from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
-from mlmd_calc.propagation.relaxation import minimised, shaken
+from mlmd_calc.propagation.relaxation import (
+    PotentialWindow,
+    minimised,
+    reference_window,
+    shaken,
+)
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
 from mlmd_calc.zoo import ATMOSModel
@@ -60,6 +65,13 @@ class ATMOSPropagator(Propagator):
     langevin_steps
         Steps of 0.5 fs of Langevin dynamics after that, at the temperature of the thermostat and
         with a friction of 5/ps; 0 for none.
+    reference_steps
+        Steps of 0.5 fs of the Langevin dynamics at the start of a run that tells which potential
+        energies to expect, of forces that have one; 0 leaves the energies of jumps alone.
+    energy_limit
+        eV per atom by which the energy after a jump may be higher than the mean of that dynamics.
+        A jump that leads higher is relaxed again, up to four times in all, and then rejected. None:
+        two standard deviations.
     beyond_training
         Warn where the system is not like those the model was trained on, instead of refusing it.
 
@@ -84,6 +96,8 @@ class ATMOSPropagator(Propagator):
         sampler: SamplerConfig | None = None,
         minimise_steps: int = 100,
         langevin_steps: int = 1000,
+        reference_steps: int = 1000,
+        energy_limit: float | None = None,
         beyond_training: bool = False,
     ) -> None:
         if model.network.config.max_remaining:
@@ -96,10 +110,15 @@ class ATMOSPropagator(Propagator):
                 f"{len(system.left_out)} atoms of the system are water or ions, which would stand "
                 "still while the molecule jumps; use implicit solvent, or take them away"
             )
-        if minimise_steps < 0 or langevin_steps < 0:
+        if min(minimise_steps, langevin_steps, reference_steps) < 0:
             raise ConfigError(
-                f"minimise_steps={minimise_steps} and langevin_steps={langevin_steps}; neither may "
-                "be negative"
+                f"minimise_steps={minimise_steps}, langevin_steps={langevin_steps} and "
+                f"reference_steps={reference_steps}; none may be negative"
+            )
+        if energy_limit is not None and not 0.0 < energy_limit < np.inf:
+            raise ConfigError(
+                f"energy_limit={energy_limit}; it must be a positive number of eV per atom, or "
+                "None for that of a reference run"
             )
         for objection in check_molecule(model, system, beyond_training):
             warnings.warn(f"beyond the training of the model: {objection}", stacklevel=2)
@@ -107,6 +126,8 @@ class ATMOSPropagator(Propagator):
         self.system = system
         self.minimise_steps = minimise_steps
         self.langevin_steps = langevin_steps
+        self.reference_steps = reference_steps
+        self.energy_limit = energy_limit
         stride_ps = trained_stride_ps(model, stride_ps)
         self.strides = Strides(
             shortest=stride_ps * units.FS_PER_PS, longest=stride_ps * units.FS_PER_PS
@@ -123,8 +144,8 @@ class ATMOSPropagator(Propagator):
         )
 
     def checks(self) -> tuple[Check, ...]:
-        """Return the check of the handedness."""
-        return (Chirality(self.system),)
+        """Return the checks of the handedness and of the peptide bonds."""
+        return (Chirality(self.system), PeptideBonds(self.system))
 
     def propagate(
         self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
@@ -208,6 +229,29 @@ class ATMOSPropagator(Propagator):
             return state
         steps, temperature_K = self.langevin_steps, thermostat.temperature_K
         return shaken(forces, [state], steps, temperature_K, [rng])[0]
+
+    def energy_window(
+        self,
+        state: State,
+        forces: ForceModel | None,
+        thermostat: Thermostat | None,
+        rng: np.random.Generator,
+    ) -> PotentialWindow | None:
+        """Run dynamics where jumps are relaxed; see :meth:`Propagator.energy_window`."""
+        relaxes = self.minimise_steps > 0 or self.langevin_steps > 0
+        has_energy = bool(getattr(forces, "has_energy", False))
+        if not (relaxes and self.reference_steps and has_energy) or thermostat is None:
+            return None
+        assert forces is not None
+        return reference_window(
+            forces,
+            state,
+            thermostat.temperature_K,
+            rng,
+            steps=self.reference_steps,
+            minimise_steps=self.minimise_steps,
+            limit=self.energy_limit,
+        )
 
 
 def _stored(memory: Memory, row: int, time: float) -> dict[str, Any]:
@@ -338,3 +382,48 @@ class Chirality(Check):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the handedness."""
         self._signs = np.array(state["signs"])
+
+
+class PeptideBonds(Check):
+    """No peptide bond turns from trans to cis or back.
+
+    Parameters
+    ----------
+    system
+        The molecule.
+    action
+        See :class:`Check`.
+    """
+
+    name = "peptide bonds"
+
+    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
+        super().__init__(action)
+        self._omega = system.atoms[system.omega]
+        self._start: FloatArray = np.zeros(len(self._omega))
+
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
+        """Note the dihedral angles at the start of the run."""
+        self._start = self._dihedrals(state)
+
+    def judge(self, proposal: Proposal) -> Finding | None:
+        """Find the peptide bonds that are not as at the start."""
+        turned = np.flatnonzero(np.cos(self._dihedrals(proposal.after) - self._start) < 0.0)
+        if len(turned) == 0:
+            return None
+        bonds = ", ".join(
+            f"C{carbon}-N{nitrogen}" for _, carbon, nitrogen, _ in self._omega[turned]
+        )
+        return self._finding(len(turned), 0, f"the peptide bonds {bonds} turned over")
+
+    def _dihedrals(self, state: State) -> FloatArray:
+        found: FloatArray = dihedrals(state.positions[None], self._omega)[0]
+        return found
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Dihedral angles at the start of the run."""
+        return {"omega": self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the dihedral angles."""
+        self._start = np.array(state["omega"])

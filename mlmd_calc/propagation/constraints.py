@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from mlmd_calc.propagation.forces import ForceModel
-from mlmd_calc.propagation.state import FloatArray
+from mlmd_calc.propagation.state import FloatArray, State
 
 
 class Constraints(Protocol):
@@ -26,6 +27,14 @@ def constraints_of(forces: ForceModel | None) -> Constraints | None:
     """Constraints that go with a force model, its attribute ``constraints``; None if none do."""
     found: Constraints | None = getattr(forces, "constraints", None)
     return found
+
+
+def with_constrained_velocities(state: State, forces: ForceModel | None) -> State:
+    """Return a state whose velocities keep to the constraints of a force model, if it has any."""
+    constraints = constraints_of(forces)
+    if constraints is None:
+        return state
+    return replace(state, velocities=constraints.velocities(state.positions, state.velocities))
 
 
 def drifted(

@@ -26,6 +26,9 @@ _FRICTION_PER_FS: Final = 0.005
 _SAMPLE_EVERY: Final = 20
 """Steps of the reference run between energies."""
 
+ROUNDS: Final = 4
+"""Times that a structure is relaxed before its energy is given up."""
+
 DEVIATIONS: Final = 2.0
 """Standard deviations of dynamics by which an energy may be higher than its mean."""
 

@@ -21,6 +21,7 @@ from mlmd_calc.models.atmos.features import Memory
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.relaxation import (
+    ROUNDS,
     TIMESTEP_FS,
     PotentialWindow,
     energies_of,
@@ -35,9 +36,6 @@ from mlmd_calc.sampling.trajectories import generators_of
 MINIMISE_STEPS: Final = 100
 DYNAMICS_STEPS: Final = 1000
 """Steps of a relaxation: at most so many of minimisation, and 0.5 ps of Langevin dynamics."""
-
-ROUNDS: Final = 4
-"""Times that a frame is relaxed before its energy is given up."""
 
 
 class RelaxedFrames(NamedTuple):
