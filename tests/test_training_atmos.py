@@ -338,6 +338,8 @@ def test_card_says_what_the_model_is_for(finished, data):
     assert (card.strides_ps, card.temperature_K) == ((2.0,), 300.0)
     assert "2 ps" in str(card)
     assert "300 K" in str(card)
+    assert card.domain.objections(data[0].system.residues) == []
+    assert card.domain.longest == 1
     assert Recipe.from_dict(card.recipe) == RECIPE
     task = prepare(data, RECIPE, None)
     task.module.network.load_state_dict(model.network.state_dict())
