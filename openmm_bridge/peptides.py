@@ -167,7 +167,7 @@ class PeptideRun:
         # Not 0, which OpenMM takes for "choose one".
         conformer, velocity, thermostat = (int(word >> 1) | 1 for word in seeds.generate_state(3))
         built = capped_peptide(self.sequence, conformer)
-        context = _context(built, self.temperature_K, thermostat)
+        context = peptide_context(built, self.temperature_K, thermostat)
         identity = self._identity() | _program(context)
         saved = self._load(identity)
         try:
@@ -457,7 +457,18 @@ class AmberForces(ContextForces):
         super().__init__(context, _ALL_GROUPS)
 
 
-def _context(structure: BondedStructure, temperature: float, seed: int) -> openmm.Context:
+def peptide_context(structure: BondedStructure, temperature: float, seed: int) -> openmm.Context:
+    """Make the Context that training data are simulated in, with the positions of a structure.
+
+    Parameters
+    ----------
+    structure
+        See :func:`peptide_system`.
+    temperature
+        In K.
+    seed
+        Seed of the thermostat.
+    """
     integrator = openmm.LangevinMiddleIntegrator(
         temperature * unit.kelvin,
         _FRICTION_PER_PS / unit.picosecond,

@@ -122,7 +122,7 @@ def test_too_high_an_energy_ends_the_run_with_the_reason(dipeptide, model, tmp_p
 
 
 def test_what_forces_make_nothing_of_is_drawn_again(dipeptide, model, tmp_path):
-    """One of two replicas, whose first draw cannot be evaluated."""
+    """Two replicas whose first draws cannot be evaluated, one of them not even alone."""
     calls = []
 
     def failing(name, structure):
@@ -130,8 +130,8 @@ def test_what_forces_make_nothing_of_is_drawn_again(dipeptide, model, tmp_path):
 
         def function(x):
             energy, f = forces(x)
-            # Far from the start, once for both and once for the one that is to blame.
-            fails = len(calls) < 2 and np.abs(x - structure.positions).max() > 2.0
+            # Far from the start: of both together, and then of one of them alone.
+            fails = len(calls) < 3 and np.abs(x - structure.positions).max() > 2.0
             if fails:
                 calls.append(x)
             return energy, f * (np.nan if fails else 1.0)
@@ -141,7 +141,7 @@ def test_what_forces_make_nothing_of_is_drawn_again(dipeptide, model, tmp_path):
     run = start(tmp_path, dipeptide, model, failing, frames=1, replicas=2)
     run.run()
     run.close()
-    assert len(calls) == 2
+    assert len(calls) == 3
     assert (run.frame, run.summary()["energy"]["refused"]) == (1, 1)
 
 
