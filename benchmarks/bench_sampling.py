@@ -258,8 +258,10 @@ def main() -> int:
     add("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()
     found: dict[str, list[Row]] = {}
-    try:
-        for sequence in arguments.sequence or SEQUENCES:
+    if arguments.markdown:
+        write_markdown([HEAD, ["---"] * len(HEAD)])
+    for sequence in arguments.sequence or SEQUENCES:
+        try:
             found[sequence] = in_fresh_process(
                 measure,
                 sequence,
@@ -268,28 +270,35 @@ def main() -> int:
                 arguments.mdet,
                 arguments.mdet_atoms,
             )
-    except MLMDError as error:
-        sys.stderr.write(f"mlmd: {error}\n")
-        return 1
+        except MLMDError as error:
+            sys.stderr.write(f"mlmd: {error}\n")
+            return 1
+        if arguments.markdown:
+            write_markdown(table_rows(sequence, found[sequence]))
     where = environment()
-    cells = [line for sequence, rows in found.items() for line in table_rows(sequence, rows)]
     if arguments.json:
         report = {"benchmark": "sampling", "environment": where}
         report["rows"] = {name: [vars(row) for row in rows] for name, rows in found.items()}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    elif arguments.markdown:
-        lines = [HEAD, ["---"] * len(HEAD), *cells]
-        sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
-    else:
+    elif not arguments.markdown:
         table = Table(*HEAD)
-        for line in cells:
-            table.add_row(*line)
-        Console().print(table)
-        sys.stdout.write(
+        for sequence, rows in found.items():
+            for line in table_rows(sequence, rows):
+                table.add_row(*line)
+        console = Console()
+        console.print(table)
+        console.print(
             f"{where['cpu']} ({where['cores']} cores, load {where['load_average_1min']:.1f}), "
-            f"torch {where['torch']}, one thread\n"
+            f"torch {where['torch']}, one thread",
+            highlight=False,
         )
     return 0
+
+
+def write_markdown(lines: list[list[str]]) -> None:
+    """Write rows of a table, at once: some take long."""
+    sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
