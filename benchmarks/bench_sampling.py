@@ -228,14 +228,19 @@ def table_rows(sequence: str, rows: list[Row]) -> list[list[str]]:
         [
             sequence if k == 0 else "",
             row.way,
-            f"{row.seconds:.3g}",
-            f"{row.seconds / plain:.3g}",
+            short(row.seconds),
+            short(row.seconds / plain),
             "" if row.deviations is None else f"{row.deviations:.1f}",
             "" if row.unsound is None else f"{100.0 * row.unsound:.0f} %",
             row.note,
         ]
         for k, row in enumerate(rows)
     ]
+
+
+def short(number: float) -> str:
+    """Three digits, without powers of ten."""
+    return f"{float(f'{number:.3g}'):g}"
 
 
 HEAD: Final = ["Ace-…-Nme", "way", "s per 10 ps", "ratio", "energy above, σ", "unsound", ""]

@@ -260,7 +260,7 @@ def test_jumps_of_too_high_an_energy_are_relaxed_again_and_rejected(model, dipep
             relaxed.append(super().relax(*arguments))
             return relaxed[-1]
 
-    options = {"forces": forces, "guard": Guard(checks=(), redraws=2, max_fallbacks=0)}
+    options = {"forces": forces, "guard": Guard(redraws=2, max_fallbacks=0)}
     strict = Counting(model, system, **steps, energy_limit=1e-6)
     loop = loop_of(strict, state_of(dipeptide), **options)
     with pytest.raises(PredictionError, match=r"relaxed 4 times, the potential energy is .* above"):
@@ -275,6 +275,9 @@ def test_jumps_of_too_high_an_energy_are_relaxed_again_and_rejected(model, dipep
     assert len(relaxed) == 1
     window = loop.setup.window
     assert loop.energies()[0] < window.mean + 2.0 * window.deviation
+    unguarded = loop_of(strict, state_of(dipeptide), **{**options, "guard": Guard.off()})
+    unguarded.advance()
+    assert unguarded.setup.window is None
     # Without energies nothing is judged, and with other forces the reference is another.
     assert Counting(model, system, **BARE).energy_window(None, forces, None, None) is None
     shift["eV"] = 5.0
@@ -374,7 +377,7 @@ def test_relaxation_is_part_of_the_jump(model, dipeptide):
     loop = loop_of(propagator, state_of(dipeptide), forces=unknown)
     with pytest.raises(PredictionError, match="cannot be relaxed: the forces"):
         loop.advance()
-    loop = loop_of(propagator, state_of(dipeptide), forces=NO_FORCES)
+    loop = loop_of(propagator, state_of(dipeptide), forces=NO_FORCES, guard=None)
     with pytest.raises(PredictionError, match=r"dynamics from the start, .* fails: the forces"):
         loop.advance()
 

@@ -190,3 +190,16 @@ def test_command_with_a_calculator_of_ase(model, tmp_path, monkeypatch):
     arguments += ["--relax", "ase.calculators.emt:EMT", "--reference-ps", "0.001"]
     done = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path)])
     assert "mean_kJ_per_mol" in json.loads(done.stdout)["energy"], done.output
+
+
+def test_command_with_mdet(tmp_path, monkeypatch):
+    """With next to no relaxation, which a frame of a trained model survives."""
+    monkeypatch.setattr(relaxed, "MINIMISE_STEPS", 2)
+    monkeypatch.setattr(relaxed, "DYNAMICS_STEPS", 2)
+    arguments = ["sequence:G", "-m", "atmos-peptides", "-n", "1", "--redraws", "0", "--json"]
+    arguments += ["--relax", "mdet-small-organics", "--reference-ps", "0.001", "--seed", "1"]
+    done = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path)])
+    summary = json.loads(done.stdout)
+    # The network, and the force model.
+    assert len(summary["sha256"]) == 2
+    assert abs(summary["energy"]["mean_kJ_per_mol"]) > 1e5, done.output

@@ -186,6 +186,8 @@ class JumpLoop:
     def _energy_window(self) -> PotentialWindow | None:
         """Let the propagator measure which energies jumps may lead to."""
         setup = self.setup
+        if setup.guard.checks == ():
+            return None
         try:
             return setup.propagator.energy_window(
                 self._states[0], setup.forces, setup.thermostat, setup.rng
