@@ -28,14 +28,16 @@ from mlmd_calc.propagation import (
 )
 from mlmd_calc.propagation.load import as_propagator
 from mlmd_calc.propagation.loop_options import LoopOptions, check_names
-from openmm_bridge.jump_context import ContextForces, check_jump_system, context_of
+from openmm_bridge.jump_context import (
+    VELOCITY_UNIT,
+    ContextForces,
+    check_jump_system,
+    context_of,
+)
 from openmm_bridge.region import region_from_topology
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
-"""Å/fs per nm/ps."""
 
 _JUMPED: Final = "jumped"
 """Global variable that is 1 while OpenMM's part of a step belongs to a jump."""
@@ -99,8 +101,9 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         one.
     InputError
         If the topology has atoms without element. At the first step: if the System is periodic, has
-        constraints, virtual sites, particles without mass or a thermostat, does not fit the
-        topology, or is a molecule that the propagator does not know.
+        virtual sites, particles without mass or a thermostat, has constraints and the propagator
+        predicts velocities, does not fit the topology, or is a molecule that the propagator does
+        not know.
     """
 
     def __init__(
@@ -149,21 +152,23 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         if self._loop is None:
             context = context_of(self)
             system = context.getSystem()
-            check_jump_system(system, len(self._structure))
+            self._acting = self._acting_forces(system)
+            # Velocities that a propagator predicts would not be what it meant.
+            constrained = bool(self._acting) and not self._propagator.gives_velocities
+            check_jump_system(system, len(self._structure), constrained=constrained)
             masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
             # The Context holds the integrator, which must not keep it alive in turn.
             self._context = weakref.proxy(context)
             positions, velocities, time = self._shown = self._read()
             start = State(
                 positions=positions * units.NM,
-                velocities=velocities * _VELOCITY_UNIT,
+                velocities=velocities * VELOCITY_UNIT,
                 numbers=self._structure.numbers,
                 masses=np.array(masses),
                 time=time * units.FS_PER_PS,
                 charge=self._structure.charge,
                 multiplicity=self._structure.multiplicity,
             )
-            self._acting = self._acting_forces(system)
             try:
                 self._loop = JumpLoop(
                     [start],
@@ -200,8 +205,9 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
                 if not loop.advance():
                     raise PredictionError(f"the run has stopped: {loop.stopped}")
             except BaseException:
-                # Force-based steps and energies have moved the particles.
+                # Force-based steps, energies and constraints have moved the particles.
                 self._context.setPositions(self._shown[0])
+                self._context.setVelocities(self._shown[1])
                 raise
             self._show()
             self._count_step()
@@ -305,7 +311,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
             return
         new = old.moved_to(
             positions * units.NM,
-            velocities=velocities * _VELOCITY_UNIT,
+            velocities=velocities * VELOCITY_UNIT,
             time=time * units.FS_PER_PS,
         )
         self.loop.states = (new,)
@@ -315,7 +321,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         """Give the Context the positions, velocities and time of the loop."""
         state = self.loop.states[0]
         self._context.setPositions(state.positions / units.NM)
-        self._context.setVelocities(state.velocities / _VELOCITY_UNIT)
+        self._context.setVelocities(state.velocities / VELOCITY_UNIT)
         self._context.setTime(state.time / units.FS_PER_PS)
         # The platform may have rounded them.
         self._shown = self._read()

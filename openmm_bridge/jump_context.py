@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
+import numpy as np
 import openmm
+from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential import Evaluation, Structure
 from openmm_bridge.computation import FORCE_UNIT
+
+VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
+"""Å/fs per nm/ps."""
+
+_TOLERANCE: Final = 1e-8
+"""Relative error of constrained distances."""
 
 
 class ContextForces:
@@ -32,6 +40,12 @@ class ContextForces:
     def __init__(self, context: Any, groups: int) -> None:
         self._context = context
         self._groups = groups
+
+    @property
+    def constraints(self) -> ContextConstraints | None:
+        """Constraints of the System; None if it has none."""
+        count = self._context.getSystem().getNumConstraints()
+        return ContextConstraints(self._context, count) if count else None
 
     def evaluate(
         self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
@@ -60,6 +74,59 @@ class ContextForces:
         )
 
 
+class ContextConstraints:
+    """The constraints of a Context, see :class:`mlmd_calc.propagation.constraints.Constraints`.
+
+    Applying them moves the particles of the Context.
+
+    Parameters
+    ----------
+    context
+        Context or a weak proxy of it.
+    count
+        Number of constraints.
+    """
+
+    def __init__(self, context: Any, count: int) -> None:
+        self._context = context
+        self.count = count
+
+    def positions(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Move atoms ``(n, 3)`` Å such that the distances are right.
+
+        Raises
+        ------
+        PredictionError
+            If OpenMM cannot.
+        """
+        self._context.setPositions(positions / units.NM)
+        self._apply(self._context.applyConstraints)
+        found = self._context.getState(getPositions=True).getPositions(asNumpy=True)
+        return np.asarray(found._value * units.NM)
+
+    def velocities(
+        self, positions: NDArray[np.float64], velocities: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Take away what of velocities ``(n, 3)`` Å/fs would change the distances.
+
+        Raises
+        ------
+        PredictionError
+            If OpenMM cannot.
+        """
+        self._context.setPositions(positions / units.NM)
+        self._context.setVelocities(velocities / VELOCITY_UNIT)
+        self._apply(self._context.applyVelocityConstraints)
+        found = self._context.getState(getVelocities=True).getVelocities(asNumpy=True)
+        return np.asarray(found._value * VELOCITY_UNIT)
+
+    def _apply(self, constrain: Callable[[float], None]) -> None:
+        try:
+            constrain(_TOLERANCE)
+        except openmm.OpenMMException as error:
+            raise PredictionError(f"the constraints cannot be satisfied: {error}") from error
+
+
 def context_of(integrator: openmm.Integrator) -> Any:
     """Find the Context of an integrator, which OpenMM does not tell it."""
     # `type`, because `isinstance` would run code of objects that have nothing to do with this.
@@ -76,8 +143,16 @@ def context_of(integrator: openmm.Integrator) -> Any:
     return contexts[0]
 
 
-def check_jump_system(system: openmm.System, n_atoms: int) -> None:
-    """Refuse a System that jumps of one whole isolated molecule would not do justice to."""
+def check_jump_system(system: openmm.System, n_atoms: int, *, constrained: bool) -> None:
+    """Refuse a System that jumps of one whole isolated molecule would not do justice to.
+
+    Parameters
+    ----------
+    system, n_atoms
+        System, and the number of atoms in the topology.
+    constrained
+        Whether jumps can keep to constraints.
+    """
     n_particles = system.getNumParticles()
     if n_particles != n_atoms:
         raise InputError(
@@ -87,10 +162,11 @@ def check_jump_system(system: openmm.System, n_atoms: int) -> None:
         )
     if system.usesPeriodicBoundaryConditions():
         raise InputError(
-            "the System is periodic, but propagators know isolated molecules only; take away the "
-            "box, periodic forces and barostats"
+            "the System is periodic, but propagators know isolated molecules only; use an implicit "
+            "solvent (implicit/obc2.xml) in place of explicit water, and take away the box, "
+            "periodic forces and barostats"
         )
-    if system.getNumConstraints():
+    if system.getNumConstraints() and not constrained:
         raise InputError(
             f"the System has {system.getNumConstraints()} constraints, which a jump would break; "
             "create it with constraints=None and rigidWater=False"

@@ -36,10 +36,11 @@ from mlmd_calc.data.biomolecules.trajectories import (
 )
 from mlmd_calc.data.pool import run_tasks
 from mlmd_calc.data.provenance import is_finished, require_same
-from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.geometry.stereochemistry import chirality_flips
 from mlmd_calc.io.files import replacing
 from mlmd_calc.optional import require
+from openmm_bridge.jump_context import ContextForces
 
 _FORCE_FIELD: Final = "amber14/protein.ff14SB.xml"
 _TIMESTEP_FS: Final = 2.0
@@ -57,6 +58,8 @@ _LARGEST_REFERENCE: Final = 70
 
 _SAVE_SECONDS: Final = 30.0
 """Time between two saved states."""
+
+_ALL_GROUPS: Final = 0xFFFFFFFF
 
 _OBC_OFFSET: Final = 0.009
 """nm, what OBC subtracts from the radii."""
@@ -164,7 +167,7 @@ class PeptideRun:
         # Not 0, which OpenMM takes for "choose one".
         conformer, velocity, thermostat = (int(word >> 1) | 1 for word in seeds.generate_state(3))
         built = capped_peptide(self.sequence, conformer)
-        context = _context(built, self.temperature_K, thermostat)
+        context = peptide_context(built, self.temperature_K, thermostat)
         identity = self._identity() | _program(context)
         saved = self._load(identity)
         try:
@@ -373,10 +376,13 @@ def generate_peptides(
 
 
 def peptide_topology(structure: BondedStructure) -> app.Topology:
-    """Hand residues, atoms and bonds of a structure of one chain to OpenMM."""
+    """Hand chains, residues, atoms and bonds of a structure to OpenMM."""
     topology = app.Topology()
-    chain = topology.addChain()
-    residues = [topology.addResidue(name, chain) for name in structure.residue_names]
+    chains = [topology.addChain(name) for name in structure.chain_names]
+    residues = [
+        topology.addResidue(name, chains[chain])
+        for name, chain in zip(structure.residue_names, structure.chains.tolist(), strict=True)
+    ]
     atoms = [
         topology.addAtom(name, app.Element.getByAtomicNumber(number), residues[residue])
         for name, number, residue in zip(
@@ -388,8 +394,8 @@ def peptide_topology(structure: BondedStructure) -> app.Topology:
     return topology
 
 
-def peptide_system(structure: BondedStructure) -> openmm.System:
-    """Make the System of a peptide: Amber ff14SB, OBC2, constraints.
+def peptide_system(structure: BondedStructure, constraints: Any = app.HBonds) -> openmm.System:
+    """Make the System of peptides: Amber ff14SB and OBC2.
 
     ``implicit/obc2.xml`` makes a ``CustomGBForce``. ``GBSAOBCForce`` with the same parameters is
     the same but for a constant that differs in the seventh digit, and much faster.
@@ -397,10 +403,26 @@ def peptide_system(structure: BondedStructure) -> openmm.System:
     Parameters
     ----------
     structure
-        From `mlmd_calc.data.biomolecules.peptides.capped_peptide`.
+        Amino acids and caps with all their hydrogens, for instance from
+        `mlmd_calc.data.biomolecules.peptides.capped_peptide`.
+    constraints
+        As of ``ForceField.createSystem``.
+
+    Raises
+    ------
+    InputError
+        If the force field does not know a residue.
     """
     force_field = app.ForceField(_FORCE_FIELD, "implicit/obc2.xml")
-    system = force_field.createSystem(peptide_topology(structure), constraints=app.HBonds)
+    try:
+        system = force_field.createSystem(peptide_topology(structure), constraints=constraints)
+    except ValueError as error:
+        # Of the missing template it says enough in the first sentence.
+        reason = str(error).split(". ", maxsplit=1)[0]
+        raise InputError(
+            f"Amber ff14SB does not know the molecule ({reason}); it knows amino acids and caps "
+            "with all their hydrogens"
+        ) from error
     (index,) = [
         i for i, force in enumerate(system.getForces()) if isinstance(force, openmm.CustomGBForce)
     ]
@@ -415,22 +437,56 @@ def peptide_system(structure: BondedStructure) -> openmm.System:
     return system
 
 
-def _context(structure: BondedStructure, temperature: float, seed: int) -> openmm.Context:
+class AmberForces(ContextForces):
+    """Amber ff14SB and OBC2 without constraints as force model of frames that are relaxed.
+
+    Parameters
+    ----------
+    structure
+        See :func:`peptide_system`.
+
+    Raises
+    ------
+    InputError
+        If the force field does not know a residue.
+    """
+
+    def __init__(self, structure: BondedStructure) -> None:
+        system = peptide_system(structure, constraints=None)
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), *_platform(structure))
+        super().__init__(context, _ALL_GROUPS)
+
+
+def peptide_context(structure: BondedStructure, temperature: float, seed: int) -> openmm.Context:
+    """Make the Context that training data are simulated in, with the positions of a structure.
+
+    Parameters
+    ----------
+    structure
+        See :func:`peptide_system`.
+    temperature
+        In K.
+    seed
+        Seed of the thermostat.
+    """
     integrator = openmm.LangevinMiddleIntegrator(
         temperature * unit.kelvin,
         _FRICTION_PER_PS / unit.picosecond,
         _TIMESTEP_FS * unit.femtosecond,
     )
     integrator.setRandomNumberSeed(seed)
+    context = openmm.Context(peptide_system(structure), integrator, *_platform(structure))
+    context.setPositions(structure.positions / units.NM)
+    return context
+
+
+def _platform(structure: BondedStructure) -> tuple[openmm.Platform, dict[str, str]]:
+    """Platform for one molecule, the same numbers in every run."""
     small = len(structure) <= _LARGEST_REFERENCE
-    context = openmm.Context(
-        peptide_system(structure),
-        integrator,
+    return (
         openmm.Platform.getPlatformByName("Reference" if small else "CPU"),
         {} if small else {"Threads": "1", "DeterministicForces": "true"},
     )
-    context.setPositions(structure.positions / units.NM)
-    return context
 
 
 def _program(context: openmm.Context) -> dict[str, str]:

@@ -133,6 +133,7 @@ OPTIONS = {
     "mlmd bench jump": "--duration 0.05 --replicas 2",
     "mlmd bench mdet": "--atoms 9",
     "mlmd bench overhead": "--atoms 9",
+    "mlmd bench sampling": "--sequence A --frames 1 --mdet-atoms 5",
     "mlmd bench rollout": "--frames 4 --part 2 --steps 2",
     "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
@@ -152,6 +153,9 @@ OPTIONS = {
     "mlmd run --restart": "--duration 0.1",
     "mlmd run sequence:A": "--duration 10",
     "mlmd sample": "--frames 2 --seed 1",
+    "mlmd sample sequence:A --model atmos-peptides --relax": (
+        "--frames 1 --seed 1 --reference-ps 0.2"
+    ),
     "mlmd sample --restart": "--frames 4",
     "mlmd sample sequence:AGSV": "--frames 10 --seed 1",
     "mlmd sample sequence:AAG": "--frames 2 --model atmos-peptides --seed 1",

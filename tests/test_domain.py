@@ -168,3 +168,30 @@ def test_propagators_refuse_too_or_warn():
         load_propagator("atmos-peptides", structure=longer, beyond_training=True)
     with pytest.raises(ConfigError, match="beyond_training is an option of ATMOS models"):
         load_propagator("atom-small-organics", beyond_training=True)
+
+
+def test_domain_of_training_data(tmp_path):
+    """What data hold is known, and nothing else."""
+    structures = [capped_peptide(sequence, 0) for sequence in ("AH", "GAS")]
+    own = Domain.of([build_system(structure).residues for structure in structures])
+    assert own == Domain(
+        residues=("ALA", "GLY", "HIE", "SER"),
+        first=("ACE",),
+        last=("NME",),
+        shortest=2,
+        longest=3,
+    )
+    assert [objections(own, structure) for structure in structures] == [[], []]
+    assert "known are 2 to 3" in objections(own, capped_peptide("A", 0))[0]
+    assert "in training there were other amino acids" in objections(own, capped_peptide("AV", 0))[0]
+    complexed = read_structure(write_dipeptide(tmp_path / "complex.pdb", complexed=True))
+    mixed = Domain.of([build_system(complexed).residues])
+    assert mixed.ligands == any(
+        residue.kind == "ligand" for residue in build_system(complexed).residues
+    )
+    assert objections(mixed, complexed) == []
+    small = Domain.of([build_system(structure_from_smiles("CCO")).residues])
+    assert (small.ligands, small.chains) == (True, 0)
+    assert "there are 1 chains; known are at most 0" in objections(small, structures[0])
+    mirrored = replace(structures[0], positions=structures[0].positions * [1.0, 1.0, -1.0])
+    assert Domain.of([build_system(mirrored).residues]).mirrored

@@ -8,7 +8,10 @@ from typer.testing import CliRunner
 
 from mlmd_calc import MDETCalculator, load_propagator
 from mlmd_calc.biomolecules import build_system, read_structure
+from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.cli import app
+from mlmd_calc.cli.jumps import choose_propagator
+from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md import JumpNVT, read_record
 from mlmd_calc.propagation.atmos import ATMOSPropagator
@@ -76,11 +79,30 @@ def test_what_does_not_fit_is_refused(atmos, peptide):
         )
 
 
+def test_commands_go_beyond_the_training_if_asked(tmp_path):
+    options = ["--propagator", "atmos-peptides", "--duration", "10", "--out", str(tmp_path / "run")]
+
+    def refused(*arguments):
+        return str(CliRunner().invoke(app, ["run", *arguments]).exception)
+
+    assert "chain of ACE 1 of chain A has 5 amino acids" in refused("sequence:GGGGG", *options)
+    assert "--beyond-training is an option of runs made of jumps" in refused(
+        "CH4", "--beyond-training"
+    )
+    assert "--beyond-training is an option of ATMOS models" in refused(
+        *("CH4", "--propagator", "verlet", "--jump", "1", "--beyond-training")
+    )
+    pdb = format_structure(capped_peptide("GGGGG", 0))
+    with pytest.warns(UserWarning, match="beyond the training of the model: the chain of ACE 1"):
+        choose_propagator("atmos-peptides").make(None, 0.5, "cpu", pdb, beyond_training=True)
+
+
 def test_a_command_jumps_and_goes_on(tmp_path, monkeypatch):
     """With little of what relaxes a jump, which is most of its cost."""
     defaults = ATMOSPropagator.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "minimise_steps", 40)
     monkeypatch.setitem(defaults, "langevin_steps", 5)
+    monkeypatch.setitem(defaults, "reference_steps", 20)
     options = ["run", "sequence:G", "--propagator", "atmos-peptides", "--interval", "1"]
     options += ["--model", "mdet-small-organics", "--dtype", "float32", "--seed", "1"]
 

@@ -126,7 +126,7 @@ def test_hydrogens_two_and_three_are_those_of_the_data_bank(residue, order):
 def test_start_structures_have_bonds_and_angles_of_the_force_field():
     """Of a few steps of MMFF94; what was embedded is off by tenths of an angstrom."""
     structure = capped_peptide("SVKF", 0)
-    context = peptides._context(structure, 300.0, 1)
+    context = peptides.peptide_context(structure, 300.0, 1)
     openmm.LocalEnergyMinimizer.minimize(context)
     relaxed = peptides._positions(context)
     bonds = structure.bonds[(structure.numbers[structure.bonds] > 1).all(axis=1)]

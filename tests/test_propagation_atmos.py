@@ -27,7 +27,8 @@ from mlmd_calc.propagation import (
     State,
     read_restart,
 )
-from mlmd_calc.propagation.atmos import ATMOSPropagator, Chirality, minimised, shaken
+from mlmd_calc.propagation.atmos import ATMOSPropagator, Chirality, PeptideBonds
+from mlmd_calc.propagation.relaxation import minimised, reference_window, shaken
 
 pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 pytest.importorskip("rdkit", reason="rdkit is not installed")
@@ -198,9 +199,124 @@ def test_mirror_images_are_rejected(propagator, dipeptide):
     assert other.judge(Proposal(before, mirrored)) is not None
 
 
+def test_peptide_bonds_that_turn_over_are_rejected(propagator, dipeptide):
+    check = PeptideBonds(propagator.system)
+    before = state_of(dipeptide)
+    check.begin(before, None)
+    first, carbon, nitrogen, _ = propagator.system.atoms[propagator.system.omega[0]]
+    axis = before.positions[nitrogen] - before.positions[carbon]
+    # What lies before the bond, with the caps' hydrogens; lengths do not matter here.
+    near = np.linalg.norm(before.positions - before.positions[first], axis=1) < 1.3
+    for degrees, sound in ((60.0, True), (150.0, False)):
+        turn = Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis))
+        moved = np.array(before.positions)
+        moved[near] = turn.apply(moved[near] - moved[carbon]) + moved[carbon]
+        finding = check.judge(Proposal(before, replace(before, positions=moved)))
+        assert (finding is None) == sound
+    assert finding.reason == f"the peptide bonds C{carbon}-N{nitrogen} turned over"
+    other = PeptideBonds(propagator.system)
+    other.load_state_dict(check.state_dict())
+    assert other.judge(Proposal(before, replace(before, positions=moved))) is not None
+
+
+def tethered(dipeptide, spring=5.0):
+    """Forces that hold the molecule where it is, with energies that can be shifted."""
+    harmonic = Harmonic.tethers(spring, dipeptide.positions)
+    shift = {"eV": 0.0}
+
+    def energy_and_forces(x):
+        energy, forces = harmonic.energy_and_forces(x)
+        return energy + shift["eV"], forces
+
+    return FunctionForces(energy_and_forces), shift
+
+
+def test_reference_run_visits_the_energies_of_the_temperature(dipeptide):
+    forces, _ = tethered(dipeptide, spring=50.0)
+    rng = np.random.default_rng(0)
+    window = reference_window(
+        forces, state_of(dipeptide), 300.0, rng, steps=4000, minimise_steps=10
+    )
+    thermal = units.KB * 300.0
+    # As many harmonic vibrations as there are coordinates, six of which would be free otherwise.
+    deviation = np.sqrt(33.0) * thermal
+    assert window.mean == pytest.approx(33.0 * thermal, abs=0.5 * deviation)
+    assert window.deviation == pytest.approx(deviation, rel=0.3)
+    assert window.limit == pytest.approx(2.0 * window.deviation / 22)
+    assert window.judge(window.mean + 1.9 * window.deviation) is None
+    finding = window.judge(window.mean + 2.1 * window.deviation)
+    assert "2.1 standard deviations) above the mean of dynamics" in finding.reason
+
+
+def test_jumps_of_too_high_an_energy_are_relaxed_again_and_rejected(model, dipeptide):
+    system = build_system(dipeptide)
+    forces, shift = tethered(dipeptide)
+    # Barely relaxed, so that the first round is never enough.
+    steps = {"minimise_steps": 3, "langevin_steps": 10, "reference_steps": 100}
+    relaxed = []
+
+    class Counting(ATMOSPropagator):
+        def relax(self, *arguments):
+            relaxed.append(super().relax(*arguments))
+            return relaxed[-1]
+
+    options = {"forces": forces, "guard": Guard(redraws=2, max_fallbacks=0)}
+    strict = Counting(model, system, **steps, energy_limit=1e-6)
+    loop = loop_of(strict, state_of(dipeptide), **options)
+    with pytest.raises(PredictionError, match=r"relaxed 4 times, the potential energy is .* above"):
+        loop.advance()
+    assert len(relaxed) == 3 * 4
+    assert loop.events.counts() == {"redraw": 2, "raise": 1}
+    assert [event.check for event in loop.events] == ["energy"] * 3
+    relaxed.clear()
+    usual = Counting(model, system, minimise_steps=500, langevin_steps=20, reference_steps=100)
+    loop = loop_of(usual, state_of(dipeptide), **options)
+    loop.advance()
+    assert len(relaxed) == 1
+    window = loop.setup.window
+    assert loop.energies()[0] < window.mean + 2.0 * window.deviation
+    unguarded = loop_of(strict, state_of(dipeptide), **{**options, "guard": Guard.off()})
+    unguarded.advance()
+    assert unguarded.setup.window is None
+    # Without energies nothing is judged, and with other forces the reference is another.
+    assert Counting(model, system, **BARE).energy_window(None, forces, None, None) is None
+    shift["eV"] = 5.0
+    with pytest.raises(PredictionError, match=r"standard deviations\) above the mean of dynamics"):
+        loop.advance()
+    loop.forces = forces
+    assert loop.setup.window is None
+    loop.advance()
+    assert loop.setup.window.mean == pytest.approx(window.mean + 5.0, abs=1.0)
+
+
+def test_window_goes_with_the_restart(model, dipeptide, tmp_path):
+    system = build_system(dipeptide)
+    options = {"minimise_steps": 500, "langevin_steps": 20, "reference_steps": 60}
+
+    def make(seed):
+        propagator = ATMOSPropagator(model, system, **options)
+        return loop_of(
+            propagator, state_of(dipeptide), seed, forces=tethered(dipeptide)[0], guard=None
+        )
+
+    whole, half, resumed = make(1), make(1), make(2)
+    for _ in range(4):
+        whole.advance()
+    for _ in range(2):
+        half.advance()
+    half.save(tmp_path / "half.npz")
+    resumed.load(tmp_path / "half.npz")
+    assert resumed.setup.window == half.setup.window
+    for _ in range(2):
+        resumed.advance()
+    np.testing.assert_array_equal(resumed.states[0].positions, whole.states[0].positions)
+
+
 def test_usual_checks_are_those_that_make_sense(propagator, dipeptide):
     loop = loop_of(propagator, state_of(dipeptide), guard=None)
-    assert loop.settings()["checks"] == ["displacement", "contact", "bonding", "chirality"]
+    assert loop.settings()["checks"] == [
+        *("displacement", "contact", "bonding", "chirality", "peptide bonds")
+    ]
 
 
 def test_guard_keeps_what_the_network_spoils(propagator, dipeptide):
@@ -217,12 +333,13 @@ def test_minimisation_goes_downhill(dipeptide):
     forces = FunctionForces(harmonic.energy_and_forces)
     displaced = dipeptide.positions + np.random.default_rng(0).normal(size=(22, 3))
     start = state_of(dipeptide, positions=displaced)
-    end = minimised(forces, start, 500).positions
+    end = minimised(forces, [start], 500)[0].positions
     assert np.linalg.norm(end - dipeptide.positions, axis=1).max() < 0.5 / 30.0
-    way = minimised(forces, start, 2).positions - minimised(forces, start, 1).positions
+    way = minimised(forces, [start], 2)[0].positions
+    way = way - minimised(forces, [start], 1)[0].positions
     assert np.linalg.norm(way, axis=1).max() == pytest.approx(0.2)
     with pytest.raises(PredictionError, match="forces on the proposed structure are not finite"):
-        minimised(NO_FORCES, start, 1)
+        minimised(NO_FORCES, [start], 1)
 
 
 def test_shaking_gives_the_vibrations_of_the_temperature(dipeptide):
@@ -233,7 +350,7 @@ def test_shaking_gives_the_vibrations_of_the_temperature(dipeptide):
     squares, energies = [], []
     for _ in range(8):
         # From the minimum, long against the inverse friction.
-        state = shaken(forces, state_of(dipeptide), 2000, 300.0, rng)
+        (state,) = shaken(forces, [state_of(dipeptide)], 2000, 300.0, [rng])
         squares.append(((state.positions - dipeptide.positions) ** 2).mean())
         energies.append(state.kinetic_energy)
     error = 5.0 * np.sqrt(2.0 / (66 * 8))
@@ -255,8 +372,13 @@ def test_relaxation_is_part_of_the_jump(model, dipeptide):
     assert state.time == STRIDE
     with pytest.raises(ConfigError, match="langevin_steps=20 need forces; attach a calculator"):
         loop_of(propagator, state_of(dipeptide)).advance()
-    loop = loop_of(propagator, state_of(dipeptide), forces=NO_FORCES)
+    unknown = FunctionForces(NO_FORCES.function)
+    unknown.has_energy = False
+    loop = loop_of(propagator, state_of(dipeptide), forces=unknown)
     with pytest.raises(PredictionError, match="cannot be relaxed: the forces"):
+        loop.advance()
+    loop = loop_of(propagator, state_of(dipeptide), forces=NO_FORCES, guard=None)
+    with pytest.raises(PredictionError, match=r"dynamics from the start, .* fails: the forces"):
         loop.advance()
 
 
@@ -298,6 +420,8 @@ def test_refusals(model, propagator, dipeptide, tmp_path):
         ATMOSPropagator(model, system, stride_ps=20.0)
     with pytest.raises(ConfigError, match="minimise_steps=-1"):
         ATMOSPropagator(model, system, minimise_steps=-1)
+    with pytest.raises(ConfigError, match=r"energy_limit=-1\.0; it must be a positive number"):
+        ATMOSPropagator(model, system, energy_limit=-1.0)
     with pytest.raises(ConfigError, match=r"a jump of 5 fs is not possible.*made for 10000 fs"):
         JumpLoop([state_of(dipeptide)], propagator, 5.0, thermostat=Langevin(300.0, 0.01))
     hot = ATMOSPropagator(small_model(card={"temperature_K": 350.0}), system)
@@ -327,18 +451,21 @@ class TestOpenMM:
         from openmm_bridge import JumpNVTIntegrator
         from openmm_bridge.topology_features import structure_from_topology
 
-        def make(seed=1):
+        def make(seed=1, constraints=None, **options):
             pdb = app.PDBFile(str(EXAMPLES / "alanine_dipeptide.pdb"))
-            system = app.ForceField("amber14-all.xml").createSystem(pdb.topology)
+            field = app.ForceField("amber14-all.xml")
+            system = field.createSystem(pdb.topology, constraints=constraints)
             molecule = build_system(structure_from_topology(pdb.topology, pdb.positions))
             integrator = JumpNVTIntegrator(
-                ATMOSPropagator(model, molecule, minimise_steps=20, langevin_steps=5),
+                ATMOSPropagator(
+                    model, molecule, minimise_steps=20, langevin_steps=5, reference_steps=0
+                ),
                 pdb.topology,
                 300 * unit.kelvin,
                 1 / unit.picosecond,
                 STRIDE_PS * unit.picosecond,
                 md_steps_per_jump=3,
-                guard=Guard.off(),
+                guard=options.get("guard", Guard.off()),
                 rng=np.random.default_rng(seed),
             )
             platform = openmm.Platform.getPlatformByName("Reference")
@@ -365,6 +492,30 @@ class TestOpenMM:
         assert resumed.currentStep == 4
         time = resumed.context.getTime()._value
         assert time == pytest.approx(4 * (STRIDE_PS + 3 * 0.0005))
+
+    def test_constraints_are_kept(self, simulation):
+        from openmm import app
+
+        made = simulation(constraints=app.HBonds)
+        system, context = made.system, made.context
+        pairs = [system.getConstraintParameters(i) for i in range(system.getNumConstraints())]
+        first, second = (np.array([pair[k] for pair in pairs]) for k in (0, 1))
+        lengths = np.array([pair[2]._value for pair in pairs])
+        assert len(pairs) == 12
+        made.context.setVelocitiesToTemperature(300.0, 1)
+        for _ in range(2):
+            made.step(1)
+            state = context.getState(positions=True, velocities=True)
+            arms, speeds = (
+                values[second] - values[first]
+                for values in (
+                    state.getPositions(asNumpy=True)._value,
+                    state.getVelocities(asNumpy=True)._value,
+                )
+            )
+            np.testing.assert_allclose(np.linalg.norm(arms, axis=1), lengths, rtol=1e-6)
+            assert np.abs((arms * speeds).sum(axis=1)).max() < 1e-6
+            assert np.abs(speeds).max() > 0.1
 
     def test_example(self, tmp_path):
         pytest.importorskip("openmm", reason="openmm is not installed")

@@ -330,6 +330,25 @@ def test_one_batch_is_learnt_by_heart(data, recipe):
 # ---- runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["atmos-mdcath", "atmos-misato"])
+def test_published_settings_train_at_reduced_width(name, data, tmp_path):
+    """Two steps of the recipe, with its windows, batches and losses."""
+    recipe = load_recipe(name)
+    assert recipe.network_config(2.0) == recipe.network_config(3.0)
+    reduced = replace(
+        recipe,
+        model={**TINY, "sigma_data": 16.0, "sampler": recipe.model.get("sampler", {})},
+        **{"steps": 2, "warmup_steps": 1, "validate_every": 2, "validation_structures": 2},
+        strides_ps=(1.0,),
+    )
+    run(tmp_path, data[:1], reduced)
+    model = load_atmos(tmp_path / "model.safetensors", device="cpu")
+    assert model.network.config.max_steps == recipe.window
+    assert all(
+        torch.isfinite(weight).all() for weight in weights(tmp_path / "model.safetensors").values()
+    )
+
+
 def test_card_says_what_the_model_is_for(finished, data):
     model = load_atmos(finished / "model.safetensors")
     card = model.card
@@ -338,6 +357,8 @@ def test_card_says_what_the_model_is_for(finished, data):
     assert (card.strides_ps, card.temperature_K) == ((2.0,), 300.0)
     assert "2 ps" in str(card)
     assert "300 K" in str(card)
+    assert card.domain.objections(data[0].system.residues) == []
+    assert card.domain.longest == 1
     assert Recipe.from_dict(card.recipe) == RECIPE
     task = prepare(data, RECIPE, None)
     task.module.network.load_state_dict(model.network.state_dict())

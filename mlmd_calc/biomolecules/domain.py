@@ -25,6 +25,10 @@ _CHARGED: Final = {
 }
 """Amber's names of side chains with another charge than at pH 7."""
 
+_ACID: Final = "amino acid"
+_LIGAND: Final = "ligand"
+"""Kinds of residues."""
+
 _TRANS: Final = 0.5 * np.pi
 """Smallest |ω| of a peptide bond that is not cis."""
 _LONGEST_NAME: Final = 8
@@ -126,6 +130,32 @@ class Domain:
         }
         return cls(**entries)
 
+    @classmethod
+    def of(cls, systems: Sequence[Sequence[ResidueState]]) -> Domain:
+        """Describe the molecules of training data.
+
+        Parameters
+        ----------
+        systems
+            Residues of each system, as of :class:`MolecularSystem`.
+        """
+        everything = [residue for system in systems for residue in system]
+        chains = [
+            [system[index] for index in chain] for system in systems for chain in _chains(system)
+        ]
+        counts = [sum(residue.kind == _ACID for residue in chain) for chain in chains] or [1]
+        return cls(
+            residues=tuple(sorted({one.name for one in everything if one.kind == _ACID})),
+            first=tuple(sorted({_end(chain[0]) for chain in chains})),
+            last=tuple(sorted({_end(chain[-1]) for chain in chains})),
+            shortest=max(1, min(counts)),
+            longest=max(1, max(counts)),
+            chains=max((len(_chains(system)) for system in systems), default=0),
+            cis=any(residue.cis for residue in everything),
+            mirrored=any(residue.mirrored for residue in everything),
+            ligands=any(residue.kind == _LIGAND for residue in everything),
+        )
+
     def __str__(self) -> str:
         length = (
             f"{self.shortest}"
@@ -160,9 +190,9 @@ class Domain:
 
     def _residue(self, residue: ResidueState) -> list[str]:
         found = []
-        if residue.kind == "ligand" and not self.ligands:
+        if residue.kind == _LIGAND and not self.ligands:
             found.append(f"{residue.label} is no amino acid, and the model knows nothing else")
-        if residue.kind == "amino acid" and residue.name not in self.residues:
+        if residue.kind == _ACID and residue.name not in self.residues:
             parent = PARENTS.get(residue.name, residue.name)
             others = [name for name in self.residues if PARENTS.get(name, name) == parent]
             only = f"was {' or '.join(others)}" if others else "were other amino acids"
@@ -176,7 +206,7 @@ class Domain:
 
     def _chain(self, members: Sequence[ResidueState]) -> list[str]:
         found = []
-        count = sum(residue.kind == "amino acid" for residue in members)
+        count = sum(residue.kind == _ACID for residue in members)
         if not self.shortest <= count <= self.longest:
             found.append(
                 f"the chain of {members[0].label} has {count} amino acids; known are "
@@ -184,13 +214,18 @@ class Domain:
             )
         ends = (("begins", members[0], self.first), ("ends", members[-1], self.last))
         for verb, residue, known in ends:
-            name = residue.name if residue.kind == "cap" else FREE
+            name = _end(residue)
             if name not in known:
                 how = "without a cap" if name == FREE else f"with {name}"
                 found.append(
                     f"the chain {verb} {how} at {residue.label}; known is {' or '.join(known)}"
                 )
         return found
+
+
+def _end(residue: ResidueState) -> str:
+    """Name what a chain begins or ends with."""
+    return residue.name if residue.kind == "cap" else FREE
 
 
 def refuse_objections(objections: Sequence[str], model: str) -> None:
@@ -216,7 +251,7 @@ def refuse_objections(objections: Sequence[str], model: str) -> None:
         f"the molecule is beyond the training of model {model!r}: "
         f"{'; '.join(objections[:_LISTED])}{rest}. What it draws there is not to be trusted: "
         "change the molecule, train a model on its like (mlmd train), or go on all the same with "
-        "beyond_training=True (mlmd sample --beyond-training)"
+        "beyond_training=True (--beyond-training of mlmd sample and mlmd run)"
     )
 
 
@@ -225,14 +260,14 @@ def _chains(residues: Sequence[ResidueState]) -> list[list[int]]:
     after = {residue.before: index for index, residue in enumerate(residues)}
     chains = []
     for index, residue in enumerate(residues):
-        if residue.before >= 0 or residue.kind == "ligand":
+        if residue.before >= 0 or residue.kind == _LIGAND:
             continue
         chain = [index]
         while (following := after.get(chain[-1])) is not None:
             chain.append(following)
         chains.append(chain)
     # Nothing begins a ring.
-    rest = [i for i, residue in enumerate(residues) if residue.kind != "ligand"]
+    rest = [i for i, residue in enumerate(residues) if residue.kind != _LIGAND]
     ringed = sorted(set(rest) - {index for chain in chains for index in chain})
     return [*chains, *([ringed] if ringed else [])]
 
@@ -285,8 +320,8 @@ def describe_residues(graph: BondGraph, parts: Sequence[Part]) -> tuple[ResidueS
 
 def _kind(part: Part) -> str:
     if part.kind is None:
-        return "ligand"
-    return "amino acid" if part.is_amino_acid else "cap"
+        return _LIGAND
+    return _ACID if part.is_amino_acid else "cap"
 
 
 def _name(graph: BondGraph, part: Part) -> str:

@@ -83,6 +83,17 @@ def rollout_command(context: typer.Context) -> None:
     _run("bench_rollout.py", context.args)
 
 
+@app.command(
+    "sampling",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def sampling_command(context: typer.Context) -> None:
+    """Cost of 10 ps of peptides by dynamics, ATMOS and relaxation (--help for options)."""
+    require("openmm", extra="openmm", why="compare with its dynamics")
+    _run("bench_sampling.py", context.args)
+
+
 def _run(script: str, arguments: list[str]) -> None:
     for folder in (_FOLDER, Path.cwd() / "benchmarks"):
         if (folder / script).is_file():

@@ -14,7 +14,6 @@ from ase.optimize import BFGS
 from rich.console import Console
 
 from mlmd_calc import units
-from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.jumps import choose_propagator
@@ -52,6 +51,8 @@ class Job:
         Length of the run.
     pdb
         The molecule as PDB records, for propagators that are made for one molecule.
+    beyond_training
+        Whether the molecule may be unlike those the propagator was trained on.
     """
 
     molecule: str
@@ -59,6 +60,7 @@ class Job:
     trajectory_format: str
     steps: int
     pdb: str = ""
+    beyond_training: bool = False
 
     def write(self, folder: Path) -> None:
         """Write the job into the folder of its run, replacing an older one."""
@@ -174,7 +176,8 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[Run, Job]:
             calculator.potential,
             description.settings.timestep_fs,
             job.calculator["device"],
-            structure_from_pdb(job.pdb) if job.pdb else None,
+            job.pdb,
+            job.beyond_training,
         )
     engine = run_engine(description.engine)
     run = Run.resume(folder, calculator, engine=engine, propagator=propagator)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlmd_calc.biomolecules import BondedStructure
+from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, JumpSettings
 from mlmd_calc.potential import Potential
@@ -44,22 +44,44 @@ class PropagatorChoice:
         potential: Potential,
         timestep_fs: float,
         device: str,
-        structure: BondedStructure | None = None,
+        pdb: str = "",
+        beyond_training: bool = False,
     ) -> Propagator:
-        """Make the propagator; force-based steps of "verlet" have the given length.
+        """Make the propagator.
+
+        Parameters
+        ----------
+        potential
+            Force model of propagators that need one.
+        timestep_fs
+            Length of the force-based steps of "verlet".
+        device
+            Of the network.
+        pdb
+            The molecule as PDB records, for propagators that are made for one.
+        beyond_training
+            Whether the molecule may be unlike those the propagator was trained on.
 
         Raises
         ------
         ConfigError
-            If the name stands for something else than a propagator.
+            If the name stands for something else than a propagator, or of molecules beyond the
+            training of one that knows no such thing.
+        InputError
+            If the molecule is beyond the training.
         """
+        if beyond_training and not self.of_one_molecule:
+            raise ConfigError(
+                f"--beyond-training is an option of ATMOS models, and {self.source!r} is not one"
+            )
         if self.source == VERLET:
             return VerletPropagator(potential, timestep_fs)
         return load_propagator(
             self.source,
-            structure=structure,
+            structure=structure_from_pdb(pdb) if pdb else None,
             device=device,
             potential=potential if self.takes_forces else None,
+            beyond_training=beyond_training,
         )
 
     def usual_stride(self, propagator: Propagator) -> float:
@@ -109,6 +131,7 @@ def check_jump_options(
     jump: float | None,
     steps_per_jump: int | None,
     replicas: int | None,
+    beyond_training: bool = False,
 ) -> None:
     """Refuse options that make no sense together.
 
@@ -117,7 +140,12 @@ def check_jump_options(
     ConfigError
         If options of jumps are given without a propagator, or replicas with OpenMM.
     """
-    choices = {"jump": jump, "steps-per-jump": steps_per_jump, "replicas": replicas}
+    choices = {
+        "jump": jump,
+        "steps-per-jump": steps_per_jump,
+        "replicas": replicas,
+        "beyond-training": beyond_training or None,
+    }
     given = [name for name, value in choices.items() if value is not None]
     if given and propagator is None:
         raise ConfigError(

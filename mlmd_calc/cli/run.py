@@ -120,6 +120,13 @@ _InnerSteps: TypeAlias = Annotated[
         "conservative forces correct.",
     ),
 ]
+Beyond: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--beyond-training",
+        help="Go on with molecules, too, that are not like those the ATMOS model was trained on.",
+    ),
+]
 _Ensemble: TypeAlias = Annotated[
     Ensemble,
     typer.Option(
@@ -200,6 +207,7 @@ def run(
     steps_per_jump: _StepsPerJump = None,
     replicas: _Replicas = None,
     mts: _InnerSteps = 1,
+    beyond_training: Beyond = False,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
@@ -216,7 +224,6 @@ def run(
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.biomolecules.pdb import format_structure
-    from mlmd_calc.biomolecules.reader import structure_from_pdb
     from mlmd_calc.calculator import MDETCalculator
     from mlmd_calc.cli.job import Job, drive, relax_start, resume, run_engine, steps_of
     from mlmd_calc.cli.jumps import check_jump_options, choose_propagator, jump_settings
@@ -233,7 +240,7 @@ def run(
         if molecule is None:
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
-        check_jump_options(engine, propagator, jump, steps_per_jump, replicas)
+        check_jump_options(engine, propagator, jump, steps_per_jump, replicas, beyond_training)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
         choices = {"model": model, "forces": forces, "rotation": rotation, "dtype": dtype}
@@ -256,21 +263,19 @@ def run(
         atoms.calc = calculator
         jumps, made, pdb = None, None, ""
         if choice is not None:
-            structure = None
             if choice.of_one_molecule:
                 # What --restart reads, so that both make the same propagator.
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
-                structure = structure_from_pdb(pdb)
-            made = choice.make(calculator.potential, timestep, device, structure)
+            made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
             jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
+        intervals = interval, checkpoint_interval
         settings = MDSettings(
             ensemble,
             temperature,
             timestep,
             friction,
             seed,
-            interval,
-            checkpoint_interval,
+            *intervals,
             jumps=jumps,
             inner_steps=mts,
         )
@@ -279,7 +284,7 @@ def run(
             f"{atoms.get_chemical_formula()}: {calculator.state_of(atoms)}", highlight=False
         )
         relax_start(atoms, relax, keep_velocities, console)
-        job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb)
+        job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb, beyond_training)
         simulation = Run.start(
             atoms,
             out,

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
-from mlmd_calc.cli.run import Device, Json, Out, Seed
+from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
 from mlmd_calc.io.files import write_json
@@ -98,15 +98,26 @@ _Redraws: TypeAlias = Annotated[
     typer.Option(
         "--redraws",
         help="Times that a frame that no simulation would visit (mirror images, changed bonds and "
-        "angles, cis peptide bonds, clashes) is drawn again before the run ends; 0 keeps every "
-        "frame. (100)",
+        "angles, cis peptide bonds, clashes; with --relax too high an energy) is drawn again "
+        "before the run ends; 0 keeps every frame. (100; with --relax 10)",
     ),
 ]
-_Beyond: TypeAlias = Annotated[
-    bool,
+_RelaxBy: TypeAlias = Annotated[
+    str | None,
     typer.Option(
-        "--beyond-training",
-        help="Sample molecules, too, that are not like those the model was trained on.",
+        "--relax",
+        metavar="FORCES",
+        help="Relax every frame before the next is drawn: amber14 (Amber ff14SB in implicit "
+        "solvent, for amino acids), the name or file of an MD-ET model, so3lr, or "
+        "package.module:name of what returns an ASE calculator.",
+    ),
+]
+_Reference: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--reference-ps",
+        help="ps of dynamics at the start of a run with --relax; the energies of frames are "
+        "compared with those of this.",
     ),
 ]
 _Ligand: TypeAlias = Annotated[
@@ -153,7 +164,9 @@ def sample(
     noise_scale: _NoiseScale = None,
     step_scale: _StepScale = None,
     redraws: _Redraws = None,
-    beyond_training: _Beyond = False,
+    beyond_training: Beyond = False,
+    relax: _RelaxBy = None,
+    reference_ps: _Reference = 5.0,
     ligand: _Ligand = None,
     seed: Seed = None,
     out: Out = Path("mlmd-sample"),
@@ -165,21 +178,26 @@ def sample(
     restart: _Restart = False,
     as_json: Json = False,
 ) -> None:
-    """Sample trajectories of a molecule with a trained ATMOS model, without forces."""
+    """Sample trajectories of a molecule with a trained ATMOS model."""
     # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.cli.relaxation import relaxation_forces
     from mlmd_calc.sampling import SamplingJob, SamplingRun
-    from mlmd_calc.sampling.rollouts import REDRAWS
+    from mlmd_calc.sampling.rollouts import REDRAWS, RELAXED_REDRAWS
 
     console = Console(stderr=True)
     if restart:
         _refuse_other_options(context)
-        run = SamplingRun.resume(out, frames if _is_given(context, "frames") else None)
+        longer = frames if _is_given(context, "frames") else None
+        run = SamplingRun.resume(out, longer, relaxation_forces)
     else:
         if start is None or model is None:
             raise ConfigError(
                 "a start and a --model are needed, unless a run is continued with --restart"
             )
+        if relax is None and _is_given(context, "reference_ps"):
+            raise ConfigError("--reference-ps is an option of relaxed frames; give --relax with it")
         seed = secrets.randbelow(2**31) if seed is None else seed
+        usual = REDRAWS if relax is None else RELAXED_REDRAWS
         job = SamplingJob(
             input=start,
             model=model,
@@ -191,7 +209,7 @@ def sample(
             steps=steps,
             noise_scale=noise_scale,
             step_scale=step_scale,
-            redraws=REDRAWS if redraws is None else redraws,
+            redraws=usual if redraws is None else redraws,
             seed=seed,
             format=trajectory_format,
             hydrogens=hydrogens,
@@ -200,8 +218,12 @@ def sample(
             dtype=dtype,
             ligands=_ligands(ligand),
             beyond_training=beyond_training,
+            relax=relax,
+            reference_ps=reference_ps,
         )
-        run = SamplingRun.start(out, job, read_start(start, seed))
+        built = read_start(start, seed)
+        with console.status("starting"):
+            run = SamplingRun.start(out, job, built, relaxation_forces)
     go_on = f"go on with: mlmd sample --restart --out {shlex.quote(str(out))}"
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     for note in run.notes:
@@ -315,6 +337,26 @@ def _causes(faults: Mapping[str, int]) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
+def _energy(energy: dict[str, Any] | None) -> str:
+    """Energies of frames beside those of dynamics."""
+    if energy is None or "mean_kJ_per_mol" not in energy:
+        return ""
+    frames, dynamics = (
+        f"{energy[f'{name}mean_kJ_per_mol']:.0f} ± {energy[f'{name}deviation_kJ_per_mol']:.0f}"
+        for name in ("", "dynamics_")
+    )
+    return (
+        f"{frames} kJ/mol; dynamics {dynamics} "
+        f"({energy['deviations_above_dynamics']:+.1f} standard deviations)"
+    )
+
+
+def _again(energy: dict[str, Any] | None) -> str:
+    if energy is None:
+        return ""
+    return f"{energy['relaxed_again']} frames; refused for their energy: {energy['refused']}"
+
+
 def _table(summary: dict[str, Any]) -> Table:
     quality, job = summary["quality"], summary["job"]
     seconds, paths = summary["seconds_per_frame"], summary["trajectories"]
@@ -326,6 +368,8 @@ def _table(summary: dict[str, Any]) -> Table:
         "drawn in vain": f"{summary['refused']} frames{_causes(summary['faults'])}",
         "unsound": f"{quality['unsound']} of {quality['frames']} frames"
         f"{_causes(quality['faults'])}",
+        "potential energy": _energy(summary["energy"]),
+        "relaxed again": _again(summary["energy"]),
         "largest bond deviation": f"{quality['bond_deviation']:.3f} Å",
         "speed": "" if seconds is None else f"{seconds:.3g} s per frame",
         "seed": str(job["seed"]),

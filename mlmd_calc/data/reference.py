@@ -65,7 +65,7 @@ class Reference:
             raise InputError(
                 f"multiplicity {multiplicity}; SO3LR knows closed shells only, label with {GFN2!r}"
             )
-        self._calculator = None if name == GFN2 else _made(name)
+        self._calculator = None if name == GFN2 else make_calculator(name)
 
     def evaluate(self, atoms: Atoms) -> tuple[float, NDArray[np.float64]]:
         """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry a GFN2 calculator.
@@ -88,8 +88,21 @@ class Reference:
         return energy, forces.astype(np.float64)
 
 
-def _made(name: str) -> Any:
-    """Make the calculator."""
+def make_calculator(name: str) -> Any:
+    """Make an ASE calculator.
+
+    Parameters
+    ----------
+    name
+        "so3lr", or the import path ``package.module:name`` of something that returns one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such calculator.
+    MissingDependencyError
+        If its package is not installed.
+    """
     factory = _factory(name)
     try:
         return factory()

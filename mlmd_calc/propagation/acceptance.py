@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
+from mlmd_calc.propagation.constraints import constraints_of, with_constrained_velocities
 from mlmd_calc.propagation.judging import Judge
 from mlmd_calc.propagation.other_forces import kicked
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal, Rejected
@@ -19,6 +20,7 @@ from mlmd_calc.propagation.propose import (
     propose_force_steps,
     propose_jumps,
 )
+from mlmd_calc.propagation.relaxation import ROUNDS
 from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import draw_velocities
@@ -109,7 +111,8 @@ class Mover:
             if isinstance(result, State):
                 molecule.fallbacks = 0
                 # Energies tell at once whether the end of a jump is sound.
-                molecule.before = None if self._setup.needs_energy else state
+                confirmed = self._setup.needs_energy or self._setup.window is not None
+                molecule.before = None if confirmed else state
                 moved.append(result)
             elif result is None:
                 moved.append(self._warm_up(molecule, state, stride))
@@ -242,15 +245,31 @@ class Mover:
     def _relaxed(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
         if isinstance(proposal, Rejected):
             return proposal
-        setup = self._setup
         try:
-            after = setup.propagator.relax(
-                proposal.after, setup.forces, setup.thermostat, setup.rng
-            )
+            return self._relaxed_into_window(proposal)
         except (InputError, PredictionError) as error:
             reason = f"the proposed structure cannot be relaxed: {error}"
             finding = Finding("relaxation", np.nan, 0.0, reason)
             return Rejected(finding, proposal.after.positions)
+
+    def _relaxed_into_window(self, proposal: Proposal) -> Proposal | Rejected:
+        """Relax, and again as long as the energy is higher than those of dynamics."""
+        setup, after = self._setup, proposal.after
+        constraints = constraints_of(setup.forces)
+        if constraints is not None:
+            after = after.moved_to(constraints.positions(after.positions))
+        for left in reversed(range(ROUNDS)):
+            after = setup.propagator.relax(after, setup.forces, setup.thermostat, setup.rng)
+            if setup.window is None:
+                break
+            (after,) = with_energies([after], setup.forces)
+            assert after.energy is not None
+            finding = setup.window.judge(after.energy)
+            if finding is None:
+                break
+            if not left:
+                reason = f"relaxed {ROUNDS} times, {finding.reason}"
+                return Rejected(replace(finding, reason=reason), after.positions)
         return replace(proposal, after=after)
 
     def _with_velocities(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
@@ -259,7 +278,8 @@ class Mover:
         thermostat = self._setup.thermostat
         assert thermostat is not None
         velocities = draw_velocities(proposal.after, thermostat.temperature_K, self._setup.rng)
-        return replace(proposal, after=replace(proposal.after, velocities=velocities))
+        after = replace(proposal.after, velocities=velocities)
+        return replace(proposal, after=with_constrained_velocities(after, self._setup.forces))
 
     @contextmanager
     def _ending(self, molecules: list[Molecule], states: list[State]) -> Iterator[None]:

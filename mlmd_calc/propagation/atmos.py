@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,27 +13,26 @@ from ase.data import chemical_symbols
 from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.biomolecules.domain import refuse_objections
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.geometry.stereochemistry import handedness
+from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check
 from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
+from mlmd_calc.propagation.relaxation import (
+    PotentialWindow,
+    minimised,
+    reference_window,
+    shaken,
+)
 from mlmd_calc.propagation.state import FloatArray, Frames, State
-from mlmd_calc.propagation.thermostats import Thermostat, draw_velocities
+from mlmd_calc.propagation.thermostats import Thermostat
 from mlmd_calc.zoo import ATMOSModel
 
 _STALE: Final = 0.1
 """Part of a stride; when other dynamics has lasted longer since a jump, its memory is given up."""
-
-_RELAXED: Final = 0.5
-"""eV/Å; a structure whose forces are all smaller is fit to start dynamics from."""
-
-_TIMESTEP_FS: Final = 0.5
-_FRICTION_PER_FS: Final = 0.005
-"""Of the Langevin dynamics that relaxes a structure."""
 
 
 class ATMOSPropagator(Propagator):
@@ -67,6 +65,13 @@ class ATMOSPropagator(Propagator):
     langevin_steps
         Steps of 0.5 fs of Langevin dynamics after that, at the temperature of the thermostat and
         with a friction of 5/ps; 0 for none.
+    reference_steps
+        Steps of 0.5 fs of the Langevin dynamics at the start of a run that tells which potential
+        energies to expect, of forces that have one; 0 leaves the energies of jumps alone.
+    energy_limit
+        eV per atom by which the energy after a jump may be higher than the mean of that dynamics.
+        A jump that leads higher is relaxed again, up to four times in all, and then rejected. None:
+        two standard deviations.
     beyond_training
         Warn where the system is not like those the model was trained on, instead of refusing it.
 
@@ -91,6 +96,8 @@ class ATMOSPropagator(Propagator):
         sampler: SamplerConfig | None = None,
         minimise_steps: int = 100,
         langevin_steps: int = 1000,
+        reference_steps: int = 1000,
+        energy_limit: float | None = None,
         beyond_training: bool = False,
     ) -> None:
         if model.network.config.max_remaining:
@@ -103,10 +110,15 @@ class ATMOSPropagator(Propagator):
                 f"{len(system.left_out)} atoms of the system are water or ions, which would stand "
                 "still while the molecule jumps; use implicit solvent, or take them away"
             )
-        if minimise_steps < 0 or langevin_steps < 0:
+        if min(minimise_steps, langevin_steps, reference_steps) < 0:
             raise ConfigError(
-                f"minimise_steps={minimise_steps} and langevin_steps={langevin_steps}; neither may "
-                "be negative"
+                f"minimise_steps={minimise_steps}, langevin_steps={langevin_steps} and "
+                f"reference_steps={reference_steps}; none may be negative"
+            )
+        if energy_limit is not None and not 0.0 < energy_limit < np.inf:
+            raise ConfigError(
+                f"energy_limit={energy_limit}; it must be a positive number of eV per atom, or "
+                "None for that of a reference run"
             )
         for objection in check_molecule(model, system, beyond_training):
             warnings.warn(f"beyond the training of the model: {objection}", stacklevel=2)
@@ -114,6 +126,8 @@ class ATMOSPropagator(Propagator):
         self.system = system
         self.minimise_steps = minimise_steps
         self.langevin_steps = langevin_steps
+        self.reference_steps = reference_steps
+        self.energy_limit = energy_limit
         stride_ps = trained_stride_ps(model, stride_ps)
         self.strides = Strides(
             shortest=stride_ps * units.FS_PER_PS, longest=stride_ps * units.FS_PER_PS
@@ -130,8 +144,8 @@ class ATMOSPropagator(Propagator):
         )
 
     def checks(self) -> tuple[Check, ...]:
-        """Return the check of the handedness."""
-        return (Chirality(self.system),)
+        """Return the checks of the handedness and of the peptide bonds."""
+        return (Chirality(self.system), PeptideBonds(self.system))
 
     def propagate(
         self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
@@ -210,10 +224,34 @@ class ATMOSPropagator(Propagator):
                 "need forces; attach a calculator (ASE), use a System with forces (OpenMM), or set "
                 "both to 0"
             )
-        state = minimised(forces, state, self.minimise_steps)
+        (state,) = minimised(forces, [state], self.minimise_steps)
         if thermostat is None or self.langevin_steps == 0:
             return state
-        return shaken(forces, state, self.langevin_steps, thermostat.temperature_K, rng)
+        steps, temperature_K = self.langevin_steps, thermostat.temperature_K
+        return shaken(forces, [state], steps, temperature_K, [rng])[0]
+
+    def energy_window(
+        self,
+        state: State,
+        forces: ForceModel | None,
+        thermostat: Thermostat | None,
+        rng: np.random.Generator,
+    ) -> PotentialWindow | None:
+        """Run dynamics where jumps are relaxed; see :meth:`Propagator.energy_window`."""
+        relaxes = self.minimise_steps > 0 or self.langevin_steps > 0
+        has_energy = bool(getattr(forces, "has_energy", False))
+        if not (relaxes and self.reference_steps and has_energy) or thermostat is None:
+            return None
+        assert forces is not None
+        return reference_window(
+            forces,
+            state,
+            thermostat.temperature_K,
+            rng,
+            steps=self.reference_steps,
+            minimise_steps=self.minimise_steps,
+            limit=self.energy_limit,
+        )
 
 
 def _stored(memory: Memory, row: int, time: float) -> dict[str, Any]:
@@ -346,91 +384,46 @@ class Chirality(Check):
         self._signs = np.array(state["signs"])
 
 
-def minimised(forces: ForceModel, state: State, steps: int) -> State:
-    """Go downhill until all forces are below 0.5 eV/Å, or for a number of steps.
-
-    FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with its usual constants; it needs no
-    energies, so that forces which are not the slope of one will do.
+class PeptideBonds(Check):
+    """No peptide bond turns from trans to cis or back.
 
     Parameters
     ----------
-    forces
-        Force model.
-    state
-        Where to start.
-    steps
-        At most this many.
-
-    Raises
-    ------
-    PredictionError
-        If forces are not finite.
+    system
+        The molecule.
+    action
+        See :class:`Check`.
     """
-    x, v = np.array(state.positions), np.zeros_like(state.positions)
-    dt, mixing, downhill = 0.1, 0.1, 0
-    for _ in range(steps):
-        f = _forces(forces, state, x)
-        if np.linalg.norm(f, axis=1).max() < _RELAXED:
-            break
-        if np.vdot(f, v) > 0.0:
-            v = (1.0 - mixing) * v + mixing * f * (np.linalg.norm(v) / np.linalg.norm(f))
-            downhill += 1
-            if downhill > 5:
-                dt, mixing = min(1.1 * dt, 1.0), 0.99 * mixing
-        else:
-            v[:] = 0.0
-            dt, mixing, downhill = 0.5 * dt, 0.1, 0
-        v = v + dt * f
-        way = dt * v
-        # No atom moves further than 0.2 Å at once.
-        x = x + way * min(1.0, 0.2 / np.linalg.norm(way, axis=1).max())
-    return state.moved_to(x)
 
+    name = "peptide bonds"
 
-def shaken(
-    forces: ForceModel, state: State, steps: int, temperature_K: float, rng: np.random.Generator
-) -> State:
-    """Give a structure the vibrations of a temperature, and velocities.
+    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
+        super().__init__(action)
+        self._omega = system.atoms[system.omega]
+        self._start: FloatArray = np.zeros(len(self._omega))
 
-    Langevin dynamics from velocities of the Maxwell-Boltzmann distribution in steps of 0.5 fs with
-    a friction of 5/ps (BAOAB: Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34). The time
-    of the state stays.
+    def begin(self, state: State, thermostat: Thermostat | None) -> None:
+        """Note the dihedral angles at the start of the run."""
+        self._start = self._dihedrals(state)
 
-    Parameters
-    ----------
-    forces
-        Force model.
-    state
-        Where to start.
-    steps
-        How many.
-    temperature_K
-        Temperature in K.
-    rng
-        Source of random numbers.
+    def judge(self, proposal: Proposal) -> Finding | None:
+        """Find the peptide bonds that are not as at the start."""
+        turned = np.flatnonzero(np.cos(self._dihedrals(proposal.after) - self._start) < 0.0)
+        if len(turned) == 0:
+            return None
+        bonds = ", ".join(
+            f"C{carbon}-N{nitrogen}" for _, carbon, nitrogen, _ in self._omega[turned]
+        )
+        return self._finding(len(turned), 0, f"the peptide bonds {bonds} turned over")
 
-    Raises
-    ------
-    PredictionError
-        If forces are not finite.
-    """
-    kept = np.exp(-_FRICTION_PER_FS * _TIMESTEP_FS)
-    half = 0.5 * _TIMESTEP_FS * units.FS**2 / state.masses[:, None]
-    x, v = np.array(state.positions), draw_velocities(state, temperature_K, rng)
-    f = _forces(forces, state, x)
-    for _ in range(steps):
-        v = v + half * f
-        x = x + 0.5 * _TIMESTEP_FS * v
-        v = kept * v + np.sqrt(1.0 - kept**2) * draw_velocities(state, temperature_K, rng)
-        x = x + 0.5 * _TIMESTEP_FS * v
-        f = _forces(forces, state, x)
-        v = v + half * f
-    return state.moved_to(x, velocities=v)
+    def _dihedrals(self, state: State) -> FloatArray:
+        found: FloatArray = dihedrals(state.positions[None], self._omega)[0]
+        return found
 
+    def state_dict(self) -> Mapping[str, Any]:
+        """Dihedral angles at the start of the run."""
+        return {"omega": self._start}
 
-def _forces(forces: ForceModel, state: State, positions: FloatArray) -> FloatArray:
-    structure = replace(state.structure, positions=positions)
-    found = forces.evaluate([structure], ("forces",))[0].forces
-    if found is None or not np.isfinite(found).all():
-        raise PredictionError("the forces on the proposed structure are not finite")
-    return found
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the dihedral angles."""
+        self._start = np.array(state["omega"])

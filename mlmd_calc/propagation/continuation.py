@@ -12,6 +12,7 @@ import torch
 from mlmd_calc.errors import ModelFileError
 from mlmd_calc.propagation.bookkeeping import Molecule
 from mlmd_calc.propagation.forces import load_model_state, model_state
+from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat
@@ -27,6 +28,7 @@ def stored_setup(setup: Setup) -> dict[str, Any]:
         "generator": setup.generator.get_state().numpy(),
         "propagator": setup.propagator.state_dict(),
         "forces": model_state(setup.forces),
+        "window": None if setup.window is None else setup.window.to_dict(),
     }
 
 
@@ -39,6 +41,9 @@ def restore_setup(setup: Setup, content: Mapping[str, Any]) -> None:
     setup.generator.set_state(torch.from_numpy(np.array(content["generator"])))
     setup.propagator.load_state_dict(content["propagator"])
     load_model_state(setup.forces, content["forces"])
+    # Runs of earlier versions have none.
+    window = content.get("window")
+    setup.window = None if window is None else PotentialWindow(**window)
 
 
 def stored_molecules(molecules: Sequence[Molecule], states: Sequence[State]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.propagation.acceptance import Mover, Stopped
 from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
+from mlmd_calc.propagation.constraints import with_constrained_velocities
 from mlmd_calc.propagation.continuation import (
     check_settings,
     restore_molecules,
@@ -31,6 +32,7 @@ from mlmd_calc.propagation.guards import Guard
 from mlmd_calc.propagation.loop_options import LoopOptions, check_names
 from mlmd_calc.propagation.other_forces import COMPARE_EVERY
 from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Thermostat
@@ -148,6 +150,7 @@ class JumpLoop:
         if self.setup.thermostat is None:
             raise ConfigError("a run at constant energy has no thermostat to change; start another")
         self.setup.thermostat = thermostat
+        self.setup.window = None
         self.setup.check_thermostat()
         self._begin_checks()
 
@@ -172,12 +175,28 @@ class JumpLoop:
         self._states = [state.moved_to(state.positions) for state in self._states]
         for molecule in self._molecules:
             molecule.total = None
+        self.setup.window = None
         self._compared = False
         self.setup.check()
 
     def _compare_forces(self) -> None:
         self._compared = True
         self.setup.compare_forces(self._states[0])
+
+    def _energy_window(self) -> PotentialWindow | None:
+        """Let the propagator measure which energies jumps may lead to."""
+        setup = self.setup
+        if setup.guard.checks == ():
+            return None
+        try:
+            return setup.propagator.energy_window(
+                self._states[0], setup.forces, setup.thermostat, setup.rng
+            )
+        except (InputError, PredictionError) as error:
+            raise PredictionError(
+                f"dynamics from the start, which tells the energies to expect, fails: {error}; "
+                "start from a better structure, or use forces that know the molecule"
+            ) from error
 
     def _begin_checks(self) -> None:
         for state, molecule in zip(self._states, self._molecules, strict=True):
@@ -225,6 +244,8 @@ class JumpLoop:
             return False
         if not self._compared or (self.step and self.step % COMPARE_EVERY == 0):
             self._compare_forces()
+        if self.setup.window is None:
+            self.setup.window = self._energy_window()
         try:
             states = self._thermostatted(self._states, self.stride_fs, self._mover.jump)
             if self.setup.md_steps_per_jump:
@@ -256,6 +277,7 @@ class JumpLoop:
     def _heat(self, state: State, duration: float) -> State:
         if self.thermostat is not None:
             state = self.thermostat.apply(state, duration, self.setup.corrections, self.setup.rng)
+            state = with_constrained_velocities(state, self.forces)
         return self.setup.corrections.stop_centre(state)
 
     def _with_totals(self, states: list[State]) -> list[State]:

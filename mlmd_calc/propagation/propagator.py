@@ -16,6 +16,7 @@ from scipy.stats import chi2
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check
+from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
 
@@ -300,6 +301,32 @@ class Propagator(ABC):
             If that is impossible; the jump is then rejected.
         """
         return state
+
+    def energy_window(
+        self,
+        state: State,
+        forces: ForceModel | None,
+        thermostat: Thermostat | None,
+        rng: np.random.Generator,
+    ) -> PotentialWindow | None:
+        """Measure which potential energies a jump may lead to.
+
+        Asked once, at the start of a run. A jump that leads higher is relaxed again, and then
+        rejected.
+
+        Parameters
+        ----------
+        state
+            Where the run starts.
+        forces, thermostat, rng
+            As of :meth:`relax`.
+
+        Returns
+        -------
+        PotentialWindow or None
+            None if the energy is not judged.
+        """
+        return None
 
     def state_dict(self) -> Mapping[str, Any]:
         """State besides the memory, of numbers, texts, arrays, lists and dictionaries."""

@@ -15,6 +15,7 @@ from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
 from mlmd_calc.propagation.other_forces import OtherForces, checked_choice, compare
 from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Bussi, Thermostat
 
@@ -33,6 +34,8 @@ class Setup:
         Source of random numbers of propagators and rotations.
     checks
         Checks of the guard, or the usual ones for these options.
+    window
+        Potential energies that jumps may lead to; None if they are not judged, or not known yet.
     needs_energy
         Whether a check or a correction needs the energy of every jump.
 
@@ -55,6 +58,7 @@ class Setup:
     generator: torch.Generator = field(init=False)
     checks: tuple[Check, ...] = field(init=False)
     needs_energy: bool = field(init=False)
+    window: PotentialWindow | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         checked_choice(self.other_forces)

@@ -11,6 +11,7 @@ import torch
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential import Structure
+from mlmd_calc.propagation.constraints import constraints_of, drifted
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.state import FloatArray, Frames, State
@@ -61,14 +62,17 @@ class VerletPropagator(Propagator):
         forces = self._first_forces(states)
         half = [0.5 * self.timestep_fs * units.FS**2 / state.masses[:, None] for state in states]
         molecules = range(len(states))
+        constraints = constraints_of(self.forces)
         kept: list[tuple[list[FloatArray], list[FloatArray]]] = []
         for step in range(1, wanted[-1] + 1):
             for i in molecules:
                 v[i] = v[i] + half[i] * forces[i]
-                x[i] = x[i] + self.timestep_fs * v[i]
+                x[i], v[i] = drifted(x[i], v[i], self.timestep_fs, constraints)
             forces = self._evaluate_own(states, x)
             for i in molecules:
                 v[i] = v[i] + half[i] * forces[i]
+                if constraints is not None:
+                    v[i] = constraints.velocities(x[i], v[i])
             kept += [(list(x), list(v))] * wanted.count(step)
         return [
             Frames(

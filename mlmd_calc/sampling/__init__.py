@@ -4,7 +4,8 @@
 from which a run that was killed goes on bit for bit.
 """
 
-from mlmd_calc.sampling.run import SamplingJob, SamplingRun
+from mlmd_calc.sampling.job import SamplingJob
+from mlmd_calc.sampling.run import SamplingRun
 from mlmd_calc.sampling.trajectories import Trajectories
 from mlmd_calc.sampling.trajectory_file import FORMATS, TrajectoryFile
 

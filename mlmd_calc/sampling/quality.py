@@ -46,9 +46,14 @@ class FrameFaults:
         The molecule; its reference structure is right by definition.
     structure
         The structure that the system was built from; hydrogens are placed as in it.
+    hydrogens
+        Look at the contacts of hydrogens. Those of relaxed frames have moved to where forces want
+        them, as near as in hydrogen bonds.
     """
 
-    def __init__(self, system: MolecularSystem, structure: BondedStructure) -> None:
+    def __init__(
+        self, system: MolecularSystem, structure: BondedStructure, *, hydrogens: bool = True
+    ) -> None:
         self._system = system
         self._structure = structure
         self._bonds = Bonds(system.bonds, bond_lengths(system.reference, system.bonds))
@@ -56,6 +61,8 @@ class FrameFaults:
         self._reference_angles = bond_angles(system.reference[None], self._angles)
         self._reference_omega = dihedrals(system.reference[None], system.omega)
         self._inside = np.setdiff1d(np.arange(system.size), system.left_out)
+        if not hydrogens:
+            self._inside = self._inside[structure.numbers[self._inside] > 1]
         self._radii = _radii(structure.numbers)
         self._near_pairs = _near_pairs(system)
 
@@ -85,7 +92,7 @@ class FrameFaults:
         return found
 
     def _contacts(self, frames: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether atoms, hydrogens too, that are three bonds apart or more are too near."""
+        """Whether atoms that are three bonds apart or more are too near."""
         whole = self._system.restore(frames, self._structure.positions)[:, self._inside]
         return np.array([self._has_contact(frame) for frame in whole], dtype=np.bool_)
 
@@ -140,8 +147,8 @@ class FrameGuard:
 
     Parameters
     ----------
-    system, structure
-        The molecule; see :class:`FrameFaults`.
+    system, structure, hydrogens
+        See :class:`FrameFaults`.
 
     Attributes
     ----------
@@ -151,8 +158,10 @@ class FrameGuard:
         How many of them had each of `FAULTS`.
     """
 
-    def __init__(self, system: MolecularSystem, structure: BondedStructure) -> None:
-        self._find = FrameFaults(system, structure)
+    def __init__(
+        self, system: MolecularSystem, structure: BondedStructure, *, hydrogens: bool = True
+    ) -> None:
+        self._find = FrameFaults(system, structure, hydrogens=hydrogens)
         self.refused = 0
         self.faults = dict.fromkeys(FAULTS, 0)
 
@@ -178,8 +187,8 @@ class FrameQuality:
 
     Parameters
     ----------
-    system, structure
-        The molecule; see :class:`FrameFaults`.
+    system, structure, hydrogens
+        See :class:`FrameFaults`.
 
     Attributes
     ----------
@@ -195,8 +204,10 @@ class FrameQuality:
 
     _COUNTS = ("frames", "unsound", "faults", "bond_deviation")
 
-    def __init__(self, system: MolecularSystem, structure: BondedStructure) -> None:
-        self._find = FrameFaults(system, structure)
+    def __init__(
+        self, system: MolecularSystem, structure: BondedStructure, *, hydrogens: bool = True
+    ) -> None:
+        self._find = FrameFaults(system, structure, hydrogens=hydrogens)
         self.frames = self.unsound = 0
         self.faults = dict.fromkeys(FAULTS, 0)
         self.bond_deviation = 0.0

@@ -15,6 +15,8 @@ from mlmd_calc.zoo import ATMOSModel
 SAMPLERS: Final = ("sde", "ode")
 REDRAWS: Final = 100
 """Times that a refused frame is drawn again unless something else is asked for."""
+RELAXED_REDRAWS: Final = 10
+"""The same of frames that are relaxed, which cost more."""
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,7 @@ class Trajectories:
         self._memory = rollout.start(count)
         self._keyframes = torch.from_numpy(start.astype(np.float64)).repeat(count, 1, 1)
         self._last = self._keyframes
-        children = np.random.SeedSequence(seed).spawn(count)
-        self._generators = [
-            torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1))
-            for child in children
-        ]
+        self._generators = generators_of(seed, count)
 
     def advance(self, keyframes: int) -> NDArray[np.float64]:
         """Draw keyframes, and what lies before each of them.
@@ -154,6 +150,15 @@ class Trajectories:
         self._last = torch.from_numpy(np.array(state["last"]))
         for own, stored in zip(self._generators, state["generators"], strict=True):
             own.set_state(torch.from_numpy(np.array(stored)))
+
+
+def generators_of(seed: int, count: int) -> list[torch.Generator]:
+    """Make a generator for each of ``count`` trajectories; more of them do not change the first."""
+    children = np.random.SeedSequence(seed).spawn(count)
+    return [
+        torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0] >> 1))
+        for child in children
+    ]
 
 
 def _offspring(generator: torch.Generator) -> torch.Generator:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from mlmd_calc.biomolecules.domain import Domain
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.models.atmos import ATMOS
 from mlmd_calc.models.atmos.interpolator import interpolator_from
@@ -47,7 +48,11 @@ def atmos_task(
         for name, part in validation.items()
     }
     stream = functools.partial(WindowBatches, table, recipe)
-    card: dict[str, Any] = {"strides_ps": list(recipe.strides_ps)}
+    domain = Domain.of([trajectory.system.residues for trajectory in train])
+    card: dict[str, Any] = {
+        "strides_ps": list(recipe.strides_ps),
+        "domain": domain.to_dict(),
+    }
     temperatures = {trajectory.temperature_K for trajectory in train}
     if len(temperatures) == 1:
         card["temperature_K"] = temperatures.pop()
