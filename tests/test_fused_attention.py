@@ -40,3 +40,22 @@ def test_kernels_compute_the_streamed_form():
     assert max(networks["errors"]) < 1e-12
     # Two layers, of a potential and of a network in training.
     assert networks["launches"] == {"_attend": 4, "_left_gradients": 4, "_right_gradients": 4}
+
+
+@pytest.mark.parametrize("kernel", ["_attend", "_left_gradients", "_right_gradients"])
+def test_kernels_compile_for_a_gpu(kernel, tmp_path, monkeypatch):
+    """The interpreter takes more of Python than the compiler does."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mlmd_calc.models.mdet import fused_attention
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function = getattr(fused_attention, kernel)
+    constants = {"C": 2, "T": 8, "BIASED": True, "ACC": triton.language.float32}
+    numbers = ("n", "heads", "channels", "size", "sb", "si", "sj", "sh", "sc")
+    signature = dict.fromkeys(function.arg_names, "*fp32")
+    signature |= dict.fromkeys(numbers, "i32") | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(fn=function, signature=signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]

@@ -80,8 +80,10 @@ class Prediction:
     ) -> dict[str, NDArray[np.float64]]:
         """Energies ``(b,)`` eV and forces ``(b, n, 3)`` eV/Å, whichever are wanted."""
         b, n = batch.numbers.shape
+        # On a GPU recordings share their memory, and launches take time whatever the size is.
         small = b * n * n * self.network.config.embd_dim <= _RECORDED_NUMBERS
-        evaluate = self._recorded if small else self._results
+        recorded = small or self.device.type == "cuda"
+        evaluate = self._recorded if recorded else self._results
         with self._computing(gradient=forces and self.conservative):
             values = evaluate(*batch, energy, forces)
         return {name: value.cpu().numpy() for name, value in values.items()}
