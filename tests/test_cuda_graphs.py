@@ -15,8 +15,9 @@ from toy_models import CONFIGS, toy_model
 
 from mlmd_calc import Potential
 from mlmd_calc.models import cuda_graphs, recorder
-from mlmd_calc.models.recorder import MAX_RECORDINGS, RECORD_AFTER, Recorder
-from mlmd_calc.potential import prediction
+from mlmd_calc.models.recorder import CAPTURE_AFTER, MAX_RECORDINGS, Recorder
+from mlmd_calc.potential import potential
+from mlmd_calc.potential.prediction import Prediction
 
 
 class FakeGraph(TorchDispatchMode):
@@ -83,19 +84,16 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_graphs_have_the_bits_of_eager_calls(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_graphs_have_the_bits_of_eager_calls(options: dict[str, Any]) -> None:
     model = toy_model(CONFIGS["direct-gaussian"])
     captured, eager = (Potential(model, device="cpu", **options) for _ in range(2))
-    monkeypatch.setattr(prediction, "_RECORDED_NUMBERS", 2**16)
     eager.prediction._recorded = eager.prediction._results
     python = []
     captured.prediction.network.register_forward_pre_hook(lambda *_: python.append(None))
     rng = np.random.default_rng(0)
     water, ammonia = molecule("H2O"), molecule("NH3")
-    for turn in range(RECORD_AFTER + 6):
-        if turn > RECORD_AFTER:
+    for turn in range(CAPTURE_AFTER + 6):
+        if turn > CAPTURE_AFTER:
             python.clear()
         for atoms in (water, ammonia):
             atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
@@ -118,7 +116,7 @@ def test_sizes_that_come_once_are_not_captured_and_memory_is_shared() -> None:
             call(torch.zeros(size))
         assert not FakeGraph.made
         for size in range(1, MAX_RECORDINGS + 5):
-            for _ in range(RECORD_AFTER + 1):
+            for _ in range(CAPTURE_AFTER + 1):
                 call(torch.zeros(size))
     assert len(FakeGraph.made) == MAX_RECORDINGS
     assert len({id(graph.pool) for graph in FakeGraph.made}) == 1
@@ -127,7 +125,7 @@ def test_sizes_that_come_once_are_not_captured_and_memory_is_shared() -> None:
 def test_results_outlive_the_next_replay() -> None:
     call = Recorder(lambda x: (x + 1.0, 2.0 * x), nn.Identity().eval())
     with torch.no_grad():
-        for _ in range(RECORD_AFTER + 1):
+        for _ in range(CAPTURE_AFTER + 1):
             call(torch.zeros(2))
         first, second = call(torch.ones(2)), call(torch.full((2,), 5.0))
     assert [value.tolist() for value in first] == [[2.0, 2.0], [2.0, 2.0]]
@@ -138,8 +136,77 @@ def test_what_cannot_be_captured_stays_eager_after_one_warning() -> None:
     call = Recorder(lambda x: x * x.sum().item(), nn.Identity().eval())
     ones = torch.ones(3)
     with torch.no_grad():
-        for _ in range(RECORD_AFTER):
+        for _ in range(CAPTURE_AFTER):
             call(ones)
         with pytest.warns(UserWarning, match="CUDA graph"):
             call(ones)
         assert torch.equal(call(2.0 * ones), torch.full((3,), 12.0))
+
+
+# ---- device="auto" ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Devices on which potentials evaluate, one after the other, with a GPU that is the CPU."""
+    found: list[str] = []
+
+    class OnPaper(Prediction):
+        def __init__(self, *arguments: Any, device: torch.device, **options: Any) -> None:
+            super().__init__(*arguments, device=torch.device("cpu"), **options)
+            self.where = device.type
+
+        def __call__(self, *arguments: Any) -> Any:
+            found.append(self.where)
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr(potential, "Prediction", OnPaper)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("device", "graphs", "expected"),
+    [
+        ("auto", True, ["cuda", "cuda"]),
+        ("auto", False, ["cpu", "cuda"]),
+        ("cuda", False, ["cuda", "cuda"]),
+        ("cpu", True, ["cpu", "cpu"]),
+    ],
+)
+def test_auto_takes_the_gpu_for_what_is_faster_there(
+    device: str,
+    graphs: bool,
+    expected: list[str],
+    places: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(potential, "graphs_work", lambda _: graphs)
+    monkeypatch.setattr(potential.PaddedBatch, "centred", centred_on_the_cpu)
+    chosen = Potential(toy_model(), device=device, rotation="none")
+    water = molecule("H2O")
+    # 16 pair features of width 16 per pair: 9 pairs are few, 128 times 9 are not.
+    chosen.evaluate([water])
+    chosen.evaluate([water] * 128)
+    assert places == expected
+    assert not chosen.evaluate([])
+
+
+CENTRED = potential.PaddedBatch.centred
+
+
+def centred_on_the_cpu(molecules: Any, _: Any) -> Any:
+    return CENTRED(molecules, torch.device("cpu"))
+
+
+def test_graphs_are_tried_before_they_are_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_graphs.graphs_work.cache_clear()
+    assert cuda_graphs.graphs_work(torch.device("cpu"))
+
+    def broken(graph: Any, pool: Any) -> Any:
+        raise RuntimeError("CUDA driver too old")
+
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    cuda_graphs.graphs_work.cache_clear()
+    assert not cuda_graphs.graphs_work(torch.device("cpu"))
+    cuda_graphs.graphs_work.cache_clear()

@@ -73,6 +73,17 @@ def capture_graph(function: Callable[..., Any], arguments: Sequence[Tensor]) -> 
     return replay
 
 
+@functools.cache
+def graphs_work(device: torch.device) -> bool:
+    """Whether graphs can be captured and replayed on a GPU here, which is tried once."""
+    try:
+        twice = capture_graph(lambda x: 2.0 * x, [torch.zeros(2, device=device)])
+        return bool((twice(torch.ones(2, device=device)) == 2.0).all())
+    except (RuntimeError, AssertionError):
+        # The latter if torch is made without CUDA.
+        return False
+
+
 def _copied(outputs: Any) -> Any:
     """Results in memory of their own, which the next replay does not change."""
     if isinstance(outputs, Tensor):

@@ -21,6 +21,9 @@ from mlmd_calc.models.operations import record_operations
 RECORD_AFTER: Final = 50
 """Calls with one shape before it is recorded, which on the CPU takes as long as a hundred."""
 
+CAPTURE_AFTER: Final = 5
+"""The same for a GPU, where it takes as long as about five calls."""
+
 MAX_RECORDINGS: Final = 16
 """Shapes that are recorded; others are always evaluated by Python."""
 
@@ -63,9 +66,9 @@ class Recorder(Generic[R]):
             if len(self._calls) >= _MOST_COUNTED:
                 self._calls.clear()
             calls = self._calls[key] = self._calls.get(key, 0) + 1
-            rare = calls <= RECORD_AFTER or len(self._recordings) == MAX_RECORDINGS
-            record = None if rare else _form(tensors)
-            if record is None:
+            record = _form(tensors)
+            frequent = CAPTURE_AFTER if record is capture_graph else RECORD_AFTER
+            if record is None or calls <= frequent or len(self._recordings) == MAX_RECORDINGS:
                 return self._function(*arguments)
             self._recordings[key] = self._record(record, arguments, tensors)
         out: R = self._recordings[key](*tensors)
