@@ -79,7 +79,7 @@ def test_large_molecules_keep_no_weights_and_have_the_same_numbers(
         return out, *torch.autograd.grad((out * weight).sum(), (projections, fading))
 
     known = evaluate()
-    monkeypatch.setattr(compiled, "_KEPT_WEIGHTS", 0)
+    monkeypatch.setattr(compiled, "KEPT_WEIGHTS", 0)
     monkeypatch.setattr(compiled, "_TOGETHER", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     _, weights, _ = compiled._attend(projections, fading.detach())
