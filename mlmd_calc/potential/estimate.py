@@ -97,7 +97,7 @@ def _try(potential: Potential, atoms: int) -> tuple[float, float]:
     def call() -> None:
         potential.prediction(batch, potential.has_energy, True)
 
-    with _Watch() as watch:
+    with TensorMemory() as watch:
         call()
     return min(_seconds(call) for _ in range(_CALLS)), watch.peak
 
@@ -108,7 +108,7 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-class _Watch(TorchDispatchMode):
+class TensorMemory(TorchDispatchMode):
     """Bytes of all tensors that are made inside and alive at a time."""
 
     def __init__(self) -> None:
