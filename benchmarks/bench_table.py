@@ -97,8 +97,17 @@ def subjects(device: str) -> list[Subject]:
         Subject(f"{_REPLICAS} replicas", "float64", partial(_replicas, device), 50),
         Subject("step of training", "float32", partial(_training, device), 100, "lightning"),
         Subject("GFN2-xTB", "float64", _xtb, 10**6, "tblite", False),
-        Subject("published size, ours", "float32", lambda atoms: force_calls(atoms)["product"]),
-        Subject("published size, literal", "float32", lambda a: force_calls(a)["literal"], 50),
+        *(
+            Subject(
+                f"published size, {name}, CPU",
+                "float32",
+                partial(_published, form),
+                size,
+                "torch",
+                device == "cpu",
+            )
+            for name, form, size in (("ours", "product", 10**6), ("literal", "literal", 50))
+        ),
     ]
 
 
@@ -162,6 +171,10 @@ def _training(device: str, atoms: ase.Atoms) -> Call:
     return step
 
 
+def _published(form: str, atoms: ase.Atoms) -> Call:
+    return force_calls(atoms)[form]
+
+
 def _xtb(atoms: ase.Atoms) -> Call:
     from tblite.interface import Calculator
 
@@ -170,19 +183,21 @@ def _xtb(atoms: ase.Atoms) -> Call:
     return calculator.singlepoint
 
 
-def measure(subject: Subject, atoms: ase.Atoms, seconds: float) -> dict[str, Any]:
+def measure(subject: Subject, atoms: ase.Atoms, seconds: float, device: str) -> dict[str, Any]:
     """Time calls for one molecule for about so many seconds, after some that warm up."""
     call = subject.prepare(atoms)
     memory = None
     start = time.perf_counter()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if not subject.tensors:
         call()
-        memory = torch.cuda.max_memory_allocated() or None
-    elif subject.tensors:
+    elif device == "cpu":
         with TensorMemory() as watch:
             call()
         memory = watch.peak
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        memory = torch.cuda.max_memory_allocated()
     once = time.perf_counter() - start
     if once < seconds:
         for _ in range(RECORD_AFTER + 2 if len(atoms) <= _RECORDED else 1):
@@ -217,7 +232,7 @@ def rows(sizes: list[int], device: str, seconds: float, longest: float) -> Itera
                 expected = last[1] * (size / last[0]) ** 3
                 reason = f"a call would take up to {expected:.0f} s (--longest {longest:g})"
             if reason is None:
-                row |= measure(subject, chain_molecule(size), seconds)
+                row |= measure(subject, chain_molecule(size), seconds, device)
                 last = size, row["wall_s"]
             yield row if reason is None else row | {"skipped": reason}
 

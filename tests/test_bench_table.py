@@ -29,7 +29,7 @@ def test_exponents_are_those_of_the_two_largest_sizes(bench):
 def test_what_takes_too_long_or_is_missing_is_left_out_with_the_reason(bench, monkeypatch):
     timed = []
 
-    def measure(subject, atoms, seconds):
+    def measure(subject, atoms, seconds, device):
         timed.append((subject.name, len(atoms)))
         return {"wall_s": 1e-3 * len(atoms), "cpu_s": 1.0, "memory_bytes": None, "calls": 1}
 
@@ -62,6 +62,6 @@ def test_every_call_can_be_made(bench):
     atoms = bench.chain_molecule(9)
     for subject in bench.subjects("cpu"):
         if subject.name.startswith("force call, direct"):
-            row = bench.measure(subject, atoms, 0.0)
+            row = bench.measure(subject, atoms, 0.0, "cpu")
             assert row["calls"] == 1
             assert row["memory_bytes"] > 5 * 9**2 * 64 * 4

@@ -128,8 +128,9 @@ OPTIONS = {
     "mlmd bench jump": "--duration 0.05 --replicas 2",
     "mlmd bench mdet": "--atoms 9",
     "mlmd bench overhead": "--atoms 9",
-    "mlmd bench table": "--quick --atoms 9",
     "mlmd bench rollout": "--frames 4 --part 2 --steps 2",
+    "mlmd bench table": "--quick --atoms 9",
+    "mlmd bench table --device cuda": None,
     "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
     "mlmd data misato": "",
@@ -168,8 +169,9 @@ OPTIONS = {
 }
 """Options that make a command small, by its first words; None: not run here.
 
-The last of an option that is given twice counts. Installation is how all tests begin; the
-benchmarks that are left out take minutes in their smallest form and have tests of their own.
+The last of an option that is given twice counts. Installation is how all tests begin, there may be
+no GPU; the benchmarks that are left out take minutes in their smallest form and have tests of
+their own.
 """
 
 

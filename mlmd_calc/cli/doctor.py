@@ -167,7 +167,13 @@ def _cuda() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        from mlmd_calc.models.cuda_graphs import graphs_work
+
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        graphs = "CUDA graphs work"
+        if not graphs_work(torch.device("cuda")):
+            graphs = "CUDA graphs do not work, so device='auto' leaves small molecules to the CPU"
+        return f"{', '.join(names)}; {graphs}"
     if torch.version.cuda is None:
         raise RuntimeError("the installed torch is made without CUDA")
     raise RuntimeError(f"torch (for CUDA {torch.version.cuda}) finds no GPU or no driver")
