@@ -244,7 +244,7 @@ class Potential:
     ) -> list[Evaluation]:
         k = self.n_rotations
         largest = max(len(molecule) for molecule in molecules)
-        prediction = self._prediction(k * len(molecules) * largest**2)
+        prediction = self._choose(k * len(molecules) * largest**2)
         batch = PaddedBatch.centred(molecules, prediction.device).repeat(k)
         back: list[NDArray[np.float64] | None] = [None] * len(molecules)
         if self.orientations.turned:
@@ -262,7 +262,7 @@ class Potential:
             results.append(self._result(molecule, own_samples, back[b]))
         return results
 
-    def _prediction(self, pairs: int) -> Prediction:
+    def _choose(self, pairs: int) -> Prediction:
         """Network on the device where a call for so many pairs of atoms is faster."""
         few = pairs * self.model.network.config.embd_dim < _WORTH_A_GPU
         return self._prediction_on_cpu if self._small_on_cpu and few else self.prediction

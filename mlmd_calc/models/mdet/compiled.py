@@ -22,8 +22,8 @@ from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
 from mlmd_calc.models.operations import single_operation
 
 KEPT_WEIGHTS: Final = 2**21
-"""Weights of attention (numbers) that are kept for the gradients; more are computed again, which
-takes less memory than time."""
+"""Weights of attention (numbers) of a molecule that are kept for the gradients; more are computed
+again, because memory that grows as N³ runs out before time does."""
 
 _TOGETHER: Final = 48
 """Atoms from which attention is worth all threads of torch."""
@@ -31,7 +31,7 @@ _TOGETHER: Final = 48
 
 def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     b, n, _, _, c, h = projections.shape
-    kept = b * n**3 * h <= KEPT_WEIGHTS
+    kept = n**3 * h <= KEPT_WEIGHTS
     weights = projections.new_empty((b, n, n, n, h) if kept else (0, 0, 0, 0, h))
     norms = projections.new_empty(b, n, 2, n, h)
     out = projections.new_empty(b, n, n, c, h)

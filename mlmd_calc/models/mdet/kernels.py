@@ -402,7 +402,9 @@ def attention_gradient_loop(heads: int) -> Loops:
                             top = flat_norms[at_norm : at_norm + row]
                             share = flat_norms[at_norm + n * heads : at_norm + n * heads + row]
                             for e in range(row):
-                                own[e] = exponential(np.float64(own[e] - top[e])) * share[e]
+                                # Rounded in another way, the largest score may be above it.
+                                below = min(np.float64(own[e] - top[e]), 0.0)
+                                own[e] = exponential(below) * share[e]
                         for c in range(0, width, heads):
                             store(dquery, c, load(slopes, at_query + c, heads))
                             store(dvalue1, c, load(slopes, at_value1 + c, heads))
