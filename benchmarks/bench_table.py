@@ -4,8 +4,9 @@ Force calls (conservative and direct, in all precisions), steps of ASE and OpenM
 replicas in one call, a frame of ATMOS and a step of training, beside what a user could take
 instead in the same run: GFN2-xTB (tblite), and the literal form of MD-ET against ours, both of the
 published size (12 layers, width 192). Times are the shortest wall and processor times of some
-calls on one thread; memory is the peak of all tensors of a call. Exponents tell how the time grows
-between the two largest sizes::
+calls on one thread: the table has processor times, which other load disturbs less, or for a GPU
+wall times, and the JSON has both. Memory is the peak of all tensors of a call. Exponents tell how
+the time grows between the two largest sizes::
 
     python benchmarks/bench_table.py --json table.json --plot table.png
     python benchmarks/bench_table.py --quick
@@ -249,12 +250,17 @@ def atmos_frame(quick: bool) -> dict[str, Any]:
     }
 
 
-def exponents(found: list[dict[str, Any]]) -> dict[str, float]:
-    """Tell how the processor time grows with the number of atoms between the two largest sizes."""
+def clock(device: str) -> str:
+    """Name the time that counts on a device."""
+    return "cpu_s" if device == "cpu" else "wall_s"
+
+
+def exponents(found: list[dict[str, Any]], device: str) -> dict[str, float]:
+    """Tell how the time grows with the number of atoms between the two largest sizes."""
     grown = {}
     for what, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in found):
         timed = [
-            (row["n_atoms"], row["cpu_s"])
+            (row["n_atoms"], row[clock(device)])
             for row in found
             if (row["what"], row["dtype"]) == (what, dtype) and "cpu_s" in row
         ]
@@ -269,13 +275,16 @@ def result_table(report: dict[str, Any]) -> Table:
     where, frame = report["environment"], report["atmos_frame"]
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"ms of wall time (processor time), {report['device']}, one thread",
+        title=(
+            f"ms of {'processor' if report['device'] == 'cpu' else 'wall'} time, "
+            f"{report['device']}, one thread"
+        ),
         caption=(
             f"{where['cpu']}, {where['cores']} cores, load {where['load_average_1min']:.1f}, torch "
             f"{where['torch']}. –: left out, the JSON tells why. Memory: of the tensors of a call "
-            "of the largest size. Exponent: growth of the processor time between the two largest. "
+            "of the largest size. Exponent: growth of the time between the two largest. "
             f"A frame of ATMOS, {frame['heavy_atoms']} heavy atoms, random network of the smallest "
-            f"size: {1e3 * frame['wall_s']:.3g} ({1e3 * frame['cpu_s']:.3g}) ms."
+            f"size: {_ms(frame[clock(report['device'])])} ms."
         ),
     )
     sizes = sorted({row["n_atoms"] for row in report["rows"]})
@@ -292,14 +301,15 @@ def result_table(report: dict[str, Any]) -> Table:
         table.add_row(
             what,
             dtype,
-            *(
-                f"{1e3 * own[n]['wall_s']:.3g} ({1e3 * own[n]['cpu_s']:.3g})" if n in own else "–"
-                for n in sizes
-            ),
+            *(_ms(own[n][clock(report["device"])]) if n in own else "–" for n in sizes),
             "–" if memory is None else f"{memory / 1e9:.3g} GB",
             "–" if grown is None else f"{grown:.1f}",
         )
     return table
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -310,14 +320,14 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     for what, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in report["rows"]):
         own = [
-            (row["n_atoms"], 1e3 * row["cpu_s"])
+            (row["n_atoms"], 1e3 * row[clock(report["device"])])
             for row in report["rows"]
             if (row["what"], row["dtype"]) == (what, dtype) and "cpu_s" in row
         ]
         if own:
             axes.loglog(*zip(*own, strict=True), "o-", label=f"{what}, {dtype}")
     axes.set_xlabel("atoms")
-    axes.set_ylabel("processor time of a call / ms")
+    axes.set_ylabel("time of a call / ms")
     axes.legend(fontsize="x-small")
     figure.savefig(path)
 
@@ -355,7 +365,7 @@ def main() -> int:
         "environment": environment(),
         "rows": found,
         "atmos_frame": frame,
-        "exponents": exponents(found),
+        "exponents": exponents(found, arguments.device),
     }
     Console().print(result_table(report))
     if arguments.json:

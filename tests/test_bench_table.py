@@ -23,7 +23,7 @@ def test_exponents_are_those_of_the_two_largest_sizes(bench):
         for n in (200, 9, 100)
     ]
     rows.append({"what": "b", "dtype": "float64", "n_atoms": 9, "cpu_s": 1.0})
-    assert bench.exponents(rows) == {"a, float64": pytest.approx(3.0, abs=1e-5)}
+    assert bench.exponents(rows, "cpu") == {"a, float64": pytest.approx(3.0, abs=1e-5)}
 
 
 def test_what_takes_too_long_or_is_missing_is_left_out_with_the_reason(bench, monkeypatch):
@@ -51,7 +51,7 @@ def test_what_takes_too_long_or_is_missing_is_left_out_with_the_reason(bench, mo
         "device": "cpu",
         "environment": where,
         "rows": rows,
-        "exponents": bench.exponents(rows),
+        "exponents": bench.exponents(rows, "cpu"),
         "atmos_frame": {"heavy_atoms": 10, "wall_s": 0.1, "cpu_s": 0.1},
     }
     assert bench.result_table(report).row_count == 3
