@@ -135,6 +135,8 @@ OPTIONS = {
     "mlmd bench overhead": "--atoms 9",
     "mlmd bench sampling": "--sequence A --frames 1 --mdet-atoms 5",
     "mlmd bench rollout": "--frames 4 --part 2 --steps 2",
+    "mlmd bench table": "--quick --atoms 9",
+    "mlmd bench table --device cuda": None,
     "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
     "mlmd data misato": "",
@@ -143,6 +145,7 @@ OPTIONS = {
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",
+    "mlmd doctor --estimate": "--estimate 9",
     "mlmd evaluate": "--frames 2",
     "mlmd evaluate rollouts held-out": "--frames 2 --replicas 2 --steps 2 --redraws 0",
     "mlmd evaluate rollouts peptides": "--frames 2 --steps 2 --redraws 0",
@@ -180,8 +183,9 @@ OPTIONS = {
 }
 """Options that make a command small, by its first words; None: not run here.
 
-The last of an option that is given twice counts. Installation is how all tests begin; the
-benchmarks that are left out take minutes in their smallest form and have tests of their own.
+The last of an option that is given twice counts. Installation is how all tests begin, there may be
+no GPU; the benchmarks that are left out take minutes in their smallest form and have tests of
+their own.
 """
 
 

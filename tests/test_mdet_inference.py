@@ -16,6 +16,7 @@ from toy_models import CONFIGS, molecules, random_network, toy_model
 
 from mlmd_calc import Potential
 from mlmd_calc.models import MDETConfig
+from mlmd_calc.models.mdet import compiled
 from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU
 from mlmd_calc.models.mdet.edge_attention import (
     edge_attention,
@@ -61,6 +62,35 @@ def test_attention_and_its_gradients_are_those_of_the_formulas(bias: str, heads:
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
         assert torch.equal(CompiledAttention.apply(projections, fading), out)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_molecules_keep_no_weights_and_have_the_same_numbers(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, h = 19, 2
+    projections = numbers(2, n, n, 4, 3, h).requires_grad_()
+    mask = torch.arange(n) < torch.tensor([[n], [n - 3]])
+    fading = pair_bias(mask, numbers(2, n, n, seed=1).sigmoid()).detach().requires_grad_()
+    weight = numbers(2, n, n, 3, h, seed=2)
+
+    def evaluate() -> tuple[Tensor, Tensor, Tensor]:
+        out = CompiledAttention.apply(projections, fading)
+        return out, *torch.autograd.grad((out * weight).sum(), (projections, fading))
+
+    known = evaluate()
+    monkeypatch.setattr(compiled, "KEPT_WEIGHTS", 0)
+    monkeypatch.setattr(compiled, "_TOGETHER", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    _, weights, _ = compiled._attend(projections, fading.detach())
+    assert weights.numel() == 0
+    found = evaluate()
+    assert torch.equal(found[0], known[0])
+    for gradient, expected in zip(found, known, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+    out = by_reference(projections, fading)
+    real = mask[:, :, None, None, None] & mask[:, None, :, None, None]
+    torch.testing.assert_close(found[0] * real, out * real, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_in_single_precision() -> None:

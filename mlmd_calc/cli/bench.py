@@ -64,6 +64,16 @@ def overhead_command(
 
 
 @app.command(
+    "table",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def table_command(context: typer.Context) -> None:
+    """Time and memory of everything, over sizes and precisions, in one run (--help for options)."""
+    _run("bench_table.py", context.args)
+
+
+@app.command(
     "jump",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlmd_calc.cli.estimate import show_estimate
+
 _CORE: Final = ("numpy", "scipy", "ase", "torch", "safetensors")
 """Packages that nothing works without."""
 
@@ -71,11 +73,25 @@ class Check:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    estimate: Annotated[
+        int | None,
+        typer.Option(
+            help="Say instead what time and memory a force call of so many atoms takes.", min=1
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of --estimate; the default model if left out.")
+    ] = None,
 ) -> None:
     """Say what works here and what to install for the rest.
 
     Exit status 0 if the models can be used with ASE.
     """
+    if estimate is not None:
+        show_estimate(estimate, model, as_json=as_json)
+        return
+    if model is not None:
+        raise typer.BadParameter("--model belongs to --estimate N")
     with Console(stderr=True).status("trying everything, about half a minute"), _quiet():
         sections = examine()
     works = all(check.works for check in sections["core"].values())
@@ -151,7 +167,13 @@ def _cuda() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        from mlmd_calc.models.cuda_graphs import graphs_work
+
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        graphs = "CUDA graphs work"
+        if not graphs_work(torch.device("cuda")):
+            graphs = "CUDA graphs do not work, so device='auto' leaves small molecules to the CPU"
+        return f"{', '.join(names)}; {graphs}"
     if torch.version.cuda is None:
         raise RuntimeError("the installed torch is made without CUDA")
     raise RuntimeError(f"torch (for CUDA {torch.version.cuda}) finds no GPU or no driver")

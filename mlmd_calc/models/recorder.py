@@ -1,22 +1,28 @@
-"""Inference on the CPU without modules.
+"""Inference without modules.
 
-Half of the time of a small network is that of the Python code between its operations. A recording
-repeats the operations on the same numbers without it.
+Half of the time of a small network on the CPU is that of the Python code between its operations,
+and most of it on a GPU. A recording repeats the operations on the same numbers without it: there as
+a list of operations, here as a CUDA graph.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from mlmd_calc.models.cuda_graphs import capture_graph
 from mlmd_calc.models.operations import record_operations
 
 RECORD_AFTER: Final = 50
-"""Calls with one shape before it is recorded, which takes as long as about a hundred of them."""
+"""Calls with one shape before it is recorded, which on the CPU takes as long as a hundred."""
+
+CAPTURE_AFTER: Final = 5
+"""The same for a GPU, where it takes as long as about five calls."""
 
 MAX_RECORDINGS: Final = 16
 """Shapes that are recorded; others are always evaluated by Python."""
@@ -30,8 +36,9 @@ R = TypeVar("R")
 class Recorder(Generic[R]):
     """A function that is recorded for every shape and stride of arguments that comes often.
 
-    Its results are the same bit by bit. Calls with gradients, in training, or on other devices, and
-    shapes that are rare go to the function itself.
+    Its results are the same bit by bit. Calls with gradients, in training, or on other devices than
+    one CPU or GPU, and shapes that are rare go to the function itself. So do, after a warning,
+    shapes that cannot be captured on a GPU.
 
     Parameters
     ----------
@@ -59,10 +66,11 @@ class Recorder(Generic[R]):
             if len(self._calls) >= _MOST_COUNTED:
                 self._calls.clear()
             calls = self._calls[key] = self._calls.get(key, 0) + 1
-            rare = calls <= RECORD_AFTER or len(self._recordings) == MAX_RECORDINGS
-            if rare or any(tensor.device.type != "cpu" for tensor in tensors):
+            record = _form(tensors)
+            frequent = CAPTURE_AFTER if record is capture_graph else RECORD_AFTER
+            if record is None or calls <= frequent or len(self._recordings) == MAX_RECORDINGS:
                 return self._function(*arguments)
-            self._recordings[key] = self._record(arguments, tensors)
+            self._recordings[key] = self._record(record, arguments, tensors)
         out: R = self._recordings[key](*tensors)
         return out
 
@@ -70,10 +78,32 @@ class Recorder(Generic[R]):
         # Copies record for themselves: recordings are bound to the weights here.
         return {**self.__dict__, "_calls": {}, "_recordings": {}}
 
-    def _record(self, arguments: Any, tensors: list[Tensor]) -> Callable[..., Any]:
-        return record_operations(
-            lambda *given: self._function(*_filled(arguments, iter(given))), tensors
-        )
+    def _record(self, record: _Form, arguments: Any, tensors: list[Tensor]) -> Callable[..., Any]:
+        def function(*given: Tensor) -> R:
+            return self._function(*_filled(arguments, iter(given)))
+
+        if record is not capture_graph:
+            return record(function, tensors)
+        try:
+            return record(function, tensors)
+        except RuntimeError as error:
+            warnings.warn(
+                "this computation cannot be captured as a CUDA graph and stays slow for small "
+                f"molecules, where device='cpu' may be faster: {error}",
+                stacklevel=2,
+            )
+            return function
+
+
+_Form: TypeAlias = Callable[[Callable[..., Any], Sequence[Tensor]], Callable[..., Any]]
+
+
+def _form(tensors: list[Tensor]) -> _Form | None:
+    """How to record for the device of tensors; None if there is no way, or no one device."""
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) != 1:
+        return None
+    return {"cpu": record_operations, "cuda": capture_graph}.get(devices.pop().type)
 
 
 def _shapes(nested: Any, tensors: list[Tensor]) -> Any:

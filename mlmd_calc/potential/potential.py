@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.models.cuda_graphs import graphs_work
 from mlmd_calc.potential.coverage import Coverage
 from mlmd_calc.potential.options import ForceOptions, refuse_unknown, resolve
 from mlmd_calc.potential.orientations import Orientations, average
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 _CHUNK_NUMBERS: Final = 2**22
 """Pair features (numbers) in one network call; more molecules or orientations are cut in parts."""
 
+_WORTH_A_GPU: Final = 2**14
+"""Pair features (numbers) in one call from which a GPU without graphs is faster than a core."""
+
 _MOST_COMPOSITIONS: Final = 1000
 """Compositions that are remembered as checked."""
 
@@ -47,7 +52,10 @@ class Potential:
     model
         Name of a shipped model, path of a model, or a loaded :class:`mlmd_calc.zoo.Model`.
     device
-        "auto" (CUDA if there is one), or a torch device.
+        A torch device; or "auto": CUDA if there is one. Without CUDA graphs, which make a call one
+        launch, a GPU is slower than a processor for small molecules; where they do not work, "auto"
+        leaves calls of fewer than 2¹⁴ pair features (a molecule of 16 atoms at width 64) to the
+        CPU.
     dtype
         "float64"; "float32"; or "mixed": distance and direction features in double, the rest in
         single precision. Vectors between atoms are taken in double precision in any case.
@@ -105,7 +113,8 @@ class Potential:
         self.rotation, self.n_rotations = resolved.rotation, resolved.n_rotations
         self.remove_net_force = resolved.remove_net_force
         self.remove_net_torque = resolved.remove_net_torque
-        self.device = resolve_device(options.get("device", "auto"))
+        device = options.get("device", "auto")
+        self.device = resolve_device(device)
         self.orientations = Orientations(resolved, options.get("seed"))
         self.prediction = Prediction(
             self.model.network,
@@ -113,6 +122,8 @@ class Potential:
             dtype=self.dtype,
             device=self.device,
         )
+        chooses = device == "auto" and self.device.type == "cuda"
+        self._small_on_cpu = chooses and not graphs_work(self.device)
         self.coverage = Coverage.of(self.model.card)
         self._checked: set[tuple[bytes, int, int]] = set()
 
@@ -232,22 +243,38 @@ class Potential:
         self, molecules: list[Structure], energy: bool, forces: bool
     ) -> list[Evaluation]:
         k = self.n_rotations
-        batch = PaddedBatch.centred(molecules, self.device).repeat(k)
+        largest = max(len(molecule) for molecule in molecules)
+        prediction = self._choose(k * len(molecules) * largest**2)
+        batch = PaddedBatch.centred(molecules, prediction.device).repeat(k)
         back: list[NDArray[np.float64] | None] = [None] * len(molecules)
         if self.orientations.turned:
             # One draw per molecule, so that a batch consumes the stream like single calls would.
             rotations = [self.orientations.next() for _ in molecules]
-            together = torch.cat(rotations).to(self.device)
+            together = torch.cat(rotations).to(prediction.device)
             batch = batch._replace(positions=batch.positions @ together)
             back = [own.numpy() for own in rotations]
         step = self.copies_per_call(batch.numbers.shape[1])
-        parts = [self.prediction(part, energy, forces) for part in batch.split(step)]
+        parts = [prediction(part, energy, forces) for part in batch.split(step)]
         samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         results = []
         for b, molecule in enumerate(molecules):
             own_samples = {name: values[b * k : (b + 1) * k] for name, values in samples.items()}
             results.append(self._result(molecule, own_samples, back[b]))
         return results
+
+    def _choose(self, pairs: int) -> Prediction:
+        """Network on the device where a call for so many pairs of atoms is faster."""
+        few = pairs * self.model.network.config.embd_dim < _WORTH_A_GPU
+        return self._prediction_on_cpu if self._small_on_cpu and few else self.prediction
+
+    @functools.cached_property
+    def _prediction_on_cpu(self) -> Prediction:
+        return Prediction(
+            self.model.network,
+            conservative=self.conservative,
+            dtype=self.dtype,
+            device=torch.device("cpu"),
+        )
 
     def _result(
         self,

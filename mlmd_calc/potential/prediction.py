@@ -28,6 +28,9 @@ _RECORDED_NUMBERS: Final = 2**16
 """Pair features (numbers) up to which calls are recorded. What Python takes between operations is
 nothing to larger ones, and recording holds all of their intermediate results."""
 
+_CAPTURED_NUMBERS: Final = 2**22
+"""The same on a GPU, where recordings share their memory, and launches take longer."""
+
 
 def energy_head(config: MDETConfig) -> str | None:
     """Name of the output that is the energy of a network, if it has one."""
@@ -80,7 +83,8 @@ class Prediction:
     ) -> dict[str, NDArray[np.float64]]:
         """Energies ``(b,)`` eV and forces ``(b, n, 3)`` eV/Å, whichever are wanted."""
         b, n = batch.numbers.shape
-        small = b * n * n * self.network.config.embd_dim <= _RECORDED_NUMBERS
+        most = _RECORDED_NUMBERS if self.device.type == "cpu" else _CAPTURED_NUMBERS
+        small = b * n * n * self.network.config.embd_dim <= most
         evaluate = self._recorded if small else self._results
         with self._computing(gradient=forces and self.conservative):
             values = evaluate(*batch, energy, forces)

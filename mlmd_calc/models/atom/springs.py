@@ -18,6 +18,7 @@ correction, which angles need.
 
 from __future__ import annotations
 
+import functools
 from typing import Final, NamedTuple
 
 import ase.units
@@ -118,12 +119,19 @@ def model_stiffness(numbers: Tensor, distances: Tensor) -> Tensor:
     first, second = _LAST_OF_ROW
     row = (numbers > first).long() + (numbers > second).long()
     decay, reference = (
-        torch.tensor(table, dtype=distances.dtype, device=distances.device)[
-            row[:, :, None], row[:, None]
-        ]
-        for table in (_DECAY, _REFERENCE)
+        table[row[:, :, None], row[:, None]] for table in _tables(distances.dtype, distances.device)
     )
     return _STRETCH * torch.exp(decay * (reference**2 - (distances / ase.units.Bohr) ** 2))
+
+
+@functools.cache
+def _tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Decay and reference by rows of the periodic table; once, as a CUDA graph cannot copy them."""
+    with torch.inference_mode(False):
+        return (
+            torch.tensor(_DECAY, dtype=dtype, device=device),
+            torch.tensor(_REFERENCE, dtype=dtype, device=device),
+        )
 
 
 def follow(

@@ -9,33 +9,70 @@ few neighbouring numbers are all heads of a channel, for which the same is done.
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from mlmd_calc.models.mdet.kernels import attention_gradient_loop, attention_loop, gelu_loop
+from mlmd_calc.models.mdet.kernels import Loops, attention_gradient_loop, attention_loop, gelu_loop
 from mlmd_calc.models.mdet.loops import arrays
 from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
 from mlmd_calc.models.operations import single_operation
 
+KEPT_WEIGHTS: Final = 2**21
+"""Weights of attention (numbers) of a molecule that are kept for the gradients; more are computed
+again, because memory that grows as N³ runs out before time does."""
 
-def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+_TOGETHER: Final = 48
+"""Atoms from which attention is worth all threads of torch."""
+
+
+def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     b, n, _, _, c, h = projections.shape
-    weights = projections.new_empty(b, n, n, n, h)
+    kept = n**3 * h <= KEPT_WEIGHTS
+    weights = projections.new_empty((b, n, n, n, h) if kept else (0, 0, 0, 0, h))
+    norms = projections.new_empty(b, n, 2, n, h)
     out = projections.new_empty(b, n, n, c, h)
-    attention_loop(h)(*arrays(projections, _or_nothing(projections, bias), weights, out))
-    return out, weights
+    inputs = arrays(projections, _or_nothing(projections, bias), weights, norms, out)
+    _in_parts(attention_loop(h), inputs, _ranges(n))
+    return out, weights, norms
 
 
 def _attend_gradients(
-    projections: Tensor, bias: Tensor | None, weights: Tensor, out: Tensor, grad: Tensor
+    projections: Tensor,
+    bias: Tensor | None,
+    weights: Tensor,
+    norms: Tensor,
+    out: Tensor,
+    grad: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    fading = _or_nothing(projections, bias)
-    dprojections, dbias = projections.new_empty(projections.shape), fading.new_empty(fading.shape)
+    fading, n = _or_nothing(projections, bias), projections.shape[1]
+    ranges = _ranges(n)
+    dprojections, dbias = projections.new_zeros(projections.shape), fading.new_zeros(fading.shape)
+    # Threads must not add to the same numbers.
+    other = dbias if len(ranges) == 1 else fading.new_zeros(fading.shape)
     loop = attention_gradient_loop(projections.shape[-1])
-    loop(*arrays(projections, fading, weights, out, grad, dprojections, dbias))
-    return dprojections, dbias
+    inputs = arrays(projections, fading, weights, norms, out, grad, dprojections, dbias, other)
+    _in_parts(loop, inputs, ranges)
+    return dprojections, dbias if other is dbias else dbias + other
+
+
+def _ranges(atoms: int) -> list[tuple[int, int]]:
+    """Parts of a loop over atoms that are done side by side: one, if that is not worth threads."""
+    parts = 1 if atoms < _TOGETHER else min(torch.get_num_threads(), atoms // 8)
+    cuts = [atoms * part // parts for part in range(parts + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def _in_parts(loop: Loops, inputs: list[Any], ranges: list[tuple[int, int]]) -> None:
+    if len(ranges) == 1:
+        loop(*inputs, *ranges[0])
+        return
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for done in [pool.submit(loop, *inputs, *part) for part in ranges]:
+            done.result()
 
 
 def _or_nothing(like: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,11 +87,11 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _ATTEND: Final = single_operation(
-    "attend", "Tensor projections, Tensor? bias", "Tensor, Tensor", _attend
+    "attend", "Tensor projections, Tensor? bias", "Tensor, Tensor, Tensor", _attend
 )
 _ATTEND_GRADIENTS: Final = single_operation(
     "attend_gradients",
-    "Tensor projections, Tensor? bias, Tensor weights, Tensor out, Tensor grad",
+    "Tensor projections, Tensor? bias, Tensor weights, Tensor norms, Tensor out, Tensor grad",
     "Tensor, Tensor",
     _attend_gradients,
 )
@@ -71,8 +108,8 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projections: Tensor, bias: Tensor | None) -> Tensor:
         """Attend; see the class."""
-        out, weights = _ATTEND(projections, bias)
-        ctx.save_for_backward(projections, bias, weights, out)
+        out, weights, norms = _ATTEND(projections, bias)
+        ctx.save_for_backward(projections, bias, weights, norms, out)
         result: Tensor = out
         return result
 
@@ -80,8 +117,8 @@ class CompiledAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gradients of both inputs."""
         refuse_second_derivative()
-        projections, bias, weights, out = ctx.saved_tensors
-        dprojections, dbias = _ATTEND_GRADIENTS(projections, bias, weights, out, grad)
+        projections, bias, weights, norms, out = ctx.saved_tensors
+        dprojections, dbias = _ATTEND_GRADIENTS(projections, bias, weights, norms, out, grad)
         return dprojections, None if bias is None else dbias
 
 

@@ -10,18 +10,22 @@ For every head, with queries q, keys k and two values v, v' on the pairs,
 is left out (padding) or fades (a cutoff), see :func:`pair_bias`. The value part is an element-wise
 product and no matrix product, so fused attention kernels for other layouts do not apply.
 
-Two forms compute the same numbers:
+Three forms compute the same numbers:
 
 * :func:`edge_attention_reference` writes the formulas down. It is differentiable any number of
   times, and what a compiler should see, but holds N³·E numbers.
 * :func:`edge_attention_streamed` visits one middle atom at a time, needs N²·E + N³·H numbers and
   has a first derivative (:class:`~.streamed_product.StreamedProduct`).
+* :func:`~.fused_attention.edge_attention_fused`, for a GPU, is one kernel, needs N²·H numbers and
+  has a first derivative.
 
 :func:`edge_attention` picks the cheapest that the situation allows.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import TypeAlias
@@ -88,7 +92,22 @@ def edge_attention(
     """
     if torch.compiler.is_compiling():
         return edge_attention_reference(query, key, value1, value2, bias)
+    if can_fuse(query):
+        # Imports a compiler.
+        from mlmd_calc.models.mdet.fused_attention import edge_attention_fused
+
+        return edge_attention_fused(query, key, value1, value2, bias)
     return edge_attention_streamed(query, key, value1, value2, bias)
+
+
+def can_fuse(tensor: Tensor) -> bool:
+    """Whether there are fused kernels for where a tensor is."""
+    return tensor.is_cuda and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def edge_attention_reference(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU
-from mlmd_calc.models.mdet.edge_attention import AttentionFunction, edge_attention
+from mlmd_calc.models.mdet.edge_attention import AttentionFunction, can_fuse, edge_attention
 from mlmd_calc.models.mdet.loops import known
 from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention
 
@@ -47,7 +47,11 @@ def merge_weights(network: MDET) -> MDET:
 
 
 class MergedAttention(nn.Module):
-    """An :class:`~.network.EdgeAttention` with one projection, ordered by channel and head."""
+    """An :class:`~.network.EdgeAttention` with one projection.
+
+    Features are ordered by channel and head, as the compiled loops want them, or on a GPU by head
+    and channel, so that what a kernel of one head reads lies side by side.
+    """
 
     projection: Tensor
     out: Tensor
@@ -55,21 +59,28 @@ class MergedAttention(nn.Module):
     def __init__(self, attention: EdgeAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
-        width = attention.olin.weight.shape[0]
-        by_channel = torch.arange(width).view(self.num_heads, -1).T.flatten()
+        self.by_head = can_fuse(attention.olin.weight)
+        order = torch.arange(attention.olin.weight.shape[0])
+        if not self.by_head:
+            order = order.view(self.num_heads, -1).T.flatten()
         maps = (attention.qlin, attention.klin, attention.v1lin, attention.v2lin)
-        projection = torch.cat([linear.weight[by_channel] for linear in maps])
+        projection = torch.cat([linear.weight[order] for linear in maps])
         self.register_buffer("projection", projection.detach())
-        self.register_buffer("out", attention.olin.weight[:, by_channel].detach())
+        self.register_buffer("out", attention.olin.weight[:, order].detach())
 
     def forward(self, pairs: Tensor, bias: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Map pair features ``(b, n, n, E)`` to an update of the same shape."""
         b, n, _, width = pairs.shape
         projections = functional.linear(pairs, self.projection)
+        if self.by_head:
+            split = projections.view(b, n, n, 4, self.num_heads, width // self.num_heads)
+            query, key, value1, value2 = split.unbind(3)
+            attended = attention(query, key, value1, value2, bias)
+            return functional.linear(attended.reshape(pairs.shape), self.out)
         projections = projections.view(b, n, n, 4, width // self.num_heads, self.num_heads)
         if attention is edge_attention and known(projections):
             fading = None if bias is None else bias.to(projections.dtype)
-            attended: Tensor = CompiledAttention.apply(  # type: ignore[no-untyped-call]
+            attended = CompiledAttention.apply(  # type: ignore[no-untyped-call]
                 projections, fading
             )
         else:

@@ -221,6 +221,12 @@ def normal_tail(x: float, density: float) -> float:
 
 
 # ---- attention ------------------------------------------------------------------------------
+#
+# Rows and columns of pairs are visited in tiles, so that what a tile needs of keys and values stays
+# near the processor however large the molecule is.
+
+_ROWS: Final = 8
+_COLUMNS: Final = 8
 
 
 @functools.cache
@@ -228,69 +234,95 @@ def attention_loop(heads: int) -> Loops:
     """Compile attention for a number of heads, which has to be a constant in it.
 
     Its arrays are projections ``(b, n, n, 4, c, h)``, where the four are query, key and two values;
-    bias ``(b, n, n)``, or empty; weights ``(b, i, k, j, h)``, where k is the middle atom, and
-    output ``(b, n, n, c, h)``, which it fills.
+    bias ``(b, n, n)``, or empty; weights ``(b, i, k, j, h)``, where k is the middle atom, or empty
+    if they are not to be kept; norms ``(b, i, 2, j, h)`` and output ``(b, n, n, c, h)``. It fills
+    the last three for first atoms i of a range ``(start, stop)``. Norms are the largest score of a
+    pair and one over the sum of exponentials relative to it.
     """
 
     @compiled
-    def attend(projections: Any, bias: Any, weights: Any, out: Any) -> None:
+    def attend(
+        projections: Any, bias: Any, weights: Any, norms: Any, out: Any, start: int, stop: int
+    ) -> None:
         batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
-        width, row = channels * heads, n * heads
-        flat, flat_weights, flat_out = projections.ravel(), weights.ravel(), out.ravel()
+        width, across = channels * heads, (n + _COLUMNS - 1) // _COLUMNS
+        flat, flat_out, flat_norms = projections.ravel(), out.ravel(), norms.ravel()
         zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
-        top, total = np.empty(row, flat.dtype), np.empty(row, flat.dtype)
+        top, total = np.empty(_COLUMNS * heads, flat.dtype), np.empty(_COLUMNS * heads, flat.dtype)
+        kept = weights.size > 0
+        # Of a tile, if they are not kept.
+        own = weights.ravel() if kept else np.empty(_ROWS * n * _COLUMNS * heads, flat.dtype)
         for b in range(batch):
-            # By middle atom, so that its keys stay near the processor.
-            for k in range(n):
-                for i in range(n):
-                    at_query = ((b * n + i) * n + k) * 4 * width
-                    for j in range(n):
-                        at_key = (((b * n + k) * n + j) * 4 + 1) * width
-                        at_weight = (((b * n + i) * n + k) * n + j) * heads
-                        score = zero
-                        for c in range(0, width, heads):
-                            score = multiply_add(
-                                load(flat, at_query + c, heads),
-                                load(flat, at_key + c, heads),
-                                score,
-                            )
-                        store(flat_weights, at_weight, multiply(score, scale))
-                    if bias.size:
-                        for j in range(n):
-                            both = bias[b, i, k] + bias[b, k, j]
-                            for h in range(heads):
-                                weights[b, i, k, j, h] += both
-            for i in range(n):
-                own = weights[b, i].reshape(n, row)
-                top[:] = -np.inf
-                total[:] = 0.0
+            for tile in range(across * ((stop - start + _ROWS - 1) // _ROWS)):
+                first, left = start + tile // across * _ROWS, tile % across * _COLUMNS
+                last, right = min(first + _ROWS, stop), min(left + _COLUMNS, n)
+                row = (right - left) * heads
+                # Places of the weights of neighbouring first and middle atoms.
+                beyond = n * heads if kept else _COLUMNS * heads
+                origin = ((b * n + first) * n * n + left) * heads if kept else 0
                 for k in range(n):
+                    for i in range(first, last):
+                        at_query = ((b * n + i) * n + k) * 4 * width
+                        at_weight = origin + ((i - first) * n + k) * beyond
+                        for j in range(left, right):
+                            at_key = (((b * n + k) * n + j) * 4 + 1) * width
+                            score = zero
+                            for c in range(0, width, heads):
+                                score = multiply_add(
+                                    load(flat, at_query + c, heads),
+                                    load(flat, at_key + c, heads),
+                                    score,
+                                )
+                            store(own, at_weight + (j - left) * heads, multiply(score, scale))
+                        if bias.size:
+                            for j in range(left, right):
+                                both = bias[b, i, k] + bias[b, k, j]
+                                here = own[at_weight + (j - left) * heads :]
+                                for h in range(heads):
+                                    here[h] += both
+                for i in range(first, last):
+                    at_weight = origin + (i - first) * n * beyond
+                    top[:] = -np.inf
+                    total[:] = 0.0
+                    for k in range(n):
+                        here = own[at_weight + k * beyond :]
+                        for e in range(row):
+                            top[e] = max(top[e], here[e])
+                    for k in range(n):
+                        here = own[at_weight + k * beyond :]
+                        for e in range(row):
+                            here[e] = exponential(np.float64(here[e] - top[e]))
+                        for e in range(row):
+                            total[e] += here[e]
                     for e in range(row):
-                        top[e] = max(top[e], own[k, e])
+                        total[e] = 1.0 / total[e]
+                    for k in range(n):
+                        here = own[at_weight + k * beyond :]
+                        for e in range(row):
+                            here[e] *= total[e]
+                    at_norm = ((b * n + i) * 2 * n + left) * heads
+                    for e in range(row):
+                        flat_norms[at_norm + e] = top[e]
+                        flat_norms[at_norm + n * heads + e] = total[e]
+                    out[b, i, left:right] = 0.0
                 for k in range(n):
-                    for e in range(row):
-                        own[k, e] = exponential(np.float64(own[k, e] - top[e]))
-                    for e in range(row):
-                        total[e] += own[k, e]
-                for e in range(row):
-                    total[e] = 1.0 / total[e]
-                out[b, i] = 0.0
-                for k in range(n):
-                    for e in range(row):
-                        own[k, e] *= total[e]
-                    at_value1 = (((b * n + i) * n + k) * 4 + 2) * width
-                    for j in range(n):
-                        at_value2 = (((b * n + k) * n + j) * 4 + 3) * width
-                        at_out = ((b * n + i) * n + j) * width
-                        at_weight = (((b * n + i) * n + k) * n + j) * heads
-                        weight = load(flat_weights, at_weight, heads)
-                        for c in range(0, width, heads):
-                            value = multiply(
-                                load(flat, at_value1 + c, heads), load(flat, at_value2 + c, heads)
-                            )
-                            value = multiply_add(value, weight, load(flat_out, at_out + c, heads))
-                            store(flat_out, at_out + c, value)
+                    for i in range(first, last):
+                        at_value1 = (((b * n + i) * n + k) * 4 + 2) * width
+                        at_weight = origin + ((i - first) * n + k) * beyond
+                        for j in range(left, right):
+                            at_value2 = (((b * n + k) * n + j) * 4 + 3) * width
+                            at_out = ((b * n + i) * n + j) * width
+                            weight = load(own, at_weight + (j - left) * heads, heads)
+                            for c in range(0, width, heads):
+                                value = multiply(
+                                    load(flat, at_value1 + c, heads),
+                                    load(flat, at_value2 + c, heads),
+                                )
+                                value = multiply_add(
+                                    value, weight, load(flat_out, at_out + c, heads)
+                                )
+                                store(flat_out, at_out + c, value)
 
     return cast(Loops, attend)
 
@@ -299,8 +331,10 @@ def attention_loop(heads: int) -> Loops:
 def attention_gradient_loop(heads: int) -> Loops:
     """Compile the gradients of :func:`attention_loop`.
 
-    Its arrays are the four of the attention, the gradient of the output, and those of projections
-    and bias, which it fills.
+    Its arrays are the five of the attention, where empty weights are computed again, the gradient
+    of the output, that of the projections, and those of the bias of pairs with the middle atom
+    second and first, which may be one array. It adds to the gradients, of zero to begin with, what
+    comes from middle atoms of a range ``(start, stop)``.
     """
 
     @compiled
@@ -308,23 +342,28 @@ def attention_gradient_loop(heads: int) -> Loops:
         projections: Any,
         bias: Any,
         weights: Any,
+        norms: Any,
         out: Any,
         grad: Any,
         dprojections: Any,
-        dbias: Any,
+        dbias_second: Any,
+        dbias_first: Any,
+        start: int,
+        stop: int,
     ) -> None:
         batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
-        width, row = channels * heads, n * heads
-        flat, flat_weights = projections.ravel(), weights.ravel()
-        flat_out, flat_grad, slopes = out.ravel(), grad.ravel(), dprojections.ravel()
+        width, across = channels * heads, (n + _COLUMNS - 1) // _COLUMNS
+        flat, flat_norms, flat_out = projections.ravel(), norms.ravel(), out.ravel()
+        flat_grad, slopes = grad.ravel(), dprojections.ravel()
         zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
-        # Of one first and middle atom: gradients of query and first value, and of scores.
+        # Of one first and middle atom and the columns of a tile: gradients of query and first
+        # value, and of scores.
         dquery, dvalue1 = np.empty(width, flat.dtype), np.empty(width, flat.dtype)
-        dscores = np.empty(row, flat.dtype)
-        along = np.empty(n * row, flat.dtype)
-        slopes[:] = 0.0
-        dbias[:] = 0.0
+        dscores = np.empty(_COLUMNS * heads, flat.dtype)
+        kept = weights.size > 0
+        own = weights.ravel() if kept else np.empty(_COLUMNS * heads, flat.dtype)
+        along = np.empty(n * n * heads, flat.dtype)
         for b in range(batch):
             # The gradient of softmax needs the mean over the middle atoms.
             for ij in range(n * n):
@@ -335,51 +374,79 @@ def attention_gradient_loop(heads: int) -> Loops:
                         load(flat_out, at_out + c, heads), load(flat_grad, at_out + c, heads), mean
                     )
                 store(along, ij * heads, mean)
-            # By middle atom, so that its keys, values and their gradients stay near the processor.
-            for k in range(n):
+            for tile in range(across * ((stop - start + _ROWS - 1) // _ROWS)):
+                first, left = start + tile // across * _ROWS, tile % across * _COLUMNS
+                last, right = min(first + _ROWS, stop), min(left + _COLUMNS, n)
+                row = (right - left) * heads
                 for i in range(n):
-                    at_query = ((b * n + i) * n + k) * 4 * width
-                    at_value1 = at_query + 2 * width
-                    dquery[:] = 0.0
-                    dvalue1[:] = 0.0
-                    for j in range(n):
-                        at_out = ((b * n + i) * n + j) * width
-                        at_key = (((b * n + k) * n + j) * 4 + 1) * width
-                        at_value2 = at_key + 2 * width
-                        at_weight = (((b * n + i) * n + k) * n + j) * heads
-                        weight = load(flat_weights, at_weight, heads)
-                        dweight = zero
+                    for k in range(first, last):
+                        at_query = ((b * n + i) * n + k) * 4 * width
+                        at_value1 = at_query + 2 * width
+                        at_weight = (((b * n + i) * n + k) * n + left) * heads if kept else 0
+                        if not kept:
+                            for j in range(left, right):
+                                at_key = (((b * n + k) * n + j) * 4 + 1) * width
+                                score = zero
+                                for c in range(0, width, heads):
+                                    score = multiply_add(
+                                        load(flat, at_query + c, heads),
+                                        load(flat, at_key + c, heads),
+                                        score,
+                                    )
+                                store(own, (j - left) * heads, multiply(score, scale))
+                                if bias.size:
+                                    both = bias[b, i, k] + bias[b, k, j]
+                                    for h in range(heads):
+                                        own[(j - left) * heads + h] += both
+                            at_norm = ((b * n + i) * 2 * n + left) * heads
+                            top = flat_norms[at_norm : at_norm + row]
+                            share = flat_norms[at_norm + n * heads : at_norm + n * heads + row]
+                            for e in range(row):
+                                # Rounded in another way, the largest score may be above it.
+                                below = min(np.float64(own[e] - top[e]), 0.0)
+                                own[e] = exponential(below) * share[e]
                         for c in range(0, width, heads):
-                            slope = load(flat_grad, at_out + c, heads)
-                            value1 = load(flat, at_value1 + c, heads)
-                            product = multiply(slope, load(flat, at_value2 + c, heads))
-                            dweight = multiply_add(product, value1, dweight)
-                            store(
-                                dvalue1, c, multiply_add(product, weight, load(dvalue1, c, heads))
-                            )
-                            dvalue2 = load(slopes, at_value2 + c, heads)
-                            dvalue2 = multiply_add(multiply(slope, value1), weight, dvalue2)
-                            store(slopes, at_value2 + c, dvalue2)
-                        mean = load(along, (i * n + j) * heads, heads)
-                        dscore = multiply(weight, subtract(dweight, mean))
-                        store(dscores, j * heads, dscore)
-                        dscore = multiply(dscore, scale)
+                            store(dquery, c, load(slopes, at_query + c, heads))
+                            store(dvalue1, c, load(slopes, at_value1 + c, heads))
+                        for j in range(left, right):
+                            at_out = ((b * n + i) * n + j) * width
+                            at_key = (((b * n + k) * n + j) * 4 + 1) * width
+                            at_value2 = at_key + 2 * width
+                            weight = load(own, at_weight + (j - left) * heads, heads)
+                            dweight = zero
+                            for c in range(0, width, heads):
+                                slope = load(flat_grad, at_out + c, heads)
+                                value1 = load(flat, at_value1 + c, heads)
+                                product = multiply(slope, load(flat, at_value2 + c, heads))
+                                dweight = multiply_add(product, value1, dweight)
+                                store(
+                                    dvalue1,
+                                    c,
+                                    multiply_add(product, weight, load(dvalue1, c, heads)),
+                                )
+                                dvalue2 = load(slopes, at_value2 + c, heads)
+                                dvalue2 = multiply_add(multiply(slope, value1), weight, dvalue2)
+                                store(slopes, at_value2 + c, dvalue2)
+                            mean = load(along, (i * n + j) * heads, heads)
+                            dscore = multiply(weight, subtract(dweight, mean))
+                            store(dscores, (j - left) * heads, dscore)
+                            dscore = multiply(dscore, scale)
+                            for c in range(0, width, heads):
+                                key = load(flat, at_key + c, heads)
+                                store(dquery, c, multiply_add(dscore, key, load(dquery, c, heads)))
+                                query = load(flat, at_query + c, heads)
+                                dkey = load(slopes, at_key + c, heads)
+                                store(slopes, at_key + c, multiply_add(dscore, query, dkey))
                         for c in range(0, width, heads):
-                            key = load(flat, at_key + c, heads)
-                            store(dquery, c, multiply_add(dscore, key, load(dquery, c, heads)))
-                            query = load(flat, at_query + c, heads)
-                            dkey = load(slopes, at_key + c, heads)
-                            store(slopes, at_key + c, multiply_add(dscore, query, dkey))
-                    for e in range(width):
-                        slopes[at_query + e] = dquery[e]
-                        slopes[at_value1 + e] = dvalue1[e]
-                    if dbias.size:
-                        for j in range(n):
-                            both = flat.dtype.type(0.0)
-                            for h in range(heads):
-                                both += dscores[j * heads + h]
-                            dbias[b, i, k] += both
-                            dbias[b, k, j] += both
+                            store(slopes, at_query + c, load(dquery, c, heads))
+                            store(slopes, at_value1 + c, load(dvalue1, c, heads))
+                        if bias.size:
+                            for j in range(left, right):
+                                both = flat.dtype.type(0.0)
+                                for h in range(heads):
+                                    both += dscores[(j - left) * heads + h]
+                                dbias_second[b, i, k] += both
+                                dbias_first[b, k, j] += both
 
     return cast(Loops, differentiate)
 
