@@ -8,6 +8,7 @@ time stepping, where errors are corrected, and costs a fraction of a millisecond
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
@@ -20,8 +21,9 @@ from ase.md.langevin import Langevin
 from numpy.typing import NDArray
 
 from mlmd_calc.bonded.coordinates import InternalCoordinates
-from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation.corrections import thermal_speed
 
@@ -81,16 +83,14 @@ class BondedForceField:
     def __init__(
         self, atoms: ase.Atoms, positions: NDArray[np.float64], forces: NDArray[np.float64]
     ) -> None:
-        self.numbers = atoms.numbers.copy()
         bonds = find_bonds(atoms).pairs
         if not len(bonds):
             raise InputError(
                 f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
             )
-        self._coordinates = InternalCoordinates(len(atoms), bonds, _contacts(bonds, positions))
+        self._build(atoms.numbers, bonds, _contacts(bonds, positions))
         shapes = [self._coordinates.values(own) for own in positions]
         self._reference = _reference(self._coordinates, [values for values, _ in shapes])
-        self._terms = _terms(self._coordinates)
         if forces.size <= len(self._terms):
             raise InputError(
                 f"{len(positions)} structures have {forces.size} forces for {len(self._terms)} "
@@ -156,6 +156,47 @@ class BondedForceField:
             on_frame()
         positions, forces = (np.array(own[20:]) for own in zip(*found, strict=True))
         return cls(atoms, positions, forces)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BondedForceField:
+        """Read what :meth:`save` wrote, for instance to continue a run in another process.
+
+        Raises
+        ------
+        ModelFileError
+            If the file cannot be read, or is something else.
+        """
+        stored = read_restart(path)
+        try:
+            parts = [stored[name] for name in ("numbers", "bonds", "contacts")]
+            found = [stored[name] for name in ("reference", "weights", "error")]
+        except KeyError as error:
+            raise ModelFileError(
+                f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
+            ) from error
+        field = cls.__new__(cls)
+        field._build(*parts)
+        field._reference, field.weights, field.error = found
+        return field
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a file that :meth:`load` reads."""
+        content = {
+            "numbers": self.numbers,
+            "bonds": self._bonds,
+            "contacts": self._contacts,
+            "reference": self._reference,
+            "weights": self.weights,
+            "error": self.error,
+        }
+        write_restart(path, content)
+
+    def _build(
+        self, numbers: NDArray[np.int64], bonds: NDArray[np.int64], contacts: NDArray[np.int64]
+    ) -> None:
+        self.numbers, self._bonds, self._contacts = numbers.copy(), bonds, contacts
+        self._coordinates = InternalCoordinates(len(numbers), bonds, contacts)
+        self._terms = _terms(self._coordinates)
 
     def evaluate(
         self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
