@@ -6,8 +6,10 @@
 The card file holds what cannot be measured: name, description, data, recommended settings, the
 commands that trained the model. Errors of force fields are measured in the recommended setting and,
 where the model allows it, with direct forces in one fresh random orientation per call; those of
-propagators with the recommended potential, beside ballistic motion. Those of ATMOS models are what
-``mlmd evaluate rollouts DATA --model MODEL --json`` printed, given as ``--evaluation``.
+propagators with the recommended potential, beside ballistic motion. From the first test set of a
+force field also comes what ``mlmd validate spread`` finds, and its recommended ``max_spread``.
+Those of ATMOS models are what ``mlmd evaluate rollouts DATA --model MODEL --json`` printed, given
+as ``--evaluation``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from rich.console import Console
 from mlmd_calc import Potential, load_propagator
 from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
 from mlmd_calc.analysis.jump_baselines import ALL, MODEL, compare_with_baselines
+from mlmd_calc.analysis.spread import calibrate_spread, spreads_and_errors
 from mlmd_calc.data import MoleculeFrames, read_dataset
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.models import ATMOS
 from mlmd_calc.training.held_out import held_out
 from mlmd_calc.training.recipe import Recipe, read_toml
@@ -66,7 +70,7 @@ def measure_forces(
 def force_errors(model: Model, card: ModelCard, tests: Tests) -> dict[str, Any]:
     """Errors of a force field by test set and setting."""
     settings: dict[str, dict[str, Any]] = {
-        "recommended": dict(card.recommended),
+        "recommended": {k: v for k, v in card.recommended.items() if k != "max_spread"},
         "direct, one random orientation per call": {
             "forces": "direct",
             "rotation": "random",
@@ -78,6 +82,32 @@ def force_errors(model: Model, card: ModelCard, tests: Tests) -> dict[str, Any]:
         for setting, options in settings.items()
         for name, frames in tests.items()
     }
+
+
+def with_spread(model: Model, card: ModelCard, tests: Tests) -> ModelCard:
+    """Add what the spread of the forces tells of the error, and the limit to be recommended.
+
+    Left out for models that know no spread in the recommended setting.
+    """
+    options = {k: v for k, v in card.recommended.items() if k != "max_spread"}
+    try:
+        potential = Potential(model, seed=0, on_spread="measure", **options)
+    except ConfigError:
+        return card
+    name, frames = next(iter(tests.items()))
+    found = calibrate_spread([spreads_and_errors(potential, one, FRAMES) for one in frames])
+    row = {
+        "structures": found.structures,
+        "rank correlation with the error": round(found.rank_correlation, 3),
+        "error / spread": round(found.error_by_spread, 2),
+        "RMS error within max_spread, meV/Å": round(found.error_within, 1),
+        "RMS error beyond, meV/Å": round(found.error_beyond, 1),
+    }
+    return replace(
+        card,
+        recommended={**options, "max_spread": round(found.max_spread, 3)},
+        errors={**card.errors, f"spread of the forces; {name}": row},
+    )
 
 
 def jump_errors(model: ATOMModel, card: ModelCard, tests: Tests) -> dict[str, Any]:
@@ -171,8 +201,10 @@ def main() -> None:
         errors, references = jump_errors(model, card, tests), {}
     else:
         errors, references = force_errors(model, card, tests), model.atomic_energies
-    console.print(errors)
     card = replace(card, errors=errors, sha256="")
+    if isinstance(model, Model) and tests:
+        card = with_spread(model, card, tests)
+    console.print(card.errors)
     path = SHIPPED_WEIGHTS / f"{card.name}.safetensors"
     save_model(path, model.network.float(), references, card.to_dict())
     write_manifest(SHIPPED_WEIGHTS, arguments.default)

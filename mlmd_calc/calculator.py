@@ -30,7 +30,8 @@ class MDETCalculator(Calculator):
     Results are ``energy`` and ``free_energy`` (eV), ``forces`` (eV/Å) and, with more than one
     orientation per call, ``forces_std`` (eV/Å) and ``energy_std`` (eV): the standard deviation over
     orientations, a free measure of how far the model is from being a function of the molecule
-    alone.
+    alone. With ``on_spread`` also ``spread`` (eV/Å) and, of each atom, ``forces_spread``: how far
+    the model's own answers lie apart, which grows with the error of the forces.
 
     Parameters
     ----------
@@ -43,8 +44,9 @@ class MDETCalculator(Calculator):
         in ``atoms.info`` ("charge", "multiplicity" or "spin"), by initial charges or by initial
         magnetic moments, else 0 and 1. A disagreement is an error.
     **options
-        ``device``, ``dtype``, ``forces``, ``rotation``, ``n_rotations``, ``seed``,
-        ``remove_net_force`` and ``remove_net_torque`` of :class:`mlmd_calc.Potential`.
+        ``setting``, ``device``, ``dtype``, ``forces``, ``rotation``, ``n_rotations``, ``seed``,
+        ``remove_net_force``, ``remove_net_torque``, ``max_spread`` and ``on_spread`` of
+        :class:`mlmd_calc.Potential`.
 
     Raises
     ------
@@ -54,7 +56,8 @@ class MDETCalculator(Calculator):
         From calculations: periodic cells, unknown elements, impossible charge or multiplicity, no
         atoms, non-finite positions, distances beyond those of the training data.
     PredictionError
-        From calculations: non-finite or absurd model output.
+        From calculations: non-finite or absurd model output, or with ``on_spread="raise"`` a
+        spread beyond ``max_spread``.
 
     Examples
     --------
@@ -74,6 +77,8 @@ class MDETCalculator(Calculator):
         "forces",
         "forces_std",
         "energy_std",
+        "spread",
+        "forces_spread",
     ]
 
     def __init__(
@@ -95,6 +100,8 @@ class MDETCalculator(Calculator):
             missing |= {"energy", "free_energy", "energy_std"}
         if self.potential.n_rotations == 1:
             missing |= {"forces_std", "energy_std"}
+        if self.potential.spread_limit is None:
+            missing |= {"spread", "forces_spread"}
         # An instance lists what it can answer; ASE refuses the rest.
         self.implemented_properties = [  # type: ignore[misc]
             name for name in type(self).implemented_properties if name not in missing
@@ -181,6 +188,8 @@ class MDETCalculator(Calculator):
             "forces": result.forces,
             "forces_std": result.forces_std,
             "energy_std": result.energy_std,
+            "spread": result.spread,
+            "forces_spread": result.forces_spread,
         }
         self.results = {name: value for name, value in named.items() if value is not None}
 

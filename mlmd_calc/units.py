@@ -53,6 +53,9 @@ BOHR: Final[float] = ase.units.Bohr
 MEV: Final = 1e-3
 """One meV in eV."""
 
+PER_CM: Final[float] = 1e15 / (100.0 * ase.units._c)
+"""Wavenumber in 1/cm of one oscillation per femtosecond."""
+
 NM: Final[float] = ase.units.nm
 """One nanometre in Å."""
 

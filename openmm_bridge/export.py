@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from mlmd_calc import __version__, units
-from mlmd_calc.errors import PredictionError
+from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.geometry.rotations import counted_rotations
 from mlmd_calc.io.files import replacing
 from mlmd_calc.potential import Potential
@@ -68,6 +68,8 @@ def torchscript_module(potential: Potential, region: Region) -> torch.jit.Script
 
     Raises
     ------
+    ConfigError
+        If the spread of the forces is to be watched, which needs Python.
     InputError
         If the model cannot be applied to these atoms.
     PredictionError
@@ -81,6 +83,12 @@ def torchscript_module(potential: Potential, region: Region) -> torch.jit.Script
     >>> force.setOutputsForces(True)  # doctest: +SKIP
     """
     region.check(potential.model.card)
+    if potential.spread_limit is not None:
+        raise ConfigError(
+            f"on_spread={potential.spread_limit.action!r} is not possible in TorchScript, which "
+            "can neither warn nor ask again; use backend='python', or leave out on_spread and "
+            "max_spread"
+        )
     # Independent of the mode the caller is in, as in Potential.
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         content = io.BytesIO()

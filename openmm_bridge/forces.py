@@ -58,8 +58,9 @@ def create_force(
     forceGroup
         Force group of the force.
     **options
-        ``device``, ``dtype``, ``forces``, ``rotation``, ``n_rotations``, ``seed``,
-        ``remove_net_force`` and ``remove_net_torque`` of :class:`mlmd_calc.Potential`.
+        ``setting``, ``device``, ``dtype``, ``forces``, ``rotation``, ``n_rotations``, ``seed``,
+        ``remove_net_force``, ``remove_net_torque`` and, not with the back end "torchscript",
+        ``max_spread`` and ``on_spread`` of :class:`mlmd_calc.Potential`.
 
     Returns
     -------

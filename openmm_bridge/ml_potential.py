@@ -21,13 +21,16 @@ _OPTIONS: Final = (
     "charge",
     "device",
     "forces",
+    "max_spread",
     "multiplicity",
     "n_rotations",
+    "on_spread",
     "precision",
     "remove_net_force",
     "remove_net_torque",
     "rotation",
     "seed",
+    "setting",
 )
 
 
@@ -35,9 +38,10 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
     """MD-ET for OpenMM-ML's ``createSystem`` and ``createMixedSystem``.
 
     Their further options are ``charge`` and ``multiplicity`` of the ML atoms, ``precision``
-    ("single", "double", "mixed"), ``device``, ``backend``, ``seed``, ``forces``, ``rotation``,
-    ``n_rotations``, ``remove_net_force`` and ``remove_net_torque``; they mean what they mean in
-    :func:`openmm_bridge.create_force`, whose defaults they have.
+    ("single", "double", "mixed"), ``setting``, ``device``, ``backend``, ``seed``, ``forces``,
+    ``rotation``, ``n_rotations``, ``remove_net_force``, ``remove_net_torque``, ``max_spread`` and
+    ``on_spread``; they mean what they mean in :func:`openmm_bridge.create_force`, whose defaults
+    they have.
 
     Parameters
     ----------

@@ -55,6 +55,19 @@ def test_run_leaves_trajectory_picture_and_summary(tmp_path, model):
     assert "there is no minimum" in result.stderr
 
 
+def test_setting_of_the_paper_and_spread(tmp_path, model):
+    common = ("run", "CH3CH2OH", "-m", model, "--duration", 0.002, "--seed", 3, "--json")
+    assert invoke(*common, "--setting", "paper", "--out", tmp_path / "a").exit_code == 0
+    options = json.loads((tmp_path / "a" / JOB_FILE).read_text())["calculator"]
+    assert (options["forces"], options["rotation"]) == ("direct", "random")
+    assert options["remove_net_force"]
+    assert options["remove_net_torque"]
+    conservative = ("--forces", "conservative", "--rotation", "none", "--no-relax")
+    limit = ("--max-spread", 1e-6, "--on-spread", "raise", "--out", tmp_path / "b")
+    with pytest.raises(PredictionError, match="max_spread=1e-06"):
+        invoke(*common, *conservative, *limit)
+
+
 def test_same_seed_same_trajectory(tmp_path, model):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         options = ("-m", model, "-d", 0.01, "--seed", seed, "-o", tmp_path / name)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import ase.io
+import numpy as np
 import pytest
 import typer
 from ase import Atoms
@@ -13,7 +14,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from spring_molecules import spring_frames
 from typer.testing import CliRunner
 
-from mlmd_calc.analysis.accuracy import equivariance_error, measure_accuracy, structures_of
+from mlmd_calc.analysis.accuracy import (
+    equivariance_error,
+    measure_accuracy,
+    molecule_errors,
+    structures_of,
+)
+from mlmd_calc.analysis.force_report import conformational_errors
 from mlmd_calc.cli import evaluate as evaluate_commands
 from mlmd_calc.cli.models import models_command
 from mlmd_calc.cli.train import finetune_command, train_command, usual_recipe
@@ -230,6 +237,12 @@ def test_evaluate_measures_every_molecule_and_all_of_them(folder):
         [
             *(accuracy.structures, accuracy.forces_mae, accuracy.forces_rmse),
             *(accuracy.energy_mae, accuracy.energy_mae_relative),
+            np.mean(
+                [
+                    conformational_errors(m, molecule_errors(potential, m, 4), 4).mae
+                    for m in molecules
+                ]
+            ),
             equivariance_error(potential, structures),
         ]
     )

@@ -12,7 +12,7 @@ from ase.build import molecule
 from toy_models import CONFIGS, SMALL, toy_model
 
 from mlmd_calc import MDETCalculator, Potential, units
-from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.geometry.rotations import counted_rotations
 from mlmd_calc.potential import Structure, structure_from_ase
 from mlmd_calc.zoo import load_model
@@ -29,6 +29,7 @@ from openmm_systems import (  # noqa: E402
 
 from openmm_bridge import (  # noqa: E402
     available_backends,
+    create_force,
     export,
     restore_orientations,
     store_orientations,
@@ -384,6 +385,34 @@ def test_orientations_that_cannot_be_counted_are_refused(water, random_module, p
     still = system_of(water, force_of(plain_module))
     with pytest.raises(InputError, match="draws random orientations"):
         store_orientations(context_of(still, water.positions))
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_setting_of_the_paper(ethanol, platform):
+    options = {"setting": "paper", "seed": 11}
+    force = create_force(
+        topology_of(ethanol), toy_model(), backend="torchscript", device="cpu", **options
+    )
+    context = context_of(system_of(ethanol, force), ethanol.positions, platform)
+    ethanol.calc = MDETCalculator(toy_model(), device="cpu", **options)
+    found = [energy_and_forces(context)[1] for _ in range(3)]
+    centred = ethanol.positions - ethanol.positions.mean(axis=0)
+    for one in found:
+        ethanol.calc.reset()
+        known = ethanol.get_forces() * KJ_PER_MOL_NM
+        # OpenMM's CPU platform holds positions and forces in single precision.
+        close = 1e-9 if platform == "Reference" else 1e-5
+        np.testing.assert_allclose(one, known, rtol=0, atol=close * np.abs(known).max())
+        np.testing.assert_allclose(one.sum(axis=0), 0.0, atol=10 * close * np.abs(known).max())
+        torque = np.cross(centred, one).sum(axis=0)
+        np.testing.assert_allclose(torque, 0.0, atol=20 * close * np.abs(known).max())
+    assert np.abs(found[0] - found[1]).max() > 1.0
+
+
+def test_spread_cannot_be_watched_without_python(water):
+    watched = potential(forces="conservative", rotation="none", on_spread="measure")
+    with pytest.raises(ConfigError, match="on_spread='measure' is not possible in TorchScript"):
+        torchscript_module(watched, region_from_topology(topology_of(water)))
 
 
 def test_mean_over_random_orientations_is_the_average(water, random_module):

@@ -117,6 +117,35 @@ def test_same_seed_gives_the_same_random_orientations_as_in_ase(ethanol):
         np.testing.assert_allclose(computed, known, rtol=0, atol=1e-9 * np.abs(known).max())
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_setting_of_the_paper(ethanol, platform):
+    options = {"model": toy_model(), "setting": "paper", "seed": 7}
+    force = create_force(topology_of(ethanol), device="cpu", **options)
+    context = context_of(system_of(ethanol, force), ethanol.positions, platform)
+    known = [energy_and_forces(context)[1] for _ in range(2)]
+    assert np.abs(known[0] - known[1]).max() > 1.0
+    atoms = ethanol.copy()
+    atoms.calc = MDETCalculator(device="cpu", **options)
+    forces = atoms.get_forces() * KJ_PER_MOL_NM
+    np.testing.assert_allclose(known[0], forces, rtol=0, atol=1e-9 * np.abs(forces).max())
+
+
+def test_spread_beyond_the_limit_ends_a_run_also_after_copies(ethanol):
+    options = {"forces": "conservative", "rotation": "none", "device": "cpu"}
+    topology = topology_of(ethanol)
+    force = create_force(
+        topology, "mdet-ethanol-gfn2", max_spread=1e-4, on_spread="raise", **options
+    )
+    system = system_of(ethanol, force)
+    for one in (system, copy.deepcopy(system)):
+        context = context_of(one, ethanol.positions)
+        with pytest.raises(openmm.OpenMMException, match=r"more than max_spread=0\.0001"):
+            energy_and_forces(context)
+    force = create_force(topology, "mdet-ethanol-gfn2", max_spread=1e-4, **options)
+    with pytest.warns(UserWarning, match="contradicts itself about C2H6O"):
+        energy_and_forces(context_of(system_of(ethanol, force), ethanol.positions))
+
+
 def test_charge_and_multiplicity_reach_the_model():
     atoms = molecule("NH3")
     model = toy_model()

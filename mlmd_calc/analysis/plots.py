@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import fit_drift
 from mlmd_calc.md.record import RunRecord
+
+if TYPE_CHECKING:
+    from mlmd_calc.analysis.spectra import Spectrum
 
 COLOURS: Final = ("#0b559f", "#d95f02", "#1b9e77", "#7570b3", "#666666")
 _GUIDE: Final = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
@@ -79,6 +82,38 @@ def plot_comparison(columns: Mapping[str, Mapping[str, RunRecord]], path: Path, 
         for name, record in runs.items():
             if record.failed:
                 _draw_crosses(column, record, COLOURS[names.index(name) % len(COLOURS)])
+    figure.savefig(path)
+
+
+def plot_spectrum(
+    spectrum: Spectrum, path: Path, title: str, harmonic: NDArray[np.float64] | None
+) -> None:
+    """Draw a power spectrum, with the frequencies of a Hessian as lines.
+
+    Parameters
+    ----------
+    spectrum
+        Of a trajectory.
+    path
+        PNG file to write.
+    title
+        Heading of the picture.
+    harmonic
+        1/cm; None for no lines.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.0), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axis = figure.subplots()
+    for wavenumber in () if harmonic is None else harmonic:
+        axis.axvline(wavenumber, color="0.6", linestyle="--", linewidth=0.8)
+    axis.plot(spectrum.wavenumbers, spectrum.density, color=COLOURS[0])
+    axis.set_xlim(0.0, min(4200.0, float(spectrum.wavenumbers[-1])))
+    axis.set_xlabel("wavenumber (1/cm)")
+    axis.set_ylabel("power (cm)")
     figure.savefig(path)
 
 

@@ -26,7 +26,10 @@ VelocityUnitOption: TypeAlias = Annotated[
 ]
 FrameSpacing: TypeAlias = Annotated[
     float | None,
-    typer.Option(help="fs between the frames of extxyz and ASE trajectories without times."),
+    typer.Option(
+        help="fs between the frames of extxyz and ASE trajectories without times, and of MD17 "
+        "(0.5), MD22 and TG80 (1); velocities that are missing are taken from the positions."
+    ),
 ]
 
 

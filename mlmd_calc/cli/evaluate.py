@@ -16,6 +16,7 @@ from mlmd_calc.cli.data_options import (
     Reading,
     VelocityUnitOption,
 )
+from mlmd_calc.cli.evaluate_spectrum import spectrum_command
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,13 +81,13 @@ def forces_command(
     velocity_unit: VelocityUnitOption = None,
     frame_spacing: FrameSpacing = None,
 ) -> None:
-    """Errors of forces and energies of a force field."""
+    """Errors of forces and energies of a force field, by molecule, element and class."""
     from mlmd_calc.cli.evaluate_forces import evaluate_forces
     from mlmd_calc.potential import Potential
 
     loaded = _load(model, "forces")
     found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
-    molecules = _chosen(found, loaded, held_out, only)
+    molecules = chosen_data(found, loaded, held_out, only)
     potential = Potential(
         loaded.source,
         dtype=dtype,
@@ -96,6 +97,9 @@ def forces_command(
         n_rotations=n_rotations,
     )
     evaluate_forces(potential, molecules, frames, seed=seed, as_json=as_json)
+
+
+app.command("spectrum")(spectrum_command)
 
 
 @app.command("jumps")
@@ -130,7 +134,7 @@ def jumps_command(
 
     loaded = _load(model, "jumps")
     found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
-    molecules = _chosen(found, loaded, held_out, only)
+    molecules = chosen_data(found, loaded, held_out, only)
     propagator = load_propagator(
         loaded.source, device="cpu", dtype=dtype, potential=potential, rotation=rotation
     )
@@ -171,7 +175,7 @@ def operator_command(
     loaded = _load(model, "operator")
     found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
     operator = load_operator(loaded.source, device="cpu", dtype=dtype)
-    molecules = _chosen(found, loaded, None, only)
+    molecules = chosen_data(found, loaded, None, only)
     evaluate_operator(operator, molecules, times_fs=time, frames=frames, as_json=as_json)
 
 
@@ -256,7 +260,7 @@ def rollouts_command(
     place = {"device": device, "dtype": dtype}
     evaluate_rollouts(
         load_atmos(loaded.source, **place),
-        _chosen(trajectories, loaded, held_out, only),
+        chosen_data(trajectories, loaded, held_out, only),
         RolloutOptions(
             frames=frames,
             replicas=replicas,
@@ -316,7 +320,7 @@ def _load(name: str | None, command: str | None = None) -> LoadedModel[Any]:
     return model
 
 
-def _chosen(
+def chosen_data(
     data: list[D], model: LoadedModel[Any], part: str | None, only: list[str] | None
 ) -> list[D]:
     """Part of the data that the recipe of a model held out, and of that what has these names."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from mlmd_calc import units
 from mlmd_calc.analysis.accuracy import (
@@ -20,20 +22,85 @@ from mlmd_calc.analysis.accuracy import (
     structures_of,
     summarise_errors,
 )
+from mlmd_calc.analysis.force_report import (
+    ConformationalErrors,
+    ForceErrors,
+    TorsionProfile,
+    conformational_errors,
+    errors_by_class,
+    errors_by_element,
+    torsion_profile,
+)
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.potential import Potential
 
 _ALL: Final = "all"
 _EQUIVARIANCE_FRAMES: Final = 3
+_MOST_ROWS: Final = 20
+"""Molecules that are listed in full."""
+
+_WORST: Final = 10
+_FORCE_MAE: Final = "force MAE, meV/Å"
+
+_HEADINGS: Final = {
+    "structures": "frames",
+    _FORCE_MAE: "MAE, meV/Å",
+    "force RMSE, meV/Å": "RMSE",
+    "energy MAE, meV/atom": "E, meV/atom",
+    "relative energy MAE, meV/atom": "less mean",
+    "conformational energy MAE, meV": "conf., meV",
+    "equivariance error, meV/Å": "turned, meV/Å",
+}
+"""What the columns are called in tables: forces, energies, what depends on orientation."""
 
 Row: TypeAlias = dict[str, float | int | None]
+
+
+@dataclass
+class _Report:
+    """Everything that is measured.
+
+    Attributes
+    ----------
+    errors
+        Rows by name of the molecule, and of all molecules together.
+    elements, classes
+        Errors of forces.
+    torsions
+        Profiles of the molecules whose data name a torsion.
+    """
+
+    errors: dict[str, Row]
+    elements: dict[str, ForceErrors]
+    classes: dict[str, ForceErrors]
+    torsions: list[TorsionProfile]
+
+    @property
+    def worst(self) -> list[str]:
+        """Names of the molecules with the largest errors, the worst first."""
+        names = [name for name in self.errors if name != _ALL]
+        return sorted(names, key=lambda name: -(self.errors[name][_FORCE_MAE] or 0.0))[:_WORST]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return {
+            "errors": self.errors,
+            "elements": {name: asdict(one) for name, one in self.elements.items()},
+            "classes": {name: asdict(one) for name, one in self.classes.items()},
+            "worst": self.worst,
+            "torsions": [
+                asdict(one)
+                | {"mae": one.mae, "barrier": one.barrier, "barrier_error": one.barrier_error}
+                for one in self.torsions
+            ],
+        }
 
 
 def evaluate_forces(
     potential: Potential, molecules: list[MoleculeFrames], frames: int, *, seed: int, as_json: bool
 ) -> None:
-    """Measure a force field; print a table or JSON.
+    """Measure a force field; print tables or JSON.
 
     Parameters
     ----------
@@ -48,7 +115,7 @@ def evaluate_forces(
     as_json
         Print JSON.
     """
-    rows = _measure(potential, molecules, frames)
+    report = _measure(potential, molecules, frames)
     settings = {
         "model": potential.model.card.name,
         "forces": potential.forces,
@@ -58,19 +125,17 @@ def evaluate_forces(
         "seed": seed,
     }
     if as_json:
-        typer.echo(json.dumps({"settings": settings, "errors": rows}, indent=2))
+        typer.echo(json.dumps({"settings": settings, **report.to_dict()}, indent=2))
         return
-    columns = list(rows[_ALL])
-    table = Table("molecule", *columns, caption=" ".join(f"{k}={v}" for k, v in settings.items()))
-    for name, row in rows.items():
-        table.add_row(name, *(_cell(row[column]) for column in columns))
-    print_table(table)
+    _print(report, " ".join(f"{k}={v}" for k, v in settings.items()))
 
 
-def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> dict[str, Row]:
-    """Errors by name of the molecule, and of all molecules together."""
+def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> _Report:
+    """Errors by name of the molecule, of all molecules together, and of parts of them."""
     errors: dict[str, list[MoleculeErrors]] = {}
     lengths: dict[str, list[NDArray[np.float64]]] = {}
+    conformers: dict[str, list[ConformationalErrors]] = {}
+    measured, torsions = [], []
     console = Console(stderr=True)
     for molecule in track(molecules, "measuring", console=console, transient=True):
         found = molecule_errors(potential, molecule, frames)
@@ -78,24 +143,77 @@ def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int)
             orientation_errors(potential, structure).ravel()
             for structure in structures_of(molecule, _EQUIVARIANCE_FRAMES)
         ]
+        relative = conformational_errors(molecule, found, frames)
+        profile = torsion_profile(molecule, found, frames)
         # Several files may hold frames of one molecule.
         for name in (molecule.name, _ALL):
             errors.setdefault(name, []).append(found)
             lengths.setdefault(name, []).extend(turned)
-    rows = {name: _row(errors[name], np.concatenate(lengths[name])) for name in errors}
-    return rows | {_ALL: rows.pop(_ALL)}
+            conformers.setdefault(name, []).extend([relative] if relative else [])
+        measured.append((molecule, found))
+        torsions += [profile] if profile else []
+    rows = {
+        name: _row(errors[name], np.concatenate(lengths[name]), conformers[name]) for name in errors
+    }
+    return _Report(
+        errors=rows | {_ALL: rows.pop(_ALL)},
+        elements=errors_by_element(measured),
+        classes=errors_by_class(measured),
+        torsions=torsions,
+    )
 
 
-def _row(errors: list[MoleculeErrors], lengths: NDArray[np.float64]) -> Row:
+def _row(
+    errors: list[MoleculeErrors],
+    lengths: NDArray[np.float64],
+    conformers: list[ConformationalErrors],
+) -> Row:
     accuracy = summarise_errors(errors)
+    relative = float(np.mean([one.mae for one in conformers])) if conformers else None
     return {
         "structures": accuracy.structures,
-        "force MAE, meV/Å": accuracy.forces_mae,
+        _FORCE_MAE: accuracy.forces_mae,
         "force RMSE, meV/Å": accuracy.forces_rmse,
         "energy MAE, meV/atom": accuracy.energy_mae,
         "relative energy MAE, meV/atom": accuracy.energy_mae_relative,
+        "conformational energy MAE, meV": relative,
         "equivariance error, meV/Å": float(lengths.mean()) / units.MEV,
     }
+
+
+def _print(report: _Report, caption: str) -> None:
+    """Print tables that stay legible however many molecules there are."""
+    rows = report.errors
+    names = [*rows]
+    if len(names) > _MOST_ROWS + 1:
+        names = [*report.worst, _ALL]
+        title = f"the {_WORST} worst of {len(rows) - 1} molecules, and all"
+    else:
+        title = None
+    columns = list(rows[_ALL])
+    headings = [_HEADINGS[column] for column in columns]
+    table = Table(Column("molecule", no_wrap=True), *headings, title=title, caption=caption)
+    for name in names:
+        table.add_row(name, *(_cell(rows[name][column]) for column in columns))
+    print_table(table)
+    _print_parts("element", report.elements)
+    _print_parts("molecules with", report.classes)
+    if report.torsions:
+        columns = ["atoms", "points", "barrier, meV", "error there, meV", "MAE, meV"]
+        table = Table("torsion of", *columns)
+        for one in report.torsions:
+            values = (one.barrier, one.barrier_error, one.mae)
+            atoms = " ".join(map(str, one.atoms))
+            table.add_row(one.name, atoms, str(len(one.angles)), *map(_cell, values))
+        print_table(table)
+
+
+def _print_parts(name: str, parts: Mapping[str, ForceErrors]) -> None:
+    table = Table(Column(name, no_wrap=True), "molecules", "atoms", "MAE, meV/Å", "RMSE")
+    for part, one in parts.items():
+        values = (one.molecules, one.atoms, one.mae, one.rmse)
+        table.add_row(part, *map(_cell, values))
+    print_table(table)
 
 
 def _cell(value: float | int | None) -> str:

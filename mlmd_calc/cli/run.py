@@ -22,6 +22,12 @@ from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 _WITH_RESTART: Final = ("out", "duration", "restart", "as_json")
 """Options that make sense when a run is continued."""
 
+_OF_CALCULATOR: Final = (
+    *("model", "setting", "forces", "rotation", "n_rotations"),
+    *("dtype", "max_spread", "on_spread"),
+)
+"""Options that the calculator takes as they are."""
+
 _Molecule: TypeAlias = Annotated[
     str | None,
     typer.Argument(
@@ -63,6 +69,10 @@ Model: TypeAlias = Annotated[
         "default shipped model.",
     ),
 ]
+Setting: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="recommended, or paper: as the paper of MD-ET has it, with direct forces."),
+]
 Forces: TypeAlias = Annotated[
     str | None, typer.Option(help="direct or conservative. Default: what the model recommends.")
 ]
@@ -75,6 +85,14 @@ NRotations: TypeAlias = Annotated[
 ]
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="float64, float32 or mixed. Default: as recommended.")
+]
+MaxSpread: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Largest spread of the forces in eV/Å. Default: as recommended."),
+]
+OnSpread: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="What to do where it is larger: warn, raise or average. Default: nothing."),
 ]
 Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 _Engine: TypeAlias = Annotated[Engine, typer.Option(help="What moves the atoms.")]
@@ -194,10 +212,13 @@ def run(
     relax: _Relax = None,
     keep_velocities: _KeepVelocities = False,
     model: Model = None,
+    setting: Setting = None,
     forces: Forces = None,
     rotation: Rotation = None,
     n_rotations: NRotations = None,
     dtype: Dtype = None,
+    max_spread: MaxSpread = None,
+    on_spread: OnSpread = None,
     device: Device = "auto",
     engine: _Engine = Engine.ASE,
     platform: _Platform = None,
@@ -243,14 +264,11 @@ def run(
         check_jump_options(engine, propagator, jump, steps_per_jump, replicas, beyond_training)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
-        choices = {"model": model, "forces": forces, "rotation": rotation, "dtype": dtype}
-        given: dict[str, Any] = {
-            name: value for name, value in choices.items() if value is not None
-        }
+        given = {name: context.params[name] for name in _OF_CALCULATOR if _is_given(context, name)}
         choice = None if propagator is None else choose_propagator(propagator)
         if choice is not None and "potential" in choice.recommended:
             given.setdefault("model", choice.recommended["potential"])
-        calculator = MDETCalculator(n_rotations=n_rotations, device=device, seed=seed, **given)
+        calculator = MDETCalculator(device=device, seed=seed, **given)
         atoms = load_structure(
             molecule,
             smiles=smiles,

@@ -13,6 +13,7 @@ from rich.table import Table
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
 from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ app = typer.Typer(help="Run a model beside its reference.", no_args_is_help=True
 @app.callback()
 def validate() -> None:
     """Run a model beside its reference and say how faithful it is."""
+
+
+app.command("spread")(validate_spread)
 
 
 @app.command("jumps")

@@ -3,9 +3,12 @@
 Energies and forces are ASE's results of these names, unless the caller names others. Charge and
 multiplicity follow the rule of `mlmd_calc.electrons`; in a database ``info`` are its key-value
 pairs. ``name`` comes from there too, else it is made of file and formula. Velocities come from
-``momenta`` or, if the caller knows its unit, from a column ``velocities``; times from ``time_fs``,
-``time_ps`` or ``time`` (fs). Frames are grouped into molecules by name, order of the atoms, charge
-and multiplicity. Frames of a single atom are reference energies and left out.
+``momenta`` or, if the caller knows its unit, from a column ``velocities``, or without either from
+the positions, if the caller says that the frames are a trajectory of this spacing; times from
+``time_fs``, ``time_ps`` or ``time`` (fs). Frames are grouped into molecules by name, order of the
+atoms, charge and multiplicity, and by ``smiles`` and ``torsion`` (indices of the four atoms of a
+scanned torsion, counted from 0), which metadata keep. Frames of a single atom are reference
+energies and left out.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
@@ -160,12 +164,19 @@ def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[Mo
             state = electronic_state(atoms, results=_results(atoms))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        groups[atoms.info.get("name"), atoms.numbers.tobytes(), state].append(atoms)
+        about = tuple(_about(atoms).items())
+        groups[atoms.info.get("name"), atoms.numbers.tobytes(), state, about].append(atoms)
     _report_atoms(path, [atoms for atoms in frames if len(atoms) == 1], bool(groups))
     return [
         _molecule(path, name, state, members, len(groups) == 1, options)
-        for (name, _, state), members in groups.items()
+        for (name, _, state, _), members in groups.items()
     ]
+
+
+def _about(atoms: Atoms) -> dict[str, str]:
+    """Return what a frame says about its molecule: SMILES, and the torsion that is scanned."""
+    found = {key: atoms.info[key] for key in ("smiles", "torsion") if key in atoms.info}
+    return {key: " ".join(map(str, np.ravel(value))) for key, value in found.items()}
 
 
 def _report_atoms(path: Path, single: list[Atoms], others: bool) -> None:
@@ -197,11 +208,11 @@ def _molecule(
         name = stem if alone else f"{stem}_{members[0].get_chemical_formula()}"
     energies = _labels(path, members, "energy", options.energy_key)
     forces = _labels(path, members, "forces", options.forces_key)
-    metadata = {"source": path.name}
+    metadata = {"source": path.name, **_about(members[0])}
     if others := _left_out(path, members, {"energy": energies is None, "forces": forces is None}):
         metadata["left_out"] = others
     spacing, segment = _times(members, options.frame_spacing_fs)
-    return MoleculeFrames(
+    frames = MoleculeFrames(
         name=str(name),
         numbers=members[0].numbers.astype(np.int64),
         positions=np.array([atoms.positions for atoms in members]),
@@ -214,6 +225,11 @@ def _molecule(
         segment=segment,
         metadata=metadata,
     )
+    # A column of velocities that was left out is no reason to make other ones.
+    moving = any({"momenta", "velocities"} & atoms.arrays.keys() for atoms in members)
+    if options.frame_spacing_fs is None or moving:
+        return frames
+    return with_velocities(frames, options.frame_spacing_fs)
 
 
 def _refuse_wrapped(where: str, atoms: Atoms) -> None:

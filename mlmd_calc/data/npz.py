@@ -1,4 +1,4 @@
-"""The npz layouts of labelled frames: our own two, and those of MD17, rMD17 and MD22.
+"""The npz layouts of labelled frames: our own two, and those of MD17, rMD17, MD22 and TG80.
 
 ==============  ===========================================  ======================================
 layout          required keys                                units in the file
@@ -7,12 +7,18 @@ labels          numbers, R, F, E                             Å, eV/Å, eV
 trajectory      numbers, x, v, E, segment, dt_fs             Å, Å/fs, eV, fs
 rMD17           nuclear_charges, coords, energies, forces    Å, kcal/mol, kcal/mol/Å
 MD17, MD22      z, R, E, F                                   Å, kcal/mol, kcal/mol/Å
+TG80            nuclear_charges, coords, energy              Å, Hartree
 ==============  ===========================================  ======================================
 
 Charge and multiplicity follow the rule of `mlmd_calc.electrons`, with the names of single numbers
 as keys. Our layouts may also hold ``smiles`` and ``metadata`` (a JSON object of strings, of which
 ``name`` names the molecule); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame,
 2 distorted copy) and ``segment``; trajectories may hold ``F`` (eV/Å).
+
+The published sets are trajectories without velocities. Who gives the time between their frames
+(MD17 0.5 fs, MD22 and TG80 1 fs) gets velocities by differences, see `mlmd_calc.data.differences`.
+The frames of rMD17 are some of those of MD17 in another order, and are put in order by
+``old_indices``. The forces of TG80 are zeros that stand for no forces, and are left out.
 """
 
 from __future__ import annotations
@@ -22,13 +28,14 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ase
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
@@ -37,13 +44,16 @@ from mlmd_calc.io.files import replacing
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def read_npz(path: Path) -> MoleculeFrames:
+def read_npz(path: Path, frame_spacing_fs: float | None = None) -> MoleculeFrames:
     """Read one npz file in any of the layouts of this module.
 
     Parameters
     ----------
     path
         The file; its stem names the molecule if nothing in it does.
+    frame_spacing_fs
+        Time between frames of the published sets, which are read as trajectories then. It means
+        nothing for our own layouts, which know theirs.
 
     Raises
     ------
@@ -56,7 +66,11 @@ def read_npz(path: Path) -> MoleculeFrames:
         found, arrays = _load(path)
         for required, parse in _LAYOUTS:
             if required <= found:
-                return parse(path, arrays)
+                molecule = parse(path, arrays)
+                if frame_spacing_fs is None or parse in (_labels, _trajectory):
+                    return molecule
+                times = _times_of_rmd17(path, arrays) if parse is _rmd17 else None
+                return with_velocities(molecule, frame_spacing_fs, times)
     except MLMDError:
         raise
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -121,6 +135,49 @@ def _rmd17(path: Path, arrays: Arrays) -> MoleculeFrames:
     return _kcal_frames(path, arrays, ("nuclear_charges", "coords", "forces", "energies"))
 
 
+def _times_of_rmd17(path: Path, arrays: Arrays) -> NDArray[np.int64]:
+    """Place of the frames in MD17."""
+    if "old_indices" not in arrays:
+        raise InputError(
+            f"{path}: frames of rMD17 are in no order of time unless old_indices says so, which "
+            "this file does not have; leave out the frame spacing, or take the MD17 file"
+        )
+    return arrays["old_indices"].astype(np.int64)
+
+
+def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
+    numbers = arrays["nuclear_charges"].astype(np.int64)
+    energies = arrays["energy"].astype(np.float64).reshape(-1)
+    expected = sum(_TOTAL_ENERGY.get(int(z), np.nan) for z in numbers)
+    middle = float(np.median(energies)) if len(energies) else expected
+    if not 0.9 <= middle / expected <= 1.1:
+        raise InputError(
+            f"{path}: the energies, {middle:.6g} in the median, cannot be total "
+            f"energies in Hartree like those of TG80 ({expected:.0f} for these elements); convert "
+            "the file to our label layout in Å and eV"
+        )
+    forces = arrays.get("forces")
+    if forces is not None and forces.any():
+        raise InputError(
+            f"{path}: it has the keys of TG80, but also forces, which TG80 has not, in a unit that "
+            "is not known here; convert the file to our label layout in Å and eV"
+        )
+    state = _state(path, {k: v for k, v in arrays.items() if k != "nuclear_charges"})
+    return MoleculeFrames(
+        name=path.stem,
+        numbers=numbers,
+        positions=arrays["coords"].astype(np.float64),
+        energies=energies * units.HARTREE,
+        charge=state.charge,
+        multiplicity=state.multiplicity,
+        metadata={"source": path.name},
+    )
+
+
+_TOTAL_ENERGY: Final = {1: -0.55, 6: -38.0, 7: -54.6, 8: -75.1, 9: -99.8, 16: -398.2, 17: -460.2}
+"""Hartree, what an atom adds to the total energy of a molecule, to within a few percent."""
+
+
 def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
     for key, expected in (("r_unit", "Ang"), ("e_unit", "kcal/mol")):
         # Written as str or as bytes, depending on the age of the file.
@@ -155,8 +212,11 @@ _LAYOUTS: tuple[tuple[frozenset[str], Callable[[Path, Arrays], MoleculeFrames]],
     (frozenset({"numbers", "R", "F", "E"}), _labels),
     (frozenset({"nuclear_charges", "coords", "energies", "forces"}), _rmd17),
     (frozenset({"z", "R", "E", "F"}), _md17),
+    (frozenset({"nuclear_charges", "coords", "energy"}), _tg80),
 )
-_OPTIONAL = frozenset({"F", "T", "segment", "smiles", "metadata", "r_unit", "e_unit"})
+_OPTIONAL = frozenset(
+    {"F", "T", "segment", "smiles", "metadata", "r_unit", "e_unit", "old_indices", "forces"}
+)
 
 
 def _state(path: Path, arrays: Arrays) -> ElectronicState:

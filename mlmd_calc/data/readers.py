@@ -23,7 +23,13 @@ from mlmd_calc.electrons import check_parity
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.io.files import refuse_huge
 
-_SUFFIXES: Final = (".npz", *(suffix for suffix in ASE_SUFFIXES if suffix != ".json"))
+_HDF5_SUFFIXES: Final = (".h5", ".hdf5")
+
+_SUFFIXES: Final = (
+    ".npz",
+    *_HDF5_SUFFIXES,
+    *(suffix for suffix in ASE_SUFFIXES if suffix != ".json"),
+)
 """Of files that are taken from a directory, where other JSON files may lie about."""
 
 
@@ -37,12 +43,14 @@ def read_dataset(
 ) -> list[MoleculeFrames]:
     """Read labelled molecular frames from files or directories of files.
 
-    Recognised are our label and trajectory npz, MD17, rMD17 and MD22 npz (converted from kcal/mol
-    to eV), extxyz (also compressed, .gz), ASE's trajectories and databases. The layout is told from
-    the content, the kind of file from its suffix (.npz, .extxyz, .xyz, .traj, .db, and .json where
-    a file is named); other files in a directory are passed over.
+    Recognised are our label and trajectory npz; MD17, rMD17, MD22 and TG80 npz; the HDF5 files of
+    SPICE, QM7-X, ANI-1x and ANI-2x (all converted to eV and Å); extxyz (also compressed, .gz; xxMD
+    is of this kind), ASE's trajectories and databases. The layout is told from the content, the
+    kind of file from its suffix (.npz, .h5, .hdf5, .extxyz, .xyz, .traj, .db, and .json where a
+    file is named); other files in a directory are passed over.
 
-    `mlmd_calc.data.ase_files` says what is taken from the files ASE reads, and
+    `mlmd_calc.data.npz`, `mlmd_calc.data.hdf5_files` and `mlmd_calc.data.ase_files` say what is
+    taken from the files, and
     `mlmd_calc.data.plausibility` which labels are refused because their unit must be another one.
 
     Parameters
@@ -56,7 +64,9 @@ def read_dataset(
         Names of the energies (eV) and of the column of forces (eV/Å) in files ASE reads; None:
         ``energy`` and ``forces``.
     frame_spacing_fs
-        Time between frames in fs, for trajectories ASE reads that do not say it.
+        Time between frames in fs, for trajectories that do not say it: those ASE reads, and npz
+        of MD17, rMD17, MD22 and TG80. Where they have no velocities either, these are taken from
+        the positions; see `mlmd_calc.data.differences`.
 
     Returns
     -------
@@ -108,7 +118,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_data(path: Path) -> bool:
-    return path.suffix.lower() == ".npz" or is_ase_file(path)
+    return path.suffix.lower() in (".npz", *_HDF5_SUFFIXES) or is_ase_file(path)
 
 
 def _read_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
@@ -118,7 +128,12 @@ def _read_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
             ".json (an ASE database), .extxyz.gz and .xyz.gz"
         )
     if path.suffix.lower() == ".npz":
-        return [read_npz(path)]
+        return [read_npz(path, options.frame_spacing_fs)]
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        # This imports torch, which `mlmd --help` need not wait for.
+        from mlmd_calc.data.hdf5_files import read_hdf5
+
+        return read_hdf5(path)
     refuse_huge(path)
     return read_ase_file(path, options)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
 import ase
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.rotations import fixed_rotations
 from mlmd_calc.models.cuda_graphs import graphs_work
 from mlmd_calc.potential.coverage import Coverage
 from mlmd_calc.potential.options import ForceOptions, refuse_unknown, resolve
@@ -26,6 +28,12 @@ from mlmd_calc.potential.results import (
     check_energies,
     check_forces,
     check_jacobian,
+)
+from mlmd_calc.potential.spread import (
+    AVERAGE,
+    SpreadLimit,
+    head_spread,
+    orientation_spread,
 )
 from mlmd_calc.potential.structure import Structure, structure_from_ase
 from mlmd_calc.zoo import Model
@@ -42,6 +50,9 @@ _WORTH_A_GPU: Final = 2**14
 
 _MOST_COMPOSITIONS: Final = 1000
 """Compositions that are remembered as checked."""
+
+_MANY: Final = 60
+"""Orientations over which forces are averaged that spread too much over few."""
 
 
 class Potential:
@@ -78,11 +89,23 @@ class Potential:
     remove_net_force, remove_net_torque
         Project the forces. None: yes for direct forces, no for conservative ones, whose projection
         would not be a gradient any more.
+    setting
+        "recommended" or None: as said of each option. "paper": as in the paper of MD-ET, float64,
+        direct forces in one fresh random orientation per call, less net force and torque.
+    max_spread
+        Largest spread of the forces in eV/Å that is accepted; see `mlmd_calc.potential.spread`.
+        None: what the card recommends, if ``on_spread`` needs a limit.
+    on_spread
+        "measure": results have the spread. "warn", "raise": also warn once per composition, or
+        raise, where it is too large. "average": direct forces that spread too much over several
+        orientations are averaged over the 600-cell. None: "warn" if ``max_spread`` is given.
 
     Attributes
     ----------
     model, device, dtype, forces, rotation, n_rotations, remove_net_force, remove_net_torque
         The options, all of them decided.
+    spread_limit
+        Largest spread and what is done beyond it; None if spreads are not known.
     orientations
         Stream of orientations.
     prediction
@@ -115,13 +138,9 @@ class Potential:
         self.remove_net_torque = resolved.remove_net_torque
         device = options.get("device", "auto")
         self.device = resolve_device(device)
+        self.spread_limit = resolved.spread_limit
         self.orientations = Orientations(resolved, options.get("seed"))
-        self.prediction = Prediction(
-            self.model.network,
-            conservative=self.conservative,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        self.prediction = self._prediction_on(self.device)
         chooses = device == "auto" and self.device.type == "cuda"
         self._small_on_cpu = chooses and not graphs_work(self.device)
         self.coverage = Coverage.of(self.model.card)
@@ -179,8 +198,8 @@ class Potential:
         properties
             "energy", "forces" or both; what is not asked for is not computed.
         coverage
-            Distances beyond which structures are refused. None: those of the model. Wider limits
-            are for whoever compares the answer with a better one, or takes it for a trial.
+            Distances beyond which structures are refused. None: those of the model. Wider limits,
+            with which no spread is objected to, are for comparisons with better answers and trials.
 
         Returns
         -------
@@ -192,7 +211,7 @@ class Potential:
         InputError
             If a structure cannot be handed to the model.
         PredictionError
-            If the model returns non-finite or absurd numbers.
+            If the model returns non-finite or absurd numbers, or forces that spread too much.
         """
         unknown = set(properties) - {"energy", "forces"}
         if unknown or not properties:
@@ -208,9 +227,27 @@ class Potential:
         for molecule in molecules:
             self._check(molecule, coverage or self.coverage)
         results: list[Evaluation] = []
-        for chunk in self._chunks(molecules):
+        for chunk in _chunks(molecules, self.copies_per_call):
             results += self._evaluate_chunk(chunk, energy, forces)
+        if self.spread_limit is not None and forces and coverage is None:
+            results = [
+                self._within_limit(self.spread_limit, molecule, result, energy)
+                for molecule, result in zip(molecules, results, strict=True)
+            ]
         return results
+
+    def _within_limit(
+        self, limit: SpreadLimit, molecule: Structure, result: Evaluation, energy: bool
+    ) -> Evaluation:
+        """Do what is asked for about a spread that is too large."""
+        spread = result.forces_spread
+        if spread is None or not limit.exceeded(spread):
+            return result
+        if limit.action == AVERAGE:
+            mean = self._evaluate_chunk([molecule], energy, True, fixed_rotations(_MANY))[0]
+            return replace(mean, forces_spread=spread)
+        limit.object_to(spread, molecule.numbers)
+        return result
 
     def _check(self, molecule: Structure, coverage: Coverage) -> None:
         """Refuse what the model cannot answer."""
@@ -227,29 +264,25 @@ class Potential:
         """Molecules of a size, or orientations of them, that go into one network call."""
         return max(1, _CHUNK_NUMBERS // (size**2 * self.model.network.config.embd_dim))
 
-    def _chunks(self, molecules: list[Structure]) -> Iterator[list[Structure]]:
-        chunk: list[Structure] = []
-        largest = 0
-        for molecule in molecules:
-            largest = max(largest, len(molecule))
-            if chunk and len(chunk) >= self.copies_per_call(largest):
-                yield chunk
-                chunk, largest = [], len(molecule)
-            chunk.append(molecule)
-        if chunk:
-            yield chunk
-
     def _evaluate_chunk(
-        self, molecules: list[Structure], energy: bool, forces: bool
+        self,
+        molecules: list[Structure],
+        energy: bool,
+        forces: bool,
+        orientations: Tensor | None = None,
     ) -> list[Evaluation]:
-        k = self.n_rotations
+        """Evaluate molecules in their next orientations, or all in those given, ``(k, 3, 3)``."""
+        k = self.n_rotations if orientations is None else len(orientations)
         largest = max(len(molecule) for molecule in molecules)
         prediction = self._choose(k * len(molecules) * largest**2)
         batch = PaddedBatch.centred(molecules, prediction.device).repeat(k)
         back: list[NDArray[np.float64] | None] = [None] * len(molecules)
-        if self.orientations.turned:
+        if orientations is not None or self.orientations.turned:
             # One draw per molecule, so that a batch consumes the stream like single calls would.
-            rotations = [self.orientations.next() for _ in molecules]
+            rotations = [
+                self.orientations.next() if orientations is None else orientations
+                for _ in molecules
+            ]
             together = torch.cat(rotations).to(prediction.device)
             batch = batch._replace(positions=batch.positions @ together)
             back = [own.numpy() for own in rotations]
@@ -269,11 +302,15 @@ class Potential:
 
     @functools.cached_property
     def _prediction_on_cpu(self) -> Prediction:
+        return self._prediction_on(torch.device("cpu"))
+
+    def _prediction_on(self, device: torch.device) -> Prediction:
         return Prediction(
             self.model.network,
             conservative=self.conservative,
             dtype=self.dtype,
-            device=torch.device("cpu"),
+            device=device,
+            both_heads=self.spread_limit is not None,
         )
 
     def _result(
@@ -283,7 +320,7 @@ class Potential:
         rotations: NDArray[np.float64] | None,
     ) -> Evaluation:
         """Average the orientations of a molecule."""
-        energy = energy_std = forces = forces_std = None
+        energy = energy_std = forces = forces_std = spread = None
         if "energy" in samples:
             check_energies(samples["energy"])
             mean, std = average(samples["energy"])
@@ -293,20 +330,21 @@ class Potential:
             turned = samples["forces"][:, : len(molecule)]
             check_forces(turned)
             forces, forces_std = average(turned, rotations)
-            forces = self._project(forces, molecule)
-        return Evaluation(energy, forces, forces_std, energy_std)
+            if "direct_forces" in samples:
+                direct, _ = average(samples["direct_forces"][:, : len(molecule)], rotations)
+                spread = head_spread(forces, direct)
+            elif self.spread_limit is not None and forces_std is not None:
+                spread = orientation_spread(forces_std)
+            if self.remove_net_force:
+                forces = remove_net_force(forces)
+            if self.remove_net_torque:
+                forces = remove_net_torque(forces, molecule.positions)
+        return Evaluation(energy, forces, forces_std, energy_std, spread)
 
     def reference_energy(self, molecule: Structure) -> float:
         """Sum of the energies of the free atoms in eV, 0 for a model without."""
         references = self.model.atomic_energies
         return sum(references[int(z)] for z in molecule.numbers) if references else 0.0
-
-    def _project(self, forces: NDArray[np.float64], molecule: Structure) -> NDArray[np.float64]:
-        if self.remove_net_force:
-            forces = remove_net_force(forces)
-        if self.remove_net_torque:
-            forces = remove_net_torque(forces, molecule.positions)
-        return forces
 
     def hessian(self, structure: ase.Atoms | Structure) -> Hessian:
         """Jacobian of the unprojected forces, symmetrised, in the potential's precision.
@@ -337,6 +375,21 @@ class Potential:
             matrix=0.5 * (raw + raw.T),
             antisymmetry=0.5 * float(np.linalg.norm(raw - raw.T)) / size,
         )
+
+
+def _chunks(
+    molecules: list[Structure], copies_per_call: Callable[[int], int]
+) -> Iterator[list[Structure]]:
+    chunk: list[Structure] = []
+    largest = 0
+    for molecule in molecules:
+        largest = max(largest, len(molecule))
+        if chunk and len(chunk) >= copies_per_call(largest):
+            yield chunk
+            chunk, largest = [], len(molecule)
+        chunk.append(molecule)
+    if chunk:
+        yield chunk
 
 
 def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, str]) -> Potential:

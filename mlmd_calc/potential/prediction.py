@@ -53,12 +53,21 @@ class Prediction:
         "float64", "float32" or "mixed", see :class:`mlmd_calc.Potential`.
     device
         Where it is computed.
+    both_heads
+        Whether conservative forces come with those of the force head, "direct_forces".
     """
 
     def __init__(
-        self, network: MDET, *, conservative: bool, dtype: str, device: torch.device
+        self,
+        network: MDET,
+        *,
+        conservative: bool,
+        dtype: str,
+        device: torch.device,
+        both_heads: bool = False,
     ) -> None:
         self.conservative = conservative
+        self.both_heads = conservative and both_heads
         self.device = device
         self.head = energy_head(network.config)
         self._weights = WEIGHTS_DTYPE[dtype]
@@ -123,7 +132,8 @@ class Prediction:
     ) -> dict[str, Tensor]:
         """Like a call, as tensors in double precision, by one of the forms of the network."""
         gradient = forces and self.conservative
-        targets = ("forces",) if forces and not gradient else ()
+        both = gradient and self.both_heads
+        targets = ("forces",) if both or (forces and not gradient) else ()
         if energy or gradient:
             targets = (*targets, str(self.head))
         values = {}
@@ -135,6 +145,8 @@ class Prediction:
             if gradient:
                 (slope,) = torch.autograd.grad(values["energy"].sum(), leaf)
                 values["forces"] = -slope / units.MDET_BOHR
+                if both:
+                    values["direct_forces"] = out["forces"] * units.MDET_FORCE
             elif forces:
                 values["forces"] = out["forces"] * units.MDET_FORCE
         if not energy:

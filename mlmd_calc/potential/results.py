@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import PredictionError
+from mlmd_calc.potential.spread import molecule_spread
 
 _ABSURD_FORCE: Final = 1000.0
 """eV/Å; no bond survives a tenth of it."""
@@ -29,12 +30,22 @@ class Evaluation:
         single orientation.
     energy_std
         eV, likewise.
+    forces_spread
+        ``(n,)`` eV/Å, how far the model's own answers about the force on each atom lie apart, as
+        root mean square over components; None if ``on_spread`` did not ask for it. See
+        `mlmd_calc.potential.spread`.
     """
 
     energy: float | None
     forces: NDArray[np.float64] | None
     forces_std: NDArray[np.float64] | None = None
     energy_std: float | None = None
+    forces_spread: NDArray[np.float64] | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """Root mean square of ``forces_spread`` over the atoms, eV/Å."""
+        return None if self.forces_spread is None else molecule_spread(self.forces_spread)
 
 
 @dataclass(frozen=True)

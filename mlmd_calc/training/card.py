@@ -53,7 +53,8 @@ def card_entries(
     names = ", ".join(sorted({molecule.name for molecule in data})[:_NAMED])
     inherited: dict[str, Any] = {
         "description": f"{parent.name}, fine-tuned on {names}.",
-        "recommended": dict(parent.recommended),
+        # A limit on the spread was measured for the weights before.
+        "recommended": {k: v for k, v in parent.recommended.items() if k != "max_spread"},
         "licence": parent.licence,
         "citation": parent.citation,
         "units": parent.units,

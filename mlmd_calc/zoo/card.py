@@ -17,7 +17,7 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import check_count, check_depth, check_types, refuse_unknown, shown
 
 RECOMMENDED_SETTINGS: Final = (
-    *("forces", "rotation", "n_rotations", "dtype"),
+    *("forces", "rotation", "n_rotations", "dtype", "max_spread"),
     *("potential", "stride_fs"),
     *("friction_per_ps", "lowest_friction_per_ps", "temperature_range_K"),
 )
@@ -47,7 +47,8 @@ class ModelCard:
         Biomolecules that an ATMOS model was trained on; None when unknown.
     recommended
         Settings for molecular dynamics, any of "forces", "rotation", "n_rotations" and "dtype", and
-        for propagators the force field "potential", the time step "stride_fs" and a Langevin
+        the spread of the forces "max_spread" in eV/Å beyond which they are not to be trusted; for
+        propagators the force field "potential", the time step "stride_fs" and a Langevin
         thermostat's "friction_per_ps"; also what was measured to go wrong, friction below
         "lowest_friction_per_ps", and to go well, "temperature_range_K" from lowest to highest;
         empty if nothing is recommended.
