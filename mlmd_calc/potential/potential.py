@@ -292,7 +292,7 @@ class Potential:
         results = []
         for b, molecule in enumerate(molecules):
             own_samples = {name: values[b * k : (b + 1) * k] for name, values in samples.items()}
-            results.append(self._result(molecule, own_samples, back[b]))
+            results.append(_evaluation(self, molecule, own_samples, back[b]))
         return results
 
     def _choose(self, pairs: int) -> Prediction:
@@ -312,34 +312,6 @@ class Potential:
             device=device,
             both_heads=self.spread_limit is not None,
         )
-
-    def _result(
-        self,
-        molecule: Structure,
-        samples: dict[str, NDArray[np.float64]],
-        rotations: NDArray[np.float64] | None,
-    ) -> Evaluation:
-        """Average the orientations of a molecule."""
-        energy = energy_std = forces = forces_std = spread = None
-        if "energy" in samples:
-            check_energies(samples["energy"])
-            mean, std = average(samples["energy"])
-            energy = float(mean) + self.reference_energy(molecule)
-            energy_std = None if std is None else float(std)
-        if "forces" in samples:
-            turned = samples["forces"][:, : len(molecule)]
-            check_forces(turned)
-            forces, forces_std = average(turned, rotations)
-            if "direct_forces" in samples:
-                direct, _ = average(samples["direct_forces"][:, : len(molecule)], rotations)
-                spread = head_spread(forces, direct)
-            elif self.spread_limit is not None and forces_std is not None:
-                spread = orientation_spread(forces_std)
-            if self.remove_net_force:
-                forces = remove_net_force(forces)
-            if self.remove_net_torque:
-                forces = remove_net_torque(forces, molecule.positions)
-        return Evaluation(energy, forces, forces_std, energy_std, spread)
 
     def reference_energy(self, molecule: Structure) -> float:
         """Sum of the energies of the free atoms in eV, 0 for a model without."""
@@ -375,6 +347,35 @@ class Potential:
             matrix=0.5 * (raw + raw.T),
             antisymmetry=0.5 * float(np.linalg.norm(raw - raw.T)) / size,
         )
+
+
+def _evaluation(
+    potential: Potential,
+    molecule: Structure,
+    samples: dict[str, NDArray[np.float64]],
+    rotations: NDArray[np.float64] | None,
+) -> Evaluation:
+    """Average the orientations of a molecule."""
+    energy = energy_std = forces = forces_std = spread = None
+    if "energy" in samples:
+        check_energies(samples["energy"])
+        mean, std = average(samples["energy"])
+        energy = float(mean) + potential.reference_energy(molecule)
+        energy_std = None if std is None else float(std)
+    if "forces" in samples:
+        turned = samples["forces"][:, : len(molecule)]
+        check_forces(turned)
+        forces, forces_std = average(turned, rotations)
+        if "direct_forces" in samples:
+            direct, _ = average(samples["direct_forces"][:, : len(molecule)], rotations)
+            spread = head_spread(forces, direct)
+        elif potential.spread_limit is not None and forces_std is not None:
+            spread = orientation_spread(forces_std)
+        if potential.remove_net_force:
+            forces = remove_net_force(forces)
+        if potential.remove_net_torque:
+            forces = remove_net_torque(forces, molecule.positions)
+    return Evaluation(energy, forces, forces_std, energy_std, spread)
 
 
 def _chunks(
