@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import Mean, block_average
 from mlmd_calc.errors import InputError
-from mlmd_calc.md.exact import ExactNVT
+
+if TYPE_CHECKING:
+    from mlmd_calc.md.exact import ExactNVT
 
 
 @dataclass(frozen=True)
