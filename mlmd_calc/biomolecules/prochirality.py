@@ -7,7 +7,7 @@ networks that have learnt names would take a molecule with the other names for a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -40,8 +40,7 @@ def exchanged_arms(
     centre = _ARMS.get(parent, ())
     if not centre or any(name not in atoms for name in centre):
         return {}
-    places = np.array([[atoms[name] for name in centre]])
-    if handedness(positions[None], places)[0, 0] <= 0.0:
+    if _hand(positions, [atoms[name] for name in centre]) <= 0.0:
         return {}
     _, _, first, second = centre
     return {first: atoms[second], second: atoms[first]}
@@ -56,10 +55,47 @@ def with_arm_names(structure: BondedStructure) -> BondedStructure:
         With standard names of heavy atoms. Names of hydrogens stay as they are.
     """
     names = list(structure.names)
-    for residue, given in enumerate(structure.residue_names):
-        own = np.flatnonzero(structure.residues == residue).tolist()
-        atoms = {structure.names[atom]: atom for atom in own}
-        right = exchanged_arms(PARENTS.get(given, given), atoms, structure.positions)
-        for name, atom in right.items():
+    for parent, atoms in _residues(structure):
+        for name, atom in exchanged_arms(parent, atoms, structure.positions).items():
             names[atom] = name
     return replace(structure, names=tuple(names))
+
+
+def with_arms_in_place(
+    frames: NDArray[np.float32], structure: BondedStructure, atoms: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return frames in which the first arm is the first one in space, too.
+
+    Files that hold atoms in the order of the network alone were written when that order followed
+    names that builders had given by chance.
+
+    Parameters
+    ----------
+    frames
+        ``(f, k, 3)`` Å.
+    structure
+        Whose atoms these are.
+    atoms
+        ``(k,)`` index in the structure of each.
+    """
+    place = {int(atom): k for k, atom in enumerate(atoms)}
+    order = np.arange(len(atoms))
+    for parent, named in _residues(structure):
+        right = named | exchanged_arms(parent, named, structure.positions)
+        centre = [place.get(right.get(name, -1), -1) for name in _ARMS.get(parent, ())]
+        if centre and min(centre) >= 0 and _hand(frames[0], centre) > 0.0:
+            _, _, first, second = centre
+            order[[first, second]] = order[[second, first]]
+    return frames[:, order]
+
+
+def _hand(positions: NDArray[np.floating], centre: Sequence[int]) -> float:
+    """Sign of the triple product of the vectors from the first atom to the others."""
+    return float(handedness(positions[None].astype(np.float64), np.array([centre]))[0, 0])
+
+
+def _residues(structure: BondedStructure) -> Iterator[tuple[str, dict[str, int]]]:
+    """Name of the amino acid and atoms by name of every residue."""
+    for residue, given in enumerate(structure.residue_names):
+        own = np.flatnonzero(structure.residues == residue).tolist()
+        yield PARENTS.get(given, given), {structure.names[atom]: atom for atom in own}

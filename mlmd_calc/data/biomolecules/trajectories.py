@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.biomolecules.prochirality import with_arms_in_place
 from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
@@ -329,11 +330,15 @@ def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
     known |= {key: tuple(known[key].tolist()) for key in _NAMES if key in known}
     structure = BondedStructure(**known)
     ligands = json.loads(str(arrays["ligands"]))
+    system = build_system(structure, ligands)
+    frames = arrays["x"].astype(np.float32)
+    if len(frames) and frames.shape[1] == len(system.atoms):
+        frames = with_arms_in_place(frames, structure, system.atoms)
     return BiomolecularTrajectory(
         name=str(arrays["name"]),
         structure=structure,
-        system=build_system(structure, ligands),
-        positions=arrays["x"].astype(np.float32),
+        system=system,
+        positions=frames,
         dt_ps=float(arrays["dt_ps"]),
         temperature_K=_temperature(arrays),
         replica=int(arrays["replica"]),
