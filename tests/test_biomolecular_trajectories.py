@@ -9,6 +9,7 @@ from peptide_structures import HEAVY_DIPEPTIDE, write_dipeptide
 
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.data.biomolecules import structure_from_smiles
+from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,
     read_trajectories,
@@ -84,6 +85,23 @@ def test_ligands_keep_their_charges(tmp_path):
     assert read.temperature_K is None
     assert read.ligands == {"ACT": "CC(=O)[O-]"}
     assert read.system.features.ref_charge.tolist() == [0.0, 0.0, 0.0, -1.0]
+
+
+def test_older_files_are_read_with_equal_arms_in_place(tmp_path):
+    """Their frames followed the names that a builder had given by chance."""
+    structure = capped_peptide("VLI", 0)
+    frames = structure.positions + np.random.default_rng(0).normal(0, 0.02, (3, len(structure), 3))
+    trajectory = BiomolecularTrajectory.from_frames("peptide", structure, frames, 1.0)
+    write_trajectory(tmp_path / "file.npz", trajectory)
+    with np.load(tmp_path / "file.npz") as file:
+        arrays = dict(file)
+    names = [structure.names[atom] for atom in trajectory.system.atoms]
+    arms = [names.index("CG1"), names.index("CG2")], [names.index("CD1"), names.index("CD2")]
+    for first, second in arms:
+        arrays["x"][:, [first, second]] = arrays["x"][:, [second, first]]
+    np.savez(tmp_path / "older.npz", **arrays)
+    (found,) = read_trajectories(tmp_path / "older.npz")
+    np.testing.assert_array_equal(found.positions, trajectory.positions)
 
 
 def test_all_atom_file_with_overlapping_start(dipeptide, tmp_path):
