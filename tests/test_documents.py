@@ -116,8 +116,8 @@ WORDS = {
     "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
     "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
     "SVKF GATL NDIY QPEM": "GATL",
-    " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-N-Nme --only Ace-S-Nme "
-    "--only Ace-T-Nme": "",
+    " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
+    "--only Ace-S-Nme --only Ace-T-Nme": "",
     "models NAME": "models mdet-ethanol",
     "runs/atmos-1ps/": "runs/keyframes/",
     "60000 1.9": "20 1.7",
