@@ -23,6 +23,9 @@ SHORTER = {
     "dyn.run(1000)": "dyn.run(5)",
     "dyn.run(100)": "dyn.run(5)",
     "run.run(500)": "run.run(5)",
+    "dyn = JumpNVT(atoms, 1e4": (
+        "propagator.reference_steps = propagator.langevin_steps = 20\ndyn = JumpNVT(atoms, 1e4"
+    ),
     "dyn.run(20)\nsummary": "dyn.run(14)\nsummary",
 }
 """Smaller numbers in scripts."""

@@ -133,11 +133,7 @@ def test_untrained_network_has_a_loss_of_one():
     for size, count in table.counts.items():
         batch = table.batch(size, np.arange(count), torch.zeros(count, 1, dtype=torch.long))
         # Whatever the run: what it moves is looked at below.
-        scales = (
-            own[batch.numbers, 0] for own in (table.scales.positions, table.scales.velocities)
-        )
-        position, velocity = (scale[:, None] for scale in scales)
-        terms = module.loss_terms(batch._replace(position_scale=position, velocity_scale=velocity))
+        terms = module.loss_terms(batch._replace(motion=torch.ones_like(batch.motion)))
         squares += batch.numbers.numel() * np.array([term.item() for term in terms.values()])
         atoms += batch.numbers.numel()
     assert list(terms) == ["positions", "velocities"]
@@ -161,9 +157,9 @@ def test_runs_that_move_less_count_as_much():
     errors = []
     for part in (np.arange(count), np.arange(count, 2 * count)):
         batch = table.batch(size, part, torch.zeros(count, 1, dtype=torch.long))
-        change = (batch.later_velocities - batch.velocities[:, None]) / batch.velocity_scale[
-            ..., None
-        ]
+        change = (batch.later_velocities - batch.velocities[:, None]) / (
+            batch.motion[:, None, None, None] * batch.velocity_scale[..., None]
+        )
         errors.append(float(change.square().mean()))
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
     assert errors[0] == pytest.approx(1.0, rel=0.2)

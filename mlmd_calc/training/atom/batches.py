@@ -44,7 +44,9 @@ class JumpBatch(NamedTuple):
         ``(b, t, n, 3)`` Å and Å/fs at the times.
     position_scale, velocity_scale
         ``(b, t, n)`` Å and Å/fs: what force-free motion leaves unexplained for the element at that
-        time (:class:`ChangeScales`), 1 for padding, times how much the run moves.
+        time (:class:`ChangeScales`), 1 for padding.
+    motion
+        ``(b,)`` how much the run moves, 1 as much as all do (:meth:`ChangeScales.motion`).
     """
 
     positions: Tensor
@@ -57,6 +59,7 @@ class JumpBatch(NamedTuple):
     later_velocities: Tensor
     position_scale: Tensor
     velocity_scale: Tensor
+    motion: Tensor
 
 
 class ChangeScales:
@@ -227,7 +230,6 @@ class TrajectoryTable:
         later = start[:, None] + stride
         mask = numbers != 0
         entry = (numbers[:, None], column[:, :, None])
-        motion = group.motion[start][:, None, None]
         return JumpBatch(
             positions=group.positions[start],
             velocities=group.velocities[start],
@@ -237,8 +239,9 @@ class TrajectoryTable:
             times=stride * self.dt_fs,
             later_positions=group.positions[later],
             later_velocities=group.velocities[later],
-            position_scale=self.scales.positions[entry] * motion,
-            velocity_scale=self.scales.velocities[entry] * motion,
+            position_scale=self.scales.positions[entry],
+            velocity_scale=self.scales.velocities[entry],
+            motion=group.motion[start],
         )
 
     def spread(self, count: int, atoms_per_batch: int) -> Iterator[JumpBatch]:

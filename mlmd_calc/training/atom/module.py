@@ -54,8 +54,11 @@ class ATOMTraining(TrainingModule):
     def loss_terms(self, batch: JumpBatch) -> dict[str, Tensor]:
         """Mean square errors, dimensionless (:class:`~.recipe.ATOMLossWeights`)."""
         out = self._propagate(batch)
-        positions = (out["pos"] - batch.later_positions) / batch.position_scale[..., None]
-        velocities = (out["vel"] - batch.later_velocities) / batch.velocity_scale[..., None]
+        unit = batch.motion[:, None, None, None]
+        positions = (out["pos"] - batch.later_positions) / (unit * batch.position_scale[..., None])
+        velocities = (out["vel"] - batch.later_velocities) / (
+            unit * batch.velocity_scale[..., None]
+        )
         # Padding has no error.
         count = 3 * batch.times.shape[1] * (batch.numbers != 0).sum()
         return {
