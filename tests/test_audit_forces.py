@@ -30,11 +30,11 @@ from mlmd_calc.analysis.audit.measurement import (
     Verdict,
     common_size,
     jackknife,
-    root_mean_square,
 )
 from mlmd_calc.analysis.audit.motion import ThermalRun, energy_drift, thermal_run
 from mlmd_calc.analysis.audit.settings import AuditSettings, measure_all, measured, overall
 from mlmd_calc.analysis.jump_ensemble import Sample
+from mlmd_calc.analysis.statistics import root_mean_square
 from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.models.analytic import Harmonic

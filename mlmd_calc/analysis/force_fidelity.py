@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 
 from mlmd_calc import units
-from mlmd_calc.analysis.accuracy import turned_back, turned_copies
 from mlmd_calc.analysis.audit import field
 from mlmd_calc.analysis.audit.measurement import Estimate
 from mlmd_calc.analysis.audit.motion import Survival, survival
@@ -168,8 +167,7 @@ def orientation_spread(potential: Potential, structures: Sequence[Structure]) ->
         Molecules, at least one.
     """
     errors, magnitudes, angles = [], [], []
-    for structure in structures:
-        forces = turned_back(potential.evaluate(turned_copies(structure), ("forces",)))
+    for forces in field.turned(potential, structures, energies=False).forces:
         mean = forces.mean(axis=0)
         lengths = np.linalg.norm(forces, axis=-1)
         # The arc tangent keeps small angles, which the arc cosine rounds away.

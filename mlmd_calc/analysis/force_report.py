@@ -14,6 +14,7 @@ from mlmd_calc.analysis.accuracy import MoleculeErrors, spread_index
 from mlmd_calc.analysis.molecule_classes import classes_of
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.stereochemistry import dihedrals
 
 Measured = Sequence[tuple[MoleculeFrames, MoleculeErrors]]
 """Molecules and the errors of a model on at most so many of their frames."""
@@ -193,7 +194,7 @@ def torsion_profile(
             "give their indices, counted from 0, like '0 1 2 3'"
         )
     frames = molecule.positions[spread_index(len(molecule), most)].astype(np.float64)
-    angles = _dihedrals(frames[:, atoms])
+    angles = np.degrees(dihedrals(frames, np.array(atoms)))
     order = np.argsort(angles)
     reference, model = ((part - part[energies[0].argmin()]) / units.MEV for part in energies)
     return TorsionProfile(
@@ -213,14 +214,3 @@ def _energies(
         return None
     reference = molecule.energies[spread_index(len(molecule), most)].astype(np.float64)
     return reference, reference + errors.energies * len(molecule.numbers)
-
-
-def _dihedrals(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Torsions of four atoms ``(f, 4, 3)`` in degrees, positive as IUPAC has it."""
-    first, axis, last = (positions[:, k + 1] - positions[:, k] for k in range(3))
-    left, right = np.cross(first, axis), np.cross(axis, last)
-    length = np.linalg.norm(axis, axis=-1)
-    sine = length * np.einsum("fk,fk->f", first, right)
-    cosine = np.einsum("fk,fk->f", left, right)
-    angles: NDArray[np.float64] = np.degrees(np.arctan2(sine, cosine))
-    return angles

@@ -9,20 +9,20 @@ import ase.data
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
+from scipy.linalg import null_space
 from scipy.signal import find_peaks
 
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.propagation import State
+from mlmd_calc.propagation.corrections import rigid_basis
 
 _FEWEST: Final = 16
 """Frames of a window."""
 
 _PROMINENCE: Final = 0.01
 """Of a peak above what is around it, as a fraction of the highest peak."""
-
-_FREE: Final = 1e-3
-"""Motion of a rigid molecule that is smaller than this times the largest is none."""
 
 Float64Array = NDArray[np.float64]
 
@@ -217,11 +217,8 @@ def harmonic_wavenumbers(
     masses = ase.data.atomic_masses[numbers]
     root = np.repeat(np.sqrt(masses), 3)
     weighted = hessian / np.outer(root, root)
-    x = positions - np.average(positions, axis=0, weights=masses)
-    rigid = [np.tile(axis, len(x)) for axis in np.eye(3)]
-    rigid += [np.cross(axis, x).ravel() for axis in np.eye(3)]
-    basis, sizes, _ = np.linalg.svd((np.array(rigid) * root).T, full_matrices=True)
-    inner = basis[:, int((sizes > _FREE * sizes[0]).sum()) :]
+    at_rest = State(positions, np.zeros_like(positions), numbers.astype(np.int64), masses)
+    inner = null_space(rigid_basis(at_rest).T)
     squares = np.linalg.eigvalsh(inner.T @ weighted @ inner)
     per_fs = np.sign(squares) * np.sqrt(np.abs(squares)) * units.FS / (2.0 * np.pi)
     found: Float64Array = per_fs * units.PER_CM

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from mlmd_calc import units
 from mlmd_calc.analysis.accuracy import spread_index, structures_of
+from mlmd_calc.analysis.statistics import root_mean_square
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.potential import Potential
@@ -182,14 +183,14 @@ def calibrate_spread(
             np.concatenate([sample.spreads.ravel() for sample in samples]),
             np.concatenate([sample.errors.ravel() for sample in samples]),
         ),
-        error_by_spread=_mean_square_root(errors) / _mean_square_root(spreads),
+        error_by_spread=root_mean_square(errors) / root_mean_square(spreads),
         bins=tuple(
             _bin(spreads[part], errors[part]) for part in np.array_split(np.argsort(spreads), BINS)
         ),
         max_spread=limit,
         share_kept=share_kept,
-        error_within=_mean_square_root(errors[~beyond]) / units.MEV,
-        error_beyond=_mean_square_root(errors[beyond]) / units.MEV,
+        error_within=root_mean_square(errors[~beyond]) / units.MEV,
+        error_beyond=root_mean_square(errors[beyond]) / units.MEV,
         worst_found=float(beyond[worst].mean()),
     )
 
@@ -200,10 +201,6 @@ def _of_structures(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return roots
 
 
-def _mean_square_root(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.square(values).mean()))
-
-
 def _rank_correlation(spreads: NDArray[np.float64], errors: NDArray[np.float64]) -> float:
     return float(spearmanr(spreads, errors).statistic)
 
@@ -212,8 +209,8 @@ def _bin(spreads: NDArray[np.float64], errors: NDArray[np.float64]) -> Calibrati
     low, high = np.quantile(errors, (0.1, 0.9)) / units.MEV
     return CalibrationBin(
         structures=len(spreads),
-        spread=_mean_square_root(spreads) / units.MEV,
-        error=_mean_square_root(errors) / units.MEV,
+        spread=root_mean_square(spreads) / units.MEV,
+        error=root_mean_square(errors) / units.MEV,
         low=float(low),
         high=float(high),
     )

@@ -50,6 +50,11 @@ class Drift:
     fluctuation: float
 
 
+def root_mean_square(values: NDArray[np.floating]) -> float:
+    """Root of the mean square of all entries."""
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
 def block_average(series: NDArray[np.floating]) -> Mean:
     """Mean and standard error of a correlated series by blocking.
 

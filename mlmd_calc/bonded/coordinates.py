@@ -27,7 +27,6 @@ from scipy.sparse import csr_matrix
 
 from mlmd_calc.geometry.bonds import neighbour_lists
 
-Float: Final = np.float64
 _DECAYS: Final = np.array([1.0, 2.0, 3.0])
 """1/Å."""
 
@@ -109,11 +108,11 @@ class InternalCoordinates:
         # Dots of bends, then those of the outer bonds of chains.
         outer = self.twist_bonds[:, [0, 2]]
         self._dots = np.concatenate([self.bend_bonds, outer]).T
-        self._bend_signs = bend_signs.astype(Float)
+        self._bend_signs = bend_signs.astype(np.float64)
         self._triples = np.concatenate([self.twist_bonds, arms[..., 0]]).T
-        self._triple_signs = np.concatenate([steps, arms[..., 1]]).prod(axis=1).astype(Float)
+        self._triple_signs = np.concatenate([steps, arms[..., 1]]).prod(axis=1).astype(np.float64)
         # Along a chain the bond that arrives points the other way than the arm of the bend.
-        self._outer_signs = (steps[:, 0] * steps[:, 2]).astype(Float)
+        self._outer_signs = (steps[:, 0] * steps[:, 2]).astype(np.float64)
 
         sizes = [len(self._bonds), len(angles), len(chains), len(chains), len(stars)]
         ends: list[int] = np.cumsum([*sizes, len(_DECAYS) * len(self._contacts)]).tolist()

@@ -166,30 +166,18 @@ class BondedForceField:
         ModelFileError
             If the file cannot be read, or is something else.
         """
-        stored = read_restart(path)
+        field = cls.__new__(cls)
         try:
-            parts = [stored[name] for name in ("numbers", "bonds", "contacts")]
-            found = [stored[name] for name in ("reference", "weights", "error")]
+            field._restore(read_restart(path))
         except KeyError as error:
             raise ModelFileError(
                 f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
             ) from error
-        field = cls.__new__(cls)
-        field._build(*parts)
-        field._reference, field.weights, field.error = found
         return field
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a file that :meth:`load` reads."""
-        content = {
-            "numbers": self.numbers,
-            "bonds": self._bonds,
-            "contacts": self._contacts,
-            "reference": self._reference,
-            "weights": self.weights,
-            "error": self.error,
-        }
-        write_restart(path, content)
+        write_restart(path, self.state_dict())
 
     def _build(
         self, numbers: NDArray[np.int64], bonds: NDArray[np.int64], contacts: NDArray[np.int64]
@@ -250,9 +238,12 @@ class BondedForceField:
     def state_dict(self) -> Mapping[str, Any]:
         """Everything that was fitted, so that a run goes on with the same force field."""
         return {
-            "weights": self.weights,
+            "numbers": self.numbers,
+            "bonds": self._bonds,
+            "contacts": self._contacts,
             "reference": self._reference,
-            "terms": self._terms,
+            "weights": self.weights,
+            "error": self.error,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -261,14 +252,19 @@ class BondedForceField:
         Raises
         ------
         ConfigError
-            If it has other terms.
+            If it is of other atoms.
         """
-        if not np.array_equal(state["terms"], self._terms):
+        if not np.array_equal(state["numbers"], self.numbers):
             raise ConfigError(
-                "the stored run had a force field with other terms; fit it to the same structures"
+                "the stored run had a force field of other atoms, with other terms; fit it to the "
+                "molecule of the run"
             )
-        self.weights = np.array(state["weights"])
-        self._reference = np.array(state["reference"])
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._build(*(np.array(state[name]) for name in ("numbers", "bonds", "contacts")))
+        self._reference, self.weights = np.array(state["reference"]), np.array(state["weights"])
+        self.error = state["error"]
 
     def _fit(
         self,

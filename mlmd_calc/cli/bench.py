@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,41 +64,34 @@ def overhead_command(
     _run("bench_overhead.py", [*sizes, *(["--json"] if as_json else [])])
 
 
-@app.command(
-    "table",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+def _passed_on(name: str) -> Callable[[Callable[[typer.Context], None]], Any]:
+    """Make a command that leaves all options to its script."""
+    return app.command(
+        name,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+
+
+@_passed_on("table")
 def table_command(context: typer.Context) -> None:
     """Time and memory of everything, over sizes and precisions, in one run (--help for options)."""
     _run("bench_table.py", context.args)
 
 
-@app.command(
-    "jump",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+@_passed_on("jump")
 def jump_command(context: typer.Context) -> None:
     """Speed and ensemble of a jump propagator against force-based steps (--help for options)."""
     _run("bench_jump.py", context.args)
 
 
-@app.command(
-    "rollout",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+@_passed_on("rollout")
 def rollout_command(context: typer.Context) -> None:
     """Time and memory per frame of a long ATMOS roll-out (--help for options)."""
     _run("bench_rollout.py", context.args)
 
 
-@app.command(
-    "sampling",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+@_passed_on("sampling")
 def sampling_command(context: typer.Context) -> None:
     """Cost of 10 ps of peptides by dynamics, ATMOS and relaxation (--help for options)."""
     require("openmm", extra="openmm", why="compare with its dynamics")

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mlmd_calc.cli.tables import print_table
+
 _LIBRARIES = 0.85e9
 """Bytes of Python with torch and numba."""
 
@@ -20,6 +22,7 @@ def show_estimate(atoms: int, model: str | None, *, as_json: bool) -> None:
     from mlmd_calc.potential import Potential
     from mlmd_calc.potential.estimate import estimate
     from mlmd_calc.potential.options import FORCE_MODES
+    from mlmd_calc.potential.prediction import has_force_head
     from mlmd_calc.zoo import load_model
 
     loaded = load_model(model, device="cpu")
@@ -27,9 +30,7 @@ def show_estimate(atoms: int, model: str | None, *, as_json: bool) -> None:
     rows = []
     with Console(stderr=True).status("trying smaller molecules, some ten seconds"):
         for forces in FORCE_MODES:
-            if forces == "direct" and (
-                config.energy_conserving or "forces" not in config.target_heads
-            ):
+            if forces == "direct" and not has_force_head(config):
                 continue
             for dtype in ("float64", "float32"):
                 potential = Potential(loaded, device="cpu", forces=forces, dtype=dtype)
@@ -70,4 +71,4 @@ def show_estimate(atoms: int, model: str | None, *, as_json: bool) -> None:
             f"{memory / 2**30:.1f} GiB",
             "" if memory < 0.9 * machine else "more than there is",
         )
-    Console().print(table)
+    print_table(table)

@@ -275,11 +275,9 @@ class ExactNVT(RestartableDynamics, StepLoop):
     def _evaluated(self, positions: FloatArray) -> _Point:
         wanted = ("energy", "forces") if self._proposal.has_energy else ("forces",)
         found = self._proposal.evaluate(positions, wanted)
-        forces = found.forces
-        if forces is None or not np.isfinite(forces).all():
-            raise PredictionError(f"{self._proposal.name} gave no finite forces")
+        assert found.forces is not None
         energy = math.nan if found.energy is None else float(found.energy)
-        return _Point(positions, self._target.energy(positions), energy, forces)
+        return _Point(positions, self._target.energy(positions), energy, found.forces)
 
     def _here(self) -> _Point:
         """Return the present point, evaluated again if the atoms were moved by others."""

@@ -104,9 +104,14 @@ class ForceSource:
         Raises
         ------
         InputError, PredictionError
-            If the model refuses the positions, or the calculation fails.
+            If the model refuses the positions, or the calculation fails, also if forces that were
+            asked for are missing or not finite.
         """
-        return self._model.evaluate([replace(self._structure, positions=positions)], properties)[0]
+        structure = replace(self._structure, positions=positions)
+        found = self._model.evaluate([structure], properties)[0]
+        if "forces" in properties and (found.forces is None or not np.isfinite(found.forces).all()):
+            raise PredictionError(f"{self.name} gave no finite forces")
+        return found
 
     def energy(self, positions: FloatArray) -> float:
         """Return the energy in eV; errors as :meth:`evaluate`."""
@@ -118,8 +123,7 @@ class ForceSource:
     def forces(self, positions: FloatArray) -> FloatArray:
         """Return the forces ``(n, 3)`` in eV/Å; errors as :meth:`evaluate`."""
         forces = self.evaluate(positions, ("forces",)).forces
-        if forces is None or not np.isfinite(forces).all():
-            raise PredictionError(f"{self.name} gave no finite forces")
+        assert forces is not None
         return forces
 
     def state_dict(self) -> Mapping[str, Any] | None:

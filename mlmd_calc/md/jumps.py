@@ -15,7 +15,7 @@ from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.jump_engine import Jumps
 from mlmd_calc.md.jump_logger import JumpLogger
-from mlmd_calc.md.restartable import StepLoop, truncate_trajectory
+from mlmd_calc.md.restartable import StepLoop, trajectory_options
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
@@ -113,15 +113,12 @@ class JumpDynamics(StepLoop):
             md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
             **of_loop,
         )
-        if isinstance(trajectory, os.PathLike):
-            # Old versions of ASE know names as text only.
-            trajectory = os.fspath(trajectory)
+        frames = None
         if restart is not None:
             self.loop.load(restart)
-            if isinstance(trajectory, str):
-                truncate_trajectory(trajectory, 1 + self.loop.step // loginterval)
-                options["append_trajectory"] = True
-        super().__init__(atoms, timestep, trajectory=trajectory, loginterval=loginterval, **options)
+            frames = 1 + self.loop.step // loginterval
+        options |= trajectory_options(trajectory, frames)
+        super().__init__(atoms, timestep, loginterval=loginterval, **options)
         if logfile:
             logger = JumpLogger(self, atoms, logfile)
             self.closelater(logger)  # type: ignore[no-untyped-call]

@@ -109,24 +109,13 @@ class RestartableDynamics(MolecularDynamics):
             )
         if getattr(options.get("communicator"), "size", 1) > 1:
             raise ConfigError(f"{type(self).__name__} runs in one process; leave communicator out")
-        if isinstance(trajectory, os.PathLike):
-            # Old versions of ASE know names as text only.
-            trajectory = os.fspath(trajectory)
         content = None if restart is None else read_restart(restart)
         self._timestep_at_start = timestep
         if content is not None:
             self._go_on(atoms, content, Path(restart or ""))
-            if isinstance(trajectory, str):
-                truncate_trajectory(trajectory, 1 + content["steps"] // loginterval)
-                options["append_trajectory"] = True
-        super().__init__(
-            atoms,
-            timestep,
-            trajectory=trajectory,
-            logfile=logfile,
-            loginterval=loginterval,
-            **options,
-        )
+        frames = None if content is None else 1 + content["steps"] // loginterval
+        options |= trajectory_options(trajectory, frames)
+        super().__init__(atoms, timestep, logfile=logfile, loginterval=loginterval, **options)
         if content is not None:
             self.nsteps = content["steps"]
             self._load_state(content["state"])
@@ -181,6 +170,30 @@ class RestartableDynamics(MolecularDynamics):
     def _load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`_state`."""
         raise NotImplementedError
+
+
+def trajectory_options(trajectory: Any, frames: int | None) -> dict[str, Any]:
+    """Return options of ASE's dynamics for a trajectory that a run begins, or goes on with.
+
+    Parameters
+    ----------
+    trajectory
+        Name, ASE's object, or None.
+    frames
+        Frames of the file that a run goes on from; others are removed. None: a run that begins.
+
+    Raises
+    ------
+    ModelFileError
+        If there are fewer frames.
+    """
+    if isinstance(trajectory, os.PathLike):
+        # Old versions of ASE know names as text only.
+        trajectory = os.fspath(trajectory)
+    if frames is None or not isinstance(trajectory, str):
+        return {"trajectory": trajectory}
+    truncate_trajectory(trajectory, frames)
+    return {"trajectory": trajectory, "append_trajectory": True}
 
 
 def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.models.mdet import MDETConfig
 from mlmd_calc.options import shown
-from mlmd_calc.potential.prediction import energy_head
+from mlmd_calc.potential.prediction import energy_head, has_force_head
 from mlmd_calc.potential.spread import MEASURE, WARN, SpreadLimit, check_answers, check_spread
 from mlmd_calc.zoo import Model
 
@@ -163,7 +162,7 @@ def _spread(
     config, recommended = model.network.config, model.card.recommended
     check_answers(
         conservative=forces == "conservative",
-        force_head=_has_force_head(config),
+        force_head=has_force_head(config),
         invariant=config.invariant,
         n_rotations=n_rotations,
         action=action,
@@ -202,15 +201,11 @@ def _check_heads(model: Model, conservative: bool) -> None:
             "forces='conservative' needs an energy head; the model has "
             f"{', '.join(config.target_heads)}"
         )
-    if not conservative and not _has_force_head(config):
+    if not conservative and not has_force_head(config):
         raise ConfigError(
             "forces='direct' needs a force head, which the model does not have; use "
             "forces='conservative'"
         )
-
-
-def _has_force_head(config: MDETConfig) -> bool:
-    return "forces" in config.target_heads and not config.energy_conserving
 
 
 def whole(name: str, value: Any) -> int:

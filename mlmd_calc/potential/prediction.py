@@ -40,6 +40,11 @@ def energy_head(config: MDETConfig) -> str | None:
     return next(heads, None)
 
 
+def has_force_head(config: MDETConfig) -> bool:
+    """Whether a network predicts forces besides those that follow from its energy."""
+    return "forces" in config.target_heads and not config.energy_conserving
+
+
 class Prediction:
     """A network with its units and precision.
 

@@ -258,7 +258,8 @@ class Mover:
         constraints = constraints_of(setup.forces)
         if constraints is not None:
             after = after.moved_to(constraints.positions(after.positions))
-        for left in reversed(range(ROUNDS)):
+        finding = None
+        for _ in range(ROUNDS):
             after = setup.propagator.relax(after, setup.forces, setup.thermostat, setup.rng)
             if setup.window is None:
                 break
@@ -267,10 +268,10 @@ class Mover:
             finding = setup.window.judge(after.energy)
             if finding is None:
                 break
-            if not left:
-                reason = f"relaxed {ROUNDS} times, {finding.reason}"
-                return Rejected(replace(finding, reason=reason), after.positions)
-        return replace(proposal, after=after)
+        if finding is None:
+            return replace(proposal, after=after)
+        reason = f"relaxed {ROUNDS} times, {finding.reason}"
+        return Rejected(replace(finding, reason=reason), after.positions)
 
     def _with_velocities(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
         if isinstance(proposal, Rejected):

@@ -19,19 +19,18 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.analysis.accuracy import turned_back, turned_copies
 from mlmd_calc.analysis.audit.measurement import (
+    PERCENT,
     Estimate,
     jackknife,
     relative_size,
-    root_mean_square,
 )
+from mlmd_calc.analysis.statistics import root_mean_square
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import find_bonds, neighbour_lists
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation import ForceModel
 from mlmd_calc.propagation.other_forces import evaluated_forces
 from mlmd_calc.propagation.state import FloatArray
-
-PERCENT: Final = 100.0
 
 _SIZE_A: Final = 0.05
 """Root mean square way of an atom along paths: the size of thermal vibrations."""

@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.audit.measurement import (
+    PERCENT,
     Estimate,
     jackknife,
     relative_size,
-    root_mean_square,
 )
 from mlmd_calc.analysis.jump_map import JumpMap, acceptances, energy_changes, return_ways
 from mlmd_calc.analysis.jumps import Jump, rotation_defect
+from mlmd_calc.analysis.statistics import root_mean_square
 from mlmd_calc.propagation import ForceModel, Frames, Propagator, State, VerletPropagator
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import centre_of_mass
 from mlmd_calc.propagation.state import FloatArray
 from mlmd_calc.propagation.thermostats import draw_velocities
-
-PERCENT: Final = 100.0
 
 _TIMESTEP_FS: Final = 0.5
 """Of the force-based steps that jumps are compared with, or a little shorter."""

@@ -11,6 +11,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.analysis.statistics import root_mean_square
+
+PERCENT: Final = 100.0
+
 _PASSES: Final = 2.0
 """Standard errors that a number must be below its limit to pass."""
 
@@ -128,11 +132,6 @@ def jackknife(
     parts = [estimator(*(np.delete(s, i, axis=0) for s in samples)) for i in range(count)]
     error = math.sqrt((count - 1) * float(np.var(parts)))
     return Estimate(factor * whole, abs(factor) * error)
-
-
-def root_mean_square(values: NDArray[np.float64]) -> float:
-    """Root of the mean square of all entries."""
-    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def relative_size(errors: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.analysis.audit.measurement import Estimate, jackknife, root_mean_square
+from mlmd_calc.analysis.audit.measurement import Estimate, jackknife
 from mlmd_calc.analysis.jump_ensemble import Sample
-from mlmd_calc.analysis.statistics import fit_drift
+from mlmd_calc.analysis.statistics import fit_drift, root_mean_square
 from mlmd_calc.data.parallel_runs import ParallelRuns
 from mlmd_calc.errors import PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
@@ -115,11 +115,8 @@ def thermal_run(
     PredictionError
         If no replica comes through.
     """
-    runs = _at_rest(forces, minimum, np.repeat(minimum.positions[None], replicas, axis=0))
+    runs = _set_off(forces, minimum, replicas, temperature_K, rng)
     temperatures = np.full(replicas, temperature_K)
-    # Half of the kinetic energy of vibrations becomes potential energy.
-    runs.velocities[:] = math.sqrt(2.0) * runs.thermal(temperatures, rng)
-    runs.evaluate()
     stride = round(_FRAME_FS / TIMESTEP_FS)
     warming, frames = round(_WARMING_FS / _FRAME_FS), max(1, round(duration_fs / _FRAME_FS))
     positions, velocities = [], []
@@ -184,10 +181,8 @@ def survival(
     duration_ps
         After so long a replica has survived.
     """
-    runs = _at_rest(forces, minimum, np.repeat(minimum.positions[None], replicas, axis=0))
+    runs = _set_off(forces, minimum, replicas, temperature_K, rng)
     temperatures = np.full(replicas, temperature_K)
-    runs.velocities[:] = math.sqrt(2.0) * runs.thermal(temperatures, rng)
-    runs.evaluate()
     failures: list[float] = []
     for step in range(1, max(1, round(duration_ps * units.FS_PER_PS / _FINE_FS)) + 1):
         runs.thermalise(temperatures, _WEAK_PER_FS, _FINE_FS, rng)
@@ -278,6 +273,21 @@ def energy_drift(
         scale = units.MEV * len(run.kind)
         drifts.append([fit_drift(times, e).slope / scale for e in np.array(energies).T])
     return Drift(np.array(timesteps_fs), np.array(drifts))
+
+
+def _set_off(
+    forces: ForceModel,
+    minimum: Structure,
+    replicas: int,
+    temperature_K: float,
+    rng: np.random.Generator,
+) -> ParallelRuns:
+    """Put replicas at the minimum, with velocities that will be those of a temperature."""
+    runs = _at_rest(forces, minimum, np.repeat(minimum.positions[None], replicas, axis=0))
+    # Half of the kinetic energy of vibrations becomes potential energy.
+    runs.velocities[:] = math.sqrt(2.0) * runs.thermal(np.full(replicas, temperature_K), rng)
+    runs.evaluate()
+    return runs
 
 
 def _at_rest(forces: ForceModel, kind: Structure, positions: FloatArray) -> ParallelRuns:

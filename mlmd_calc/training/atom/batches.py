@@ -23,6 +23,7 @@ from mlmd_calc.training.batches import (
 )
 
 _LEAST_MOTION: Final = 0.1
+"""Of a run, in units of that of all; runs that hardly move must not rule the loss."""
 
 
 class JumpBatch(NamedTuple):
