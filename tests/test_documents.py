@@ -122,7 +122,6 @@ WORDS = {
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
     "models NAME": "models mdet-ethanol",
-    "runs/atmos-1ps/": "runs/keyframes/",
     "60000 1.9": "20 1.7",
     """ --set 'model={"preset": "paper"}'""": "",
 }
