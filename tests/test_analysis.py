@@ -1,5 +1,7 @@
 """Averages with errors, drifts, summaries and pictures of runs."""
 
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ from matplotlib.image import imread
 
 from mlmd_calc import units
 from mlmd_calc.analysis import block_average, fit_drift, summarise
-from mlmd_calc.analysis.plots import plot_comparison, plot_run
+from mlmd_calc.analysis.overview import OverviewFrames, OverviewRun, plot_overview
+from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import misses_thermostat
+from mlmd_calc.analysis.verdicts import as_temperature, judge
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import Bonds
 from mlmd_calc.md import Ensemble, MDSettings, RunRecord
@@ -172,11 +176,83 @@ def test_pictures_of_single_runs(tmp_path, record):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_picture_of_a_comparison_marks_failed_runs(tmp_path):
-    def draw(failed):
-        path = tmp_path / f"{failed}.png"
-        runs = {"good": make_record(), "bad": make_record(frames=100, failed=failed, seed=1)}
-        plot_comparison({"NVE": runs, "NVT": {"good": runs["good"]}}, path, "comparison")
+def judged(ensemble, ps, kelvin=300.0, drift=0.0, swing=0.0, failed=False, deviation=0.1):
+    """Judge a made-up run; drift in meV/atom/ps, swing of its energy in meV/atom."""
+    record = make_record(ensemble, frames=round(ps / 0.005) + 1, failed=failed)
+    times = record.times_ps
+    record.frames["kinetic"] *= 27 * kelvin / 300.0
+    energy = 2e-3 * (drift * times + swing * np.sin(2 * np.pi * times / 0.1))
+    record.frames["potential"] = energy - record.frames["kinetic"]
+    record.frames["bond_deviation"] = deviation
+    settings = dataclasses.replace(record.description.settings, friction_per_ps=10.0)
+    description = dataclasses.replace(record.description, settings=settings, degrees_of_freedom=27)
+    return judge(RunRecord(description, record.frames, failed))
+
+
+@pytest.mark.parametrize(
+    ("ps", "kelvin", "sound", "words"),
+    [
+        (50.0, 300.0, True, "agrees with 300 K"),
+        (50.0, 396.0, False, "K too hot, more than chance"),
+        (50.0, 204.0, False, "K too cold, more than chance"),
+        # In 1 ps chance alone explains a hundred kelvin.
+        (1.0, 396.0, None, "too short to tell"),
+        (1.0, 300.0, None, "too short to tell"),
+        (0.02, 300.0, None, "too few frames"),
+    ],
+)
+def test_verdict_on_a_temperature(ps, kelvin, sound, words):
+    verdict = judged(Ensemble.LANGEVIN, ps, kelvin)
+    assert verdict.sound is sound
+    assert words in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("ps", "drift", "swing", "sound", "words"),
+    [
+        (2.0, 0.001, 0.05, True, "keeps its energy: < 0.1 K per ps"),
+        (2.0, 5.0, 0.5, False, "heats by 19 K per ps"),
+        (2.0, -5.0, 0.5, False, "cools by 19 K per ps"),
+        (1.0, 0.5, 3.0, False, "energy swings by ±8 K"),
+        # A swing of less than a kelvin, in which 2 K/ps would hide.
+        (0.6, 0.0, 0.3, None, "too short to tell"),
+        (0.1, 5.0, 0.0, None, "too short to tell"),
+    ],
+)
+def test_verdict_on_an_energy(ps, drift, swing, sound, words):
+    verdict = judged(Ensemble.NVE, ps, drift=drift, swing=swing)
+    assert verdict.sound is sound
+    assert words in verdict.sentence
+
+
+def test_verdict_on_runs_that_came_to_a_bad_end():
+    assert judged(Ensemble.NVE, 2.0, failed=True).sentence == "failed after 2.00 ps"
+    verdict = judged(Ensemble.LANGEVIN, 50.0, deviation=0.6)
+    assert verdict.sound is False
+    assert "bond C0-O1" in verdict.sentence
+
+
+def test_heating_is_that_of_harmonic_vibrations():
+    # 3 n vibrations of kT hold 3 kT per atom: 0.2585 meV/atom for a kelvin.
+    assert as_temperature(3e3 * units.KB) == pytest.approx(1.0)
+
+
+def test_overview_marks_failed_runs_and_says_what_is_missing(tmp_path):
+    angles = np.random.default_rng(0).uniform(-np.pi, np.pi, (30, 2))
+
+    def draw(failed, frames):
+        path = tmp_path / f"{failed}{frames is None}.png"
+        runs = [
+            OverviewRun("energy", make_record(), 0.1, 0),
+            OverviewRun("steps", make_record(Ensemble.LANGEVIN), 0.1, 1),
+            OverviewRun("failed", make_record(Ensemble.LANGEVIN, 5, failed, seed=1), None, 2),
+        ]
+        plot_overview(runs, frames, path, "overview")
         return imread(path)
 
-    assert not np.array_equal(draw(True), draw(False))
+    frames = OverviewFrames(angles, "frames", "30 frames")
+    before = dict(matplotlib.rcParams)
+    pictures = [draw(True, frames), draw(False, frames), draw(True, None)]
+    assert dict(matplotlib.rcParams) == before
+    for other in pictures[1:]:
+        assert not np.array_equal(pictures[0], other)

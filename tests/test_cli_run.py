@@ -1,4 +1,4 @@
-"""`mlmd run` and `mlmd demo` as a user types them."""
+"""`mlmd run` as a user types it."""
 
 import json
 import os
@@ -14,7 +14,6 @@ from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
-from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
 from mlmd_calc.cli.run import run
@@ -24,7 +23,6 @@ from mlmd_calc.md import MDSettings, read_record
 
 APP = typer.Typer()
 APP.command("run")(run)
-APP.command("demo")(demo)
 
 
 @pytest.fixture(scope="module")
@@ -333,33 +331,3 @@ def test_unreadable_file(tmp_path):
     path.write_text("three\nthis is no structure\n")
     with pytest.raises(InputError, match=r"broken\.xyz"):
         load_structure(str(path))
-
-
-@pytest.mark.slow
-def test_demo_compares_settings_and_shows_runs_that_fail(tmp_path):
-    wild = write_model(tmp_path / "wild.safetensors", 0.6)
-    out = tmp_path / "demo"
-    result = invoke("demo", "--quick", "--model", wild, "--out", out, "--json")
-    assert result.exit_code == 0
-    summary = json.loads(result.stdout)
-    assert summary == json.loads((out / "summary.json").read_text())
-    # Without a recommendation in the card the recommended setting is one of those it is compared
-    # with, and is run once.
-    assert len(summary["calculators"]) == 2
-    runs = {(row["molecule"], row["ensemble"], row["setting"]) for row in summary["runs"]}
-    assert len(runs) == len(summary["runs"]) == 8
-    assert any(row["verdict"] == "failed" and row["reason"] for row in summary["runs"])
-    for row in summary["runs"]:
-        assert row["ms_per_step"] > 0
-    for name in {row["molecule"] for row in summary["runs"]}:
-        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        records = [
-            read_record(row["folder"])
-            for row in summary["runs"]
-            if (row["molecule"], row["ensemble"]) == (name, "nve")
-        ]
-        # All of them start alike, whatever their forces.
-        starts = {record.frames["positions"][0].tobytes() for record in records}
-        assert len(starts) == 1
-    with pytest.raises(ConfigError, match="not empty"):
-        invoke("demo", "--quick", "--model", wild, "--out", out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,8 +34,8 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
     title
         Heading of the picture.
     """
-    figure, axes = _figure(columns=1, title=title)
-    energy, temperature, bonds = axes[:, 0]
+    figure, axes = _figure(title)
+    energy, temperature, bonds = axes
     _draw_energies(energy, record)
     temperature.plot(
         record.times_ps,
@@ -48,40 +47,7 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
     )
     _draw_running_mean(temperature, record, COLOURS[0], label="running mean")
     _draw_bonds(bonds, record, COLOURS[0], label="largest of all bonds")
-    _finish(axes[:, 0], record)
-    figure.savefig(path)
-
-
-def plot_comparison(columns: Mapping[str, Mapping[str, RunRecord]], path: Path, title: str) -> None:
-    """Draw the total energy, temperature and bonds of several runs on top of each other.
-
-    A cross marks the end of a run that failed.
-
-    Parameters
-    ----------
-    columns
-        Heading of each column of panels, to the runs it shows by name; a name has the same colour
-        in all columns.
-    path
-        PNG file to write.
-    title
-        Heading of the picture.
-    """
-    figure, axes = _figure(columns=len(columns), title=title)
-    names = list(dict.fromkeys(name for runs in columns.values() for name in runs))
-    for column, (heading, runs) in zip(axes.T, columns.items(), strict=True):
-        energy, temperature, bonds = column
-        energy.set_title(heading, pad=30)
-        for name, record in runs.items():
-            colour = COLOURS[names.index(name) % len(COLOURS)]
-            total = _per_atom(record, record.total_energies)
-            energy.plot(record.times_ps, total, color=colour, linewidth=1.1, label=name)
-            _draw_running_mean(temperature, record, colour)
-            _draw_bonds(bonds, record, colour)
-        _finish(column, next(iter(runs.values())))
-        for name, record in runs.items():
-            if record.failed:
-                _draw_crosses(column, record, COLOURS[names.index(name) % len(COLOURS)])
+    _finish(axes, record)
     figure.savefig(path)
 
 
@@ -117,29 +83,27 @@ def plot_spectrum(
     figure.savefig(path)
 
 
-def _figure(columns: int, title: str) -> tuple[Any, Any]:
-    """Figure with three rows of panels that share their time axes."""
+def _figure(title: str) -> tuple[Any, Any]:
+    """Figure with three panels below each other that share their time axis."""
     # The object-oriented interface leaves matplotlib's global state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.0 + 6.0 * columns, 8.5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(7.0, 8.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    axes = figure.subplots(3, columns, sharex="col", squeeze=False)
-    for label, row in zip(_ROWS, axes, strict=True):
-        row[0].set_ylabel(label)
-    for axis in axes[-1]:
-        axis.set_xlabel("time (ps)")
-    for axis in axes.flat:
+    axes = figure.subplots(3, sharex="col")
+    for label, axis in zip(_ROWS, axes, strict=True):
+        axis.set_ylabel(label)
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
+    axes[-1].set_xlabel("time (ps)")
     return figure, axes
 
 
-def _finish(column: Any, record: RunRecord) -> None:
+def _finish(axes: Any, record: RunRecord) -> None:
     """Lines of thermostat and bond limit, ranges that keep them in sight, and legends."""
-    _, temperature, bonds = column
+    _, temperature, bonds = axes
     settings = record.description.settings
     if settings.thermostatted:
         kelvin = settings.temperature_K
@@ -148,7 +112,7 @@ def _finish(column: Any, record: RunRecord) -> None:
     limit = settings.bond_limit
     bonds.axhline(limit, **_GUIDE, label=f"limit, {limit:g} Å")
     bonds.set_ylim(0.0, max(1.15 * limit, min(bonds.get_ylim()[1], settings.bond_stop)))
-    for axis in column:
+    for axis in axes:
         if axis.get_legend_handles_labels()[0]:
             # Above the panel, where it covers no data.
             axis.legend(
@@ -196,25 +160,3 @@ def _draw_running_mean(axis: Any, record: RunRecord, colour: str, label: str | N
 def _draw_bonds(axis: Any, record: RunRecord, colour: str, label: str | None = None) -> None:
     deviations = record.frames["bond_deviation"]
     axis.plot(record.times_ps, deviations, color=colour, linewidth=0.9, label=label)
-
-
-def _draw_crosses(column: Any, record: RunRecord, colour: str) -> None:
-    """Mark where a run ended, at the rim of panels that its last value lies outside of."""
-    for axis, series in zip(
-        column,
-        (
-            _per_atom(record, record.total_energies),
-            record.temperatures,
-            record.frames["bond_deviation"],
-        ),
-        strict=True,
-    ):
-        axis.plot(
-            record.times_ps[-1:],
-            np.clip(series[-1:], *axis.get_ylim()),
-            color=colour,
-            marker="x",
-            markersize=9,
-            markeredgewidth=2.5,
-            clip_on=False,
-        )

@@ -32,6 +32,9 @@ class RunSummary:
     temperature
         Mean kinetic temperature in K, of a thermostatted run without its first fifth; None if there
         are too few frames.
+    temperature_error
+        Standard error in K of the mean temperature of a thermostatted run, see
+        :func:`temperature_error`; None without one, or without a thermostat.
     temperature_off
         Whether the temperature is further from that of the thermostat than chance explains; see
         :func:`misses_thermostat`.
@@ -51,6 +54,7 @@ class RunSummary:
 
     time_ps: float
     temperature: Mean | None
+    temperature_error: float | None
     temperature_off: bool
     energy: Drift | None
     bond_deviation: float | None
@@ -93,13 +97,14 @@ def summarise(record: RunRecord) -> RunSummary:
         broken = float(record.times_ps[beyond[0]]) if len(beyond) else None
     temperature = _mean(record.temperatures[skip:])
     span_ps = float(record.times_ps[-1] - record.times_ps[min(skip, len(record) - 1)])
+    of_run = description.settings, description.degrees_of_freedom, span_ps
     return RunSummary(
         time_ps=float(record.times_ps[-1]),
         temperature=temperature,
-        temperature_off=temperature is not None
-        and misses_thermostat(
-            temperature, description.settings, description.degrees_of_freedom, span_ps
-        ),
+        temperature_error=None
+        if temperature is None or not description.settings.thermostatted
+        else temperature_error(temperature, *of_run),
+        temperature_off=temperature is not None and misses_thermostat(temperature, *of_run),
         energy=_energy(record),
         bond_deviation=deviation,
         bond=bond,
@@ -112,10 +117,8 @@ def misses_thermostat(
 ) -> bool:
     """Tell whether a mean temperature is further from the thermostat's than chance explains.
 
-    It is if it differs by more than a tenth and by more than three standard errors. The error is
-    that of the series, but at least that of a canonical ensemble whose kinetic energy is
-    correlated over the relaxation time τ of the thermostat: T √(2 / f) √(2 τ / t) with f degrees
-    of freedom and the time t of the average. Always false without a thermostat.
+    It is if it differs by more than a tenth and by more than three times its
+    :func:`temperature_error`. Always false without a thermostat.
 
     Parameters
     ----------
@@ -128,14 +131,31 @@ def misses_thermostat(
     span_ps
         Time in ps that the mean is over.
     """
-    wanted = settings.temperature_K
-    if not settings.thermostatted or wanted is None:
+    if not settings.thermostatted:
         return False
-    relaxations = span_ps * settings.rate_per_ps
-    independent = max(1.0, relaxations / 2.0)
-    error = wanted * float(np.sqrt(2.0 / degrees_of_freedom / independent))
-    allowed = max(_TEMPERATURE_TOLERANCE * wanted, 3.0 * max(error, temperature.standard_error))
+    wanted = settings.temperature_K
+    error = temperature_error(temperature, settings, degrees_of_freedom, span_ps)
+    allowed = max(_TEMPERATURE_TOLERANCE * wanted, 3.0 * error)
     return abs(temperature.value - wanted) > allowed
+
+
+def temperature_error(
+    temperature: Mean, settings: MDSettings, degrees_of_freedom: int, span_ps: float
+) -> float:
+    """Return the standard error in K of a mean temperature under a thermostat.
+
+    It is that of the series, but at least that of a canonical ensemble whose kinetic energy is
+    correlated over the relaxation time τ of the thermostat, which a short series knows nothing of:
+    T √(2 / f) √(2 τ / t) with f degrees of freedom and the time t of the average.
+
+    Parameters
+    ----------
+    temperature, settings, degrees_of_freedom, span_ps
+        As of :func:`misses_thermostat`.
+    """
+    independent = max(1.0, span_ps * settings.rate_per_ps / 2.0)
+    canonical = settings.temperature_K * float(np.sqrt(2.0 / degrees_of_freedom / independent))
+    return max(canonical, temperature.standard_error)
 
 
 def _mean(series: NDArray[np.float64]) -> Mean | None:

@@ -1,192 +1,159 @@
-"""`mlmd demo`: what the shipped model can do, and what its settings are good for."""
+"""`mlmd demo`: forces, jumps, OpenMM and a peptide in one picture, each with a verdict."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from mlmd_calc.cli.demo_results import LABELS, evaluate, print_summary
 from mlmd_calc.cli.endings import advise, raise_on_signal
-from mlmd_calc.cli.run import describe_temperature
-from mlmd_calc.cli.tables import print_table
-from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import read_json, write_json
+from mlmd_calc.errors import ConfigError, MissingDependencyError
+from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
+from mlmd_calc.optional import require
 
 if TYPE_CHECKING:
-    from mlmd_calc.cli.demo_runs import MoleculeRuns
-    from mlmd_calc.md import RunRecord
+    from mlmd_calc.cli.demo_runs import EthanolRun, PeptideFrames
 
-_MOLECULES: Final = {"ethanol": "CH3CH2OH", "ethane": "C2H6"}
-"""Name to name in ASE's g2 collection."""
-
-_RECOMMENDED: Final = "recommended"
-_DIRECT: Final[dict[str, dict[str, Any]]] = {
-    "direct, offset, f64": {
-        "forces": "direct",
-        "rotation": "random",
-        "dtype": "float64",
-    },
-    "direct, f32": {"forces": "direct", "rotation": "none", "dtype": "float32"},
-}
-"""Settings to compare with the recommended one."""
-
-_STEPS: Final = 3000
-_QUICK_STEPS: Final = 40
-_FRAMES: Final = 300
+_PROPAGATOR: Final = "atom-small-organics"
+_JUMP_FS: Final = 8.0
+_FRICTION: Final = 10.0
+"""1/ps; what the propagator is good for. Averages of short runs need as much."""
+_INTERVAL, _JUMP_INTERVAL = 10, 5
+"""Steps and jumps between frames."""
 _SEED: Final = 1
-_SUMMARY_FILE: Final = "summary.json"
-_ENDS_FILE: Final = "ends.json"
+
+_PEPTIDE: Final = "alanine-dipeptide"
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for runs, pictures, summary.")
+        Path, typer.Option("--out", "-o", help="Folder for runs, picture, trajectories, summary.")
     ] = (Path("mlmd-demo")),
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Another model than the default one.")
+        str | None, typer.Option("--model", "-m", help="Another force model than the default one.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few steps only, to see that everything works.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, one molecule each.")] = min(
-        len(_MOLECULES), os.cpu_count() or 1
-    ),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, one run each. Default: one for each core.")
+    ] = min(len(LABELS) + 1, os.cpu_count() or 1),
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Run NVT and NVE dynamics of two molecules in the recommended setting and in others.
+    """Show force-based steps, jumps, OpenMM and frames of a peptide in one picture.
 
-    Takes a few minutes on two cores. A run that fails is part of the picture.
+    Takes about two minutes on two cores. A run that fails is part of the picture.
     """
     # These import torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.cli.demo_runs import MoleculeRuns
-    from mlmd_calc.data.pool import run_tasks
+    from mlmd_calc.data.pool import PoolTask, run_tasks
 
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; choose another folder with --out, or remove it")
-    calculators = _calculators(model)
-    steps = _QUICK_STEPS if quick else _STEPS
-    tasks = {}
-    for name, molecule in _MOLECULES.items():
-        path = out / name / _ENDS_FILE
-        path.parent.mkdir(parents=True)
-        interval = max(1, steps // _FRAMES)
-        tasks[name] = MoleculeRuns(molecule, path, calculators, steps, interval, _SEED)
+    notes: list[str] = []
+    runs = _plan_runs(out, model, quick, notes)
+    peptide = _plan_peptide(out, quick, notes)
+    (out / "runs").mkdir(parents=True)
     console = Console(stderr=True)
-    for setting, options in calculators.items():
-        console.print(f"[bold]{setting}[/bold]: {_describe(options)}", highlight=False)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
     advise(f"what was done is in {out}; remove it, or choose another --out, and begin again")
+    tasks: list[PoolTask] = [*runs.values(), *([] if peptide is None else [peptide])]
+    # The longest first, so that no core waits for another at the end.
+    tasks.sort(key=lambda task: -task.cost * task.steps)
     with raise_on_signal():
-        run_tasks(list(tasks.values()), kind="molecules", workers=workers, console=console)
-    rows = [row for name, task in tasks.items() for row in _evaluate(out, name, task)]
-    summary = {"calculators": calculators, "runs": rows}
-    write_json(out / _SUMMARY_FILE, summary)
+        run_tasks(tasks, kind="runs", workers=workers, console=console)
+    summary = evaluate(out, runs, peptide, notes)
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:
-        _print(rows, out)
+        print_summary(summary)
 
 
-def _calculators(model: str | None) -> dict[str, dict[str, Any]]:
-    """Options of the calculators to compare, without those that are the recommended ones."""
+def _plan_runs(
+    out: Path, model: str | None, quick: bool, notes: list[str]
+) -> dict[str, EthanolRun]:
+    """Return the runs of ethanol by name; note what is left out and why."""
+    from mlmd_calc.cli.demo_runs import EthanolRun
+    from mlmd_calc.cli.jumps import choose_propagator
+
+    recommended, direct = _options(model), _options(model, "paper")
+    of_jumps = _options(choose_propagator(_PROPAGATOR).recommended["potential"])
+    if of_jumps["model"] != recommended["model"]:
+        notes.append(
+            f"Jumps of {_PROPAGATOR} follow {Path(of_jumps['model']).name}, whatever --model says."
+        )
+    common: dict[str, Any] = {"seed": _SEED, "interval": _INTERVAL}
+    nvt = MDSettings(friction_per_ps=_FRICTION, **common)
+    nve = MDSettings(Ensemble.NVE, **common)
+    jumps = replace(nvt, interval=_JUMP_INTERVAL, jumps=JumpSettings(_PROPAGATOR, _JUMP_FS))
+    kinds = {
+        # Calculator, settings, engine, length, length with --quick, cost of a frame
+        "steps": (recommended, nvt, Engine.ASE, 6000, 40, 60.0),
+        "openmm": (recommended, nvt, Engine.OPENMM, 6000, 40, 60.0),
+        "jumps": (of_jumps, jumps, Engine.ASE, 3000, 20, 85.0),
+        "energy": (recommended, nve, Engine.ASE, 4000, 40, 60.0),
+        "energy-direct": (direct, nve, Engine.ASE, 4000, 40, 35.0),
+    }
+    if direct == recommended:
+        del kinds["energy-direct"]
+    try:
+        _require_openmm()
+    except MissingDependencyError as error:
+        del kinds["openmm"]
+        notes.append(f"The run in OpenMM is left out: {error}")
+    return {
+        name: EthanolRun(
+            path=out / "runs" / f"{name}.json",
+            trajectory=out / f"{name}.extxyz",
+            calculator=calculator,
+            settings=settings,
+            engine=engine,
+            length=shortest if quick else length,
+            cost=cost,
+        )
+        for name, (calculator, settings, engine, length, shortest, cost) in kinds.items()
+    }
+
+
+def _options(model: str | None, setting: str | None = None) -> dict[str, Any]:
+    """Options of a calculator with all defaults filled in."""
     from mlmd_calc.calculator import MDETCalculator
 
-    settings = {_RECOMMENDED: MDETCalculator(model).todict()}
-    for name, options in _DIRECT.items():
-        complete = MDETCalculator(model, **options).todict()
-        if complete not in settings.values():
-            settings[name] = complete
-    for options in settings.values():
-        del options["sha256"]
-    return settings
+    options = MDETCalculator(model, setting=setting).todict()
+    del options["sha256"]
+    return options
 
 
-def _describe(options: dict[str, Any]) -> str:
-    orientations = options["rotation"]
-    if options["n_rotations"] > 1:
-        orientations += f" of {options['n_rotations']}"
-    return f"{options['forces']} forces, rotation {orientations}, {options['dtype']}"
+def _plan_peptide(out: Path, quick: bool, notes: list[str]) -> PeptideFrames | None:
+    """Return the frames of the peptide to draw, or None and a note if it cannot be built."""
+    from mlmd_calc.cli.demo_runs import PeptideFrames
 
-
-def _evaluate(out: Path, name: str, task: MoleculeRuns) -> list[dict[str, Any]]:
-    """Draw the runs of one molecule and return one summary per run."""
-    from mlmd_calc.analysis import summarise
-    from mlmd_calc.analysis.plots import plot_comparison
-    from mlmd_calc.cli.demo_runs import run_name
-    from mlmd_calc.md import Ensemble, read_record
-
-    headings = {
-        Ensemble.LANGEVIN: "NVT: Langevin, 300 K, 1/ps",
-        Ensemble.NVE: "NVE: no thermostat",
-    }
-    columns: dict[str, dict[str, RunRecord]] = {heading: {} for heading in headings.values()}
-    ends, rows = read_json(task.path), []
-    for ensemble, setting in task.runs:
-        run = run_name(ensemble, setting)
-        record = read_record(out / name / run)
-        columns[headings[ensemble]][setting] = record
-        end = ends[run]
-        rows.append(
-            {
-                "molecule": name,
-                "ensemble": ensemble.value,
-                "setting": setting,
-                **{key: end[key] for key in ("verdict", "step", "reason")},
-                **summarise(record).to_dict(),
-                "ms_per_step": 1e3 * end["seconds"] / end["step"],
-                "folder": str(out / name / run),
-            }
-        )
-    model = Path(task.calculators[_RECOMMENDED]["model"]).name
-    plot_comparison(columns, out / f"{name}.png", f"{name}, model {model}")
-    return rows
-
-
-def _print(rows: list[dict[str, Any]], out: Path) -> None:
-    console = Console()
-    for molecule in _MOLECULES:
-        table = Table(
-            *("run", "forces", "T, K", "drift*", "bond, Å**", "verdict", "ms/step"),
-            title=molecule,
-            title_justify="left",
-        )
-        for row in (row for row in rows if row["molecule"] == molecule):
-            nve = row["ensemble"] == "nve"
-            drift = row["energy_drift_meV_per_atom_per_ps"]
-            table.add_row(
-                "NVE" if nve else "NVT",
-                row["setting"],
-                describe_temperature(row["temperature_K"], digits=0),
-                f"{drift:+.1f}" if nve and drift is not None else "",
-                f"{row['largest_bond_deviation_A']:.2f}",
-                _verdict(row),
-                f"{row['ms_per_step']:.0f}",
-                end_section=not nve and row["setting"] == list(_DIRECT)[-1],
-            )
-        print_table(table)
-    console.print(
-        "*  of the total energy, meV/atom/ps, without a thermostat; it should be zero.\n"
-        "** largest change of any bond from its equilibrium length.\n"
-        "NVT runs (Langevin, 1/ps) should keep 300 K: more means that the forces heat the molecule "
-        "faster than the thermostat cools it. NVE runs start where the recommended NVT run ended.",
-        highlight=False,
+    try:
+        require("rdkit.Chem", extra="data", why="build the peptide")
+    except MissingDependencyError as error:
+        notes.append(f"The peptide is left out: {error}")
+        return None
+    return PeptideFrames(
+        path=out / "runs" / f"{_PEPTIDE}.json",
+        trajectory=out / f"{_PEPTIDE}.pdb",
+        model="atmos-peptides",
+        length=2 if quick else 200,
+        seed=_SEED,
+        cost=100.0,
     )
-    for row in rows:
-        if row["reason"]:
-            run = f"{row['molecule']}, {row['ensemble']}, {row['setting']}"
-            console.print(f"{run}: {row['reason']}", highlight=False)
-    console.print(f"Pictures, runs and {_SUMMARY_FILE} are in {out}")
 
 
-def _verdict(row: dict[str, Any]) -> str:
-    if row["verdict"] == "failed":
-        return f"failed, {row['time_ps']:.2f} ps"
-    if row["broken_at_ps"] is not None:
-        return "bond too long"
-    return "wrong temperature" if row["temperature_off"] else "bonds whole"
+def _require_openmm() -> None:
+    """Raise MissingDependencyError where no model can be put into OpenMM."""
+    require("openmm", extra="openmm", why="run in OpenMM")
+    from openmm_bridge.backends import choose_backend
+
+    choose_backend("auto")

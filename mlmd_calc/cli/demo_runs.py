@@ -1,122 +1,214 @@
-"""All runs that `mlmd demo` does of one molecule, in a process of their own."""
+"""What `mlmd demo` computes: each run of ethanol and the peptide in a process of its own."""
 
 from __future__ import annotations
 
-import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import ase
 import ase.build
+import ase.io
 import numpy as np
 
+from mlmd_calc import units
 from mlmd_calc.calculator import MDETCalculator
-from mlmd_calc.cli.job import relax
+from mlmd_calc.cli.job import relax, run_engine
+from mlmd_calc.cli.jumps import choose_propagator
+from mlmd_calc.cli.structure_input import SEQUENCE_PREFIX
+from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.geometry.stereochemistry import dihedrals
 from mlmd_calc.io.files import write_json
-from mlmd_calc.md import Ensemble, MDSettings, Run, read_record
+from mlmd_calc.md import Engine, MDSettings, Run, read_record
 from mlmd_calc.md.dynamics import draw_momenta
-from mlmd_calc.md.export import frame_atoms
+from mlmd_calc.md.export import export_frames
+from mlmd_calc.sampling import SamplingJob, SamplingRun
 
-ENSEMBLES: Final = (Ensemble.LANGEVIN, Ensemble.NVE)
+MOLECULE: Final = "CH3CH2OH"
+"""Ethanol, in ASE's g2 collection."""
+
+SEQUENCE: Final = "A"
+"""Alanine dipeptide: one alanine between caps."""
 
 
 @dataclass(frozen=True)
-class MoleculeRuns:
-    """All runs of one molecule: a task of `mlmd_calc.data.pool`.
+class EthanolRun:
+    """Dynamics of ethanol: a task of `mlmd_calc.data.pool`.
+
+    All of them start from the same minimum with the same velocities, drawn at twice the
+    temperature because half of it turns into potential energy at once.
 
     Attributes
     ----------
-    molecule
-        Name in ASE's g2 collection.
     path
-        File for how the runs ended: verdict, step, reason and seconds by the name of the run (see
-        :func:`run_name`), which is also that of its folder beside the file.
-    calculators
-        Options of the calculator by the name of the setting; the first is the recommended one.
+        File for how the run ended: verdict, step, reason and speed in ps per second of processor
+        time, which other programs on the machine do not change much. The run is in the folder
+        beside it of the same name.
+    trajectory
+        File for the frames.
+    calculator
+        Options of the calculator.
+    settings
+        Settings of the run.
+    engine
+        What moves the atoms.
     length
-        Steps of each run.
-    interval
-        Steps between frames.
-    seed
-        Seed of all random numbers.
+        Number of steps or jumps.
+    cost
+        Relative time that one frame takes.
     """
 
-    molecule: str
     path: Path
-    calculators: dict[str, dict[str, Any]]
+    trajectory: Path
+    calculator: dict[str, Any]
+    settings: MDSettings
+    engine: Engine
     length: int
-    interval: int
-    seed: int
+    cost: float
 
     @property
-    def runs(self) -> list[tuple[Ensemble, str]]:
-        """Ensemble and setting of each run, in the order they are done."""
-        return [(ensemble, setting) for ensemble in ENSEMBLES for setting in self.calculators]
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.path.with_suffix("")
 
     @property
     def label(self) -> str:
-        """The molecule."""
-        return self.molecule
+        """The name of the run."""
+        return self.path.stem
 
     @property
     def steps(self) -> int:
-        """Number of frames of all runs."""
-        return len(self.runs) * (self.length // self.interval)
-
-    @property
-    def cost(self) -> float:
-        """The same for all molecules, which are about as large."""
-        return 1.0
+        """Number of frames."""
+        return self.length // self.settings.interval
 
     def is_done(self) -> bool:
         """Return False: a demonstration begins anew."""
         return False
 
     def run(self, on_step: Callable[[], None]) -> None:
-        """Do all runs, and call ``on_step`` after every frame.
+        """Do the run, and call ``on_step`` after every frame."""
+        seed, jumps = self.settings.seed, self.settings.jumps
+        atoms = ase.build.molecule(MOLECULE)
+        atoms.calc = MDETCalculator(**self.calculator, seed=seed)
+        if atoms.calc.potential.conservative:
+            relax(atoms)
+        bonds = find_bonds(atoms)
+        draw_momenta(atoms, 2 * self.settings.temperature_K, np.random.default_rng(seed))
+        propagator = None
+        if jumps is not None:
+            choice = choose_propagator(jumps.propagator)
+            propagator = choice.make(atoms.calc.potential, self.settings.timestep_fs, "auto")
+        clock: list[tuple[int, float]] = []
 
-        All Langevin runs start from the same minimum with the same velocities, drawn at twice the
-        temperature because half of it turns into potential energy at once. All runs without a
-        thermostat start where the recommended Langevin run ended.
-        """
-        folder = self.path.parent
-        reference = self.calculators[next(iter(self.calculators))]
-        minimum = ase.build.molecule(self.molecule)
-        minimum.calc = MDETCalculator(**reference, seed=self.seed)
-        if minimum.calc.potential.conservative:
-            relax(minimum)
-        bonds = find_bonds(minimum)
-        draw_momenta(minimum, 2 * MDSettings().temperature_K, np.random.default_rng(self.seed))
-        ends = {}
-        for ensemble, setting in self.runs:
-            settings = MDSettings(ensemble, seed=self.seed, interval=self.interval)
-            name = run_name(ensemble, setting)
-            thermal = ensemble is not Ensemble.LANGEVIN
-            atoms = self._thermal_start() if thermal else minimum.copy()
-            atoms.calc = MDETCalculator(**self.calculators[setting], seed=self.seed)
-            begin = time.perf_counter()
-            with Run.start(
-                atoms, folder / name, settings, bonds=bonds, keep_velocities=True
-            ) as simulation:
-                outcome = simulation.run(self.length, on_frame=lambda _: on_step())
-            ends[name] = {**asdict(outcome), "seconds": time.perf_counter() - begin}
-            # A run that failed is done with, too; the step it failed in has no frame.
-            done = (outcome.step - (outcome.verdict == "failed")) // self.interval
-            for _ in range(done, self.length // self.interval):
+        def on_frame(running: Run) -> None:
+            # From the first frame on: what compiles at the first call is no part of the speed.
+            clock[1:] = [(running.step, time.process_time())]
+            on_step()
+
+        with Run.start(
+            atoms,
+            self.folder,
+            self.settings,
+            engine=run_engine(self.engine),
+            propagator=propagator,
+            bonds=bonds,
+            keep_velocities=True,
+        ) as simulation:
+            outcome = simulation.run(self.length, on_frame=on_frame)
+            counts = simulation.counts
+        export_frames(read_record(self.folder), self.trajectory)
+        write_json(
+            self.path,
+            {
+                **asdict(outcome),
+                "ps_per_second": _speed(clock, self.settings.step_fs),
+                "jumps": None if counts is None else asdict(counts),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class PeptideFrames:
+    """Frames of alanine dipeptide by an ATMOS model: a task of `mlmd_calc.data.pool`.
+
+    Attributes
+    ----------
+    path
+        File for what came of it: the summary of the run, (φ, ψ) of what was drawn in radians, and
+        the speed in ps per second of processor time. The run is in the folder beside it of the
+        same name.
+    trajectory
+        PDB file for the frames.
+    model
+        Name of the ATMOS model.
+    length
+        Number of frames.
+    seed
+        Seed of all random numbers.
+    cost
+        Relative time that one frame takes.
+    """
+
+    path: Path
+    trajectory: Path
+    model: str
+    length: int
+    seed: int
+    cost: float
+
+    @property
+    def label(self) -> str:
+        """The name of the run."""
+        return self.path.stem
+
+    @property
+    def steps(self) -> int:
+        """Number of frames."""
+        return self.length
+
+    def is_done(self) -> bool:
+        """Return False: a demonstration begins anew."""
+        return False
+
+    def run(self, on_step: Callable[[], None]) -> None:
+        """Draw the frames, and call ``on_step`` after each of them."""
+        start = capped_peptide(SEQUENCE, self.seed)
+        name = f"{SEQUENCE_PREFIX}{SEQUENCE}"
+        job = SamplingJob(name, self.model, frames=self.length, seed=self.seed, format="pdb")
+        sampling = SamplingRun.start(self.path.with_suffix(""), job, start)
+        begin, done = time.process_time(), 0
+
+        def on_frames(frames: int) -> None:
+            nonlocal done
+            for _ in range(frames - done):
                 on_step()
-        write_json(self.path, ends)
+            done = frames
 
-    def _thermal_start(self) -> ase.Atoms:
-        """End of the recommended Langevin run, or its start if it failed."""
-        name = run_name(Ensemble.LANGEVIN, next(iter(self.calculators)))
-        record = read_record(self.path.parent / name)
-        return frame_atoms(record, 0 if record.failed else len(record) - 1)
+        try:
+            sampling.run(on_frames)
+        finally:
+            sampling.close()
+        seconds = time.process_time() - begin
+        shutil.copy(sampling.paths[0], self.trajectory)
+        frames = ase.io.read(self.trajectory, index=":")
+        positions = sampling.system.select(np.stack([atoms.positions for atoms in frames]))
+        write_json(
+            self.path,
+            {
+                **sampling.summary(),
+                # Without the start, which was not drawn.
+                "phi_psi": dihedrals(positions, sampling.system.phi_psi)[1:, 0].tolist(),
+                "ps_per_second": self.length * sampling.interval_ps / seconds,
+            },
+        )
 
 
-def run_name(ensemble: Ensemble, setting: str) -> str:
-    """Name of a run and of its folder, e.g. ``"nve-direct-no-offset-float32"``."""
-    return "-".join([ensemble.value, *re.findall(r"[a-z0-9]+", setting)])
+def _speed(clock: list[tuple[int, float]], step_fs: float) -> float | None:
+    """Return ps per second between two marks of (step, seconds); None without two."""
+    if len(clock) < 2:
+        return None
+    (first, begin), (last, end) = clock
+    return (last - first) * step_fs / units.FS_PER_PS / (end - begin)

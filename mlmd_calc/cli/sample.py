@@ -332,7 +332,8 @@ def _drive(run: SamplingRun, console: Console) -> tuple[int, float | None]:
     return stopped, (time.perf_counter() - begin) / count if count else None
 
 
-def _causes(faults: Mapping[str, int]) -> str:
+def describe_faults(faults: Mapping[str, int]) -> str:
+    """Say in parentheses what was wrong with how many frames, after a space; "" if nothing."""
     found = [f"{_FAULTS[name]} {count}" for name, count in faults.items() if count]
     return f" ({', '.join(found)})" if found else ""
 
@@ -365,9 +366,9 @@ def _table(summary: dict[str, Any]) -> Table:
         "sampled": f"{job['replicas']} × {summary['frame']} frames, "
         f"{summary['interval_ps']:g} ps apart",
         "ended early": summary["ended_early"] or "",
-        "drawn in vain": f"{summary['refused']} frames{_causes(summary['faults'])}",
+        "drawn in vain": f"{summary['refused']} frames{describe_faults(summary['faults'])}",
         "unsound": f"{quality['unsound']} of {quality['frames']} frames"
-        f"{_causes(quality['faults'])}",
+        f"{describe_faults(quality['faults'])}",
         "potential energy": _energy(summary["energy"]),
         "relaxed again": _again(summary["energy"]),
         "largest bond deviation": f"{quality['bond_deviation']:.3f} Å",
