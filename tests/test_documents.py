@@ -130,6 +130,7 @@ WORDS = {
 STEPS = "--set steps=2 --set warmup_steps=1"
 
 OPTIONS = {
+    "mlmd --install-completion": None,
     "mlmd audit": "--quick",
     "mlmd bench forces": "--atoms 9 --turns 1",
     "mlmd bench jump": "--duration 0.05 --replicas 2",
@@ -187,9 +188,9 @@ OPTIONS = {
 }
 """Options that make a command small, by its first words; None: not run here.
 
-The last of an option that is given twice counts. Installation is how all tests begin, there may be
-no GPU; the benchmarks that are left out take minutes in their smallest form and have tests of
-their own.
+The last of an option that is given twice counts. Installation is how all tests begin, completion is
+written into the user's own files, there may be no GPU; the benchmarks that are left out take
+minutes in their smallest form and have tests of their own.
 """
 
 
