@@ -1,6 +1,8 @@
 """The examples and the script in the README run."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
     "ase_langevin.py": ["20"],
     "hybrid_loop.py": ["4"],
+    "ipi_client.py": ["4"],
     "jump_nvt.py": ["4"],
     "openmm_atmos_jump.py": ["3"],
     "openmm_jump_nve.py": ["4"],
@@ -21,10 +24,15 @@ ARGUMENTS = {
 }
 
 
+# Where programs of this environment are, which need not be active.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def run(script, folder):
     return subprocess.run(
         [sys.executable, "-W", "error", script, *ARGUMENTS.get(script.name, [])],
         cwd=folder,
+        env={**os.environ, "PATH": PATH},
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,6 +46,8 @@ def run(script, folder):
 def test_example_runs(script, tmp_path):
     if script.name.startswith("openmm"):
         pytest.importorskip("openmm", reason="openmm is not installed")
+    if script.name.startswith("ipi") and shutil.which("i-pi", path=PATH) is None:
+        pytest.skip("i-pi is not installed (pip install ipi)")
     done = run(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout

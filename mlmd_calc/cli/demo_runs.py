@@ -89,7 +89,7 @@ class EthanolRun:
         return False
 
     def run(self, on_step: Callable[[], None]) -> None:
-        """Do the run, and call ``on_step`` after every frame."""
+        """Do the run, export its frames, and call ``on_step`` after every frame."""
         seed, jumps = self.settings.seed, self.settings.jumps
         atoms = ase.build.molecule(MOLECULE)
         atoms.calc = MDETCalculator(**self.calculator, seed=seed)
@@ -119,6 +119,10 @@ class EthanolRun:
         ) as simulation:
             outcome = simulation.run(self.length, on_frame=on_frame)
             counts = simulation.counts
+        # A run that failed is done with, too; the step it failed in has no frame.
+        done = (outcome.step - (outcome.verdict == "failed")) // self.settings.interval
+        for _ in range(done, self.steps):
+            on_step()
         export_frames(read_record(self.folder), self.trajectory)
         write_json(
             self.path,
