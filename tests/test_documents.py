@@ -27,7 +27,8 @@ SHORTER = {
         "propagator.reference_steps = propagator.langevin_steps = 20\ndyn = JumpNVT(atoms, 1e4"
     ),
     "dyn.run(20)\nsummary": "dyn.run(14)\nsummary",
-    "dyn.run(8000)": "dyn.run(160)",
+    # As many structures as a calibration of the spread needs.
+    "dyn.attach(trajectory, 20)\ndyn.run(8000)": "dyn.attach(trajectory, 1)\ndyn.run(130)",
     "step(simulation, 20000)": "step(simulation, 50)",
 }
 """Smaller numbers in scripts."""
@@ -215,6 +216,7 @@ OPTIONS = {
     "mlmd train": STEPS,
     "mlmd validate forces": "--duration 0.002",
     "mlmd validate spread": "--frames 20",
+    "mlmd validate spread runs/pyrrole": "",
     "mlmd validate jumps": "--duration 0.05 --friction 20 --replicas 1",
     "pip install '.[openmm]' && mlmd demo": None,
     "pip install '.[test]' && pytest": None,

@@ -124,6 +124,33 @@ def plot_ramachandran(angles: Mapping[str, NDArray[np.float64]], path: Path, tit
     figure.savefig(path)
 
 
+def plot_backbone(angles: NDArray[np.float64], path: Path) -> None:
+    """Draw (φ, ψ) of every frame as a point, in one colour for each residue.
+
+    Parameters
+    ----------
+    angles
+        φ and ψ ``(f, r, 2)`` in radians.
+    path
+        PNG file to write.
+    """
+    figure, (axis,) = _figure(1, "")
+    figure.set_size_inches(5.5, 5.0)
+    for residue in range(angles.shape[1]):
+        phi, psi = np.degrees(angles[:, residue]).T
+        axis.plot(phi, psi, ".", markersize=4, alpha=0.6, label=f"residue {residue + 1}")
+    axis.set_xlim(-180, 180)
+    axis.set_ylim(-180, 180)
+    axis.set_aspect("equal")
+    axis.set_xlabel("φ (°)")
+    axis.set_ylabel("ψ (°)")
+    axis.set_xticks(_TICKS)
+    axis.set_yticks(_TICKS)
+    if angles.shape[1] <= _FEW:
+        axis.legend(**_LEGEND)
+    figure.savefig(path)
+
+
 _FEW = 8
 """Lines that a legend can tell apart."""
 _TICKS = range(-120, 121, 60)

@@ -139,12 +139,14 @@ def plot_calibration(found: SpreadCalibration, path: Path) -> None:
     axis.fill_between(
         spreads, [one.low for one in found.bins], [one.high for one in found.bins], alpha=0.2
     )
-    axis.loglog(spreads, [one.error for one in found.bins], "o-", color=COLOURS[0])
+    axis.plot(spreads, [one.error for one in found.bins], "o-", color=COLOURS[0])
     axis.plot(spreads, spreads, label="error = spread", **_GUIDE)
     axis.axvline(found.max_spread / units.MEV, color=COLOURS[1], label="max_spread")
     axis.set_xlabel("spread (meV/Å)")
     axis.set_ylabel("RMS error of forces (meV/Å)")
-    axis.grid(alpha=0.25, which="both")
+    axis.set_xlim(left=0.0)
+    axis.set_ylim(bottom=0.0)
+    axis.grid(alpha=0.25)
     axis.legend(frameon=False)
     figure.savefig(path)
 
@@ -161,6 +163,7 @@ def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> 
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(7.0, 4.0), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -172,6 +175,7 @@ def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> 
         weights = np.full(len(own), 100.0 / len(own))
         axis.hist(own, bins=bins, weights=weights, histtype="step", label=symbol)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlabel("error of a force component (meV/Å)")
     axis.set_ylabel("components (%)")
     axis.grid(alpha=0.25)

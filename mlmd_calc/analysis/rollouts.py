@@ -18,6 +18,7 @@ from mlmd_calc.analysis.biomolecular import (
     pocket,
 )
 from mlmd_calc.analysis.biomolecular_plots import (
+    plot_backbone,
     plot_pca,
     plot_ramachandran,
     plot_rmsd,
@@ -385,5 +386,4 @@ def plot_sampled(trajectories: Sequence[BiomolecularTrajectory], folder: Path) -
     plot_rmsd(distances, trajectories[0].dt_ps, folder / "distance from the start.png")
     if len(system.phi_psi):
         frames = np.concatenate([own.positions.astype(np.float64) for own in trajectories])
-        angles = {"sampled": dihedrals(frames, system.phi_psi)}
-        plot_ramachandran(angles, folder / "φ and ψ.png", "all residues and trajectories")
+        plot_backbone(dihedrals(frames, system.phi_psi), folder / "φ and ψ.png")
