@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator, Potential, load_model, load_propagator, units
+from mlmd_calc.cli.report import Report
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.models.recorder import RECORD_AFTER
 from mlmd_calc.potential.estimate import TensorMemory
@@ -347,6 +348,7 @@ def main() -> int:
     add("--quick", action="store_true", help="two small sizes for tenths of a second")
     add("--json", type=Path, metavar="FILE", help="write all numbers")
     add("--plot", type=Path, metavar="FILE", help="draw times over sizes")
+    add("--html", type=Path, metavar="FILE", help="write a page with table and picture")
     arguments = parser.parse_args()
     quick = arguments.quick
     sizes = sorted(set(arguments.atoms or ((9, 21) if quick else SIZES)))
@@ -367,7 +369,12 @@ def main() -> int:
         "atmos_frame": frame,
         "exponents": exponents(found, arguments.device),
     }
-    Console().print(result_table(report))
+    page = Report("Time and memory of everything")
+    page.table(result_table(report))
+    if arguments.html:
+        with page.drawing(None) as folder:
+            draw(report, folder / "times over sizes.png")
+    page.deliver(None, arguments.html)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.plot:

@@ -27,6 +27,9 @@ SHORTER = {
         "propagator.reference_steps = propagator.langevin_steps = 20\ndyn = JumpNVT(atoms, 1e4"
     ),
     "dyn.run(20)\nsummary": "dyn.run(14)\nsummary",
+    # As many structures as a calibration of the spread needs.
+    "dyn.attach(trajectory, 20)\ndyn.run(8000)": "dyn.attach(trajectory, 1)\ndyn.run(130)",
+    "step(simulation, 20000)": "step(simulation, 50)",
 }
 """Smaller numbers in scripts."""
 
@@ -51,6 +54,13 @@ def scripts():
     return found
 
 
+def shorter(code):
+    """A script with smaller numbers."""
+    for long, short in SHORTER.items():
+        code = code.replace(long, short)
+    return code
+
+
 @pytest.mark.parametrize("code", scripts())
 def test_script_runs(code, tmp_path):
     if "openmm" in code:
@@ -58,12 +68,10 @@ def test_script_runs(code, tmp_path):
     for words, before in BEFORE.items():
         if words in code:
             code = before + code
-    for long, short in SHORTER.items():
-        code = code.replace(long, short)
     for name in ("ethanol.pdb", "ethanol_opls.xml", "alanine_dipeptide.pdb"):
         shutil.copy(ROOT / "examples" / name, tmp_path)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", shorter(code)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -111,6 +119,45 @@ def test_public_names_are_those_of_the_document():
             assert names <= shared | {"structure_from_smiles"}, package
 
 
+# ---- what documents quote --------------------------------------------------------------------
+
+
+def texts_of_the_code():
+    """Every text in the packages as it is written there, with … for values that are put in."""
+    found = []
+    for folder in ("mlmd_calc", "openmm_bridge"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+                elif isinstance(node, ast.JoinedStr):
+                    parts = (getattr(part, "value", None) for part in node.values)
+                    found.append("".join(p if isinstance(p, str) else "…" for p in parts))
+    return "\n".join(found)
+
+
+def test_errors_of_the_guide_are_those_of_the_code():
+    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    headings = re.findall(r"^### (.*)$", page, re.MULTILINE)
+    sentences = [sentence for heading in headings for sentence in re.findall("`(.*?)`", heading)]
+    assert len(sentences) > 30
+    texts = texts_of_the_code()
+    assert [one for one in sentences if one.strip("… ") not in texts] == []
+
+
+def test_numbers_of_the_model_guide_are_of_cards_and_benchmarks():
+    from mlmd_calc.zoo import list_models
+
+    others = ("benchmarks", "trust", "ensembles", "atmos")
+    known = [str(card) for card in list_models()]
+    known += [(ROOT / f"docs/{name}.md").read_text("utf-8") for name in others]
+    measured = set(re.findall(r"\d+(?:\.\d+)?", " ".join(known)))
+    guide = (ROOT / "docs/models.md").read_text("utf-8")
+    numbers = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)(?= (?:and|%|ms|s|meV|times|against))", guide)
+    assert len(numbers) > 15
+    assert [one for one in numbers if one not in measured] == []
+
+
 # ---- commands --------------------------------------------------------------------------------
 
 WORDS = {
@@ -138,8 +185,9 @@ OPTIONS = {
     "mlmd bench overhead": "--atoms 9",
     "mlmd bench sampling": "--sequence A --frames 1 --mdet-atoms 5",
     "mlmd bench rollout": "--frames 4 --part 2 --steps 2",
-    "mlmd bench table": "--quick --atoms 9",
+    "mlmd bench table": "--quick --atoms 9 --html table.html",
     "mlmd bench table --device cuda": None,
+    "mlmd data info": "",
     "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
     "mlmd data misato": "",
@@ -169,6 +217,7 @@ OPTIONS = {
     "mlmd train": STEPS,
     "mlmd validate forces": "--duration 0.002",
     "mlmd validate spread": "--frames 20",
+    "mlmd validate spread runs/pyrrole": "",
     "mlmd validate jumps": "--duration 0.05 --friction 20 --replicas 1",
     "pip install '.[openmm]' && mlmd demo": None,
     "pip install '.[test]' && pytest": None,
@@ -252,6 +301,11 @@ def prepare(folder):
     test_training_atmos.protenix_file(folder / "model_v0.5.0.pt", sizes)
     line = "mlmd data generate ethanol butane --mode nve --frames 400 --thermalise 20 --out traj"
     assert run(line, folder).returncode == 0
+    # The commands of this page go on with what its script writes.
+    (labelling,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/finetune.md").read_text("utf-8"), re.DOTALL
+    )
+    subprocess.run([sys.executable, "-c", shorter(labelling)], cwd=folder, check=True)
 
 
 def run(line, folder):

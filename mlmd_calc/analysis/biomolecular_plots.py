@@ -45,6 +45,28 @@ def plot_rmsf(
     figure.savefig(path)
 
 
+def plot_rmsd(distances: Mapping[str, NDArray[np.float64]], interval_ps: float, path: Path) -> None:
+    """Draw distances from the start against time.
+
+    Parameters
+    ----------
+    distances
+        Name of each trajectory, to the RMSD of its frames ``(f,)`` Å.
+    interval_ps
+        Time between frames.
+    path
+        PNG file to write.
+    """
+    figure, (axis,) = _figure(1, "")
+    for name, own in distances.items():
+        axis.plot(interval_ps * np.arange(len(own)), own, linewidth=1.0, label=name)
+    axis.set_xlabel("time (ps)")
+    axis.set_ylabel("RMSD from the start (Å)")
+    if len(distances) <= _FEW:
+        axis.legend(**_LEGEND)
+    figure.savefig(path)
+
+
 def plot_pca(ensembles: Mapping[str, Frames], path: Path, title: str) -> None:
     """Draw ensembles side by side on the first two principal components of the first one.
 
@@ -102,6 +124,35 @@ def plot_ramachandran(angles: Mapping[str, NDArray[np.float64]], path: Path, tit
     figure.savefig(path)
 
 
+def plot_backbone(angles: NDArray[np.float64], path: Path) -> None:
+    """Draw (φ, ψ) of every frame as a point, in one colour for each residue.
+
+    Parameters
+    ----------
+    angles
+        φ and ψ ``(f, r, 2)`` in radians.
+    path
+        PNG file to write.
+    """
+    figure, (axis,) = _figure(1, "")
+    figure.set_size_inches(5.5, 5.0)
+    for residue in range(angles.shape[1]):
+        phi, psi = np.degrees(angles[:, residue]).T
+        axis.plot(phi, psi, ".", markersize=4, alpha=0.6, label=f"residue {residue + 1}")
+    axis.set_xlim(-180, 180)
+    axis.set_ylim(-180, 180)
+    axis.set_aspect("equal")
+    axis.set_xlabel("φ (°)")
+    axis.set_ylabel("ψ (°)")
+    axis.set_xticks(_TICKS)
+    axis.set_yticks(_TICKS)
+    if angles.shape[1] <= _FEW:
+        axis.legend(**_LEGEND)
+    figure.savefig(path)
+
+
+_FEW = 8
+"""Lines that a legend can tell apart."""
 _TICKS = range(-120, 121, 60)
 _LEGEND: dict[str, Any] = {
     # Above the panel, where it covers no data.

@@ -105,6 +105,17 @@ def errors_by_element(measured: Measured) -> dict[str, ForceErrors]:
     }
 
 
+def components_by_element(measured: Measured) -> dict[str, NDArray[np.float64]]:
+    """Errors of all force components, eV/Å, by symbol in order of atomic number."""
+    numbers = sorted({int(z) for molecule, _ in measured for z in molecule.numbers})
+    return {
+        chemical_symbols[z]: np.concatenate(
+            [errors.forces[:, molecule.numbers == z].ravel() for molecule, errors in measured]
+        )
+        for z in numbers
+    }
+
+
 def errors_by_class(measured: Measured) -> dict[str, ForceErrors]:
     """Errors of the forces on all atoms of the molecules of each class, the worst class first.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.analysis.jumps import JumpErrors
+from mlmd_calc.analysis.statistics import Mean
 
 _MARKERS: Final = "os^Dvx*"
 _BINS: Final = 60
@@ -113,6 +114,48 @@ def _draw_histogram(
     counts = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
     style = {"color": "0.8", "fill": True} if filled else {"linewidth": 1.2}
     axis.stairs(counts, edges, label=label, **style)
+
+
+def plot_mean_temperatures(
+    runs: Mapping[str, Mapping[str, Mean]], path: Path, title: str, *, temperature_K: float
+) -> None:
+    """Draw mean kinetic temperatures of runs, of all atoms and of each element.
+
+    Parameters
+    ----------
+    runs
+        Name of a run to its temperatures in K by name of the atoms; empty of a run that failed.
+    path
+        PNG file to write.
+    title
+        Heading of the picture.
+    temperature_K
+        Temperature of the thermostat.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    figure.suptitle(title)
+    axis = figure.subplots()
+    kinds = list(dict.fromkeys(kind for run in runs.values() for kind in run))
+    for index, (kind, marker) in enumerate(zip(kinds, _MARKERS, strict=False)):
+        own = [(place, run[kind]) for place, run in enumerate(runs.values()) if kind in run]
+        axis.errorbar(
+            [place + 0.1 * index for place, _ in own],
+            [mean.value for _, mean in own],
+            [mean.standard_error for _, mean in own],
+            fmt=marker,
+            capsize=2,
+            label=kind,
+        )
+    axis.axhline(temperature_K, color="0.3", linestyle="--", linewidth=1.0)
+    axis.set_xticks(range(len(runs)), list(runs))
+    axis.set_xlabel("friction (1/ps)")
+    axis.set_ylabel("kinetic temperature (K)")
+    axis.grid(alpha=0.25, axis="y")
+    if kinds:
+        axis.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
 
 
 def plot_temperatures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,10 +15,12 @@ from mlmd_calc.md.record import RunRecord
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.spectra import Spectrum
+    from mlmd_calc.analysis.spread import SpreadCalibration
 
 COLOURS: Final = ("#0b559f", "#d95f02", "#1b9e77", "#7570b3", "#666666")
-_GUIDE: Final = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
+_GUIDE: Final[dict[str, Any]] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 _ROWS: Final = ("energy since start\n(meV/atom)", "kinetic temperature (K)", "bond deviation (Å)")
+_BINS: Final = 60
 _WINDOWS: Final = 50
 """Running means are taken over the run's length divided by this."""
 
@@ -80,6 +83,70 @@ def plot_spectrum(
     axis.set_xlim(0.0, min(4200.0, float(spectrum.wavenumbers[-1])))
     axis.set_xlabel("wavenumber (1/cm)")
     axis.set_ylabel("power (cm)")
+    figure.savefig(path)
+
+
+def plot_calibration(found: SpreadCalibration, path: Path) -> None:
+    """Draw the error of the forces over their spread, with the limit that was chosen.
+
+    Parameters
+    ----------
+    found
+        Calibration curve.
+    path
+        PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.0), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    spreads = [one.spread for one in found.bins]
+    axis.fill_between(
+        spreads, [one.low for one in found.bins], [one.high for one in found.bins], alpha=0.2
+    )
+    axis.plot(spreads, [one.error for one in found.bins], "o-", color=COLOURS[0])
+    axis.plot(spreads, spreads, label="error = spread", **_GUIDE)
+    axis.axvline(found.max_spread / units.MEV, color=COLOURS[1], label="max_spread")
+    axis.set_xlabel("spread (meV/Å)")
+    axis.set_ylabel("RMS error of forces (meV/Å)")
+    axis.set_xlim(left=0.0)
+    axis.set_ylim(bottom=0.0)
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
+    figure.savefig(path)
+
+
+def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> None:
+    """Draw how often errors of force components of each size are, by element.
+
+    Parameters
+    ----------
+    errors
+        Symbol of an element to errors of any shape in eV/Å.
+    path
+        PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
+    figure = Figure(figsize=(7.0, 4.0), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    sizes = {symbol: np.abs(own).ravel() / units.MEV for symbol, own in errors.items()}
+    largest = max(float(own.max()) for own in sizes.values())
+    bins = np.linspace(0.0, max(largest, 1e-6), _BINS).tolist()
+    for symbol, own in sizes.items():
+        weights = np.full(len(own), 100.0 / len(own))
+        axis.hist(own, bins=bins, weights=weights, histtype="step", label=symbol)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_xlabel("error of a force component (meV/Å)")
+    axis.set_ylabel("components (%)")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
     figure.savefig(path)
 
 

@@ -17,7 +17,13 @@ from mlmd_calc.analysis.biomolecular import (
     evaluate_ensembles,
     pocket,
 )
-from mlmd_calc.analysis.biomolecular_plots import plot_pca, plot_ramachandran, plot_rmsf
+from mlmd_calc.analysis.biomolecular_plots import (
+    plot_backbone,
+    plot_pca,
+    plot_ramachandran,
+    plot_rmsd,
+    plot_rmsf,
+)
 from mlmd_calc.analysis.ensembles import Frames, rmsf
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
@@ -358,3 +364,26 @@ def plot_rollouts(
     if len(system.phi_psi):
         angles = {row: dihedrals(frames, system.phi_psi) for row, frames in joined.items()}
         plot_ramachandran(angles, folder / f"{name}-ramachandran.png", reference.name)
+
+
+def plot_sampled(trajectories: Sequence[BiomolecularTrajectory], folder: Path) -> None:
+    """Draw distances from the start and, if there is a backbone, (φ, ψ).
+
+    Parameters
+    ----------
+    trajectories
+        Of one molecule, from one start.
+    folder
+        Folder for the PNG files.
+    """
+    system = trajectories[0].system
+    atoms = moving_atoms(system)
+    distances = {}
+    for index, own in enumerate(trajectories):
+        frames = own.positions[:, atoms].astype(np.float64)
+        apart = superpose(frames, frames[0]) - frames[0]
+        distances[f"trajectory {index}"] = np.sqrt(np.square(apart).sum(axis=2).mean(axis=1))
+    plot_rmsd(distances, trajectories[0].dt_ps, folder / "distance from the start.png")
+    if len(system.phi_psi):
+        frames = np.concatenate([own.positions.astype(np.float64) for own in trajectories])
+        plot_backbone(dihedrals(frames, system.phi_psi), folder / "φ and ψ.png")

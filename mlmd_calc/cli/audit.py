@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from mlmd_calc.cli.endings import raise_on_signal
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Html, Report
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.audit.measurement import Measurement
@@ -56,13 +55,10 @@ def audit(
     dtype: Annotated[str | None, typer.Option(help="MD-ET: float64, float32 or mixed.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures that needs no other file.")
-    ] = None,
+    html: Html = None,
 ) -> None:
     """Measure what physics demands of a force field or a propagator, yours or ours."""
     # These import torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.analysis.audit.page import Section, write_page
     from mlmd_calc.analysis.audit.pictures import pictures
     from mlmd_calc.analysis.audit.settings import AuditSettings, measure_all, overall
     from mlmd_calc.cli.audit_subject import find_subject
@@ -82,7 +78,12 @@ def audit(
         else AuditSettings(temperature_K=temperature, seed=seed)
     )
     chosen = molecules or ["ethanol"]
-    sections = []
+    report = Report(f"Audit of {subject}")
+    report.text(
+        f"{temperature:g} K, seed {seed}. A number passes if it is below its limit by two standard "
+        "errors, and fails if it is above by three."
+    )
+    molecules_json = {}
     console = Console(stderr=True)
     with raise_on_signal(), Progress(console=console, transient=True) as progress:
         for name in chosen:
@@ -95,37 +96,31 @@ def audit(
                 progress.advance(bar)
 
             measurements = measure_all(parts, show)
-            drawn = pictures(one) if html is not None else {}
-            sections.append(Section(name, overall(measurements), measurements, drawn))
-    if html is not None:
-        write_page(html, subject, settings, sections)
-        console.print(f"Page in {html}")
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "subject": subject,
-                    "temperature_K": temperature,
-                    "molecules": {section.name: section.to_dict() for section in sections},
-                },
-                indent=2,
-            )
-        )
-        return
-    for section in sections:
-        title = f"{subject}, {section.name}: {section.verdict.value}"
-        _print(title, section.measurements)
+            verdict = overall(measurements).value
+            molecules_json[name] = {
+                "verdict": verdict,
+                "measurements": [found.to_dict() for found in measurements],
+            }
+            _tell(report, f"{subject}, {name}: {verdict}", measurements)
+            for title, png in (pictures(one) if html is not None else {}).items():
+                report.picture(title, png)
+    numbers = {"subject": subject, "temperature_K": temperature, "molecules": molecules_json}
+    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
-def _print(title: str, measurements: Sequence[Measurement]) -> None:
-    table = Table(title=title)
-    for column in ("test", "value", "limit", "verdict"):
-        table.add_column(column, no_wrap=column in ("value", "verdict"))
+def _tell(report: Report, title: str, measurements: Sequence[Measurement]) -> None:
+    table = Table(
+        "test",
+        Column("value", no_wrap=True, justify="right"),
+        Column("limit", justify="right"),
+        Column("verdict", no_wrap=True),
+        title=title,
+    )
     for one in measurements:
         verdict = one.verdict.value
         marked = f"[{_COLOURS[verdict]}]{verdict}[/]"
         table.add_row(one.name, one.text, one.limit_text, marked)
-    print_table(table)
+    report.table(table)
     for one in measurements:
         if one.note:
-            typer.echo(f"{one.name}: {one.note}")
+            report.text(f"{one.name}: {one.note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,6 +18,7 @@ from mlmd_calc.cli.data_options import (
     VelocityUnitOption,
 )
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
+from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def forces_command(
     dtype: Dtype = "float64",
     seed: Seed = 0,
     as_json: AsJSON = False,
+    html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     velocity_unit: VelocityUnitOption = None,
@@ -96,7 +99,7 @@ def forces_command(
         rotation=rotation,
         n_rotations=n_rotations,
     )
-    evaluate_forces(potential, molecules, frames, seed=seed, as_json=as_json)
+    evaluate_forces(potential, molecules, frames, seed=seed, as_json=as_json, html=html)
 
 
 app.command("spectrum")(spectrum_command)
@@ -123,6 +126,7 @@ def jumps_command(
     dtype: Dtype = "float64",
     seed: Seed = 0,
     as_json: AsJSON = False,
+    html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     velocity_unit: VelocityUnitOption = None,
@@ -138,17 +142,21 @@ def jumps_command(
     propagator = load_propagator(
         loaded.source, device="cpu", dtype=dtype, potential=potential, rotation=rotation
     )
-    evaluate_jumps(
+    report = Report(f"Jumps of {loaded.card.name}")
+    report.card(loaded.card)
+    numbers = evaluate_jumps(
         propagator,
         molecules,
+        report,
         potential=potential,
         times_fs=time,
         frames=frames,
         verlet_fs=verlet,
         plots=plots,
+        draw=html is not None,
         seed=seed,
-        as_json=as_json,
     )
+    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
 @app.command("operator")
@@ -163,6 +171,7 @@ def operator_command(
     ] = None,
     dtype: Dtype = "float64",
     as_json: AsJSON = False,
+    html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     velocity_unit: VelocityUnitOption = None,
@@ -176,7 +185,7 @@ def operator_command(
     found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
     operator = load_operator(loaded.source, device="cpu", dtype=dtype)
     molecules = chosen_data(found, loaded, None, only)
-    evaluate_operator(operator, molecules, times_fs=time, frames=frames, as_json=as_json)
+    evaluate_operator(operator, molecules, times_fs=time, frames=frames, as_json=as_json, html=html)
 
 
 @app.command("rollouts")
@@ -234,6 +243,7 @@ def rollouts_command(
     dtype: Dtype = "float32",
     seed: Seed = 0,
     as_json: AsJSON = False,
+    html: Html = None,
 ) -> None:
     """Trajectories that an ATMOS propagator draws, compared with molecular dynamics."""
     from mlmd_calc.cli.evaluate_rollouts import RolloutOptions, evaluate_rollouts
@@ -252,6 +262,7 @@ def rollouts_command(
             read_trajectories(sampled, topology=topology, interval_ps=interval),
             seed=seed,
             as_json=as_json,
+            html=html,
         )
         return
     if model is None:
@@ -276,6 +287,7 @@ def rollouts_command(
         interpolator=None if interpolator is None else load_atmos(interpolator, **place),
         plots=plots,
         as_json=as_json,
+        html=html,
     )
 
 

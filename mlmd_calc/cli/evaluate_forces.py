@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -26,12 +26,14 @@ from mlmd_calc.analysis.force_report import (
     ConformationalErrors,
     ForceErrors,
     TorsionProfile,
+    components_by_element,
     conformational_errors,
     errors_by_class,
     errors_by_element,
     torsion_profile,
 )
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.analysis.plots import plot_force_errors
+from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.potential import Potential
 
@@ -58,7 +60,7 @@ Row: TypeAlias = dict[str, float | int | None]
 
 
 @dataclass
-class _Report:
+class _Errors:
     """Everything that is measured.
 
     Attributes
@@ -67,6 +69,8 @@ class _Report:
         Rows by name of the molecule, and of all molecules together.
     elements, classes
         Errors of forces.
+    components
+        Errors of all force components by element, eV/Å.
     torsions
         Profiles of the molecules whose data name a torsion.
     """
@@ -74,6 +78,7 @@ class _Report:
     errors: dict[str, Row]
     elements: dict[str, ForceErrors]
     classes: dict[str, ForceErrors]
+    components: dict[str, NDArray[np.float64]]
     torsions: list[TorsionProfile]
 
     @property
@@ -98,9 +103,15 @@ class _Report:
 
 
 def evaluate_forces(
-    potential: Potential, molecules: list[MoleculeFrames], frames: int, *, seed: int, as_json: bool
+    potential: Potential,
+    molecules: list[MoleculeFrames],
+    frames: int,
+    *,
+    seed: int,
+    as_json: bool,
+    html: Path | None = None,
 ) -> None:
-    """Measure a force field; print tables or JSON.
+    """Measure a force field; print tables or JSON, and write a page.
 
     Parameters
     ----------
@@ -114,8 +125,10 @@ def evaluate_forces(
         Seed of the potential, to print.
     as_json
         Print JSON.
+    html
+        File of the page, or None.
     """
-    report = _measure(potential, molecules, frames)
+    measured = _measure(potential, molecules, frames)
     settings = {
         "model": potential.model.card.name,
         "forces": potential.forces,
@@ -124,13 +137,17 @@ def evaluate_forces(
         "dtype": potential.dtype,
         "seed": seed,
     }
-    if as_json:
-        typer.echo(json.dumps({"settings": settings, **report.to_dict()}, indent=2))
-        return
-    _print(report, " ".join(f"{k}={v}" for k, v in settings.items()))
+    report = Report(f"Forces of {settings['model']}")
+    _tell(report, measured, " ".join(f"{k}={v}" for k, v in settings.items()))
+    if html is not None:
+        with report.drawing(None) as folder:
+            plot_force_errors(measured.components, folder / "errors of forces.png")
+    report.card(potential.model.card)
+    numbers = {"settings": settings, **measured.to_dict()}
+    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
-def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> _Report:
+def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> _Errors:
     """Errors by name of the molecule, of all molecules together, and of parts of them."""
     errors: dict[str, list[MoleculeErrors]] = {}
     lengths: dict[str, list[NDArray[np.float64]]] = {}
@@ -155,10 +172,11 @@ def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int)
     rows = {
         name: _row(errors[name], np.concatenate(lengths[name]), conformers[name]) for name in errors
     }
-    return _Report(
+    return _Errors(
         errors=rows | {_ALL: rows.pop(_ALL)},
         elements=errors_by_element(measured),
         classes=errors_by_class(measured),
+        components=components_by_element(measured),
         torsions=torsions,
     )
 
@@ -181,12 +199,12 @@ def _row(
     }
 
 
-def _print(report: _Report, caption: str) -> None:
-    """Print tables that stay legible however many molecules there are."""
-    rows = report.errors
+def _tell(report: Report, measured: _Errors, caption: str) -> None:
+    """Add tables that stay legible however many molecules there are."""
+    rows = measured.errors
     names = [*rows]
     if len(names) > _MOST_ROWS + 1:
-        names = [*report.worst, _ALL]
+        names = [*measured.worst, _ALL]
         title = f"the {_WORST} worst of {len(rows) - 1} molecules, and all"
     else:
         title = None
@@ -195,25 +213,25 @@ def _print(report: _Report, caption: str) -> None:
     table = Table(Column("molecule", no_wrap=True), *headings, title=title, caption=caption)
     for name in names:
         table.add_row(name, *(_cell(rows[name][column]) for column in columns))
-    print_table(table)
-    _print_parts("element", report.elements)
-    _print_parts("molecules with", report.classes)
-    if report.torsions:
+    report.table(table)
+    report.table(_parts("element", measured.elements))
+    report.table(_parts("molecules with", measured.classes))
+    if measured.torsions:
         columns = ["atoms", "points", "barrier, meV", "error there, meV", "MAE, meV"]
         table = Table("torsion of", *columns)
-        for one in report.torsions:
+        for one in measured.torsions:
             values = (one.barrier, one.barrier_error, one.mae)
             atoms = " ".join(map(str, one.atoms))
             table.add_row(one.name, atoms, str(len(one.angles)), *map(_cell, values))
-        print_table(table)
+        report.table(table)
 
 
-def _print_parts(name: str, parts: Mapping[str, ForceErrors]) -> None:
+def _parts(name: str, parts: Mapping[str, ForceErrors]) -> Table:
     table = Table(Column(name, no_wrap=True), "molecules", "atoms", "MAE, meV/Å", "RMSE")
     for part, one in parts.items():
         values = (one.molecules, one.atoms, one.mae, one.rmse)
         table.add_row(part, *map(_cell, values))
-    print_table(table)
+    return table
 
 
 def _cell(value: float | int | None) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import typer
 from ase.data import chemical_symbols
 from rich.console import Console
 from rich.progress import track
@@ -24,7 +22,7 @@ from mlmd_calc.analysis.jumps import (
     measure_jumps,
     rotation_defect,
 )
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.potential import Potential
@@ -38,16 +36,17 @@ _JUMPS: Final = 4
 def evaluate_jumps(
     propagator: Propagator,
     molecules: list[MoleculeFrames],
+    report: Report,
     *,
     potential: str | None,
     times_fs: list[float] | None,
     frames: int,
     verlet_fs: float | None,
     plots: Path | None,
+    draw: bool,
     seed: int,
-    as_json: bool,
-) -> None:
-    """Measure a propagator beside its baselines; print a table, or JSON, and draw pictures.
+) -> dict[str, Any]:
+    """Measure a propagator beside its baselines.
 
     Parameters
     ----------
@@ -55,6 +54,8 @@ def evaluate_jumps(
         What to measure.
     molecules
         Trajectories.
+    report
+        Gets tables and pictures.
     potential
         Force field of the energies and of velocity Verlet; None for that of the propagator.
     times_fs
@@ -65,10 +66,15 @@ def evaluate_jumps(
         Time step of velocity Verlet, as one more baseline; None to leave it out.
     plots
         Folder for pictures, or None.
+    draw
+        Draw them for the report, too.
     seed
         Seed of random orientations.
-    as_json
-        Print JSON.
+
+    Returns
+    -------
+    dict
+        The numbers, JSON-able.
     """
     times = sorted(times_fs or [time for time in TIMES_FS if time in propagator.strides])
     judge = _judge(propagator, potential)
@@ -78,16 +84,14 @@ def evaluate_jumps(
     shown = track(molecules, "measuring", console=Console(stderr=True), transient=True)
     errors = compare_with_baselines(propagator, shown, times, most=frames, verlet=verlet, seed=seed)
     extra = _more(propagator, judge, molecules, times, seed)
-    if plots is not None:
-        plot_jump_errors(errors[ALL], plots / "errors.png", "errors of all molecules")
-    if as_json:
-        molecules_json = {
-            name: {key: summary(found) for key, found in row.items()}
-            for name, row in errors.items()
-        }
-        typer.echo(json.dumps({"times_fs": times, "errors": molecules_json, **extra}, indent=2))
-        return
-    _print(errors[ALL], extra)
+    _tell(report, errors[ALL], extra)
+    if plots is not None or draw:
+        with report.drawing(plots) as folder:
+            plot_jump_errors(errors[ALL], folder / "errors.png", "errors of all molecules")
+    molecules_json = {
+        name: {key: summary(found) for key, found in row.items()} for name, row in errors.items()
+    }
+    return {"times_fs": times, "errors": molecules_json, **extra}
 
 
 def _judge(propagator: Propagator, name: str | None) -> ForceModel | None:
@@ -140,7 +144,9 @@ def summary(errors: JumpErrors) -> dict[str, Any]:
     }
 
 
-def _print(errors: Mapping[str, JumpErrors], extra: Mapping[str, list[float]]) -> None:
+def _tell(
+    report: Report, errors: Mapping[str, JumpErrors], extra: Mapping[str, list[float]]
+) -> None:
     times = [f"{time:g} fs" for time in errors[MODEL].times]
     for quantity in ("position", "velocity"):
         table = Table("", *times, title=f"{quantity} error, % of RMS change")
@@ -150,15 +156,15 @@ def _print(errors: Mapping[str, JumpErrors], extra: Mapping[str, list[float]]) -
         for z in errors[MODEL].elements:
             values = 100.0 * errors[MODEL].relative(quantity, z)
             table.add_row(f"{MODEL}, {chemical_symbols[z]}", *_cells(values))
-        print_table(table)
+        report.table(table)
     table = Table("", "S2S, Å²", "S2T, Å²", title="mean square position error per coordinate")
     for name, found in errors.items():
         table.add_row(name, f"{found.s2s:.3g}", f"{found.s2t:.3g}")
-    print_table(table)
+    report.table(table)
     table = Table("", *times, title=MODEL)
     for name, numbers in extra.items():
         table.add_row(name, *_cells(numbers))
-    print_table(table)
+    report.table(table)
 
 
 def _cells(values: Any) -> list[str]:

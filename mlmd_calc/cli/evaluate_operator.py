@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
-import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from mlmd_calc.analysis.operator import SLOTS, measure_operator, operator_frames, operator_starts
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.zoo import OperatorModel
@@ -30,6 +30,7 @@ def evaluate_operator(
     times_fs: list[float] | None,
     frames: int,
     as_json: bool,
+    html: Path | None = None,
 ) -> None:
     """Measure the operator beside its baselines; print a table, or JSON.
 
@@ -45,6 +46,8 @@ def evaluate_operator(
         At most this many start frames per molecule.
     as_json
         Print JSON.
+    html
+        File of a page, or None.
 
     Raises
     ------
@@ -67,9 +70,6 @@ def evaluate_operator(
                     "errors, Å²": {name: asdict(found) for name, found in errors.items()},
                 }
             )
-    if as_json:
-        typer.echo(json.dumps({"model": model.card.name, "rows": rows}, indent=2))
-        return
     names = list(rows[0]["errors, Å²"])
     table = Table(
         *("molecule", "frames", "", *names),
@@ -79,7 +79,11 @@ def evaluate_operator(
         for title, key in (("S2S", "s2s"), ("S2T", "s2t")):
             cells = (f"{100.0 * row['errors, Å²'][name][key]:.3g}" for name in names)
             table.add_row(row["molecule"], str(row["horizon, frames"]), title, *cells)
-    print_table(table)
+    report = Report(f"Mean positions by {model.card.name}")
+    report.table(table)
+    report.card(model.card)
+    numbers = {"model": model.card.name, "rows": rows}
+    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
 def _horizons(frames: MoleculeFrames, times_fs: list[float] | None) -> list[int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.progress import Progress
 
@@ -24,7 +23,8 @@ from mlmd_calc.analysis.rollouts import (
     plot_rollouts,
     roll_out,
 )
-from mlmd_calc.cli.evaluate_sampled import print_comparison
+from mlmd_calc.cli.evaluate_sampled import comparison
+from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -113,6 +113,7 @@ def evaluate_rollouts(
     interpolator: ATMOSModel | None = None,
     plots: Path | None = None,
     as_json: bool = False,
+    html: Path | None = None,
 ) -> None:
     """Roll out a model from the starts of trajectories, and print how the two compare.
 
@@ -130,6 +131,8 @@ def evaluate_rollouts(
         Folder for pictures, or None.
     as_json
         Print JSON.
+    html
+        File of a page, or None.
 
     Raises
     ------
@@ -163,11 +166,8 @@ def evaluate_rollouts(
         for reference in references
         for entry in _trajectory_entries(variant, reference, drawn[variant.name][reference.name])
     ]
-    if plots is not None:
-        for reference in references:
-            frames = {v.name: _split(drawn[v.name][reference.name]) for v in variants}
-            plot_rollouts(reference, frames, stride_ps, plots)
-    report = {
+    page = Report(f"Trajectories by {model.card.name} beside molecular dynamics")
+    numbers = {
         "settings": {
             "model": model.source,
             "interpolator": None if interpolator is None else interpolator.source,
@@ -186,10 +186,15 @@ def evaluate_rollouts(
         },
         "seconds_per_frame": {v.name: _seconds_per_frame(drawn[v.name]) for v in variants},
     }
-    if as_json:
-        typer.echo(json.dumps(report, indent=2, allow_nan=False))
-    else:
-        _print(report)
+    _tell(page, numbers)
+    if plots is not None or html is not None:
+        with page.drawing(plots) as folder:
+            for reference in references:
+                frames = {v.name: _split(drawn[v.name][reference.name]) for v in variants}
+                plot_rollouts(reference, frames, stride_ps, folder)
+    for one in (model, *(() if interpolator is None else (interpolator,))):
+        page.card(one.card)
+    page.deliver(json.dumps(numbers, indent=2, allow_nan=False) if as_json else None, html)
 
 
 def _beyond_training(model: ATMOSModel, references: Sequence[Reference]) -> dict[str, list[str]]:
@@ -351,22 +356,20 @@ def _seconds_per_frame(drawn: Mapping[str, Sequence[Generated]]) -> float | None
     return sum(own.seconds for own in made) / count if count else None
 
 
-def _print(report: Mapping[str, Any]) -> None:
-    console = Console()
+def _tell(page: Report, report: Mapping[str, Any]) -> None:
     for table in report["tables"]:
-        print_comparison(table)
+        page.table(comparison(table))
     for name, seconds in report["seconds_per_frame"].items():
         if seconds is not None:
-            console.print(f"{name}: {seconds:.3g} s per frame", highlight=False)
+            page.text(f"{name}: {seconds:.3g} s per frame")
     for name, refused in report["refused_frames"].items():
-        console.print(f"{name}: {sum(refused.values())} frames drawn in vain", highlight=False)
+        page.text(f"{name}: {sum(refused.values())} frames drawn in vain")
     for name, objections in report["beyond_training"].items():
-        text = f"{name} is beyond the training of the model: {'; '.join(objections)}"
-        console.print(text, highlight=False, markup=False)
+        page.text(f"{name} is beyond the training of the model: {'; '.join(objections)}")
     for entry in report["trajectories"]:
         for reason in _complaints(entry):
             text = f"{entry['row']}, {entry['target']}, run {entry['run']}, copy {entry['copy']}"
-            console.print(f"{text}: {reason}", highlight=False, markup=False)
+            page.text(f"{text}: {reason}")
 
 
 def _complaints(entry: Mapping[str, Any]) -> list[str]:

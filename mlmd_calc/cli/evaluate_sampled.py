@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from rich.table import Table
 
 from mlmd_calc.analysis.ensembles import Frames
 from mlmd_calc.analysis.rollouts import Reference, compare_rollouts, group_runs
 from mlmd_calc.biomolecules import MolecularSystem
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError
 
@@ -24,6 +24,7 @@ def evaluate_sampled(
     *,
     seed: int = 0,
     as_json: bool = False,
+    html: Path | None = None,
 ) -> None:
     """Compare trajectories that exist already with molecular dynamics, and print the table.
 
@@ -37,6 +38,8 @@ def evaluate_sampled(
         Seed of the frames that are drawn for comparisons.
     as_json
         Print JSON.
+    html
+        File of a page, or None.
 
     Raises
     ------
@@ -57,10 +60,10 @@ def evaluate_sampled(
     judged = [reference for reference in references if reference.name in frames]
     report = compare_rollouts(judged, {"sampled": frames}, intervals[0], seed=seed)
     table = {"interval_ps": intervals[0], **vars(report)}
-    if as_json:
-        typer.echo(json.dumps({"tables": [table]}, indent=2, allow_nan=False))
-    else:
-        print_comparison(table)
+    page = Report("Sampled trajectories beside molecular dynamics")
+    page.table(comparison(table))
+    numbers = json.dumps({"tables": [table]}, indent=2, allow_nan=False) if as_json else None
+    page.deliver(numbers, html)
 
 
 def _reference_of(own: BiomolecularTrajectory, references: Sequence[Reference]) -> str:
@@ -80,8 +83,8 @@ def _reference_of(own: BiomolecularTrajectory, references: Sequence[Reference]) 
     )
 
 
-def print_comparison(table: Mapping[str, Any]) -> None:
-    """Print rows of trajectories as columns."""
+def comparison(table: Mapping[str, Any]) -> Table:
+    """Return rows of trajectories as columns."""
     rows = table["rows"]
     shown = Table(
         "",
@@ -93,7 +96,7 @@ def print_comparison(table: Mapping[str, Any]) -> None:
     for column in rows[0]:
         if column != "row" and any(row[column] is not None for row in rows):
             shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
-    print_table(shown)
+    return shown
 
 
 def _cell(value: float | int | None) -> str:

@@ -12,12 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc.cli.data_options import FrameSpacing, Reading, VelocityUnitOption
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Html, Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mlmd_calc.analysis.spectra import Spectrum
     from mlmd_calc.data import MoleculeFrames
 
 _LONGEST_FS: Final = 1000.0
@@ -33,14 +32,17 @@ def spectrum_command(
     resolution: Annotated[float, typer.Option(help="1/cm.")] = 10.0,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    html: Html = None,
     velocity_unit: VelocityUnitOption = None,
     frame_spacing: FrameSpacing = None,
 ) -> None:
     """Peaks in the power spectrum of the velocities, beside the frequencies of a Hessian."""
     # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.analysis.plots import plot_spectrum
     from mlmd_calc.analysis.spectra import velocity_autocorrelation, velocity_spectrum
 
     found: list[dict[str, Any]] = []
+    report = Report("Vibrations of trajectories")
     for molecule in Reading(None, None, velocity_unit, frame_spacing).read(data):
         spectrum = velocity_spectrum(molecule, resolution)
         window_fs = 0.5 * len(spectrum.wavenumbers) * (molecule.dt_fs or 0.0)
@@ -60,13 +62,12 @@ def spectrum_command(
                 "autocorrelation": lags.tolist(),
             }
         )
-        if plots is not None:
-            _plot(plots, molecule.name, spectrum, harmonic)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    for one in found:
-        _print(one)
+        report.table(_table(found[-1]))
+        if plots is not None or html is not None:
+            with report.drawing(plots) as folder:
+                path = folder / f"{molecule.name}-spectrum.png"
+                plot_spectrum(spectrum, path, molecule.name, harmonic)
+    report.deliver(json.dumps(found, indent=1) if as_json else None, html)
 
 
 def _harmonic(molecule: MoleculeFrames, model: str) -> NDArray[np.float64]:
@@ -85,7 +86,7 @@ def _harmonic(molecule: MoleculeFrames, model: str) -> NDArray[np.float64]:
     return harmonic_wavenumbers(atoms.calc.get_hessian(atoms), atoms.numbers, atoms.positions)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _table(found: dict[str, Any]) -> Table:
     peaks = np.array(found["peaks_per_cm"])
     harmonic = found["harmonic_per_cm"]
     title = (
@@ -101,13 +102,4 @@ def _print(found: dict[str, Any]) -> None:
         for wave in harmonic:
             near = peaks[np.abs(peaks - wave).argmin()] if len(peaks) else np.nan
             table.add_row(f"{wave:.1f}", f"{near:.1f}", f"{near - wave:+.1f}")
-    print_table(table)
-
-
-def _plot(
-    folder: Path, name: str, spectrum: Spectrum, harmonic: NDArray[np.float64] | None
-) -> None:
-    from mlmd_calc.analysis.plots import plot_spectrum
-
-    folder.mkdir(parents=True, exist_ok=True)
-    plot_spectrum(spectrum, folder / f"{name}-spectrum.png", name, harmonic)
+    return table

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 
-_WITH_RESTART: Final = ("out", "duration", "restart", "as_json")
+_WITH_RESTART: Final = ("out", "duration", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
 
 _OF_CALCULATOR: Final = (
@@ -241,6 +241,7 @@ def run(
     checkpoint_interval: _CheckpointInterval = MDSettings.checkpoint_interval,
     restart: _Restart = False,
     as_json: Json = False,
+    html: Html = None,
 ) -> None:
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.
@@ -317,7 +318,7 @@ def run(
     with simulation:
         outcome, ns_per_day, stopped = drive(simulation, job.steps, console)
     advise(f"all {outcome.step} steps are kept in {out}; {go_on}")
-    _report(finish(simulation, job, outcome, ns_per_day), stopped, as_json)
+    _report(finish(simulation, job, outcome, ns_per_day), stopped, as_json, html)
 
 
 def _is_given(context: typer.Context, option: str) -> bool:
@@ -338,16 +339,33 @@ def _refuse_other_options(context: typer.Context) -> None:
         )
 
 
-def _report(summary: dict[str, Any], stopped: int, as_json: bool) -> None:
-    """Print the summary and end with the exit status that fits the verdict."""
-    if as_json:
-        typer.echo(json.dumps(summary, indent=1))
-    else:
-        print_table(_table(summary))
+def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | None) -> None:
+    """Show the summary and end with the exit status that fits the verdict."""
+    report = Report(f"Run of {summary['molecule']}")
+    report.table(_table(summary))
+    if html is not None:
+        _illustrate(report, summary)
+    report.deliver(json.dumps(summary, indent=1) if as_json else None, html)
     if summary["verdict"] == "interrupted":
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":
         raise typer.Exit(1)
+
+
+def _illustrate(report: Report, summary: dict[str, Any]) -> None:
+    """Add the picture of every replica, and the cards of the models."""
+    from mlmd_calc.cli.jumps import VERLET
+    from mlmd_calc.zoo import load_any_model
+
+    for part in summary.get("replicas", [summary]):
+        path = Path(part["plot"])
+        title = path.parent.name if "replicas" in summary else summary["molecule"]
+        report.picture(title, path.read_bytes())
+    jumps = summary["settings"]["jumps"]
+    names = [summary["calculator"]["model"], *([] if jumps is None else [jumps["propagator"]])]
+    for name in names:
+        if name != VERLET:
+            report.card(load_any_model(name, device="cpu").card)
 
 
 def _table(summary: dict[str, Any]) -> Table:

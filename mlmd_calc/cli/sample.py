@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
+from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
-from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
 from mlmd_calc.io.files import write_json
 
@@ -40,7 +40,7 @@ _FAULTS: Final = {
 }
 """What to call what is wrong with frames."""
 
-_WITH_RESTART: Final = ("out", "frames", "restart", "as_json")
+_WITH_RESTART: Final = ("out", "frames", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
 
 _Input: TypeAlias = Annotated[
@@ -177,6 +177,7 @@ def sample(
     dtype: _Dtype = "float32",
     restart: _Restart = False,
     as_json: Json = False,
+    html: Html = None,
 ) -> None:
     """Sample trajectories of a molecule with a trained ATMOS model."""
     # These import torch, which `mlmd --help` need not wait for.
@@ -242,14 +243,38 @@ def sample(
     }
     write_json(out / SUMMARY_FILE, summary)
     run.close()
-    if as_json:
-        typer.echo(json.dumps(summary, indent=1))
-    else:
-        print_table(_table(summary))
+    report = Report(f"Frames of {run.job.input}")
+    report.table(_table(summary))
+    if html is not None:
+        _illustrate(report, summary)
+    report.deliver(json.dumps(summary, indent=1) if as_json else None, html)
     if stopped:
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":
         raise typer.Exit(1)
+
+
+def _illustrate(report: Report, summary: dict[str, Any]) -> None:
+    """Add pictures of the trajectories, and the cards of the models."""
+    from mlmd_calc.analysis.rollouts import plot_sampled
+    from mlmd_calc.data.biomolecules.trajectories import read_trajectories
+    from mlmd_calc.sampling.run import START_FILE
+    from mlmd_calc.zoo import load_any_model
+
+    job, paths = summary["job"], [Path(path) for path in summary["trajectories"]]
+    if job["format"] in ("xtc", "dcd") and summary["frame"] > 0:
+        trajectories = read_trajectories(
+            paths,
+            topology=paths[0].with_name(START_FILE),
+            interval_ps=summary["interval_ps"],
+        )
+        with report.drawing(None) as folder:
+            plot_sampled(trajectories, folder)
+    else:
+        report.text(f"Pictures are drawn of xtc and dcd files, not of {job['format']}.")
+    for name in (job["model"], job["interpolator"]):
+        if name is not None:
+            report.card(load_any_model(name, device="cpu").card)
 
 
 def read_start(text: str, seed: int) -> BondedStructure:

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
 from mlmd_calc.cli.endings import raise_on_signal
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings
+    from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings, RunFidelity
 
 MOLECULES: Final = (
     "ethanol",
@@ -77,14 +77,17 @@ def validate_jumps(
     replicas: Annotated[int, typer.Option(help="Molecules that move side by side.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Html = None,
 ) -> None:
     """Compare runs of jumps with force-based runs: temperatures, energies, and single jumps."""
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc import MDETCalculator, Potential, load_propagator
     from mlmd_calc.analysis.jump_fidelity import FidelitySettings, measure_fidelity
+    from mlmd_calc.analysis.jump_plots import plot_mean_temperatures
     from mlmd_calc.cli.job import relax
     from mlmd_calc.cli.structure_input import load_structure
     from mlmd_calc.propagation import state_from_ase
+    from mlmd_calc.zoo import load_any_model
 
     propagator = load_propagator(model, dtype="float64")
     forces = propagator.potential
@@ -123,11 +126,17 @@ def validate_jumps(
             found[name] = measure_fidelity(
                 propagator, forces, state_from_ase(atoms), settings, show
             )
-    if as_json:
-        typer.echo(json.dumps({name: one.to_dict() for name, one in found.items()}, indent=2))
-        return
+    report = Report(f"Jumps of {model} beside force-based dynamics")
     for name, one in found.items():
-        _print(name, one, settings)
+        _tell(report, name, one, settings)
+        if html is not None:
+            labelled = {label: run.temperatures for label, run in _labelled(one)}
+            with report.drawing(None) as folder:
+                path = folder / f"temperatures of {name.replace('/', ' ')}.png"
+                plot_mean_temperatures(labelled, path, name, temperature_K=temperature)
+    report.card(load_any_model(model, device="cpu").card)
+    numbers = {name: one.to_dict() for name, one in found.items()}
+    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
 @app.command("forces")
@@ -147,6 +156,7 @@ def validate_forces(
     replicas: Annotated[int, typer.Option(help="Molecules in these runs.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Html = None,
 ) -> None:
     """Symmetry of forces in double and single precision, work around loops, time to failure."""
     from mlmd_calc import MDETCalculator
@@ -180,27 +190,32 @@ def validate_forces(
                 show,
             )
     rows = {name: {d: one.to_dict() for d, one in each.items()} for name, each in found.items()}
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
+    report = Report(f"Forces of {loaded.card.name}: symmetry, work, time to failure")
     for name, columns in rows.items():
         table = Table("", *columns, title=name)
         for quantity, label in _FORCE_ROWS.items():
             values = [column[quantity] for column in columns.values()]
             table.add_row(label, *("" if value is None else f"{value:.3g}" for value in values))
-        print_table(table)
+        report.table(table)
+    report.card(loaded.card)
+    report.deliver(json.dumps(rows, indent=2) if as_json else None, html)
 
 
-def _print(name: str, found: Fidelity, settings: FidelitySettings) -> None:
+def _labelled(found: Fidelity) -> list[tuple[str, RunFidelity]]:
+    """List runs with their friction in 1/ps, those of jumps first."""
+    rows = [(f"{f:g}" if f else "NVE", run) for f, run in found.runs.items()]
+    references = found.references.items()
+    return rows + [(f"forces {f:g}" if f else "forces NVE", run) for f, run in references]
+
+
+def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings) -> None:
     errors = found.map
     table = Table(
         title=f"{name}: runs of {settings.duration_ps:g} ps, {settings.replicas} replicas"
     )
     for column in ("friction /ps", "died", "helped %", "T, K", "by element", "⟨V⟩ %", "JS, bits"):
         table.add_column(column, justify="right")
-    rows = [(f"{f:g}" if f else "NVE", run) for f, run in found.runs.items()]
-    rows += [(f"forces {f:g}" if f else "forces NVE", run) for f, run in found.references.items()]
-    for label, run in rows:
+    for label, run in _labelled(found):
         means = run.temperatures
         table.add_row(
             label,
@@ -213,8 +228,8 @@ def _print(name: str, found: Fidelity, settings: FidelitySettings) -> None:
             "" if run.configurational_percent is None else f"{run.configurational_percent:.0f}",
             "" if run.largest_divergence is None else f"{run.largest_divergence:.3f}",
         )
-    print_table(table)
-    typer.echo(
+    report.table(table)
+    report.text(
         f"one jump of {settings.stride_fs:g} fs: comes back to within "
         f"{errors.reversibility_percent:.2g} % of the way, log |det J| "
         f"{errors.log_determinant:.2g}, energy changes by {errors.energy_change_meV:.2g} ± "

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading
 from mlmd_calc.cli.evaluate import HeldOut, Only, chosen_data
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.report import Html, Report
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.spread import SpreadCalibration
@@ -46,11 +46,13 @@ def validate_spread(
     ] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
 ) -> None:
     """Compare the spread of the forces, which a model knows by itself, with their true error."""
     # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.analysis.plots import plot_calibration
     from mlmd_calc.analysis.spread import calibrate_spread, spreads_and_errors
     from mlmd_calc.potential import Potential
     from mlmd_calc.zoo import load_model
@@ -81,22 +83,26 @@ def validate_spread(
         "n_rotations": potential.n_rotations,
         "seed": seed,
     }
-    if as_json:
-        typer.echo(json.dumps({"settings": settings, "calibration": asdict(calibration)}, indent=2))
-        return
-    _print(calibration, " ".join(f"{name}={value}" for name, value in settings.items()))
+    report = Report(f"Spread and error of {settings['model']}")
+    _tell(report, calibration, " ".join(f"{name}={value}" for name, value in settings.items()))
+    if html is not None:
+        with report.drawing(None) as folder:
+            plot_calibration(calibration, folder / "calibration.png")
+    report.card(loaded.card)
+    numbers = {"settings": settings, "calibration": asdict(calibration)}
+    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
-def _print(found: SpreadCalibration, caption: str) -> None:
+def _tell(report: Report, found: SpreadCalibration, caption: str) -> None:
     table = Table(title=f"{found.structures} structures, meV/Å", caption=caption)
     for column in ("structures", "spread", "RMS error", "a tenth below", "a tenth above"):
         table.add_column(column, justify="right")
     for one in found.bins:
         values = (one.spread, one.error, one.low, one.high)
         table.add_row(str(one.structures), *(f"{value:.0f}" for value in values))
-    print_table(table)
+    report.table(table)
     within = found.rank_correlation_within
-    typer.echo(
+    report.text(
         f"rank correlation of spread and error: {found.rank_correlation:.2f} of structures"
         + ("" if within is None else f", {within:.2f} within a molecule")
         + f", {found.rank_correlation_atoms:.2f} of atoms; error / spread "

@@ -62,6 +62,9 @@ class Potential:
     ----------
     model
         Name of a shipped model, path of a model, or a loaded :class:`mlmd_calc.zoo.Model`.
+
+    Other Parameters
+    ----------------
     device
         A torch device; or "auto": CUDA if there is one. Without CUDA graphs, which make a call one
         launch, a GPU is slower than a processor for small molecules; where they do not work, "auto"
