@@ -21,6 +21,8 @@ from ase.md.langevin import Langevin
 from numpy.typing import NDArray
 
 from mlmd_calc.bonded.coordinates import InternalCoordinates
+from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
+from mlmd_calc.bonded.network import ResidualNetwork
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import read_restart, write_restart
@@ -81,7 +83,13 @@ class BondedForceField:
     has_energy = True
 
     def __init__(
-        self, atoms: ase.Atoms, positions: NDArray[np.float64], forces: NDArray[np.float64]
+        self,
+        atoms: ase.Atoms,
+        positions: NDArray[np.float64],
+        forces: NDArray[np.float64],
+        *,
+        neurons: int = 0,
+        seed: int = 0,
     ) -> None:
         bonds = find_bonds(atoms).pairs
         if not len(bonds):
@@ -89,18 +97,22 @@ class BondedForceField:
                 f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
             )
         self._build(atoms.numbers, bonds, _contacts(bonds, positions))
-        shapes = [self._coordinates.values(own) for own in positions]
-        self._reference = _reference(self._coordinates, [values for values, _ in shapes])
+        self._reference = _reference(self._coordinates, positions)
         if forces.size <= len(self._terms):
             raise InputError(
                 f"{len(positions)} structures have {forces.size} forces for {len(self._terms)} "
                 "parameters; give more structures, several times as many forces as parameters"
             )
         # Errors heat a molecule by the acceleration that they make.
-        weights = np.repeat(1.0 / np.sqrt(atomic_masses[self.numbers]), 3)
-        self.weights = np.zeros(len(self._terms))
-        self._fit(shapes, forces, weights)
-        left = [self.forces(x) - f for x, f in zip(positions, forces, strict=True)]
+        importance = np.repeat(1.0 / np.sqrt(atomic_masses[self.numbers]), 3)
+        self._network: ResidualNetwork | None = None
+        self._fit(positions, forces, importance)
+        if neurons:
+            left = forces - self._all_forces(positions)
+            self._network = ResidualNetwork.fit(
+                self._coordinates, positions, left, importance, neurons, seed
+            )
+        left = forces - self._all_forces(positions)
         self.error = float(np.sqrt(np.mean(np.square(left))))
 
     @classmethod
@@ -212,28 +224,23 @@ class BondedForceField:
         self, positions: NDArray[np.float64]
     ) -> tuple[float, NDArray[np.float64]]:
         """Return the energy in eV and the forces ``(n, 3)`` in eV/Å."""
-        values, shape = self._coordinates.values(positions)
-        factors = np.append(values - self._reference, 1.0)[self._terms]
-        products = factors[:, 0] * factors[:, 1], factors[:, 2] * factors[:, 3]
-        energy = float(self.weights @ (products[0] * products[1]))
-        slopes = np.stack(
-            [
-                factors[:, 1] * products[1],
-                factors[:, 0] * products[1],
-                factors[:, 3] * products[0],
-                factors[:, 2] * products[0],
-            ],
-            axis=1,
-        )
-        slopes *= self.weights[:, None]
-        by_coordinate = np.bincount(
-            self._terms.ravel(), slopes.ravel(), minlength=len(self._reference) + 1
-        ).astype(np.float64)[:-1]
-        return energy, -self._coordinates.pull_back(shape, by_coordinate[:, None])[:, :, 0]
+        positions = np.ascontiguousarray(positions, dtype=np.float64)
+        values, units = self._coordinates.values(positions)
+        factors = np.append(values - self._reference, 1.0)
+        slopes = np.zeros_like(factors)
+        energy = add_polynomial(self._terms, self.weights, factors, slopes)
+        if self._network is not None:
+            energy += self._network.add_slopes(values, slopes)
+        gradient = np.zeros_like(positions)
+        add_pulled_back(self._coordinates.topology, positions, values, units, slopes, gradient)
+        return energy, -gradient
 
     def forces(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the forces ``(n, 3)`` in eV/Å."""
         return self.energy_and_forces(positions)[1]
+
+    def _all_forces(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([self.forces(own) for own in positions])
 
     def state_dict(self) -> Mapping[str, Any]:
         """Everything that was fitted, so that a run goes on with the same force field."""
@@ -244,6 +251,7 @@ class BondedForceField:
             "reference": self._reference,
             "weights": self.weights,
             "error": self.error,
+            "network": None if self._network is None else self._network.weights,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,26 +273,28 @@ class BondedForceField:
         self._build(*(np.array(state[name]) for name in ("numbers", "bonds", "contacts")))
         self._reference, self.weights = np.array(state["reference"]), np.array(state["weights"])
         self.error = state["error"]
+        network = state.get("network")
+        self._network = None if network is None else ResidualNetwork(network)
 
     def _fit(
         self,
-        shapes: Iterable[tuple[NDArray[np.float64], Any]],
+        positions: NDArray[np.float64],
         forces: NDArray[np.float64],
         importance: NDArray[np.float64],
     ) -> None:
         """Solve for the weights of the terms."""
         count = len(self._terms)
         normal, target = np.zeros((count, count)), np.zeros(count)
-        identity = np.eye(len(self._coordinates))
         rows = np.arange(count)
-        for (values, shape), force in zip(shapes, forces, strict=True):
+        for own, force in zip(positions, forces, strict=True):
+            values, _ = self._coordinates.values(own)
             factors = np.append(values - self._reference, 1.0)[self._terms]
             by_coordinate = np.zeros((count, len(self._reference) + 1))
             for slot in range(_DEGREE):
                 others = np.delete(factors, slot, axis=1).prod(axis=1)
                 np.add.at(by_coordinate, (rows, self._terms[:, slot]), others)
-            jacobian = self._coordinates.pull_back(shape, identity).reshape(force.size, -1)
-            design = -(by_coordinate[:, :-1] @ jacobian.T) * importance
+            jacobian = self._coordinates.derivatives(own).reshape(-1, force.size)
+            design = -(by_coordinate[:, :-1] @ jacobian) * importance
             normal += design @ design.T
             target += design @ (importance * force.ravel())
         scale = np.sqrt(np.diag(normal)) + np.finfo(np.float64).tiny
@@ -305,9 +315,10 @@ def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDA
 
 
 def _reference(
-    coordinates: InternalCoordinates, values: Sequence[NDArray[np.float64]]
+    coordinates: InternalCoordinates, positions: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Mean stretches and bends, about which the polynomial is; zero for the others."""
+    values = [coordinates.values(own)[0] for own in positions]
     reference = np.zeros(len(coordinates))
     for kind in (coordinates.stretches, coordinates.bends):
         reference[kind] = np.mean([own[kind] for own in values], axis=0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlmd_calc.md.dynamics import draw_momenta
     from mlmd_calc.md.exact import ExactNVT, ExactSamples
+    from mlmd_calc.md.exact_mts import ExactMTS
     from mlmd_calc.md.jumps import JumpNVE, JumpNVT
     from mlmd_calc.md.mts import MTSLangevin, MTSVelocityVerlet
     from mlmd_calc.md.record import RunRecord, read_record
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOME: Final = {
     "Engine": "settings",
     "Ensemble": "settings",
+    "ExactMTS": "exact_mts",
     "ExactNVT": "exact",
     "ExactSamples": "exact",
     "JumpNVE": "jumps",
@@ -38,6 +40,7 @@ _HOME: Final = {
 __all__ = [
     "Engine",
     "Ensemble",
+    "ExactMTS",
     "ExactNVT",
     "ExactSamples",
     "JumpNVE",
