@@ -2,32 +2,31 @@
 
 Its energy is a polynomial in internal coordinates, as those of class II force fields (J. R. Maple
 et al., J. Comput. Chem. 15, 162 (1994)), but linear in all parameters, so that they follow from a
-few hundred structures by least squares within seconds. It is meant for the inner steps of multiple
-time stepping, where errors are corrected, and costs a fraction of a millisecond.
+few hundred structures by least squares within seconds; where wanted, a small network of the same
+coordinates learns what the polynomial leaves over. It is meant for the inner steps of multiple time
+stepping, where errors are corrected, and costs some ten microseconds.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, islice
 from typing import Any, Final
 
 import ase
 import numpy as np
-from ase import units as ase_units
 from ase.data import atomic_masses
-from ase.md.langevin import Langevin
 from numpy.typing import NDArray
 
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
 from mlmd_calc.bonded.network import ResidualNetwork
+from mlmd_calc.bonded.walk import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.potential import Evaluation, Structure
-from mlmd_calc.propagation.corrections import thermal_speed
 
 _DEGREE: Final = 4
 """Largest degree of the polynomial."""
@@ -38,10 +37,15 @@ _NEAR: Final = 3.0
 _RIDGE: Final = 1e-6
 """Share of the identity in the equations of a fit, whose unknowns are scaled to one."""
 
-_FITTED_FS: Final = 5.0
-_TIMESTEP_FS: Final = 1.0
-_FRICTION_PER_FS: Final = 0.02
-"""Between structures to fit to, of the dynamics that makes them."""
+LEFT_OUT: Final = 20
+"""Structures at the beginning of the dynamics, which warm up and are not fitted to."""
+
+_FIRST: Final = 200
+"""Structures after which a polynomial alone takes over the small steps of the dynamics."""
+
+_WARMER: Final = 1.2
+_HOTTER: Final = 2.0
+"""Temperatures that structures are taken from, over that of the run they are for."""
 
 
 class BondedForceField:
@@ -57,6 +61,11 @@ class BondedForceField:
         ``(f, n, 3)`` Å of structures with those bonds.
     forces
         ``(f, n, 3)`` eV/Å, there.
+    neurons
+        Of each of the two layers of a network of the same coordinates, which is fitted to what the
+        polynomial leaves over; 0 for none.
+    seed
+        Of the network's training.
 
     Attributes
     ----------
@@ -122,6 +131,7 @@ class BondedForceField:
         *,
         temperature_K: float = 300.0,
         frames: int = 200,
+        neurons: int = 0,
         seed: int | None = None,
         on_frame: Callable[[], None] = lambda: None,
     ) -> BondedForceField:
@@ -132,11 +142,15 @@ class BondedForceField:
         atoms
             With a calculator. They are not moved.
         temperature_K
-            Of the run that the force field is for; it is fitted at a fifth more.
+            Of the run that the force field is for; it is fitted at a fifth more, and half of what
+            comes after the first 200 structures at twice as much.
         frames
-            Structures to fit to, 5 fs apart; 20 more at the beginning are left out.
+            Structures to fit to, 5 fs apart, 12 fs after the first 200 of a fit with a network;
+            `LEFT_OUT` more at the beginning are left out.
+        neurons
+            Of each of the two layers of the network, 0 for none. It wants 1,000 and more frames.
         seed
-            Of the run; None for another one every time.
+            Of the run and of the network; None for another run every time.
         on_frame
             Called after every structure.
 
@@ -150,24 +164,24 @@ class BondedForceField:
         rng = np.random.default_rng(seed)
         walker = atoms.copy()
         walker.calc = atoms.calc
-        kelvin = 1.2 * temperature_K
-        spread = thermal_speed(walker.get_masses(), kelvin)[:, None]
-        walker.set_velocities(spread * rng.standard_normal(walker.positions.shape) / ase_units.fs)
-        run = Langevin(
-            walker,
-            _TIMESTEP_FS * ase_units.fs,
-            temperature_K=kelvin,
-            friction=_FRICTION_PER_FS / ase_units.fs,
-            fixcm=False,
-            rng=rng,
-        )
-        found = []
-        for _ in range(frames + 20):
-            run.run(round(_FITTED_FS / _TIMESTEP_FS))
-            found.append((walker.positions.copy(), walker.get_forces()))
-            on_frame()
-        positions, forces = (np.array(own[20:]) for own in zip(*found, strict=True))
-        return cls(atoms, positions, forces)
+
+        def collect(source: Iterator[Frame], count: int) -> list[Frame]:
+            found = []
+            for frame in islice(source, count):
+                found.append(frame)
+                on_frame()
+            return found
+
+        kelvin = _WARMER * temperature_K
+        first = min(frames, _FIRST) if neurons else frames
+        found = collect(walk(walker, kelvin, rng), first + LEFT_OUT)[LEFT_OUT:]
+        rest = frames - first
+        if rest:
+            cheap = cls(atoms, *_stacked(found)).forces
+            found += collect(stride(walker, cheap, kelvin, rng), rest // 2)
+            hot = stride(walker, cheap, _HOTTER * temperature_K, rng)
+            found += collect(hot, rest - rest // 2)
+        return cls(atoms, *_stacked(found), neurons=neurons, seed=0 if seed is None else seed)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BondedForceField:
@@ -300,6 +314,11 @@ class BondedForceField:
         scale = np.sqrt(np.diag(normal)) + np.finfo(np.float64).tiny
         scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(count)
         self.weights = np.linalg.solve(scaled, target / scale) / scale
+
+
+def _stacked(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    positions, forces = (np.array(own) for own in zip(*frames, strict=True))
+    return positions, forces
 
 
 def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -65,7 +65,8 @@ class Topology(NamedTuple):
 
 @_inlined
 def _dot(a: Floats, b: Floats) -> float:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    product: float = a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    return product
 
 
 @_inlined
@@ -77,9 +78,7 @@ def _add_cross(out: Floats, factor: float, a: Floats, b: Floats) -> None:
 
 
 @compiled
-def coordinate_values(
-    topology: Topology, positions: Floats, values: Floats, units: Floats
-) -> None:
+def coordinate_values(topology: Topology, positions: Floats, values: Floats, units: Floats) -> None:
     """Write the coordinates, and the unit vectors ``(b, 3)`` along bonds."""
     place = 0
     for k in range(len(topology.bonds)):
@@ -183,9 +182,7 @@ def add_pulled_back(
 
 
 @compiled
-def add_polynomial(
-    terms: Integers, weights: Floats, factors: Floats, slopes: Floats
-) -> float:
+def add_polynomial(terms: Integers, weights: Floats, factors: Floats, slopes: Floats) -> float:
     """Add derivatives of a sum of products of four factors, and return the sum."""
     energy = 0.0
     for k in range(len(terms)):
@@ -210,7 +207,7 @@ def add_network(
     inputs: Floats,
     slopes: Floats,
 ) -> float:
-    """Add derivatives of ``last · tanh(second tanh(first inputs + bias) + bias)``, and return it."""
+    """Add derivatives of ``last · tanh(second tanh(first v + bias) + bias)``, and return it."""
     below = np.tanh(np.dot(first, inputs) + first_bias)
     above = np.tanh(np.dot(second, below) + second_bias)
     by_above = last * (1.0 - above * above)

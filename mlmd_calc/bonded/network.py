@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_network
 
-_STEPS: Final = 3000
+STEPS: Final = 3000
+"""Of the training."""
 _BATCH: Final = 64
 _LEARNING_RATE: Final = 0.01
 _FLOOR: Final = 1e-3
@@ -68,12 +69,13 @@ class ResidualNetwork:
         by_value = np.stack([coordinates.derivatives(own) for own in positions])
         by_value = by_value.reshape(frames, len(coordinates), -1) * importance
         inputs = _single((values - mean) / spread)
-        jacobians = _single(by_value * spread[:, None] ** -1)
+        jacobians = _single(by_value / spread[:, None])
         targets = _single(forces.reshape(frames, -1) * importance)
         generator = torch.Generator().manual_seed(seed)
 
         def drawn(rows: int, columns: int) -> Tensor:
-            return torch.randn(rows, columns, generator=generator) / columns**0.5
+            values: Tensor = torch.randn(rows, columns, generator=generator) / columns**0.5
+            return values
 
         first, second = drawn(neurons, len(coordinates)), drawn(neurons, neurons)
         parameters = [first, torch.zeros(neurons), second, torch.zeros(neurons)]
@@ -81,15 +83,13 @@ class ResidualNetwork:
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimiser = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, _LEARNING_RATE, total_steps=_STEPS
-        )
-        for _ in range(_STEPS):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=STEPS)
+        for _ in range(STEPS):
             chosen = torch.randint(frames, (_BATCH,), generator=generator)
             found = -_forces(parameters, inputs[chosen], jacobians[chosen])
             loss = (found - targets[chosen]).square().mean()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
             on_step()
@@ -101,7 +101,16 @@ class ResidualNetwork:
 
     def add_slopes(self, values: NDArray[np.float64], slopes: NDArray[np.float64]) -> float:
         """Add the derivatives by the coordinates to `slopes`, and return the energy in eV."""
-        return add_network(*self.weights.values(), values, slopes[: len(values)])
+        weights = self.weights
+        return add_network(
+            weights["first"],
+            weights["first_bias"],
+            weights["second"],
+            weights["second_bias"],
+            weights["last"],
+            values,
+            slopes[: len(values)],
+        )
 
 
 def _forces(parameters: list[Tensor], inputs: Tensor, jacobians: Tensor) -> Tensor:
