@@ -36,6 +36,9 @@ _NEAR: Final = 3.0
 _RIDGE: Final = 1e-6
 """Share of the identity in the equations of a fit, whose unknowns are scaled to one."""
 
+LEFT_OUT: Final = 20
+"""Structures at the beginning of the dynamics, which warm up and are not fitted to."""
+
 _FITTED_FS: Final = 5.0
 _TIMESTEP_FS: Final = 1.0
 _FRICTION_PER_FS: Final = 0.02
@@ -122,7 +125,7 @@ class BondedForceField:
         temperature_K
             Of the run that the force field is for; it is fitted at a fifth more.
         frames
-            Structures to fit to, 5 fs apart; 20 more at the beginning are left out.
+            Structures to fit to, 5 fs apart; `LEFT_OUT` more at the beginning are left out.
         seed
             Of the run; None for another one every time.
         on_frame
@@ -150,11 +153,11 @@ class BondedForceField:
             rng=rng,
         )
         found = []
-        for _ in range(frames + 20):
+        for _ in range(frames + LEFT_OUT):
             run.run(round(_FITTED_FS / _TIMESTEP_FS))
             found.append((walker.positions.copy(), walker.get_forces()))
             on_frame()
-        positions, forces = (np.array(own[20:]) for own in zip(*found, strict=True))
+        positions, forces = (np.array(own[LEFT_OUT:]) for own in zip(*found, strict=True))
         return cls(atoms, positions, forces)
 
     @classmethod
@@ -166,13 +169,24 @@ class BondedForceField:
         ModelFileError
             If the file cannot be read, or is something else.
         """
-        field = cls.__new__(cls)
         try:
-            field._restore(read_restart(path))
+            return cls.from_state(read_restart(path))
         except KeyError as error:
             raise ModelFileError(
                 f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
             ) from error
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> BondedForceField:
+        """Make the force field that :meth:`state_dict` is of.
+
+        Raises
+        ------
+        KeyError
+            If the state is of something else.
+        """
+        field = cls.__new__(cls)
+        field._restore(state)
         return field
 
     def save(self, path: str | os.PathLike[str]) -> None:
