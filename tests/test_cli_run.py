@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 
 import ase.io
 import numpy as np
@@ -14,6 +17,7 @@ from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
+from mlmd_calc.cli import job
 from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
@@ -104,6 +108,42 @@ def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, ensemble):
     assert whole.tobytes() == parts.tobytes()
 
 
+def go_on(out, *options):
+    """Continue a run in another process; return its summary."""
+    command = [sys.executable, "-W", "error", "-c", "from mlmd_calc.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "run", "--restart", "--out", str(out), "--json", *map(str, options)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
+def test_fitted_cheap_forces_go_on_bit_for_bit(tmp_path, model, ensemble, monkeypatch):
+    monkeypatch.setattr(job, "_FITTED_STRUCTURES", 20)
+    options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
+    options += ("--seed", 3, "-e", ensemble, "-T", 20, "--interval", 4)
+    options += ("--mts", 3, "--mts-forces", "bonded", "--timestep", 0.2)
+    result = invoke("run", "CH4", *options, "-d", 0.012, "-o", tmp_path / "whole")
+    assert result.exit_code == 0
+    assert re.search(r"fitted to 20 structures: \d+ meV/Å", result.stderr)
+    assert "by bonded forces" in result.stdout
+    assert invoke("run", "CH4", *options, "-d", 0.006, "-o", tmp_path / "parts").exit_code == 0
+    summary = go_on(tmp_path / "parts", "-d", 0.012)
+    assert (summary["step"], summary["settings"]["inner_forces"]) == (20, "bonded")
+    whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
+    assert whole.tobytes() == parts.tobytes()
+    # Direct forces would have moved the molecule another way.
+    other = (*options, "--mts-forces", "direct", "-d", 0.012, "-o", tmp_path / "direct")
+    assert invoke("run", "CH4", *other).exit_code == 0
+    assert read_record(tmp_path / "direct").frames.tobytes() != whole.tobytes()
+
+
 def test_restart_refuses_what_it_cannot_do(tmp_path, model):
     with pytest.raises(ConfigError, match="holds no run"):
         invoke("run", "--restart", "-o", tmp_path)
@@ -115,9 +155,9 @@ def test_restart_refuses_what_it_cannot_do(tmp_path, model):
         invoke("run", "CH4", "--restart", "-o", out)
     with pytest.raises(ConfigError, match="has done 20 already"):
         invoke("run", "--restart", "-o", out, "-d", 0.005)
-    job = json.loads((out / JOB_FILE).read_text())
-    job["calculator"]["sha256"] = "0" * 64
-    (out / JOB_FILE).write_text(json.dumps(job))
+    asked = json.loads((out / JOB_FILE).read_text())
+    asked["calculator"]["sha256"] = "0" * 64
+    (out / JOB_FILE).write_text(json.dumps(asked))
     with pytest.raises(ModelFileError, match="0000"):
         invoke("run", "--restart", "-o", out)
 
@@ -155,6 +195,10 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("CH4", "--mts", 0), "inner_steps=0"),
         (("CH4", "--mts", 2, "-e", "bussi"), "'nve' and 'langevin'"),
         (("CH4", "--mts", 2), "no cheaper forces"),
+        (("CH4", "--mts-forces", "bonded"), "give --mts with it"),
+        (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "bussi"), "'nve' and 'langevin'"),
+        (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "nve", "-T", 0), "must be positive"),
+        (("CH4", "--mts", 2, "--mts-forces", "bonded", "--engine", "openmm"), "engine ase"),
         (("NH3",), "N"),
     ],
 )

@@ -121,6 +121,7 @@ WORDS = {
     "SVKF GATL NDIY QPEM": "GATL",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
+    "CH3CH2OH --ensemble nve --mts 6": "CH4 --ensemble nve --mts 6",
     "models NAME": "models mdet-ethanol",
     "60000 1.9": "20 1.7",
     """ --set 'model={"preset": "paper"}'""": "",

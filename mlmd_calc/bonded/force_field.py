@@ -192,13 +192,24 @@ class BondedForceField:
         ModelFileError
             If the file cannot be read, or is something else.
         """
-        field = cls.__new__(cls)
         try:
-            field._restore(read_restart(path))
+            return cls.from_state(read_restart(path))
         except KeyError as error:
             raise ModelFileError(
                 f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
             ) from error
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> BondedForceField:
+        """Make the force field that :meth:`state_dict` is of.
+
+        Raises
+        ------
+        KeyError
+            If the state is of something else.
+        """
+        field = cls.__new__(cls)
+        field._restore(state)
         return field
 
     def save(self, path: str | os.PathLike[str]) -> None:

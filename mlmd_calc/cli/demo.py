@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc.cli.endings import advise, raise_on_signal
-from mlmd_calc.cli.run import describe_temperature
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.tables import describe_temperature, print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import read_json, write_json
 

@@ -120,6 +120,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
     samples
         What the steps after the warm-up found, see :class:`ExactSamples`;
         :func:`mlmd_calc.analysis.summarise_exact` makes a summary of it.
+    frames_file, collected
+        As given, and how many frames it has received.
 
     Raises
     ------
@@ -176,8 +178,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
                 "target or proposal has rotation='random' and gives equal positions different "
                 "forces, so that trajectories cannot be reversed; use rotation='none' or 'average'"
             )
-        self._frames_file = None if frames_file is None else Path(frames_file)
-        self._collected = 0
+        self.frames_file = None if frames_file is None else Path(frames_file)
+        self.collected = 0
         self._rng = np.random.default_rng() if rng is None else rng
         self._step_length = StepLength(timestep, warmup)
         self.samples = ExactSamples()
@@ -187,8 +189,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
         if not self.atoms.get_momenta().any():
             self._refresh(math.inf)
         self._show(self._here())
-        if options.get("restart") is None and self._frames_file is not None:
-            Trajectory(self._frames_file, "w").close()
+        if options.get("restart") is None and self.frames_file is not None:
+            Trajectory(self.frames_file, "w").close()
 
     @property
     def warming_up(self) -> bool:
@@ -254,6 +256,20 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "trajectory_steps": self.trajectory_steps,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what decides how the run goes on, besides positions and momenta."""
+        return self._state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, with the atoms as they were then.
+
+        Raises
+        ------
+        ModelFileError
+            If frames are missing in `frames_file`.
+        """
+        self._load_state(state)
+
     def _trajectory(
         self, start: _Point, momenta: FloatArray, timestep: float
     ) -> tuple[_Point | None, FloatArray]:
@@ -309,15 +325,15 @@ class ExactNVT(RestartableDynamics, StepLoop):
 
     def _collect(self, point: _Point) -> None:
         """Write down where the proposal went wrong, with labels of the target."""
-        if self._frames_file is None:
+        if self.frames_file is None:
             return
         atoms, forces = self.atoms, self._target.forces(point.positions)
         frame = ase.Atoms(atoms.numbers, point.positions, cell=atoms.cell, pbc=atoms.pbc)
         frame.info = {**atoms.info, **self._proposal.info}
         frame.calc = SinglePointCalculator(frame, energy=point.energy, forces=forces)
-        with Trajectory(self._frames_file, "a") as file:
+        with Trajectory(self.frames_file, "a" if self.collected else "w") as file:
             file.write(frame)
-        self._collected += 1
+        self.collected += 1
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -325,7 +341,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "friction": self.friction,
             "trajectory_steps": self.trajectory_steps,
             "warmup": self._step_length.steps,
-            "frames": self._frames_file is not None,
+            "frames": self.frames_file is not None,
             "target": self._target.identity(),
             "proposal": self._proposal.identity(),
         }
@@ -337,7 +353,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "samples": {name: np.array(values) for name, values in vars(self.samples).items()},
             "time": self._time,
             "point": self._here()._asdict(),
-            "collected": self._collected,
+            "collected": self.collected,
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
@@ -347,6 +363,6 @@ class ExactNVT(RestartableDynamics, StepLoop):
         self.samples = ExactSamples(**{k: v.tolist() for k, v in state["samples"].items()})
         self._time = state["time"]
         self._point = _Point(**state["point"])
-        self._collected = state["collected"]
-        if self._frames_file is not None:
-            truncate_trajectory(self._frames_file, self._collected)
+        self.collected = state["collected"]
+        if self.frames_file is not None and (self.collected or self.frames_file.exists()):
+            truncate_trajectory(self.frames_file, self.collected)
