@@ -158,6 +158,7 @@ class OpenMMDynamics:
         Moves the molecule.
     """
 
+    acceptance: ClassVar[None] = None
     sampler: ClassVar[None] = None
 
     def __init__(self, atoms: ase.Atoms, description: Description, integrator: Any) -> None:

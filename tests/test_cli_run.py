@@ -17,14 +17,16 @@ from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
-from mlmd_calc.cli import job
+from mlmd_calc.cli import inner_forces
 from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
 from mlmd_calc.cli.run import run
+from mlmd_calc.cli.run_results import SUMMARY_FILE
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import MDSettings, read_record
+from mlmd_calc.md.settings import InnerForces
 
 APP = typer.Typer()
 APP.command("run")(run)
@@ -123,19 +125,31 @@ def go_on(out, *options):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
-def test_fitted_cheap_forces_go_on_bit_for_bit(tmp_path, model, ensemble, monkeypatch):
-    monkeypatch.setattr(job, "_FITTED_STRUCTURES", 20)
+@pytest.mark.parametrize(
+    ("forces", "ensemble", "test"),
+    [("bonded", "nve", ()), ("bonded", "langevin", ()), ("network", "langevin", ("--metropolis",))],
+)
+def test_fitted_cheap_forces_go_on_bit_for_bit(
+    tmp_path, model, forces, ensemble, test, monkeypatch
+):
+    structures = {InnerForces.BONDED: 20, InnerForces.NETWORK: 24}
+    monkeypatch.setattr(inner_forces, "_STRUCTURES", structures)
+    monkeypatch.setattr(inner_forces, "_NEURONS", 4)
     options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
     options += ("--seed", 3, "-e", ensemble, "-T", 20, "--interval", 4)
-    options += ("--mts", 3, "--mts-forces", "bonded", "--timestep", 0.2)
+    options += ("--mts", 3, "--mts-forces", forces, *test, "--timestep", 0.2)
     result = invoke("run", "CH4", *options, "-d", 0.012, "-o", tmp_path / "whole")
     assert result.exit_code == 0
-    assert re.search(r"fitted to 20 structures: \d+ meV/Å", result.stderr)
-    assert "by bonded forces" in result.stdout
+    assert re.search(
+        rf"fitted to {structures[InnerForces(forces)]} structures: \d+ meV/Å", result.stderr
+    )
+    assert f"by {forces} forces" in result.stdout
+    assert ("steps accepted" in result.stdout) == bool(test)
     assert invoke("run", "CH4", *options, "-d", 0.006, "-o", tmp_path / "parts").exit_code == 0
     summary = go_on(tmp_path / "parts", "-d", 0.012)
-    assert (summary["step"], summary["settings"]["inner_forces"]) == (20, "bonded")
+    assert (summary["step"], summary["settings"]["inner_forces"]) == (20, forces)
+    known = json.loads((tmp_path / "whole" / SUMMARY_FILE).read_text())
+    assert summary["acceptance"] == known["acceptance"]
     whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
     assert whole.tobytes() == parts.tobytes()
     # Direct forces would have moved the molecule another way.
@@ -196,6 +210,9 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("CH4", "--mts", 2, "-e", "bussi"), "'nve' and 'langevin'"),
         (("CH4", "--mts", 2), "no cheaper forces"),
         (("CH4", "--mts-forces", "bonded"), "give --mts with it"),
+        (("CH4", "--metropolis"), "give --mts with it"),
+        (("CH4", "--mts", 2, "--metropolis", "--engine", "openmm"), "use ase"),
+        (("CH4", "--mts", 2, "--metropolis", "-e", "nve"), "ensemble 'nve'"),
         (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "bussi"), "'nve' and 'langevin'"),
         (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "nve", "-T", 0), "must be positive"),
         (("CH4", "--mts", 2, "--mts-forces", "bonded", "--engine", "openmm"), "engine ase"),

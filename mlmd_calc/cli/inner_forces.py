@@ -15,17 +15,29 @@ from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, InnerForces, MDSettings
 
-_FITTED_STRUCTURES: Final = 200
+_STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: 1600}
+"""How many are fitted to."""
+
+_NEURONS: Final = 128
 
 
-def check_inner_options(engine: Engine, inner_steps: int, inner_forces: InnerForces | None) -> None:
+def check_inner_options(
+    engine: Engine, inner_steps: int, inner_forces: InnerForces | None, metropolis: bool
+) -> None:
     """Refuse what multiple time stepping cannot do, before anything is fitted.
 
     Raises
     ------
     ConfigError
-        If cheap forces are named without inner steps, or OpenMM is to fit them.
+        If cheap forces or the test are named without inner steps, or OpenMM is to know them.
     """
+    if metropolis and inner_steps == 1:
+        raise ConfigError(
+            "--metropolis accepts or rejects steps of multiple time stepping; give --mts with it, "
+            "for instance --mts 16 --mts-forces network"
+        )
+    if metropolis and engine is Engine.OPENMM:
+        raise ConfigError("--metropolis with --engine openmm, which has no such test; use ase")
     if inner_forces is None:
         return
     if inner_steps == 1:
@@ -33,9 +45,10 @@ def check_inner_options(engine: Engine, inner_steps: int, inner_forces: InnerFor
             f"--mts-forces {inner_forces.value} is an option of multiple time stepping; give --mts "
             "with it, for instance --mts 6"
         )
-    if engine is Engine.OPENMM and inner_forces is InnerForces.BONDED:
+    if engine is Engine.OPENMM and inner_forces.fitted:
         raise ConfigError(
-            "--mts-forces bonded with --engine openmm, which has no such forces; use --engine ase"
+            f"--mts-forces {inner_forces.value} with --engine openmm, which has no such forces; "
+            "use --engine ase"
         )
 
 
@@ -54,20 +67,23 @@ def fit_inner_forces(
     InputError
         If there are too few forces, or nothing to fit.
     """
-    if settings.inner_forces is not InnerForces.BONDED:
+    kind = settings.inner_forces
+    if not kind.fitted:
         return None
+    structures = _STRUCTURES[kind]
     with progress_bar(console, bar_width=12) as progress:
-        total = _FITTED_STRUCTURES + LEFT_OUT
+        total = structures + LEFT_OUT
         bar = progress.add_task("fitting cheap forces", total=total)
         fitted = BondedForceField.fit(
             atoms,
             temperature_K=settings.temperature_K,
-            frames=_FITTED_STRUCTURES,
+            frames=structures,
+            neurons=_NEURONS if kind is InnerForces.NETWORK else 0,
             seed=settings.seed,
             on_frame=partial(progress.advance, bar),
         )
     console.print(
-        f"Cheap forces fitted to {_FITTED_STRUCTURES} structures: "
+        f"Cheap forces fitted to {structures} structures: "
         f"{fitted.error / units.MEV:.0f} meV/Å of them are left to correct (root mean square).",
         highlight=False,
     )

@@ -145,8 +145,17 @@ _InnerForces: TypeAlias = Annotated[
     InnerForces | None,
     typer.Option(
         "--mts-forces",
-        help="Cheap forces of --mts: direct, the force head of the model, or bonded, a force field "
-        "that is fitted to the molecule at the start. Default: direct.",
+        help="Cheap forces of --mts: direct, the force head of the model, or fitted to the "
+        "molecule at the start: bonded, a force field, or network, a better one that takes ten "
+        "times as long to fit. Default: direct.",
+    ),
+]
+_Metropolis: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--metropolis",
+        help="Accept or reject every step of --mts, so that the ensemble is exact however long "
+        "steps are.",
     ),
 ]
 _Exact: TypeAlias = Annotated[
@@ -268,6 +277,7 @@ def run(
     replicas: _Replicas = None,
     mts: _InnerSteps = 1,
     mts_forces: _InnerForces = None,
+    metropolis: _Metropolis = False,
     exact: _Exact = None,
     proposals: _Proposals = None,
     trajectory_steps: _TrajectorySteps = None,
@@ -308,7 +318,7 @@ def run(
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
         check_jump_options(engine, propagator, jump, steps_per_jump, replicas, beyond_training)
-        check_inner_options(engine, mts, mts_forces)
+        check_inner_options(engine, mts, mts_forces, metropolis)
         check_exact_options(context)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
@@ -341,6 +351,7 @@ def run(
             jumps=jumps,
             inner_steps=mts,
             inner_forces=mts_forces or InnerForces.DIRECT,
+            metropolis=metropolis,
             exact=exact_settings(exact, trajectory_steps, warmup),
         )
         if settings.exact is not None:
@@ -404,6 +415,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "largest bond deviation": _bond(summary),
         "jumps": _jumps(summary),
         "multiple time steps": _inner_steps(settings),
+        "steps accepted": _acceptance(summary),
         "interventions": _interventions(summary),
         "engine": ", ".join(summary["engine"].values()),
         "speed": f"{summary['ns_per_day']:.3g} ns/day",
@@ -442,6 +454,11 @@ def _inner_steps(settings: dict[str, Any]) -> str:
         return ""
     forces = settings.get("inner_forces", InnerForces.DIRECT.value)
     return f"{count} of {settings['timestep_fs']:g} fs in a step, by {forces} forces"
+
+
+def _acceptance(summary: dict[str, Any]) -> str:
+    accepted = summary["acceptance"]
+    return "" if accepted is None else f"{accepted:.1%}"
 
 
 def _jumps(summary: dict[str, Any]) -> str:

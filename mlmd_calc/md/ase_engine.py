@@ -23,11 +23,12 @@ from mlmd_calc.md.checkpoint import (
 )
 from mlmd_calc.md.engine import Dynamics, DynamicsState, Measured
 from mlmd_calc.md.exact_engine import ExactSteps
+from mlmd_calc.md.exact_mts import ExactMTS
 from mlmd_calc.md.force_source import Forces
 from mlmd_calc.md.jump_engine import Jumps, run_options, run_thermostat
 from mlmd_calc.md.mts import MTSLangevin, MTSVelocityVerlet
 from mlmd_calc.md.record import Description
-from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
+from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
 from mlmd_calc.propagation import Propagator
 
 _CHAIN: Final = 3
@@ -44,7 +45,8 @@ class ASEEngine:
     Parameters
     ----------
     inner_forces
-        Cheap forces of a run whose settings have `inner_forces` "bonded", fitted to its molecule.
+        Cheap forces of a run whose settings have `inner_forces` "bonded" or "network", fitted to
+        its molecule.
         A run that goes on finds them in its checkpoint.
     target
         Of a run whose settings have `exact`: the calculator or force model whose ensemble is
@@ -94,7 +96,7 @@ class ASEEngine:
 
     def _inner_forces(self, settings: MDSettings, folder: Path) -> BondedForceField | None:
         """Return the fitted cheap forces of a run; None if it has others or none."""
-        wanted = settings.inner_forces is InnerForces.BONDED
+        wanted = settings.inner_forces.fitted
         if self.inner_forces is not None and not wanted:
             raise ConfigError(
                 "inner_forces were passed to ASEEngine, but these settings are of a run without "
@@ -154,6 +156,11 @@ class ASESteps:
                 f"ASE {ase.__version__} has no {description.settings.ensemble.value} thermostat "
                 f"({error}); upgrade it with: pip install -U ase"
             ) from error
+
+    @property
+    def acceptance(self) -> float | None:
+        """Fraction of steps accepted; None where none are rejected."""
+        return self._dynamics.acceptance if isinstance(self._dynamics, ExactMTS) else None
 
     def begin(self) -> None:
         """Have nothing to do: ASE reads the atoms."""
@@ -241,7 +248,8 @@ def _mts(
     step = settings.step_fs * units.FS
     if settings.ensemble is Ensemble.NVE:
         return MTSVelocityVerlet(atoms, step, fast, inner_steps=settings.inner_steps)
-    return MTSLangevin(
+    kind = ExactMTS if settings.metropolis else MTSLangevin
+    return kind(
         atoms,
         step,
         fast,

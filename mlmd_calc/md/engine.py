@@ -57,6 +57,10 @@ class Dynamics(Protocol):
         """The loop that makes the jumps; None if steps are force-based."""
 
     @property
+    def acceptance(self) -> float | None:
+        """Fraction of steps accepted by a Metropolis test; None in runs without one."""
+
+    @property
     def sampler(self) -> ExactNVT | None:
         """What samples an exact ensemble; None in every other run."""
 

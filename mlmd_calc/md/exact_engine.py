@@ -81,6 +81,11 @@ class ExactSteps:
         if "forces" in getattr(target, "implemented_properties", ()):
             self.sampler.frames_file = folder / FAR_FRAMES_FILE
 
+    @property
+    def acceptance(self) -> float:
+        """Fraction of trajectories accepted."""
+        return self.sampler.acceptance
+
     def begin(self) -> None:
         """Have nothing to do: the sampler has read the atoms."""
 

@@ -89,7 +89,7 @@ class ExactMTS(MTSVelocityVerlet):
         self,
         atoms: ase.Atoms,
         timestep: float,
-        fast: Forces,
+        fast: Forces | None = None,
         *,
         inner_steps: int,
         temperature_K: float,
@@ -144,7 +144,7 @@ class ExactMTS(MTSVelocityVerlet):
 
     def todict(self) -> dict[str, Any]:
         """Return what trajectories store of the run."""
-        return {**super().todict(), **self._thermostat()}  # type: ignore[no-untyped-call]
+        return {**super().todict(), **self._wanted()}  # type: ignore[no-untyped-call]
 
     def _refresh(self) -> None:
         """Let the thermostat act for half a step."""
@@ -155,17 +155,24 @@ class ExactMTS(MTSVelocityVerlet):
     def _total_energy(self) -> float:
         return float(self.atoms.get_potential_energy() + self.atoms.get_kinetic_energy())
 
-    def _thermostat(self) -> dict[str, float]:
+    def _wanted(self) -> dict[str, float]:
         return {"temperature_K": self.temperature_K, "friction": self.friction}
 
+    def fast_state(self) -> dict[str, Any]:
+        """State of the cheap forces, and how many steps they were good enough for."""
+        return {**super().fast_state(), "trials": self.trials, "accepted": self.accepted}
+
+    def load_fast_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`fast_state`."""
+        super().load_fast_state(state)
+        self.trials, self.accepted = state["trials"], state["accepted"]
+
     def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), **self._thermostat()}
+        return {**super()._identity(), **self._wanted()}
 
     def _state(self) -> dict[str, Any]:
-        own = {"trials": self.trials, "accepted": self.accepted}
-        return {**super()._state(), "rng": dict(self._rng.bit_generator.state), **own}
+        return {**super()._state(), "rng": dict(self._rng.bit_generator.state)}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self._rng.bit_generator.state = state["rng"]
-        self.trials, self.accepted = state["trials"], state["accepted"]

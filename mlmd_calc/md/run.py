@@ -267,6 +267,11 @@ class Run:
         return self._dynamics.loop
 
     @property
+    def acceptance(self) -> float | None:
+        """Fraction of steps accepted by a Metropolis test; None in runs without one."""
+        return self._dynamics.acceptance
+
+    @property
     def sampler(self) -> ExactNVT | None:
         """What samples an exact ensemble; None in every other run."""
         return self._dynamics.sampler

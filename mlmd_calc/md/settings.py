@@ -44,6 +44,13 @@ class InnerForces(str, Enum):
     """The force head of the model."""
     BONDED = "bonded"
     """A :class:`mlmd_calc.bonded.BondedForceField` that is fitted to the molecule."""
+    NETWORK = "network"
+    """The same, with a network for what its polynomial leaves over."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether they are fitted to the molecule."""
+        return self is not InnerForces.DIRECT
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,9 @@ class MDSettings:
         correct; see :class:`mlmd_calc.md.MTSVelocityVerlet`. 1: no multiple time stepping.
     inner_forces
         Which cheap forces these are.
+    metropolis
+        Whether every step of multiple time stepping is accepted or rejected; see
+        :class:`mlmd_calc.md.ExactMTS`.
     exact
         For runs that sample an exact ensemble.
 
@@ -176,6 +186,7 @@ class MDSettings:
     jumps: JumpSettings | None = None
     inner_steps: int = 1
     inner_forces: InnerForces = InnerForces.DIRECT
+    metropolis: bool = False
     exact: ExactSettings | None = None
 
     def __post_init__(self) -> None:
@@ -208,16 +219,22 @@ class MDSettings:
         self._check_exact()
 
     def _check_inner_steps(self) -> None:
-        bonded = self.inner_forces is InnerForces.BONDED
-        if bonded and self.inner_steps == 1:
+        fitted, named = self.inner_forces.fitted, f"inner_forces={self.inner_forces.value!r}"
+        if fitted and self.inner_steps == 1:
             raise ConfigError(
-                "inner_forces='bonded' with inner_steps=1; only multiple time stepping has cheap "
+                f"{named} with inner_steps=1; only multiple time stepping has cheap "
                 "forces, set inner_steps to 2 or more"
             )
-        if bonded and self.temperature_K == 0:
+        if fitted and self.temperature_K == 0:
             raise ConfigError(
-                "inner_forces='bonded' with temperature_K=0; they are fitted to structures at the "
+                f"{named} with temperature_K=0; they are fitted to structures at the "
                 "temperature of the run, which must be positive"
+            )
+        if self.metropolis and (self.inner_steps == 1 or self.ensemble is not Ensemble.LANGEVIN):
+            raise ConfigError(
+                f"metropolis with inner_steps={self.inner_steps} and ensemble "
+                f"{self.ensemble.value!r}; it accepts or rejects steps of multiple time stepping, "
+                "inner_steps of 2 or more, in the ensemble 'langevin'"
             )
         if self.inner_steps == 1:
             return
@@ -295,6 +312,7 @@ class MDSettings:
         }
         # As runs that do without them have always been written.
         usual_values = {"inner_steps": 1, "inner_forces": InnerForces.DIRECT.value, "exact": None}
+        usual_values["metropolis"] = False
         for name, usual in usual_values.items():
             if values[name] == usual:
                 del values[name]
