@@ -378,7 +378,7 @@ def _integrator(settings: MDSettings, seed: int) -> Any:
     if settings.exact is not None:
         raise ConfigError(
             f"the exact ensemble of {settings.exact.target!r} with engine 'openmm'; use engine "
-            "'ase'"
+            "'ase', or ExactNVTIntegrator in a script"
         )
     if settings.inner_steps > 1:
         raise ConfigError(

@@ -158,6 +158,8 @@ OPTIONS = {
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
     "mlmd run --restart": "--duration 0.1",
+    "mlmd run --restart --out exact": "--proposals 6",
+    "mlmd run ethanol --exact": "--proposals 4 --warmup 2 --trajectory-steps 4 --no-relax",
     "mlmd run sequence:A": "--duration 10",
     "mlmd sample": "--frames 2 --seed 1",
     "mlmd sample sequence:A --model atmos-peptides --relax": (

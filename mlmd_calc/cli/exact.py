@@ -42,7 +42,7 @@ def check_exact_options(context: typer.Context) -> None:
     wrong = {
         f"--engine {given['engine'].value}": (
             given["engine"] is not Engine.ASE,
-            "these runs are made with ASE; leave it out",
+            "which runs with ASE; leave it out, or use ExactNVTIntegrator in a script of OpenMM",
         ),
         f"--propagator {given['propagator']}": (
             given["propagator"] is not None,

@@ -28,7 +28,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md.force_source import Forces, ForceSource
 from mlmd_calc.md.mts import refreshed
 from mlmd_calc.md.restartable import RestartableDynamics, StepLoop, truncate_trajectory
@@ -42,6 +42,10 @@ FAR: Final = 2.0
 
 _JITTER: Final = 0.1
 """Time steps vary by this fraction, so that no vibration returns to where it started each time."""
+
+
+_SAME: Final = 1e-3
+"""eV; a target whose energy differs by more is another one than the run was started with."""
 
 
 class _Point(NamedTuple):
@@ -240,6 +244,10 @@ class ExactNVT(RestartableDynamics, StepLoop):
         ):
             self._collect(there)
 
+    def forget(self) -> None:
+        """Evaluate the present positions again before the next step: a model has changed."""
+        self._point = None
+
     def set_timestep(self, timestep: float) -> None:
         """Refuse to change the time step, which the warm-up has found."""
         raise ConfigError(f"timestep={timestep:g}: it cannot be changed; start a new ExactNVT")
@@ -266,7 +274,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
         Raises
         ------
         ModelFileError
-            If frames are missing in `frames_file`.
+            If the target gives another energy than it did then, or frames are missing in
+            `frames_file`.
         """
         self._load_state(state)
 
@@ -357,6 +366,12 @@ class ExactNVT(RestartableDynamics, StepLoop):
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
+        found, known = self._here().energy, state["point"]["energy"]
+        if not abs(found - known) < _SAME:
+            raise ModelFileError(
+                f"the target gives an energy of {found:.4f} eV where it gave {known:.4f} eV before "
+                "the run was interrupted; continue with the target of the run"
+            )
         self._rng.bit_generator.state = state["rng"]
         self._step_length.load_state_dict(state["step_length"])
         self.dt = self._step_length.value
