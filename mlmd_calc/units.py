@@ -38,6 +38,9 @@ FS_PER_NS: Final = 1e6
 SECONDS_PER_DAY: Final = 86400.0
 """Seconds per day."""
 
+SECONDS_PER_HOUR: Final = 3600.0
+"""Seconds per hour."""
+
 KB: Final[float] = ase.units.kB
 """Boltzmann constant, eV/K."""
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from openmm_bridge.backends import available_backends
     from openmm_bridge.checks import check_system
     from openmm_bridge.engine import OpenMMEngine
+    from openmm_bridge.exact import ExactNVTIntegrator
     from openmm_bridge.export import export_module
     from openmm_bridge.forces import create_force
     from openmm_bridge.integrators import JumpNVEIntegrator, JumpNVTIntegrator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from openmm_bridge.topology_features import structure_from_topology
 
 _HOME: Final = {
+    "ExactNVTIntegrator": "openmm_bridge.exact",
     "JumpNVEIntegrator": "openmm_bridge.integrators",
     "JumpNVTIntegrator": "openmm_bridge.integrators",
     "OpenMMEngine": "openmm_bridge.engine",
@@ -36,6 +38,7 @@ _HOME: Final = {
 }
 
 __all__ = [
+    "ExactNVTIntegrator",
     "JumpNVEIntegrator",
     "JumpNVTIntegrator",
     "OpenMMEngine",

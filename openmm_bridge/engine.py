@@ -158,6 +158,9 @@ class OpenMMDynamics:
         Moves the molecule.
     """
 
+    acceptance: ClassVar[None] = None
+    sampler: ClassVar[None] = None
+
     def __init__(self, atoms: ase.Atoms, description: Description, integrator: Any) -> None:
         settings, options = description.settings, description.engine_options
         region = region_from_structure(_structure(atoms))
@@ -372,6 +375,11 @@ def _jumps(
 def _integrator(settings: MDSettings, seed: int) -> Any:
     timestep = settings.timestep_fs / units.FS_PER_PS
     temperature, rate = settings.temperature_K, settings.rate_per_ps
+    if settings.exact is not None:
+        raise ConfigError(
+            f"the exact ensemble of {settings.exact.target!r} with engine 'openmm'; use engine "
+            "'ase', or ExactNVTIntegrator in a script"
+        )
     if settings.inner_steps > 1:
         raise ConfigError(
             f"inner_steps={settings.inner_steps} with engine 'openmm'; use engine 'ase', or "

@@ -34,13 +34,11 @@ from openmm_bridge.jump_context import (
     check_jump_system,
     context_of,
 )
+from openmm_bridge.python_steps import PythonSteps
 from openmm_bridge.region import region_from_topology
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_JUMPED: Final = "jumped"
-"""Global variable that is 1 while OpenMM's part of a step belongs to a jump."""
 
 _ALL_GROUPS: Final = 0xFFFFFFFF
 
@@ -48,7 +46,7 @@ _Shown: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], float]
 """Positions nm, velocities nm/ps and time ps of a Context."""
 
 
-class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
+class JumpIntegrator(PythonSteps):
     """What :class:`JumpNVEIntegrator` and :class:`JumpNVTIntegrator` have in common.
 
     ``Simulation.step``, reporters, time, step count and temperature work as with OpenMM's own
@@ -128,13 +126,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
         )
         self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
-        super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS)
-        self.addGlobalVariable(_JUMPED, 0.0)
-        self.addUpdateContextState()
-        # What is left of this class in copies made in C++ must not seem to work.
-        self.beginIfBlock(f"{_JUMPED} = 0")
-        self.addComputePerDof("x", f"x + sqrt({_JUMPED} - 1)")
-        self.endBlock()
+        super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS, update=True)
         self._structure = region.structure(np.zeros((len(region), 3)))
         self._propagator = propagator
         self._stride_fs = stride_fs
@@ -328,11 +320,7 @@ class JumpIntegrator(openmm.CustomIntegrator):  # type: ignore[misc]
 
     def _count_step(self) -> None:
         """Let OpenMM count a step and do what it does in each, removing momentum for instance."""
-        self.setGlobalVariableByName(_JUMPED, 1.0)
-        try:
-            super().step(1)
-        finally:
-            self.setGlobalVariableByName(_JUMPED, 0.0)
+        self.count_step()
         # Force-based steps take time as well.
         self._context.setTime(self._shown[2])
 

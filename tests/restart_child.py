@@ -8,7 +8,7 @@ from analytic_potentials import Springs, Tethers
 from ase import Atoms
 
 from mlmd_calc import units
-from mlmd_calc.md import ExactNVT, MTSLangevin
+from mlmd_calc.md import ExactMTS, ExactNVT, MTSLangevin
 
 
 def water():
@@ -31,6 +31,20 @@ def mts(**options):
     )
 
 
+def exact_mts(**options):
+    atoms = water()
+    atoms.calc = Tethers(20.0, water().positions)
+    # Some steps are rejected.
+    settings = {"inner_steps": 4, "temperature_K": 300, "friction": 0.01 / units.FS}
+    return ExactMTS(
+        atoms,
+        4.0 * units.FS,
+        Tethers(12.0, water().positions),
+        rng=np.random.default_rng(5),
+        **{**settings, **options},
+    )
+
+
 def exact(**options):
     return ExactNVT(
         water(),
@@ -49,7 +63,7 @@ def exact(**options):
 def run(steps):
     """Start, or go on, and do some steps; the trajectories run ahead of the restart files."""
     found = {}
-    for kind, make in (("mts", mts), ("exact", exact)):
+    for kind, make in (("mts", mts), ("exact_mts", exact_mts), ("exact", exact)):
         restart = Path(f"{kind}.npz")
         options = {"restart": restart} if restart.exists() else {}
         dynamics = make(trajectory=f"{kind}.traj", loginterval=2, **options)

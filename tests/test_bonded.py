@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
+from bond_springs import springs
 
 from mlmd_calc.bonded import BondedForceField
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import write_restart
 from mlmd_calc.potential import Structure
 
@@ -24,25 +24,67 @@ def shaken(atoms, count, width, seed=0):
     return atoms.positions + width * rng.standard_normal((count, *atoms.positions.shape))
 
 
-def springs(atoms, positions):
-    """Forces of harmonic bonds, and of harmonic cosines of two angles at a time."""
-    bonds = find_bonds(atoms)
-    i, j = bonds.pairs.T
-    forces = np.zeros_like(positions)
-    stiffness = 20.0 + np.arange(len(bonds))
-    for frame, force in zip(positions, forces, strict=True):
-        along = frame[j] - frame[i]
-        length = np.linalg.norm(along, axis=1)
-        pull = (stiffness * (length - bonds.lengths) / length)[:, None] * along
-        np.add.at(force, i, pull)
-        np.add.at(force, j, -pull)
-    return forces
-
-
-def fitted(name, width=0.08, count=120):
+def fitted(name, width=0.08, count=120, **options):
     atoms = molecule(name)
     positions = shaken(atoms, count, width)
-    return atoms, BondedForceField(atoms, positions, springs(atoms, positions))
+    return atoms, BondedForceField(atoms, positions, springs(atoms, positions), **options)
+
+
+@pytest.fixture(scope="module")
+def with_network():
+    """Water with a pull between its hydrogens that no polynomial of the coordinates is."""
+    atoms = molecule("H2O")
+    apart = np.linalg.norm(atoms.positions[1] - atoms.positions[2])
+
+    def forces(positions):
+        along = positions[:, 2] - positions[:, 1]
+        length = np.linalg.norm(along, axis=1, keepdims=True)
+        pull = 5.0 * np.sin(12.0 * (length - apart)) * along / length
+        found = np.stack([springs(atoms, own[None])[0] for own in positions])
+        found[:, 1] += pull
+        found[:, 2] -= pull
+        return found
+
+    positions = shaken(atoms, 300, 0.12)
+    alone = BondedForceField(atoms, positions, forces(positions))
+    return alone, BondedForceField(atoms, positions, forces(positions), neurons=24, seed=1), forces
+
+
+def test_the_network_learns_what_the_polynomial_leaves(with_network):
+    alone, both, forces = with_network
+    positions = shaken(molecule("H2O"), 50, 0.1, seed=4)
+    left = [
+        np.sqrt(
+            np.mean(
+                [
+                    (field.forces(x) - f) ** 2
+                    for x, f in zip(positions, forces(positions), strict=True)
+                ]
+            )
+        )
+        for field in (alone, both)
+    ]
+    assert left[1] < 0.4 * left[0]
+    assert both.error < 0.4 * alone.error
+
+
+def assert_forces_are_the_gradient(field, positions):
+    _, forces = field.energy_and_forces(positions)
+    step = 1e-5
+    for atom, axis in np.ndindex(*positions.shape):
+        moved = np.zeros_like(positions)
+        moved[atom, axis] = step
+        difference = (
+            field.energy_and_forces(positions + moved)[0]
+            - field.energy_and_forces(positions - moved)[0]
+        )
+        assert forces[atom, axis] == pytest.approx(-difference / (2 * step), abs=1e-6)
+    assert np.abs(forces.sum(axis=0)).max() < 1e-10
+    assert np.abs(np.cross(positions, forces).sum(axis=0)).max() < 1e-10
+
+
+def test_forces_of_the_network_are_those_of_its_energy(with_network):
+    assert_forces_are_the_gradient(with_network[1], shaken(molecule("H2O"), 1, 0.2, seed=3)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,18 +103,7 @@ def test_forces_are_those_of_the_energy(name):
     # Any parameters will do, and these leave out no term.
     field.weights = np.random.default_rng(2).standard_normal(len(field.weights))
     for positions in (atoms.positions, shaken(atoms, 1, 0.2, seed=3)[0]):
-        _, forces = field.energy_and_forces(positions)
-        step = 1e-5
-        for atom, axis in np.ndindex(*positions.shape):
-            moved = np.zeros_like(positions)
-            moved[atom, axis] = step
-            difference = (
-                field.energy_and_forces(positions + moved)[0]
-                - field.energy_and_forces(positions - moved)[0]
-            )
-            assert forces[atom, axis] == pytest.approx(-difference / (2 * step), abs=1e-6)
-        assert np.abs(forces.sum(axis=0)).max() < 1e-10
-        assert np.abs(np.cross(positions, forces).sum(axis=0)).max() < 1e-10
+        assert_forces_are_the_gradient(field, positions)
 
 
 def test_fits_along_a_run_of_the_calculator():
@@ -94,6 +125,13 @@ def test_fits_along_a_run_of_the_calculator():
     assert np.array_equal(field.weights, again.weights)
     other = BondedForceField.fit(atoms, frames=30, seed=2)
     assert not np.array_equal(field.weights, other.weights)
+    # The first 200 are as they were without a network; then come steps of multiple time stepping.
+    seen.clear()
+    far = BondedForceField.fit(
+        atoms, frames=230, neurons=4, seed=1, on_frame=lambda: seen.append(1)
+    )
+    assert len(seen) == 250
+    assert far.error < 1e-3
     # A run that goes on elsewhere needs the same one.
     other.load_state_dict(field.state_dict())
     assert np.array_equal(other.forces(before), field.forces(before))
@@ -117,8 +155,11 @@ def test_refuses_what_it_cannot_fit():
         field.load_state_dict(fitted("C2H2")[1].state_dict())
 
 
-def test_goes_on_in_another_process(tmp_path):
+@pytest.mark.parametrize("network", [False, True])
+def test_goes_on_in_another_process(tmp_path, with_network, network):
     atoms, field = fitted("CH3CH2OH")
+    if network:
+        atoms, field = molecule("H2O"), with_network[1]
     field.save(tmp_path / "bonded.npz")
     code = """
 import numpy as np

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 
 import ase.io
 import numpy as np
@@ -14,13 +17,18 @@ from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
+from mlmd_calc.cli import inner_forces
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
 from mlmd_calc.cli.run import run
+from mlmd_calc.cli.run_results import SUMMARY_FILE
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import MDSettings, read_record
+from mlmd_calc.md.checkpoint import Checkpoint
+from mlmd_calc.md.settings import InnerForces
 
+NAMES = ("whole", "parts")
 APP = typer.Typer()
 APP.command("run")(run)
 
@@ -87,10 +95,14 @@ def test_restart_extends_a_run_bit_for_bit(tmp_path, model):
     assert len(ase.io.read(tmp_path / "parts" / "trajectory.extxyz", index=":")) == len(whole)
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "langevin"])
-def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, ensemble):
+@pytest.mark.parametrize(
+    ("ensemble", "forces"), [("nve", "direct"), ("langevin", "direct"), ("nve", "bonded")]
+)
+def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, monkeypatch, ensemble, forces):
+    monkeypatch.setattr(inner_forces, "_FITTED_STRUCTURES", 20)
     options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
-    options += ("--seed", 3, "-e", ensemble, "--mts", 2, "--timestep", 0.2, "--interval", 4)
+    options += ("--seed", 3, "-e", ensemble, "-T", 20, "--timestep", 0.2, "--interval", 4)
+    options += ("--mts", 2, "--mts-forces", forces)
     assert invoke("run", "CH4", *options, "-d", 0.008, "-o", tmp_path / "whole").exit_code == 0
     assert invoke("run", "CH4", *options, "-d", 0.004, "-o", tmp_path / "parts").exit_code == 0
     result = invoke("run", "--restart", "-d", 0.008, "-o", tmp_path / "parts", "--json")
@@ -100,6 +112,53 @@ def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, ensemble):
     assert summary["time_ps"] == pytest.approx(0.008)
     whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
     assert whole.tobytes() == parts.tobytes()
+
+
+def go_on(out, *options):
+    """Continue a run in another process; return its summary."""
+    command = [sys.executable, "-W", "error", "-c", "from mlmd_calc.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "run", "--restart", "--out", str(out), "--json", *map(str, options)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("forces", "ensemble", "test"),
+    [("bonded", "nve", ()), ("network", "langevin", ("--metropolis",))],
+)
+def test_fitted_cheap_forces_go_on_in_another_process(
+    tmp_path, model, forces, ensemble, test, monkeypatch
+):
+    structures = {InnerForces.BONDED: 20, InnerForces.NETWORK: 24}
+    monkeypatch.setattr(inner_forces, "_STRUCTURES", structures)
+    monkeypatch.setattr(inner_forces, "_NEURONS", 4)
+    options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
+    options += ("--seed", 3, "-e", ensemble, "-T", 20, "--interval", 4)
+    options += ("--mts", 3, "--mts-forces", forces, *test, "--timestep", 0.2)
+    result = invoke("run", "CH4", *options, "-d", 0.012, "-o", tmp_path / "whole")
+    assert result.exit_code == 0
+    assert re.search(
+        rf"fitted to {structures[InnerForces(forces)]} structures: \d+ meV/Å", result.stderr
+    )
+    assert f"by {forces} forces" in result.stdout
+    assert ("steps accepted" in result.stdout) == bool(test)
+    assert invoke("run", "CH4", *options, "-d", 0.006, "-o", tmp_path / "parts").exit_code == 0
+    summary = go_on(tmp_path / "parts", "-d", 0.012)
+    assert (summary["step"], summary["settings"]["inner_forces"]) == (20, forces)
+    known = json.loads((tmp_path / "whole" / SUMMARY_FILE).read_text())
+    assert summary["acceptance"] == known["acceptance"]
+    whole, parts = (read_record(tmp_path / name).frames for name in ("whole", "parts"))
+    assert whole.tobytes() == parts.tobytes()
+    fits = [Checkpoint.read(tmp_path / name).thermostat["fast"]["model"] for name in NAMES]
+    assert np.array_equal(fits[0]["weights"], fits[1]["weights"])
+    assert fits[0]["weights"].any()
 
 
 def test_restart_refuses_what_it_cannot_do(tmp_path, model):
@@ -113,9 +172,9 @@ def test_restart_refuses_what_it_cannot_do(tmp_path, model):
         invoke("run", "CH4", "--restart", "-o", out)
     with pytest.raises(ConfigError, match="has done 20 already"):
         invoke("run", "--restart", "-o", out, "-d", 0.005)
-    job = json.loads((out / JOB_FILE).read_text())
-    job["calculator"]["sha256"] = "0" * 64
-    (out / JOB_FILE).write_text(json.dumps(job))
+    asked = json.loads((out / JOB_FILE).read_text())
+    asked["calculator"]["sha256"] = "0" * 64
+    (out / JOB_FILE).write_text(json.dumps(asked))
     with pytest.raises(ModelFileError, match="0000"):
         invoke("run", "--restart", "-o", out)
 
@@ -153,6 +212,13 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("CH4", "--mts", 0), "inner_steps=0"),
         (("CH4", "--mts", 2, "-e", "bussi"), "'nve' and 'langevin'"),
         (("CH4", "--mts", 2), "no cheaper forces"),
+        (("CH4", "--mts-forces", "bonded"), "give --mts with it"),
+        (("CH4", "--metropolis"), "give --mts with it"),
+        (("CH4", "--mts", 2, "--metropolis", "--engine", "openmm"), "use ase"),
+        (("CH4", "--mts", 2, "--metropolis", "-e", "nve"), "ensemble 'nve'"),
+        (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "bussi"), "'nve' and 'langevin'"),
+        (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "nve", "-T", 0), "must be positive"),
+        (("CH4", "--mts", 2, "--mts-forces", "bonded", "--engine", "openmm"), "engine ase"),
         (("NH3",), "N"),
     ],
 )
@@ -248,10 +314,10 @@ def interrupt_at(step, out):
 
 def test_steps_of_a_duration():
     settings = MDSettings(timestep_fs=0.25)
-    assert steps_of(1.0, settings) == 4000
+    assert steps_of(settings, 1.0) == 4000
     # The duration is covered.
-    assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 334
-    assert steps_of(1.0, MDSettings(timestep_fs=0.1)) == 10000
+    assert steps_of(MDSettings(timestep_fs=0.3), 0.1) == 334
+    assert steps_of(MDSettings(timestep_fs=0.1), 1.0) == 10000
 
 
 def test_file_comes_before_names(tmp_path, monkeypatch):

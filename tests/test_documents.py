@@ -168,6 +168,7 @@ WORDS = {
     "SVKF GATL NDIY QPEM": "GATL",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
+    "CH3CH2OH --ensemble nve --mts 6": "CH4 --ensemble nve --mts 6",
     "models NAME": "models mdet-ethanol",
     "60000 1.9": "20 1.7",
     """ --set 'model={"preset": "paper"}'""": "",
@@ -206,6 +207,8 @@ OPTIONS = {
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
     "mlmd run --restart": "--duration 0.1",
+    "mlmd run --restart --out exact": "--proposals 6",
+    "mlmd run ethanol --exact": "--proposals 4 --warmup 2 --trajectory-steps 4 --no-relax",
     "mlmd run sequence:A": "--duration 10",
     "mlmd sample": "--frames 2 --seed 1",
     "mlmd sample sequence:A --model atmos-peptides --relax": (

@@ -255,7 +255,8 @@ def test_goes_on_in_another_process_bit_for_bit(tmp_path, monkeypatch):
         assert found.nsteps == known.nsteps == 30
         assert np.array_equal(found.atoms.positions, known.atoms.positions)
         assert np.array_equal(found.atoms.get_momenta(), known.atoms.get_momenta())
-    for name in ("mts.traj", "exact.traj", "far.traj"):
+    assert 0 < parts["exact_mts"].accepted == whole["exact_mts"].accepted < 30
+    for name in ("mts.traj", "exact_mts.traj", "exact.traj", "far.traj"):
         with Trajectory(tmp_path / "whole" / name) as one, Trajectory(name) as other:
             assert len(one) == len(other) > 0
             for a, b in zip(one, other, strict=True):

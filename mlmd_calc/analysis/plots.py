@@ -26,7 +26,7 @@ _WINDOWS: Final = 50
 
 
 def plot_run(record: RunRecord, path: Path, title: str) -> None:
-    """Draw energies, temperature and bonds of one run against time.
+    """Draw energies, temperature and bonds of one run against time, or against steps without time.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
     energy, temperature, bonds = axes
     _draw_energies(energy, record)
     temperature.plot(
-        record.times_ps,
+        record.progress[0],
         record.temperatures,
         color=COLOURS[0],
         alpha=0.3,
@@ -50,6 +50,7 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
     )
     _draw_running_mean(temperature, record, COLOURS[0], label="running mean")
     _draw_bonds(bonds, record, COLOURS[0], label="largest of all bonds")
+    bonds.set_xlabel(record.progress[1])
     _finish(axes, record)
     figure.savefig(path)
 
@@ -164,7 +165,6 @@ def _figure(title: str) -> tuple[Any, Any]:
         axis.set_ylabel(label)
         axis.grid(alpha=0.25)
         axis.margins(x=0.01)
-    axes[-1].set_xlabel("time (ps)")
     return figure, axes
 
 
@@ -199,7 +199,7 @@ def _per_atom(record: RunRecord, energies: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def _draw_energies(axis: Any, record: RunRecord) -> None:
-    times, total = record.times_ps, _per_atom(record, record.total_energies)
+    times, total = record.progress[0], _per_atom(record, record.total_energies)
     if not np.isfinite(total).all():
         axis.text(0.5, 0.5, "the model gives no energy", transform=axis.transAxes, ha="center")
         return
@@ -219,11 +219,11 @@ def _draw_energies(axis: Any, record: RunRecord) -> None:
 def _draw_running_mean(axis: Any, record: RunRecord, colour: str, label: str | None = None) -> None:
     window = max(1, len(record) // _WINDOWS)
     weights = np.full(window, 1.0 / window)
-    times = np.convolve(record.times_ps, weights, mode="valid")
+    times = np.convolve(record.progress[0], weights, mode="valid")
     smooth = np.convolve(record.temperatures, weights, mode="valid")
     axis.plot(times, smooth, color=colour, linewidth=1.4, label=label)
 
 
 def _draw_bonds(axis: Any, record: RunRecord, colour: str, label: str | None = None) -> None:
     deviations = record.frames["bond_deviation"]
-    axis.plot(record.times_ps, deviations, color=colour, linewidth=0.9, label=label)
+    axis.plot(record.progress[0], deviations, color=colour, linewidth=0.9, label=label)

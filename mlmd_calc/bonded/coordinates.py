@@ -19,29 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
+from mlmd_calc.bonded.kernels import Topology, add_pulled_back, coordinate_values
 from mlmd_calc.geometry.bonds import neighbour_lists
 
 _DECAYS: Final = np.array([1.0, 2.0, 3.0])
 """1/Å."""
 
 _THREE: Final = 3
-
-
-class _Shape(NamedTuple):
-    """A geometry, as far as derivatives need it."""
-
-    lengths: NDArray[np.float64]
-    units: NDArray[np.float64]
-    dots: NDArray[np.float64]
-    apart: NDArray[np.float64]
-    distances: NDArray[np.float64]
-    decays: NDArray[np.float64]
 
 
 class InternalCoordinates:
@@ -105,14 +94,22 @@ class InternalCoordinates:
         ).reshape(-1, 2)
         arms = _pairs([tuple(along(j, i) for i in own) for j, *own in stars], _THREE)
 
-        # Dots of bends, then those of the outer bonds of chains.
-        outer = self.twist_bonds[:, [0, 2]]
-        self._dots = np.concatenate([self.bend_bonds, outer]).T
-        self._bend_signs = bend_signs.astype(np.float64)
-        self._triples = np.concatenate([self.twist_bonds, arms[..., 0]]).T
-        self._triple_signs = np.concatenate([steps, arms[..., 1]]).prod(axis=1).astype(np.float64)
-        # Along a chain the bond that arrives points the other way than the arm of the bend.
-        self._outer_signs = (steps[:, 0] * steps[:, 2]).astype(np.float64)
+        signs = np.concatenate([steps, arms[..., 1]]).prod(axis=1)
+        fields = {
+            "bonds": self._bonds,
+            "bends": self.bend_bonds,
+            "bend_signs": bend_signs.astype(np.float64),
+            "twists": self.twist_bonds,
+            "twist_bends": self.twist_bends,
+            # Along a chain the bond that arrives points the other way than the arm of the bend.
+            "outer_signs": (steps[:, 0] * steps[:, 2]).astype(np.float64),
+            "triples": np.concatenate([self.twist_bonds, arms[..., 0]]),
+            "triple_signs": signs.astype(np.float64),
+            "contacts": self._contacts,
+            "decays": _DECAYS,
+        }
+        # Loops are compiled for arrays without gaps.
+        self.topology = Topology(**{name: np.ascontiguousarray(v) for name, v in fields.items()})
 
         sizes = [len(self._bonds), len(angles), len(chains), len(chains), len(stars)]
         ends: list[int] = np.cumsum([*sizes, len(_DECAYS) * len(self._contacts)]).tolist()
@@ -126,108 +123,40 @@ class InternalCoordinates:
             self.contacts,
         ) = (slice(a, b) for a, b in zip(starts, ends, strict=False))
         self._size = ends[-1]
-        self._to_units = _sum_over([*self._dots, *self._triples], len(self._bonds))
-        pairs = np.concatenate([self._bonds, self._contacts])
-        first, second = (_sum_over([pairs[:, end]], count) for end in (0, 1))
-        self._to_atoms = csr_matrix(second - first)
 
     def __len__(self) -> int:
         return self._size
 
-    def values(self, positions: NDArray[np.float64]) -> tuple[NDArray[np.float64], _Shape]:
-        """Return the coordinates, and what :meth:`pull_back` needs of the geometry.
+    def values(
+        self, positions: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the coordinates, and the unit vectors ``(b, 3)`` along bonds.
 
         Parameters
         ----------
         positions
             ``(n, 3)`` Å.
         """
-        along = positions[self._bonds[:, 1]] - positions[self._bonds[:, 0]]
-        lengths = _norms(along)
-        units = along / lengths[:, None]
-        dots = np.einsum("ij,ij->i", units[self._dots[0]], units[self._dots[1]])
-        count = len(self.bend_bonds)
-        bends = self._bend_signs * dots[:count]
-        first, second = bends[self.twist_bends].T
-        # An arriving bond is the negative arm: both bends change sign, and their product none.
-        twists = first * second - self._outer_signs * dots[count:]
-        one, two, three = (units[own] for own in self._triples)
-        triples = self._triple_signs * np.einsum("ij,ij->i", one, _cross(two, three))
-        apart = positions[self._contacts[:, 1]] - positions[self._contacts[:, 0]]
-        distances = _norms(apart)
-        decays = np.exp(-_DECAYS[:, None] * distances)
-        values = np.concatenate([lengths, bends, twists, triples, decays.ravel()])
-        return values, _Shape(lengths, units, bends, apart, distances, decays)
+        values = np.empty(self._size)
+        units = np.empty((len(self._bonds), 3))
+        coordinate_values(self.topology, np.ascontiguousarray(positions), values, units)
+        return values, units
 
-    def pull_back(self, shape: _Shape, slopes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn derivatives by the coordinates into derivatives by the positions.
+    def derivatives(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the derivatives ``(coordinates, n, 3)`` by the positions.
 
         Parameters
         ----------
-        shape
-            Of the geometry, from :meth:`values`.
-        slopes
-            ``(coordinates, k)`` derivatives of ``k`` functions.
-
-        Returns
-        -------
-        ndarray
-            ``(n, 3, k)``.
+        positions
+            ``(n, 3)`` Å.
         """
-        k = slopes.shape[1]
-        units = shape.units[:, :, None]
-        twist = slopes[self.twists]
-        by_bend = slopes[self.bends].copy()
-        first, second = self.twist_bends.T
-        np.add.at(by_bend, first, twist * shape.dots[second][:, None])
-        np.add.at(by_bend, second, twist * shape.dots[first][:, None])
-        by_dot = np.concatenate(
-            [self._bend_signs[:, None] * by_bend, -self._outer_signs[:, None] * twist]
-        )[:, None]
-        by_triple = (self._triple_signs[:, None] * slopes[self.turns.start : self.pyramids.stop])[
-            :, None
-        ]
-        left, right = (units[own] for own in self._dots)
-        one, two, three = (shape.units[own] for own in self._triples)
-        by_unit = self._to_units @ np.concatenate(
-            [
-                by_dot * right,
-                by_dot * left,
-                by_triple * _cross(two, three)[:, :, None],
-                by_triple * _cross(three, one)[:, :, None],
-                by_triple * _cross(one, two)[:, :, None],
-            ]
-        ).reshape(-1, 3 * k)
-        by_unit = by_unit.reshape(-1, 3, k)
-        across = by_unit - units * (units * by_unit).sum(axis=1, keepdims=True)
-        by_bond = across / shape.lengths[:, None, None] + units * slopes[self.stretches][:, None]
-        by_decay = slopes[self.contacts].reshape(len(_DECAYS), -1, k)
-        by_distance = -(_DECAYS[:, None, None] * shape.decays[:, :, None] * by_decay).sum(axis=0)
-        by_contact = by_distance[:, None] * (shape.apart / shape.distances[:, None])[:, :, None]
-        result: NDArray[np.float64] = self._to_atoms @ np.concatenate(
-            [by_bond, by_contact]
-        ).reshape(-1, 3 * k)
-        return result.reshape(self.count, 3, k)
+        values, units = self.values(positions)
+        result = np.zeros((self._size, self.count, 3))
+        for slopes, gradient in zip(np.eye(self._size), result, strict=True):
+            add_pulled_back(self.topology, positions, values, units, slopes, gradient)
+        return result
 
 
 def _pairs(rows: Sequence[tuple[tuple[int, int], ...]], width: int) -> NDArray[np.int64]:
     """Return bonds and their directions ``(rows, width, 2)``."""
     return np.array(rows, dtype=np.int64).reshape(-1, width, 2)
-
-
-def _sum_over(indices: Sequence[NDArray[np.int64]], count: int) -> csr_matrix:
-    """Return the matrix that adds rows to those of their index."""
-    targets = np.concatenate(indices)
-    rows = np.arange(len(targets))
-    return csr_matrix((np.ones(len(targets)), (targets, rows)), shape=(count, len(targets)))
-
-
-def _norms(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    return norms
-
-
-def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cross products ``(k, 3)``; numpy's own takes several times as long for few vectors."""
-    forth, back = [1, 2, 0], [2, 0, 1]
-    return a[:, forth] * b[:, back] - a[:, back] * b[:, forth]

@@ -2,30 +2,31 @@
 
 Its energy is a polynomial in internal coordinates, as those of class II force fields (J. R. Maple
 et al., J. Comput. Chem. 15, 162 (1994)), but linear in all parameters, so that they follow from a
-few hundred structures by least squares within seconds. It is meant for the inner steps of multiple
-time stepping, where errors are corrected, and costs a fraction of a millisecond.
+few hundred structures by least squares within seconds; where wanted, a small network of the same
+coordinates learns what the polynomial leaves over. It is meant for the inner steps of multiple time
+stepping, where errors are corrected, and costs some ten microseconds.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, islice
 from typing import Any, Final
 
 import ase
 import numpy as np
-from ase import units as ase_units
 from ase.data import atomic_masses
-from ase.md.langevin import Langevin
 from numpy.typing import NDArray
 
 from mlmd_calc.bonded.coordinates import InternalCoordinates
+from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
+from mlmd_calc.bonded.network import ResidualNetwork
+from mlmd_calc.bonded.walk import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.potential import Evaluation, Structure
-from mlmd_calc.propagation.corrections import thermal_speed
 
 _DEGREE: Final = 4
 """Largest degree of the polynomial."""
@@ -36,10 +37,15 @@ _NEAR: Final = 3.0
 _RIDGE: Final = 1e-6
 """Share of the identity in the equations of a fit, whose unknowns are scaled to one."""
 
-_FITTED_FS: Final = 5.0
-_TIMESTEP_FS: Final = 1.0
-_FRICTION_PER_FS: Final = 0.02
-"""Between structures to fit to, of the dynamics that makes them."""
+LEFT_OUT: Final = 20
+"""Structures at the beginning of the dynamics, which warm up and are not fitted to."""
+
+_FIRST: Final = 200
+"""Structures after which a polynomial alone takes over the small steps of the dynamics."""
+
+_WARMER: Final = 1.2
+_HOTTER: Final = 2.0
+"""Temperatures that structures are taken from, over that of the run they are for."""
 
 
 class BondedForceField:
@@ -55,6 +61,11 @@ class BondedForceField:
         ``(f, n, 3)`` Å of structures with those bonds.
     forces
         ``(f, n, 3)`` eV/Å, there.
+    neurons
+        Of each of the two layers of a network of the same coordinates, which is fitted to what the
+        polynomial leaves over; 0 for none.
+    seed
+        Of the network's training.
 
     Attributes
     ----------
@@ -81,7 +92,13 @@ class BondedForceField:
     has_energy = True
 
     def __init__(
-        self, atoms: ase.Atoms, positions: NDArray[np.float64], forces: NDArray[np.float64]
+        self,
+        atoms: ase.Atoms,
+        positions: NDArray[np.float64],
+        forces: NDArray[np.float64],
+        *,
+        neurons: int = 0,
+        seed: int = 0,
     ) -> None:
         bonds = find_bonds(atoms).pairs
         if not len(bonds):
@@ -89,18 +106,22 @@ class BondedForceField:
                 f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
             )
         self._build(atoms.numbers, bonds, _contacts(bonds, positions))
-        shapes = [self._coordinates.values(own) for own in positions]
-        self._reference = _reference(self._coordinates, [values for values, _ in shapes])
+        self._reference = _reference(self._coordinates, positions)
         if forces.size <= len(self._terms):
             raise InputError(
                 f"{len(positions)} structures have {forces.size} forces for {len(self._terms)} "
                 "parameters; give more structures, several times as many forces as parameters"
             )
         # Errors heat a molecule by the acceleration that they make.
-        weights = np.repeat(1.0 / np.sqrt(atomic_masses[self.numbers]), 3)
-        self.weights = np.zeros(len(self._terms))
-        self._fit(shapes, forces, weights)
-        left = [self.forces(x) - f for x, f in zip(positions, forces, strict=True)]
+        importance = np.repeat(1.0 / np.sqrt(atomic_masses[self.numbers]), 3)
+        self._network: ResidualNetwork | None = None
+        self._fit(positions, forces, importance)
+        if neurons:
+            left = forces - self._all_forces(positions)
+            self._network = ResidualNetwork.fit(
+                self._coordinates, positions, left, importance, neurons, seed
+            )
+        left = forces - self._all_forces(positions)
         self.error = float(np.sqrt(np.mean(np.square(left))))
 
     @classmethod
@@ -110,6 +131,7 @@ class BondedForceField:
         *,
         temperature_K: float = 300.0,
         frames: int = 200,
+        neurons: int = 0,
         seed: int | None = None,
         on_frame: Callable[[], None] = lambda: None,
     ) -> BondedForceField:
@@ -120,11 +142,15 @@ class BondedForceField:
         atoms
             With a calculator. They are not moved.
         temperature_K
-            Of the run that the force field is for; it is fitted at a fifth more.
+            Of the run that the force field is for; it is fitted at a fifth more, and half of what
+            comes after the first 200 structures at twice as much.
         frames
-            Structures to fit to, 5 fs apart; 20 more at the beginning are left out.
+            Structures to fit to, 5 fs apart, 12 fs after the first 200 of a fit with a network;
+            `LEFT_OUT` more at the beginning are left out.
+        neurons
+            Of each of the two layers of the network, 0 for none. It wants 1,000 and more frames.
         seed
-            Of the run; None for another one every time.
+            Of the run and of the network; None for another run every time.
         on_frame
             Called after every structure.
 
@@ -138,24 +164,24 @@ class BondedForceField:
         rng = np.random.default_rng(seed)
         walker = atoms.copy()
         walker.calc = atoms.calc
-        kelvin = 1.2 * temperature_K
-        spread = thermal_speed(walker.get_masses(), kelvin)[:, None]
-        walker.set_velocities(spread * rng.standard_normal(walker.positions.shape) / ase_units.fs)
-        run = Langevin(
-            walker,
-            _TIMESTEP_FS * ase_units.fs,
-            temperature_K=kelvin,
-            friction=_FRICTION_PER_FS / ase_units.fs,
-            fixcm=False,
-            rng=rng,
-        )
-        found = []
-        for _ in range(frames + 20):
-            run.run(round(_FITTED_FS / _TIMESTEP_FS))
-            found.append((walker.positions.copy(), walker.get_forces()))
-            on_frame()
-        positions, forces = (np.array(own[20:]) for own in zip(*found, strict=True))
-        return cls(atoms, positions, forces)
+
+        def collect(source: Iterator[Frame], count: int) -> list[Frame]:
+            found = []
+            for frame in islice(source, count):
+                found.append(frame)
+                on_frame()
+            return found
+
+        kelvin = _WARMER * temperature_K
+        first = min(frames, _FIRST) if neurons else frames
+        found = collect(walk(walker, kelvin, rng), first + LEFT_OUT)[LEFT_OUT:]
+        rest = frames - first
+        if rest:
+            cheap = cls(atoms, *_stacked(found)).forces
+            found += collect(stride(walker, cheap, kelvin, rng), rest // 2)
+            hot = stride(walker, cheap, _HOTTER * temperature_K, rng)
+            found += collect(hot, rest - rest // 2)
+        return cls(atoms, *_stacked(found), neurons=neurons, seed=0 if seed is None else seed)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BondedForceField:
@@ -166,13 +192,24 @@ class BondedForceField:
         ModelFileError
             If the file cannot be read, or is something else.
         """
-        field = cls.__new__(cls)
         try:
-            field._restore(read_restart(path))
+            return cls.from_state(read_restart(path))
         except KeyError as error:
             raise ModelFileError(
                 f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
             ) from error
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> BondedForceField:
+        """Make the force field that :meth:`state_dict` is of.
+
+        Raises
+        ------
+        KeyError
+            If the state is of something else.
+        """
+        field = cls.__new__(cls)
+        field._restore(state)
         return field
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -212,28 +249,23 @@ class BondedForceField:
         self, positions: NDArray[np.float64]
     ) -> tuple[float, NDArray[np.float64]]:
         """Return the energy in eV and the forces ``(n, 3)`` in eV/Å."""
-        values, shape = self._coordinates.values(positions)
-        factors = np.append(values - self._reference, 1.0)[self._terms]
-        products = factors[:, 0] * factors[:, 1], factors[:, 2] * factors[:, 3]
-        energy = float(self.weights @ (products[0] * products[1]))
-        slopes = np.stack(
-            [
-                factors[:, 1] * products[1],
-                factors[:, 0] * products[1],
-                factors[:, 3] * products[0],
-                factors[:, 2] * products[0],
-            ],
-            axis=1,
-        )
-        slopes *= self.weights[:, None]
-        by_coordinate = np.bincount(
-            self._terms.ravel(), slopes.ravel(), minlength=len(self._reference) + 1
-        ).astype(np.float64)[:-1]
-        return energy, -self._coordinates.pull_back(shape, by_coordinate[:, None])[:, :, 0]
+        positions = np.ascontiguousarray(positions, dtype=np.float64)
+        values, units = self._coordinates.values(positions)
+        factors = np.append(values - self._reference, 1.0)
+        slopes = np.zeros_like(factors)
+        energy = add_polynomial(self._terms, self.weights, factors, slopes)
+        if self._network is not None:
+            energy += self._network.add_slopes(values, slopes)
+        gradient = np.zeros_like(positions)
+        add_pulled_back(self._coordinates.topology, positions, values, units, slopes, gradient)
+        return energy, -gradient
 
     def forces(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the forces ``(n, 3)`` in eV/Å."""
         return self.energy_and_forces(positions)[1]
+
+    def _all_forces(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([self.forces(own) for own in positions])
 
     def state_dict(self) -> Mapping[str, Any]:
         """Everything that was fitted, so that a run goes on with the same force field."""
@@ -244,6 +276,7 @@ class BondedForceField:
             "reference": self._reference,
             "weights": self.weights,
             "error": self.error,
+            "network": None if self._network is None else self._network.weights,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,31 +298,38 @@ class BondedForceField:
         self._build(*(np.array(state[name]) for name in ("numbers", "bonds", "contacts")))
         self._reference, self.weights = np.array(state["reference"]), np.array(state["weights"])
         self.error = state["error"]
+        network = state.get("network")
+        self._network = None if network is None else ResidualNetwork(network)
 
     def _fit(
         self,
-        shapes: Iterable[tuple[NDArray[np.float64], Any]],
+        positions: NDArray[np.float64],
         forces: NDArray[np.float64],
         importance: NDArray[np.float64],
     ) -> None:
         """Solve for the weights of the terms."""
         count = len(self._terms)
         normal, target = np.zeros((count, count)), np.zeros(count)
-        identity = np.eye(len(self._coordinates))
         rows = np.arange(count)
-        for (values, shape), force in zip(shapes, forces, strict=True):
+        for own, force in zip(positions, forces, strict=True):
+            values, _ = self._coordinates.values(own)
             factors = np.append(values - self._reference, 1.0)[self._terms]
             by_coordinate = np.zeros((count, len(self._reference) + 1))
             for slot in range(_DEGREE):
                 others = np.delete(factors, slot, axis=1).prod(axis=1)
                 np.add.at(by_coordinate, (rows, self._terms[:, slot]), others)
-            jacobian = self._coordinates.pull_back(shape, identity).reshape(force.size, -1)
-            design = -(by_coordinate[:, :-1] @ jacobian.T) * importance
+            jacobian = self._coordinates.derivatives(own).reshape(-1, force.size)
+            design = -(by_coordinate[:, :-1] @ jacobian) * importance
             normal += design @ design.T
             target += design @ (importance * force.ravel())
         scale = np.sqrt(np.diag(normal)) + np.finfo(np.float64).tiny
         scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(count)
         self.weights = np.linalg.solve(scaled, target / scale) / scale
+
+
+def _stacked(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    positions, forces = (np.array(own) for own in zip(*frames, strict=True))
+    return positions, forces
 
 
 def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -305,9 +345,10 @@ def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDA
 
 
 def _reference(
-    coordinates: InternalCoordinates, values: Sequence[NDArray[np.float64]]
+    coordinates: InternalCoordinates, positions: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Mean stretches and bends, about which the polynomial is; zero for the others."""
+    values = [coordinates.values(own)[0] for own in positions]
     reference = np.zeros(len(coordinates))
     for kind in (coordinates.stretches, coordinates.bends):
         reference[kind] = np.mean([own[kind] for own in values], axis=0)

@@ -16,19 +16,23 @@ from rich.console import Console
 from mlmd_calc import units
 from mlmd_calc.calculator import MDETCalculator
 from mlmd_calc.cli.endings import stop_on_signal
+from mlmd_calc.cli.exact import PROPOSALS, exact_engine
+from mlmd_calc.cli.inner_forces import fit_inner_forces
 from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import read_json, write_json
 from mlmd_calc.md import Engine, MDSettings, Outcome, Run
-from mlmd_calc.md.ase_engine import ASE
+from mlmd_calc.md.ase_engine import ASE, ASEEngine
 from mlmd_calc.md.engine import RunEngine
 from mlmd_calc.md.export import check_format
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.run import JOB_FILE
+from mlmd_calc.md.start import refuse_run
 from mlmd_calc.optional import require
 from mlmd_calc.options import check_types
+from mlmd_calc.propagation import Propagator
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
@@ -116,8 +120,26 @@ class Job:
         return calculator
 
 
-def steps_of(duration_ps: float, settings: MDSettings) -> int:
-    """Count the steps that cover a duration; raises ConfigError if it is less than one."""
+def steps_of(settings: MDSettings, duration_ps: float, proposals: int | None = None) -> int:
+    """Count the steps of a run.
+
+    Parameters
+    ----------
+    settings
+        Settings of the run.
+    duration_ps
+        What the steps cover.
+    proposals
+        Trajectories after the warm-up of an exact ensemble, which has no duration. None: the usual
+        number.
+
+    Raises
+    ------
+    ConfigError
+        If the duration is less than a step.
+    """
+    if settings.exact is not None:
+        return settings.exact.warmup + (PROPOSALS if proposals is None else proposals)
     steps = duration_ps * units.FS_PER_PS / settings.step_fs
     if not steps >= 1:
         raise ConfigError(
@@ -149,7 +171,58 @@ def run_engine(engine: Engine, **options: str | None) -> RunEngine:
     return ASE
 
 
-def resume(folder: Path, duration_ps: float | None) -> tuple[Run, Job]:
+def begin(
+    atoms: ase.Atoms,
+    folder: Path,
+    settings: MDSettings,
+    job: Job,
+    console: Console,
+    *,
+    engine: RunEngine,
+    propagator: Propagator | None,
+    relaxed: bool | None,
+    keep_velocities: bool,
+) -> Run:
+    """Relax the start structure, fit what has to be fitted, and begin the run.
+
+    Parameters
+    ----------
+    atoms
+        The molecule with its calculator.
+    folder
+        Folder of the run.
+    settings, job
+        What is wanted.
+    console
+        Where to say what is done.
+    engine, propagator
+        As for :meth:`mlmd_calc.md.Run.start`.
+    relaxed, keep_velocities
+        See :func:`relax_start`.
+
+    Raises
+    ------
+    ConfigError, InputError, PredictionError
+        As :func:`relax_start`, :func:`fit_inner_forces` and :meth:`mlmd_calc.md.Run.start`.
+    """
+    refuse_run(folder)
+    console.print(f"{atoms.get_chemical_formula()}: {atoms.calc.state_of(atoms)}", highlight=False)
+    relax_start(atoms, relaxed, keep_velocities, console)
+    fitted = fit_inner_forces(atoms, settings, console)
+    return Run.start(
+        atoms,
+        folder,
+        settings,
+        engine=engine if fitted is None else ASEEngine(fitted),
+        propagator=propagator,
+        keep_velocities=keep_velocities,
+        job=asdict(job),
+    )
+
+
+def resume(
+    folder: Path, duration_ps: float | None, proposals: int | None = None
+) -> tuple[Run, Job]:
     """Continue the run in a folder.
 
     Parameters
@@ -158,17 +231,25 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[Run, Job]:
         Folder of the run.
     duration_ps
         New length of the run; None keeps the old one.
+    proposals
+        The same of a run that samples an exact ensemble.
 
     Raises
     ------
     ConfigError
-        If there is no run, or the new length is shorter than what is done.
+        If there is no run, the new length is of another kind of run, or shorter than what is done.
     ModelFileError
         If the files of the run are damaged or its model has changed.
     """
     job = Job.read(folder)
     description = Description.read(folder)
-    jumps = description.settings.jumps
+    jumps, exact = description.settings.jumps, description.settings.exact
+    if (duration_ps if exact is not None else proposals) is not None:
+        raise ConfigError(
+            "--duration of a run in which no physical time passes; give --proposals"
+            if exact is not None
+            else "--proposals is the length of runs with --exact; give --duration"
+        )
     calculator = job.make_calculator()
     propagator = None
     if jumps is not None:
@@ -180,14 +261,17 @@ def resume(folder: Path, duration_ps: float | None) -> tuple[Run, Job]:
             job.beyond_training,
         )
     engine = run_engine(description.engine)
+    if exact is not None:
+        engine = exact_engine(exact, description.info)
     run = Run.resume(folder, calculator, engine=engine, propagator=propagator)
-    if duration_ps is not None:
-        job = replace(job, steps=steps_of(duration_ps, run.settings))
+    if duration_ps is not None or proposals is not None:
+        job = replace(job, steps=steps_of(run.settings, duration_ps or 0.0, proposals))
         if job.steps < run.step:
             run.close()
+            asked = f"--duration {duration_ps:g} ps" if proposals is None else "with its warm-up it"
             raise ConfigError(
-                f"--duration {duration_ps:g} ps is {job.steps} steps, but the run has done "
-                f"{run.step} already; give a longer one"
+                f"{asked} is {job.steps} steps, but the run has done {run.step} already; give a "
+                "longer one"
             )
         job.write(folder)
     return run, job
@@ -259,30 +343,45 @@ def drive(run: Run, last_step: int, console: Console) -> tuple[Outcome, float, i
 
     Returns
     -------
-    outcome, ns_per_day, signal
-        How it ended, its speed, of all replicas together, and the signal that stopped it, or 0.
+    outcome, steps_per_second, signal
+        How it ended, its speed, and the signal that stopped it, or 0.
     """
-    step_ps = run.settings.step_fs / units.FS_PER_PS
     first, begin = run.step, time.perf_counter()
 
-    def ps_per_second() -> float:
-        done = (run.step - first) * step_ps * run.settings.replicas
-        return done / (time.perf_counter() - begin)
-
-    def ns_per_day() -> float:
-        return ps_per_second() * units.FS_PER_PS / units.FS_PER_NS * units.SECONDS_PER_DAY
+    def steps_per_second() -> float:
+        return (run.step - first) / (time.perf_counter() - begin)
 
     with progress_bar(console, bar_width=12) as progress, stop_on_signal() as should_stop:
         bar = progress.add_task("starting", total=last_step, completed=first)
 
         def on_frame(running: Run) -> None:
-            state = f"{running.step * step_ps:.2f} ps  {running.temperature:.0f} K"
-            speed = f"{ps_per_second():.3g} ps/s  {ns_per_day():.3g} ns/day"
-            found = running.counts
-            jumps = {} if found is None else asdict(found)
-            counts = "  ".join(f"{name} {count}" for name, count in jumps.items())
-            text = f"{state}  {speed}" + (f"\n{counts}" if counts else "")
+            text = _progress_text(running, steps_per_second())
             progress.update(bar, completed=running.step, description=text)
 
         outcome = run.run(last_step, on_frame=on_frame, should_stop=should_stop)
-    return outcome, ns_per_day(), should_stop.number
+    return outcome, steps_per_second(), should_stop.number
+
+
+def ns_per_day(settings: MDSettings, steps_per_second: float) -> float:
+    """Return the speed of a run in simulated time, of all replicas together."""
+    per_second = steps_per_second * settings.replicas * settings.step_fs / units.FS_PER_NS
+    return per_second * units.SECONDS_PER_DAY
+
+
+def _progress_text(run: Run, steps_per_second: float) -> str:
+    """Say how far a run is, and how fast."""
+    sampler, settings = run.sampler, run.settings
+    if sampler is not None:
+        state = (
+            f"warm-up, time step {sampler.dt / units.FS:.2f} fs"
+            if sampler.warming_up
+            else f"{len(sampler.samples)} samples  {sampler.acceptance:.0%} accepted"
+        )
+        return f"{state}  {units.SECONDS_PER_HOUR * steps_per_second:.3g} per hour"
+    step_ps = settings.step_fs / units.FS_PER_PS
+    speed = f"{steps_per_second * settings.replicas * step_ps:.3g} ps/s"
+    per_day = f"{ns_per_day(settings, steps_per_second):.3g} ns/day"
+    text = f"{run.step * step_ps:.2f} ps  {run.temperature:.0f} K  {speed}  {per_day}"
+    found = {} if run.counts is None else asdict(run.counts)
+    counts = "  ".join(f"{name} {count}" for name, count in found.items())
+    return f"{text}\n{counts}" if counts else text

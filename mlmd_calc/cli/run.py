@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -15,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of
+from mlmd_calc.cli.given import is_given
 from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.tables import describe_temperature
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.md.settings import Engine, Ensemble, MDSettings
+from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
 
-_WITH_RESTART: Final = ("out", "duration", "restart", "as_json", "html")
+_WITH_RESTART: Final = ("out", "duration", "proposals", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
 
 _OF_CALCULATOR: Final = (
@@ -27,6 +28,9 @@ _OF_CALCULATOR: Final = (
     *("dtype", "max_spread", "on_spread"),
 )
 """Options that the calculator takes as they are."""
+
+_OF_STRUCTURE: Final = ("smiles", "charge", "multiplicity", "vacuum")
+"""Options that the reader of structures takes as they are."""
 
 _Molecule: TypeAlias = Annotated[
     str | None,
@@ -134,8 +138,51 @@ _InnerSteps: TypeAlias = Annotated[
     int,
     typer.Option(
         "--mts",
-        help="Multiple time stepping: this many time steps by direct forces in each step, which "
-        "conservative forces correct.",
+        help="Multiple time stepping: this many time steps by cheap forces in each step, which the "
+        "model's conservative forces correct.",
+    ),
+]
+_InnerForces: TypeAlias = Annotated[
+    InnerForces | None,
+    typer.Option(
+        "--mts-forces",
+        help="Cheap forces of --mts: direct, the force head of the model, or fitted to the "
+        "molecule at the start: bonded, a force field, or network, a better one that takes ten "
+        "times as long to fit. Default: direct.",
+    ),
+]
+_Metropolis: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--metropolis",
+        help="Accept or reject every step of --mts, so that the ensemble is exact however long "
+        "steps are.",
+    ),
+]
+_Exact: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--exact",
+        metavar="TARGET",
+        help="Sample the exact canonical ensemble of TARGET with trajectories of --model as "
+        "proposals: gfn2, so3lr, or package.module:name of what returns an ASE calculator.",
+    ),
+]
+_Proposals: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Trajectories to propose with --exact after the warm-up, counted from the start of "
+        "the run. Default: 1000; with --restart that of the run."
+    ),
+]
+_TrajectorySteps: TypeAlias = Annotated[
+    int | None, typer.Option(help="Time steps of a trajectory of --exact. Default: 80.")
+]
+_Warmup: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Trajectories before --proposals in which the time step is adapted such that four of "
+        "five are accepted; 0 keeps --timestep. Default: 200."
     ),
 ]
 Beyond: TypeAlias = Annotated[
@@ -176,8 +223,9 @@ _Friction: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--friction",
-        help="1/ps; Langevin friction, or one over the relaxation time of the other thermostats. "
-        "Default: as recommended for the propagator, else 1.",
+        help="1/ps; Langevin friction, or one over the relaxation time of the other thermostats; "
+        "with --exact how fast velocities are forgotten between trajectories. Default: as "
+        "recommended for the propagator, 20 with --exact, else 1.",
     ),
 ]
 Seed: TypeAlias = Annotated[
@@ -194,7 +242,8 @@ _CheckpointInterval: TypeAlias = Annotated[
 _Restart: TypeAlias = Annotated[
     bool,
     typer.Option(
-        "--restart", help="Continue the run in --out bit for bit; only --duration may be changed."
+        "--restart",
+        help="Continue the run in --out bit for bit; only --duration or --proposals may change.",
     ),
 ]
 Json: TypeAlias = Annotated[
@@ -228,6 +277,12 @@ def run(
     steps_per_jump: _StepsPerJump = None,
     replicas: _Replicas = None,
     mts: _InnerSteps = 1,
+    mts_forces: _InnerForces = None,
+    metropolis: _Metropolis = False,
+    exact: _Exact = None,
+    proposals: _Proposals = None,
+    trajectory_steps: _TrajectorySteps = None,
+    warmup: _Warmup = None,
     beyond_training: Beyond = False,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
@@ -247,37 +302,38 @@ def run(
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.biomolecules.pdb import format_structure
     from mlmd_calc.calculator import MDETCalculator
-    from mlmd_calc.cli.job import Job, drive, relax_start, resume, run_engine, steps_of
+    from mlmd_calc.cli.exact import check_exact_options, exact_engine, exact_settings, intervals
+    from mlmd_calc.cli.inner_forces import check_inner_options
+    from mlmd_calc.cli.job import Job, begin, drive, resume, run_engine, steps_of
     from mlmd_calc.cli.jumps import check_jump_options, choose_propagator, jump_settings
     from mlmd_calc.cli.run_results import finish
     from mlmd_calc.cli.structure_input import load_structure, read_bonded
     from mlmd_calc.md.export import check_format
-    from mlmd_calc.md.run import Run
 
     console = Console(stderr=True)
     if restart:
         _refuse_other_options(context)
-        simulation, job = resume(out, duration if _is_given(context, "duration") else None)
+        wanted = duration if is_given(context, "duration") else None
+        simulation, job = resume(out, wanted, proposals)
     else:
         if molecule is None:
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
         check_jump_options(engine, propagator, jump, steps_per_jump, replicas, beyond_training)
+        check_inner_options(engine, mts, mts_forces, metropolis)
+        check_exact_options(context)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
-        given = {name: context.params[name] for name in _OF_CALCULATOR if _is_given(context, name)}
+        given = {name: context.params[name] for name in _OF_CALCULATOR if is_given(context, name)}
         choice = None if propagator is None else choose_propagator(propagator)
         if choice is not None and "potential" in choice.recommended:
             given.setdefault("model", choice.recommended["potential"])
         calculator = MDETCalculator(device=device, seed=seed, **given)
         atoms = load_structure(
             molecule,
-            smiles=smiles,
-            charge=charge,
-            multiplicity=multiplicity,
             seed=seed,
-            vacuum=vacuum,
             report=lambda note: console.print(note, markup=False, highlight=False),
+            **{name: context.params[name] for name in _OF_STRUCTURE},
         )
         atoms.calc = calculator
         jumps, made, pdb = None, None, ""
@@ -287,47 +343,40 @@ def run(
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
             jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
-        intervals = interval, checkpoint_interval
         settings = MDSettings(
             ensemble,
             temperature,
             timestep,
             friction,
             seed,
-            *intervals,
+            *intervals(context),
             jumps=jumps,
             inner_steps=mts,
+            inner_forces=mts_forces or InnerForces.DIRECT,
+            metropolis=metropolis,
+            exact=exact_settings(exact, trajectory_steps, warmup),
         )
-        steps = steps_of(duration, settings)
-        console.print(
-            f"{atoms.get_chemical_formula()}: {calculator.state_of(atoms)}", highlight=False
-        )
-        relax_start(atoms, relax, keep_velocities, console)
+        if settings.exact is not None:
+            chosen = exact_engine(settings.exact, calculator.state_of(atoms)._asdict())
+        steps = steps_of(settings, duration, proposals)
         job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb, beyond_training)
-        simulation = Run.start(
-            atoms,
-            out,
-            settings,
+        simulation = begin(
+            *(atoms, out, settings, job, console),
             engine=chosen,
             propagator=made,
+            relaxed=relax,
             keep_velocities=keep_velocities,
-            job=asdict(job),
         )
     go_on = f"go on with: mlmd run --restart --out {shlex.quote(str(out))}"
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     with simulation:
-        outcome, ns_per_day, stopped = drive(simulation, job.steps, console)
+        outcome, steps_per_second, stopped = drive(simulation, job.steps, console)
     advise(f"all {outcome.step} steps are kept in {out}; {go_on}")
-    _report(finish(simulation, job, outcome, ns_per_day), stopped, as_json, html)
-
-
-def _is_given(context: typer.Context, option: str) -> bool:
-    source = context.get_parameter_source(option)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+    _report(finish(simulation, job, outcome, steps_per_second), stopped, as_json, html)
 
 
 def _refuse_other_options(context: typer.Context) -> None:
-    given = [name for name in context.params if _is_given(context, name)]
+    given = [name for name in context.params if is_given(context, name)]
     wrong = sorted(set(given) - set(_WITH_RESTART))
     if wrong:
         options = ", ".join(
@@ -335,14 +384,17 @@ def _refuse_other_options(context: typer.Context) -> None:
         )
         raise ConfigError(
             f"{options} cannot be given with --restart: the run goes on with what it was started "
-            "with; only --duration may be changed"
+            "with; only --duration, or --proposals with --exact, may be changed"
         )
 
 
 def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | None) -> None:
     """Show the summary and end with the exit status that fits the verdict."""
+    # Imports torch, as the run itself did.
+    from mlmd_calc.cli.exact_results import exact_table
+
     report = Report(f"Run of {summary['molecule']}")
-    report.table(_table(summary))
+    report.table(exact_table(summary) if "exact" in summary else _table(summary))
     if html is not None:
         _illustrate(report, summary)
     report.deliver(json.dumps(summary, indent=1) if as_json else None, html)
@@ -382,6 +434,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "largest bond deviation": _bond(summary),
         "jumps": _jumps(summary),
         "multiple time steps": _inner_steps(settings),
+        "steps accepted": _acceptance(summary),
         "interventions": _interventions(summary),
         "engine": ", ".join(summary["engine"].values()),
         "speed": f"{summary['ns_per_day']:.3g} ns/day",
@@ -397,22 +450,6 @@ def _table(summary: dict[str, Any]) -> Table:
 
 def _number(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.3g} {unit}"
-
-
-def describe_temperature(mean: dict[str, Any] | None, digits: int = 1) -> str:
-    """Mean temperature in K with its standard error.
-
-    Parameters
-    ----------
-    mean
-        Entry ``temperature_K`` of a run's summary.
-    digits
-        Digits after the point.
-    """
-    if mean is None:
-        return "too few frames"
-    at_least = "" if mean["resolved"] else "≥"
-    return f"{mean['value']:.{digits}f} ± {at_least}{mean['standard_error']:.{digits}f}"
 
 
 def _thermostat(settings: dict[str, Any]) -> str:
@@ -432,7 +469,15 @@ def _bond(summary: dict[str, Any]) -> str:
 
 def _inner_steps(settings: dict[str, Any]) -> str:
     count = settings.get("inner_steps", 1)
-    return "" if count == 1 else f"{count} of {settings['timestep_fs']:g} fs in a step"
+    if count == 1:
+        return ""
+    forces = settings.get("inner_forces", InnerForces.DIRECT.value)
+    return f"{count} of {settings['timestep_fs']:g} fs in a step, by {forces} forces"
+
+
+def _acceptance(summary: dict[str, Any]) -> str:
+    accepted = summary["acceptance"]
+    return "" if accepted is None else f"{accepted:.1%}"
 
 
 def _jumps(summary: dict[str, Any]) -> str:

@@ -9,13 +9,15 @@ from typing import Any, Final
 import numpy as np
 
 import mlmd_calc
+from mlmd_calc import units
 from mlmd_calc.analysis import summarise
 from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION, misses_thermostat
-from mlmd_calc.cli.job import Job
+from mlmd_calc.cli.exact_results import far_frames_file, samples_of, summarise_samples
+from mlmd_calc.cli.job import Job, ns_per_day
 from mlmd_calc.io.files import write_json
-from mlmd_calc.md import Outcome, Run, read_record
+from mlmd_calc.md import ExactNVT, Outcome, Run, read_record
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.jump_engine import EVENTS_FILE
 from mlmd_calc.md.record import Description, replica_folders
@@ -25,7 +27,7 @@ PLOT_FILE: Final = "run.png"
 SUMMARY_FILE: Final = "summary.json"
 
 
-def finish(run: Run, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str, Any]:
+def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dict[str, Any]:
     """Export the trajectories of a run, draw them, and summarise it.
 
     Parameters
@@ -36,8 +38,8 @@ def finish(run: Run, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str,
         What was asked for.
     outcome
         How it ended.
-    ns_per_day
-        Speed, of all replicas together.
+    steps_per_second
+        Speed.
 
     Returns
     -------
@@ -47,9 +49,12 @@ def finish(run: Run, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str,
     """
     description = run.description
     settings = description.settings
-    title = f"{job.molecule}: {settings.ensemble.value}, {settings.temperature_K:g} K"
+    kind = (
+        f"exact ensemble of {settings.exact.target}" if settings.exact else settings.ensemble.value
+    )
+    title = f"{job.molecule}: {kind}, {settings.temperature_K:g} K"
     parts = [
-        _finish_replica(folder, job.trajectory_format, title)
+        _finish_replica(folder, job.trajectory_format, title, run.sampler)
         for folder in replica_folders(run.folder, settings)
     ]
     whole = parts[0] if len(parts) == 1 else {**_pooled(parts, description), "replicas": parts}
@@ -60,7 +65,8 @@ def finish(run: Run, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str,
         **asdict(_judged(outcome, whole, settings)),
         **whole,
         "degrees_of_freedom": description.degrees_of_freedom,
-        "ns_per_day": ns_per_day,
+        **_speed(settings, steps_per_second),
+        "acceptance": run.acceptance,
         "settings": settings.to_dict(),
         "engine": {"name": description.engine.value, **description.engine_options},
         "calculator": job.calculator,
@@ -75,12 +81,29 @@ def finish(run: Run, job: Job, outcome: Outcome, ns_per_day: float) -> dict[str,
     return summary
 
 
-def _finish_replica(folder: Path, trajectory_format: str, title: str) -> dict[str, Any]:
+def _speed(settings: MDSettings, steps_per_second: float) -> dict[str, float]:
+    if settings.exact is not None:
+        return {"proposals_per_hour": units.SECONDS_PER_HOUR * steps_per_second}
+    return {"ns_per_day": ns_per_day(settings, steps_per_second)}
+
+
+def _finish_replica(
+    folder: Path, trajectory_format: str, title: str, sampler: ExactNVT | None
+) -> dict[str, Any]:
     record = read_record(folder)
     trajectory, plot = folder / f"trajectory.{trajectory_format}", folder / PLOT_FILE
-    export_frames(record, trajectory)
     plot_run(record, plot, title)
-    return {**summarise(record).to_dict(), "trajectory": str(trajectory), "plot": str(plot)}
+    if sampler is not None:
+        # Averages over the trajectory are those of the ensemble.
+        record = samples_of(record)
+        summary = {
+            **summarise_samples(record, sampler),
+            "far_frames_file": far_frames_file(folder, sampler),
+        }
+    else:
+        summary = summarise(record).to_dict()
+    export_frames(record, trajectory)
+    return {**summary, "trajectory": str(trajectory), "plot": str(plot)}
 
 
 def _judged(outcome: Outcome, summary: dict[str, Any], settings: MDSettings) -> Outcome:

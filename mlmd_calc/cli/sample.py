@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
+from mlmd_calc.cli.given import is_given
 from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
@@ -188,14 +189,14 @@ def sample(
     console = Console(stderr=True)
     if restart:
         _refuse_other_options(context)
-        longer = frames if _is_given(context, "frames") else None
+        longer = frames if is_given(context, "frames") else None
         run = SamplingRun.resume(out, longer, relaxation_forces)
     else:
         if start is None or model is None:
             raise ConfigError(
                 "a start and a --model are needed, unless a run is continued with --restart"
             )
-        if relax is None and _is_given(context, "reference_ps"):
+        if relax is None and is_given(context, "reference_ps"):
             raise ConfigError("--reference-ps is an option of relaxed frames; give --relax with it")
         seed = secrets.randbelow(2**31) if seed is None else seed
         usual = REDRAWS if relax is None else RELAXED_REDRAWS
@@ -323,13 +324,8 @@ def _ligands(texts: list[str] | None) -> dict[str, str]:
     return ligands
 
 
-def _is_given(context: typer.Context, option: str) -> bool:
-    source = context.get_parameter_source(option)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
 def _refuse_other_options(context: typer.Context) -> None:
-    given = [name for name in context.params if _is_given(context, name)]
+    given = [name for name in context.params if is_given(context, name)]
     wrong = sorted(set(given) - set(_WITH_RESTART))
     if wrong:
         names = {"start": "INPUT", "trajectory_format": "--format"}

@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlmd_calc.data.teacher import evaluate
+from mlmd_calc.data.teacher import evaluate, teacher_calculator
 from mlmd_calc.errors import ConfigError, InputError, MissingDependencyError, PredictionError
 from mlmd_calc.optional import import_object, require
 
@@ -48,6 +48,11 @@ class Reference:
     charge, multiplicity
         Of the molecule.
 
+    Attributes
+    ----------
+    calculator
+        That of the method; None for "gfn2".
+
     Raises
     ------
     ConfigError
@@ -65,7 +70,7 @@ class Reference:
             raise InputError(
                 f"multiplicity {multiplicity}; SO3LR knows closed shells only, label with {GFN2!r}"
             )
-        self._calculator = None if name == GFN2 else make_calculator(name)
+        self.calculator = None if name == GFN2 else make_calculator(name)
 
     def evaluate(self, atoms: Atoms) -> tuple[float, NDArray[np.float64]]:
         """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry a GFN2 calculator.
@@ -75,10 +80,10 @@ class Reference:
         PredictionError
             If the calculation fails or its result is not finite.
         """
-        if self._calculator is None:
+        if self.calculator is None:
             return evaluate(atoms)
         copy = Atoms(atoms.numbers, atoms.positions, info=dict(self._info))
-        copy.calc = self._calculator
+        copy.calc = self.calculator
         try:
             energy, forces = float(copy.get_potential_energy()), np.array(copy.get_forces())
         except Exception as error:  # calculators of other people raise whatever they stumble over
@@ -86,6 +91,24 @@ class Reference:
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise PredictionError(f"{self.name} gave a non-finite result for {atoms.symbols}")
         return energy, forces.astype(np.float64)
+
+
+def reference_calculator(name: str, charge: int, multiplicity: int) -> Any:
+    """Make the ASE calculator of a reference method for one molecule.
+
+    Parameters
+    ----------
+    name, charge, multiplicity
+        As of :class:`Reference`.
+
+    Raises
+    ------
+    ConfigError, InputError, MissingDependencyError
+        As :class:`Reference`.
+    """
+    if name == GFN2:
+        return teacher_calculator(charge, multiplicity)
+    return Reference(name, charge, multiplicity).calculator
 
 
 def make_calculator(name: str) -> Any:

@@ -9,19 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from mlmd_calc.md.ase_engine import ASEEngine
     from mlmd_calc.md.dynamics import draw_momenta
     from mlmd_calc.md.exact import ExactNVT, ExactSamples
+    from mlmd_calc.md.exact_mts import ExactMTS
     from mlmd_calc.md.jumps import JumpNVE, JumpNVT
     from mlmd_calc.md.mts import MTSLangevin, MTSVelocityVerlet
     from mlmd_calc.md.record import RunRecord, read_record
     from mlmd_calc.md.run import Outcome, Run
-    from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
+    from mlmd_calc.md.settings import (
+        Engine,
+        Ensemble,
+        ExactSettings,
+        InnerForces,
+        JumpSettings,
+        MDSettings,
+    )
 
 _HOME: Final = {
+    "ASEEngine": "ase_engine",
     "Engine": "settings",
     "Ensemble": "settings",
+    "ExactMTS": "exact_mts",
     "ExactNVT": "exact",
     "ExactSamples": "exact",
+    "ExactSettings": "settings",
+    "InnerForces": "settings",
     "JumpNVE": "jumps",
     "JumpNVT": "jumps",
     "JumpSettings": "settings",
@@ -36,10 +49,14 @@ _HOME: Final = {
 }
 
 __all__ = [
+    "ASEEngine",
     "Engine",
     "Ensemble",
+    "ExactMTS",
     "ExactNVT",
     "ExactSamples",
+    "ExactSettings",
+    "InnerForces",
     "JumpNVE",
     "JumpNVT",
     "JumpSettings",

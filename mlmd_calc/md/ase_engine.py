@@ -12,10 +12,19 @@ from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 
 from mlmd_calc import units
-from mlmd_calc.errors import MissingDependencyError
+from mlmd_calc.bonded import BondedForceField
+from mlmd_calc.errors import ConfigError, MissingDependencyError
 from mlmd_calc.md.attached import AttachedCalculator
-from mlmd_calc.md.checkpoint import calculator_results, restore_results
+from mlmd_calc.md.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    calculator_results,
+    restore_results,
+)
 from mlmd_calc.md.engine import Dynamics, DynamicsState, Measured
+from mlmd_calc.md.exact_engine import ExactSteps
+from mlmd_calc.md.exact_mts import ExactMTS
+from mlmd_calc.md.force_source import Forces
 from mlmd_calc.md.jump_engine import Jumps, run_options, run_thermostat
 from mlmd_calc.md.mts import MTSLangevin, MTSVelocityVerlet
 from mlmd_calc.md.record import Description
@@ -32,7 +41,20 @@ class ASEEngine:
 
     Replicas that jump advance in one call of the propagator, and in one call of the force model if
     the calculator is an :class:`mlmd_calc.MDETCalculator`.
+
+    Parameters
+    ----------
+    inner_forces
+        Cheap forces of a run whose settings have `inner_forces` "bonded" or "network", fitted to
+        its molecule.
+        A run that goes on finds them in its checkpoint.
+    target
+        Of a run whose settings have `exact`: the calculator or force model whose ensemble is
+        sampled. A run that goes on needs it again.
     """
+
+    inner_forces: BondedForceField | None = None
+    target: Forces | None = None
 
     name: ClassVar[Engine] = Engine.ASE
 
@@ -50,8 +72,15 @@ class ASEEngine:
     ) -> Dynamics:
         """Make the dynamics of a run; see :class:`mlmd_calc.md.engine.RunEngine`."""
         atoms, settings = molecules[0], description.settings
+        if (self.target is None) != (settings.exact is None):
+            raise ConfigError(
+                "settings of an exact ensemble, which ASEEngine(target=...) belongs to, with "
+                f"target={self.target!r} and exact={settings.exact}; give both or none"
+            )
+        if self.target is not None:
+            return ExactSteps(atoms, description, folder, rng, self.target)
         if propagator is None:
-            return ASESteps(atoms, description, rng)
+            return ASESteps(atoms, description, rng, self._inner_forces(settings, folder))
         assert settings.jumps is not None
         potential = getattr(atoms.calc, "potential", None)
         return Jumps(
@@ -64,6 +93,23 @@ class ASEEngine:
             md_timestep_fs=settings.timestep_fs,
             **run_options(settings, atoms.calc, propagator, folder, rng),
         )
+
+    def _inner_forces(self, settings: MDSettings, folder: Path) -> BondedForceField | None:
+        """Return the fitted cheap forces of a run; None if it has others or none."""
+        wanted = settings.inner_forces.fitted
+        if self.inner_forces is not None and not wanted:
+            raise ConfigError(
+                "inner_forces were passed to ASEEngine, but these settings are of a run without "
+                "them; leave them out, or set MDSettings(inner_forces=InnerForces.BONDED)"
+            )
+        if self.inner_forces is not None or not wanted:
+            return self.inner_forces
+        if not (folder / CHECKPOINT_FILE).exists():
+            raise ConfigError(
+                "these settings are of a run with fitted cheap forces; pass them as "
+                "engine=ASEEngine(BondedForceField.fit(atoms))"
+            )
+        return BondedForceField.from_state(Checkpoint.read(folder).thermostat["fast"]["model"])
 
 
 ASE: Final = ASEEngine()
@@ -83,6 +129,8 @@ class ASESteps:
         What the run is.
     rng
         Source of randomness of the thermostat.
+    inner_forces
+        Cheap forces of multiple time stepping; None for the force head of the model.
 
     Raises
     ------
@@ -91,18 +139,28 @@ class ASESteps:
     """
 
     loop: ClassVar[None] = None
+    sampler: ClassVar[None] = None
 
     def __init__(
-        self, atoms: ase.Atoms, description: Description, rng: np.random.Generator
+        self,
+        atoms: ase.Atoms,
+        description: Description,
+        rng: np.random.Generator,
+        inner_forces: BondedForceField | None = None,
     ) -> None:
         self._atoms = atoms
         try:
-            self._dynamics = _dynamics(atoms, description, rng)
+            self._dynamics = _dynamics(atoms, description, rng, inner_forces)
         except ImportError as error:
             raise MissingDependencyError(
                 f"ASE {ase.__version__} has no {description.settings.ensemble.value} thermostat "
                 f"({error}); upgrade it with: pip install -U ase"
             ) from error
+
+    @property
+    def acceptance(self) -> float | None:
+        """Fraction of steps accepted; None where none are rejected."""
+        return self._dynamics.acceptance if isinstance(self._dynamics, ExactMTS) else None
 
     def begin(self) -> None:
         """Have nothing to do: ASE reads the atoms."""
@@ -143,13 +201,18 @@ class ASESteps:
             self._dynamics.load_fast_state(thermostat["fast"])
 
 
-def _dynamics(atoms: ase.Atoms, description: Description, rng: np.random.Generator) -> Any:
+def _dynamics(
+    atoms: ase.Atoms,
+    description: Description,
+    rng: np.random.Generator,
+    inner_forces: BondedForceField | None,
+) -> Any:
     """Build ASE's dynamics object; ImportError if ASE lacks it."""
     settings, degrees = description.settings, description.degrees_of_freedom
     timestep, temperature = settings.timestep_fs * units.FS, settings.temperature_K
     relaxation = units.PS / settings.rate_per_ps
     if settings.inner_steps > 1:
-        return _mts(atoms, settings, rng)
+        return _mts(atoms, settings, rng, inner_forces)
     if settings.ensemble is Ensemble.NVE:
         return VelocityVerlet(atoms, timestep)
     if settings.ensemble is Ensemble.LANGEVIN:
@@ -175,14 +238,21 @@ def _dynamics(atoms: ase.Atoms, description: Description, rng: np.random.Generat
     return dynamics
 
 
-def _mts(atoms: ase.Atoms, settings: MDSettings, rng: np.random.Generator) -> MTSVelocityVerlet:
+def _mts(
+    atoms: ase.Atoms,
+    settings: MDSettings,
+    rng: np.random.Generator,
+    fast: BondedForceField | None,
+) -> MTSVelocityVerlet:
     """Build the dynamics with multiple time steps."""
     step = settings.step_fs * units.FS
     if settings.ensemble is Ensemble.NVE:
-        return MTSVelocityVerlet(atoms, step, inner_steps=settings.inner_steps)
-    return MTSLangevin(
+        return MTSVelocityVerlet(atoms, step, fast, inner_steps=settings.inner_steps)
+    kind = ExactMTS if settings.metropolis else MTSLangevin
+    return kind(
         atoms,
         step,
+        fast,
         inner_steps=settings.inner_steps,
         temperature_K=settings.temperature_K,
         friction=settings.rate_per_ps / units.PS,

@@ -9,6 +9,7 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmd_calc.md.exact import ExactNVT
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.settings import Engine
 from mlmd_calc.propagation import JumpLoop, Propagator
@@ -54,6 +55,14 @@ class Dynamics(Protocol):
     @property
     def loop(self) -> JumpLoop | None:
         """The loop that makes the jumps; None if steps are force-based."""
+
+    @property
+    def acceptance(self) -> float | None:
+        """Fraction of steps accepted by a Metropolis test; None in runs without one."""
+
+    @property
+    def sampler(self) -> ExactNVT | None:
+        """What samples an exact ensemble; None in every other run."""
 
     def begin(self) -> None:
         """Set out from the molecules as they are, whose forces the calculator has evaluated."""

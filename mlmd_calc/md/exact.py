@@ -28,7 +28,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md.force_source import Forces, ForceSource
 from mlmd_calc.md.mts import refreshed
 from mlmd_calc.md.restartable import RestartableDynamics, StepLoop, truncate_trajectory
@@ -42,6 +42,10 @@ FAR: Final = 2.0
 
 _JITTER: Final = 0.1
 """Time steps vary by this fraction, so that no vibration returns to where it started each time."""
+
+
+_SAME: Final = 1e-3
+"""eV; a target whose energy differs by more is another one than the run was started with."""
 
 
 class _Point(NamedTuple):
@@ -120,6 +124,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
     samples
         What the steps after the warm-up found, see :class:`ExactSamples`;
         :func:`mlmd_calc.analysis.summarise_exact` makes a summary of it.
+    frames_file, collected
+        As given, and how many frames it has received.
 
     Raises
     ------
@@ -176,8 +182,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
                 "target or proposal has rotation='random' and gives equal positions different "
                 "forces, so that trajectories cannot be reversed; use rotation='none' or 'average'"
             )
-        self._frames_file = None if frames_file is None else Path(frames_file)
-        self._collected = 0
+        self.frames_file = None if frames_file is None else Path(frames_file)
+        self.collected = 0
         self._rng = np.random.default_rng() if rng is None else rng
         self._step_length = StepLength(timestep, warmup)
         self.samples = ExactSamples()
@@ -187,8 +193,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
         if not self.atoms.get_momenta().any():
             self._refresh(math.inf)
         self._show(self._here())
-        if options.get("restart") is None and self._frames_file is not None:
-            Trajectory(self._frames_file, "w").close()
+        if options.get("restart") is None and self.frames_file is not None:
+            Trajectory(self.frames_file, "w").close()
 
     @property
     def warming_up(self) -> bool:
@@ -238,6 +244,10 @@ class ExactNVT(RestartableDynamics, StepLoop):
         ):
             self._collect(there)
 
+    def forget(self) -> None:
+        """Evaluate the present positions again before the next step: a model has changed."""
+        self._point = None
+
     def set_timestep(self, timestep: float) -> None:
         """Refuse to change the time step, which the warm-up has found."""
         raise ConfigError(f"timestep={timestep:g}: it cannot be changed; start a new ExactNVT")
@@ -253,6 +263,21 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "temperature_K": self.temperature_K,
             "trajectory_steps": self.trajectory_steps,
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what decides how the run goes on, besides positions and momenta."""
+        return self._state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, with the atoms as they were then.
+
+        Raises
+        ------
+        ModelFileError
+            If the target gives another energy than it did then, or frames are missing in
+            `frames_file`.
+        """
+        self._load_state(state)
 
     def _trajectory(
         self, start: _Point, momenta: FloatArray, timestep: float
@@ -309,15 +334,15 @@ class ExactNVT(RestartableDynamics, StepLoop):
 
     def _collect(self, point: _Point) -> None:
         """Write down where the proposal went wrong, with labels of the target."""
-        if self._frames_file is None:
+        if self.frames_file is None:
             return
         atoms, forces = self.atoms, self._target.forces(point.positions)
         frame = ase.Atoms(atoms.numbers, point.positions, cell=atoms.cell, pbc=atoms.pbc)
         frame.info = {**atoms.info, **self._proposal.info}
         frame.calc = SinglePointCalculator(frame, energy=point.energy, forces=forces)
-        with Trajectory(self._frames_file, "a") as file:
+        with Trajectory(self.frames_file, "a" if self.collected else "w") as file:
             file.write(frame)
-        self._collected += 1
+        self.collected += 1
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -325,7 +350,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "friction": self.friction,
             "trajectory_steps": self.trajectory_steps,
             "warmup": self._step_length.steps,
-            "frames": self._frames_file is not None,
+            "frames": self.frames_file is not None,
             "target": self._target.identity(),
             "proposal": self._proposal.identity(),
         }
@@ -337,16 +362,22 @@ class ExactNVT(RestartableDynamics, StepLoop):
             "samples": {name: np.array(values) for name, values in vars(self.samples).items()},
             "time": self._time,
             "point": self._here()._asdict(),
-            "collected": self._collected,
+            "collected": self.collected,
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
+        found, known = self._here().energy, state["point"]["energy"]
+        if not abs(found - known) < _SAME:
+            raise ModelFileError(
+                f"the target gives an energy of {found:.4f} eV where it gave {known:.4f} eV before "
+                "the run was interrupted; continue with the target of the run"
+            )
         self._rng.bit_generator.state = state["rng"]
         self._step_length.load_state_dict(state["step_length"])
         self.dt = self._step_length.value
         self.samples = ExactSamples(**{k: v.tolist() for k, v in state["samples"].items()})
         self._time = state["time"]
         self._point = _Point(**state["point"])
-        self._collected = state["collected"]
-        if self._frames_file is not None:
-            truncate_trajectory(self._frames_file, self._collected)
+        self.collected = state["collected"]
+        if self.frames_file is not None and (self.collected or self.frames_file.exists()):
+            truncate_trajectory(self.frames_file, self.collected)

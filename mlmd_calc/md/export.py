@@ -62,12 +62,10 @@ def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
         Index of the frame.
     """
     frame, description = record.frames[index], record.description
-    time_fs = float(frame["step"]) * description.settings.step_fs
-    atoms = ase.Atoms(
-        description.numbers,
-        np.array(frame["positions"]),
-        info={**description.info, "step": int(frame["step"]), "time_fs": time_fs},
-    )
+    info = {**description.info, "step": int(frame["step"])}
+    if description.settings.exact is None:
+        info["time_fs"] = float(frame["step"]) * description.settings.step_fs
+    atoms = ase.Atoms(description.numbers, np.array(frame["positions"]), info=info)
     if (atoms.get_masses() != description.masses).any():
         atoms.set_masses(description.masses)
     atoms.set_velocities(frame["velocities"] / units.FS)

@@ -74,6 +74,7 @@ class Jumps:
         md_timestep_fs: float,
         **options: Unpack[LoopOptions],
     ) -> None:
+        self.sampler = self.acceptance = None
         self._molecules = list(molecules)
         self._calc: Any = self._molecules[0].calc
         self.loop = JumpLoop(

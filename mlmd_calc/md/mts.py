@@ -129,34 +129,37 @@ class MTSVelocityVerlet(RestartableDynamics):
 
     def step(self) -> None:
         """Do one step."""
-        self._correct()
-        for _ in range(self.inner_steps):
-            self._inner_step(self.dt / self.inner_steps)
-        self._correct()
-
-    def _correct(self) -> None:
-        """Kick by the difference of accurate and cheap forces for half a step."""
-        accurate = self.atoms.get_forces(md=True)
-        self._kick(accurate - self._fast_forces(), 0.5 * self.dt)
-
-    def _inner_step(self, time: float) -> None:
-        """Move by the cheap forces."""
-        self._kick(self._fast_forces(), 0.5 * time)
-        self._drift(time)
-        self._kick(self._fast_forces(), 0.5 * time)
-
-    def _drift(self, time: float) -> None:
         atoms = self.atoms
-        atoms.set_positions(atoms.positions + time * atoms.get_momenta() / self.masses)
+        positions, momenta = atoms.get_positions(), self._corrected(atoms.get_momenta())
+        for _ in range(self.inner_steps):
+            positions, momenta = self._inner_step(positions, momenta)
+        atoms.set_positions(positions)
+        atoms.set_momenta(self._corrected(momenta))
 
-    def _kick(self, forces: FloatArray, time: float) -> None:
-        self.atoms.set_momenta(self.atoms.get_momenta() + time * forces)
+    def _corrected(self, momenta: FloatArray) -> FloatArray:
+        """Kick by the difference of accurate and cheap forces for half a step."""
+        difference = self.atoms.get_forces(md=True) - self._fast_forces(self.atoms.positions)
+        kicked: FloatArray = momenta + 0.5 * self.dt * difference
+        return kicked
 
-    def _fast_forces(self) -> FloatArray:
-        """Cheap forces at the present positions, from memory where they are known."""
-        positions = self.atoms.get_positions()
+    def _inner_step(
+        self, positions: FloatArray, momenta: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Move by the cheap forces."""
+        time = self.dt / self.inner_steps
+        momenta = momenta + 0.5 * time * self._fast_forces(positions)
+        positions, momenta = self._drift(positions, momenta, time)
+        return positions, momenta + 0.5 * time * self._fast_forces(positions)
+
+    def _drift(
+        self, positions: FloatArray, momenta: FloatArray, time: float
+    ) -> tuple[FloatArray, FloatArray]:
+        return positions + time * momenta / self.masses, momenta
+
+    def _fast_forces(self, positions: FloatArray) -> FloatArray:
+        """Cheap forces, from memory where they are known."""
         if self._known is None or not np.array_equal(self._known[0], positions):
-            self._known = positions, self._fast.forces(positions)
+            self._known = positions.copy(), self._fast.forces(positions)
         return self._known[1]
 
     def _identity(self) -> dict[str, Any]:
@@ -234,13 +237,13 @@ class MTSLangevin(MTSVelocityVerlet):
         self._rng = np.random.default_rng() if rng is None else rng
         super().__init__(atoms, timestep, fast, inner_steps=inner_steps, **options)
 
-    def _drift(self, time: float) -> None:
-        super()._drift(0.5 * time)
+    def _drift(
+        self, positions: FloatArray, momenta: FloatArray, time: float
+    ) -> tuple[FloatArray, FloatArray]:
+        positions, momenta = super()._drift(positions, momenta, 0.5 * time)
         kept = math.exp(-self.friction * time)
-        self.atoms.set_momenta(
-            refreshed(self.atoms.get_momenta(), self.masses, self.temperature_K, kept, self._rng)
-        )
-        super()._drift(0.5 * time)
+        momenta = refreshed(momenta, self.masses, self.temperature_K, kept, self._rng)
+        return super()._drift(positions, momenta, 0.5 * time)
 
     def todict(self) -> dict[str, Any]:
         """Return what trajectories store of the run."""

@@ -134,9 +134,16 @@ class RunRecord:
 
     @property
     def times_ps(self) -> NDArray[np.float64]:
-        """Time of each frame in ps, ``(f,)``."""
+        """Time of each frame in ps, ``(f,)``; ConfigError for samples of an exact ensemble."""
         timestep = self.description.settings.step_fs / units.FS_PER_PS
         return np.asarray(self.frames["step"] * timestep)
+
+    @property
+    def progress(self) -> tuple[NDArray[np.float64], str]:
+        """What frames are drawn against, ``(f,)``, and what it is called: steps without time."""
+        if self.description.settings.exact is None:
+            return self.times_ps, "time (ps)"
+        return self.frames["step"].astype(np.float64), "step"
 
     @property
     def temperatures(self) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ from mlmd_calc.md.checkpoint import (
     run_identity,
 )
 from mlmd_calc.md.engine import Dynamics, DynamicsState, RunEngine
+from mlmd_calc.md.exact import ExactNVT
 from mlmd_calc.md.jump_engine import EVENTS_FILE, JumpCounts, count_jumps
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorder import Recorder
@@ -264,6 +265,16 @@ class Run:
     def loop(self) -> JumpLoop | None:
         """The loop that makes the jumps, with its events; None if steps are force-based."""
         return self._dynamics.loop
+
+    @property
+    def acceptance(self) -> float | None:
+        """Fraction of steps accepted by a Metropolis test; None in runs without one."""
+        return self._dynamics.acceptance
+
+    @property
+    def sampler(self) -> ExactNVT | None:
+        """What samples an exact ensemble; None in every other run."""
+        return self._dynamics.sampler
 
     @property
     def counts(self) -> JumpCounts | None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _FRICTION_PER_PS: Final = 1.0
 """Where nothing else is recommended."""
 
+_EXACT_FRICTION_PER_PS: Final = 20.0
+"""Of exact ensembles, as in :class:`mlmd_calc.md.ExactNVT`."""
+
 
 class Engine(str, Enum):
     """The program that moves the atoms."""
@@ -32,6 +35,22 @@ class Ensemble(str, Enum):
     LANGEVIN = "langevin"
     BUSSI = "bussi"
     NOSE_HOOVER = "nose-hoover"
+
+
+class InnerForces(str, Enum):
+    """Cheap forces of multiple time stepping."""
+
+    DIRECT = "direct"
+    """The force head of the model."""
+    BONDED = "bonded"
+    """A :class:`mlmd_calc.bonded.BondedForceField` that is fitted to the molecule."""
+    NETWORK = "network"
+    """The same, with a network for what its polynomial leaves over."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether they are fitted to the molecule."""
+        return self is not InnerForces.DIRECT
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,39 @@ class JumpSettings:
 
 
 @dataclass(frozen=True)
+class ExactSettings:
+    """Settings of a run that samples the exact ensemble of a target.
+
+    A step of the run is a trajectory by the calculator of the atoms, which the target accepts or
+    rejects; see :class:`mlmd_calc.md.ExactNVT`.
+
+    Attributes
+    ----------
+    target
+        What the user calls the method whose ensemble is sampled.
+    trajectory_steps
+        Time steps of a trajectory.
+    warmup
+        Steps of the run at its beginning in which the time step is adapted. They are no samples.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed.
+    """
+
+    target: str
+    trajectory_steps: int = 80
+    warmup: int = 200
+
+    def __post_init__(self) -> None:
+        if self.trajectory_steps < 1:
+            raise ConfigError(f"trajectory_steps={self.trajectory_steps}; it must be at least 1")
+        if self.warmup < 0:
+            raise ConfigError(f"warmup={self.warmup}; it must not be negative")
+
+
+@dataclass(frozen=True)
 class MDSettings:
     """Settings of one run.
 
@@ -87,10 +139,12 @@ class MDSettings:
     temperature_K
         Of the thermostat and of the initial velocities.
     timestep_fs
-        Time step in fs; in a run made of jumps, that of force-based steps.
+        Time step in fs; in a run made of jumps, that of force-based steps; of an exact ensemble,
+        that with which the warm-up begins.
     friction_per_ps
-        Langevin friction in 1/ps; its inverse is the relaxation time of the other thermostats.
-        None: what is recommended for the propagator of a run made of jumps, else 1.
+        Langevin friction in 1/ps; its inverse is the relaxation time of the other thermostats. Of
+        an exact ensemble, how fast momenta are forgotten between trajectories. None: what is
+        recommended for the propagator of a run made of jumps, 20 for an exact ensemble, else 1.
     seed
         Seed of initial velocities and thermostat.
     interval
@@ -104,8 +158,15 @@ class MDSettings:
     jumps
         For runs made of jumps.
     inner_steps
-        Time steps by direct forces in one step of the run, which conservative forces correct; see
-        :class:`mlmd_calc.md.MTSVelocityVerlet`. 1: no multiple time stepping.
+        Time steps by cheap forces in one step of the run, which the forces of the calculator
+        correct; see :class:`mlmd_calc.md.MTSVelocityVerlet`. 1: no multiple time stepping.
+    inner_forces
+        Which cheap forces these are.
+    metropolis
+        Whether every step of multiple time stepping is accepted or rejected; see
+        :class:`mlmd_calc.md.ExactMTS`.
+    exact
+        For runs that sample an exact ensemble.
 
     Raises
     ------
@@ -124,10 +185,14 @@ class MDSettings:
     bond_stop: float = 1.0
     jumps: JumpSettings | None = None
     inner_steps: int = 1
+    inner_forces: InnerForces = InnerForces.DIRECT
+    metropolis: bool = False
+    exact: ExactSettings | None = None
 
     def __post_init__(self) -> None:
         if self.friction_per_ps is None and self.jumps is None:
-            object.__setattr__(self, "friction_per_ps", _FRICTION_PER_PS)
+            usual = _FRICTION_PER_PS if self.exact is None else _EXACT_FRICTION_PER_PS
+            object.__setattr__(self, "friction_per_ps", usual)
         for name in ("timestep_fs", "friction_per_ps", "bond_limit", "bond_stop"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -151,8 +216,26 @@ class MDSettings:
             )
 
         self._check_inner_steps()
+        self._check_exact()
 
     def _check_inner_steps(self) -> None:
+        fitted, named = self.inner_forces.fitted, f"inner_forces={self.inner_forces.value!r}"
+        if fitted and self.inner_steps == 1:
+            raise ConfigError(
+                f"{named} with inner_steps=1; only multiple time stepping has cheap "
+                "forces, set inner_steps to 2 or more"
+            )
+        if fitted and self.temperature_K == 0:
+            raise ConfigError(
+                f"{named} with temperature_K=0; they are fitted to structures at the "
+                "temperature of the run, which must be positive"
+            )
+        if self.metropolis and (self.inner_steps == 1 or self.ensemble is not Ensemble.LANGEVIN):
+            raise ConfigError(
+                f"metropolis with inner_steps={self.inner_steps} and ensemble "
+                f"{self.ensemble.value!r}; it accepts or rejects steps of multiple time stepping, "
+                "inner_steps of 2 or more, in the ensemble 'langevin'"
+            )
         if self.inner_steps == 1:
             return
         if self.jumps is not None:
@@ -164,6 +247,20 @@ class MDSettings:
             raise ConfigError(
                 f"inner_steps={self.inner_steps} with ensemble {self.ensemble.value!r}; multiple "
                 "time stepping has 'nve' and 'langevin'"
+            )
+
+    def _check_exact(self) -> None:
+        if self.exact is None:
+            return
+        if self.jumps is not None or self.inner_steps > 1:
+            other = "jumps" if self.jumps is not None else f"inner_steps={self.inner_steps}"
+            raise ConfigError(
+                f"{other} with an exact ensemble, whose steps are trajectories of force-based steps"
+            )
+        if self.ensemble is not Ensemble.LANGEVIN:
+            raise ConfigError(
+                f"ensemble {self.ensemble.value!r} of an exact ensemble, which is the canonical "
+                "one and refreshes momenta as 'langevin' does; leave it at that"
             )
 
     def with_friction(self, recommended: float | None) -> MDSettings:
@@ -180,7 +277,18 @@ class MDSettings:
 
     @property
     def step_fs(self) -> float:
-        """Time in fs that passes in one step of the run."""
+        """Time in fs that passes in one step of the run.
+
+        Raises
+        ------
+        ConfigError
+            If none does, in an exact ensemble.
+        """
+        if self.exact is not None:
+            raise ConfigError(
+                f"the frames are samples of the exact ensemble of {self.exact.target!r}, between "
+                "which no physical time passes; what depends on time needs a run of dynamics"
+            )
         if self.jumps is None:
             return self.timestep_fs * self.inner_steps
         return self.jumps.stride_fs + self.jumps.md_steps_per_jump * self.timestep_fs
@@ -197,20 +305,29 @@ class MDSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
-        values = {**asdict(self), "ensemble": self.ensemble.value}
-        if self.inner_steps == 1:
-            # As runs without multiple time stepping have always been written.
-            del values["inner_steps"]
+        values = {
+            **asdict(self),
+            "ensemble": self.ensemble.value,
+            "inner_forces": self.inner_forces.value,
+        }
+        # As runs that do without them have always been written.
+        usual_values = {"inner_steps": 1, "inner_forces": InnerForces.DIRECT.value, "exact": None}
+        usual_values["metropolis"] = False
+        for name, usual in usual_values.items():
+            if values[name] == usual:
+                del values[name]
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MDSettings:
         """Build settings from :meth:`to_dict` output."""
-        jumps = values.get("jumps")
+        jumps, exact = values.get("jumps"), values.get("exact")
         return cls(
             **{
                 **values,
                 "ensemble": Ensemble(values["ensemble"]),
+                "inner_forces": InnerForces(values.get("inner_forces", InnerForces.DIRECT)),
                 "jumps": None if jumps is None else JumpSettings(**jumps),
+                "exact": None if exact is None else ExactSettings(**exact),
             }
         )

@@ -10,7 +10,7 @@ import numba
 import torch
 from torch import Tensor
 
-F = TypeVar("F", bound=Callable[..., None])
+F = TypeVar("F", bound=Callable[..., Any])
 
 _DTYPES: Final = (torch.float32, torch.float64)
 

@@ -1,0 +1,125 @@
+"""A small network of internal coordinates, fitted to forces that a polynomial leaves over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlmd_calc.bonded.coordinates import InternalCoordinates
+from mlmd_calc.bonded.kernels import add_network
+
+STEPS: Final = 3000
+"""Of the training."""
+_BATCH: Final = 64
+_LEARNING_RATE: Final = 0.01
+_FLOOR: Final = 1e-3
+"""Added to the spread of coordinates by which they are divided."""
+
+_NAMES: Final = ("first", "first_bias", "second", "second_bias", "last")
+
+
+class ResidualNetwork:
+    """An energy ``last · tanh(second tanh(first v + first_bias) + second_bias)``.
+
+    Parameters
+    ----------
+    weights
+        Arrays by name: those of the formula, where v are internal coordinates in their units.
+    """
+
+    def __init__(self, weights: Mapping[str, NDArray[np.float64]]) -> None:
+        self.weights = {name: np.ascontiguousarray(weights[name]) for name in _NAMES}
+
+    @classmethod
+    def fit(
+        cls,
+        coordinates: InternalCoordinates,
+        positions: NDArray[np.float64],
+        forces: NDArray[np.float64],
+        importance: NDArray[np.float64],
+        neurons: int,
+        seed: int,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> ResidualNetwork:
+        """Fit to forces.
+
+        Parameters
+        ----------
+        coordinates
+            Of the molecule.
+        positions, forces
+            ``(f, n, 3)`` Å and eV/Å.
+        importance
+            ``(3 n,)`` factors of errors of the forces.
+        neurons
+            Of both layers.
+        seed
+            Of the weights at the start, and of the order of structures.
+        on_step
+            Called after each of the steps, of which there are :data:`STEPS`.
+        """
+        values = np.stack([coordinates.values(own)[0] for own in positions])
+        mean, spread = values.mean(axis=0), values.std(axis=0) + _FLOOR
+        frames = len(positions)
+        by_value = np.stack([coordinates.derivatives(own) for own in positions])
+        by_value = by_value.reshape(frames, len(coordinates), -1) * importance
+        inputs = _single((values - mean) / spread)
+        jacobians = _single(by_value / spread[:, None])
+        targets = _single(forces.reshape(frames, -1) * importance)
+        generator = torch.Generator().manual_seed(seed)
+
+        def drawn(rows: int, columns: int) -> Tensor:
+            values: Tensor = torch.randn(rows, columns, generator=generator) / columns**0.5
+            return values
+
+        first, second = drawn(neurons, len(coordinates)), drawn(neurons, neurons)
+        parameters = [first, torch.zeros(neurons), second, torch.zeros(neurons)]
+        parameters.append(torch.zeros(neurons))
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimiser = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=STEPS)
+        for _ in range(STEPS):
+            chosen = torch.randint(frames, (_BATCH,), generator=generator)
+            found = -_forces(parameters, inputs[chosen], jacobians[chosen])
+            loss = (found - targets[chosen]).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            on_step()
+        fitted = [parameter.detach().numpy().astype(np.float64) for parameter in parameters]
+        weights = dict(zip(_NAMES, fitted, strict=True))
+        weights["first"] = weights["first"] / spread
+        weights["first_bias"] = weights["first_bias"] - weights["first"] @ mean
+        return cls(weights)
+
+    def add_slopes(self, values: NDArray[np.float64], slopes: NDArray[np.float64]) -> float:
+        """Add the derivatives by the coordinates to `slopes`, and return the energy in eV."""
+        weights = self.weights
+        return add_network(
+            weights["first"],
+            weights["first_bias"],
+            weights["second"],
+            weights["second_bias"],
+            weights["last"],
+            values,
+            slopes[: len(values)],
+        )
+
+
+def _forces(parameters: list[Tensor], inputs: Tensor, jacobians: Tensor) -> Tensor:
+    first, first_bias, second, second_bias, last = parameters
+    below = torch.tanh(inputs @ first.T + first_bias)
+    above = torch.tanh(below @ second.T + second_bias)
+    by_below = (last * (1.0 - above.square())) @ second * (1.0 - below.square())
+    return torch.einsum("bv,bvx->bx", by_below @ first, jacobians)
+
+
+def _single(array: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))

@@ -1,0 +1,90 @@
+"""Cheap forces of multiple time stepping in `mlmd run`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import ase
+from rich.console import Console
+
+from mlmd_calc import units
+from mlmd_calc.bonded import BondedForceField
+from mlmd_calc.bonded.force_field import LEFT_OUT
+from mlmd_calc.data.pool import progress_bar
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.md.settings import Engine, InnerForces, MDSettings
+
+_STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: 1600}
+"""How many are fitted to."""
+
+_NEURONS: Final = 128
+
+
+def check_inner_options(
+    engine: Engine, inner_steps: int, inner_forces: InnerForces | None, metropolis: bool
+) -> None:
+    """Refuse what multiple time stepping cannot do, before anything is fitted.
+
+    Raises
+    ------
+    ConfigError
+        If cheap forces or the test are named without inner steps, or OpenMM is to know them.
+    """
+    if metropolis and inner_steps == 1:
+        raise ConfigError(
+            "--metropolis accepts or rejects steps of multiple time stepping; give --mts with it, "
+            "for instance --mts 16 --mts-forces network"
+        )
+    if metropolis and engine is Engine.OPENMM:
+        raise ConfigError("--metropolis with --engine openmm, which has no such test; use ase")
+    if inner_forces is None:
+        return
+    if inner_steps == 1:
+        raise ConfigError(
+            f"--mts-forces {inner_forces.value} is an option of multiple time stepping; give --mts "
+            "with it, for instance --mts 6"
+        )
+    if engine is Engine.OPENMM and inner_forces.fitted:
+        raise ConfigError(
+            f"--mts-forces {inner_forces.value} with --engine openmm, which has no such forces; "
+            "use --engine ase"
+        )
+
+
+def fit_inner_forces(
+    atoms: ase.Atoms, settings: MDSettings, console: Console
+) -> BondedForceField | None:
+    """Fit the cheap forces of a run under a progress bar, and say how good they are.
+
+    Returns
+    -------
+    BondedForceField or None
+        None if the settings want no such forces.
+
+    Raises
+    ------
+    InputError
+        If there are too few forces, or nothing to fit.
+    """
+    kind = settings.inner_forces
+    if not kind.fitted:
+        return None
+    structures = _STRUCTURES[kind]
+    with progress_bar(console, bar_width=12) as progress:
+        total = structures + LEFT_OUT
+        bar = progress.add_task("fitting cheap forces", total=total)
+        fitted = BondedForceField.fit(
+            atoms,
+            temperature_K=settings.temperature_K,
+            frames=structures,
+            neurons=_NEURONS if kind is InnerForces.NETWORK else 0,
+            seed=settings.seed,
+            on_frame=partial(progress.advance, bar),
+        )
+    console.print(
+        f"Cheap forces fitted to {structures} structures: "
+        f"{fitted.error / units.MEV:.0f} meV/Å of them are left to correct (root mean square).",
+        highlight=False,
+    )
+    return fitted

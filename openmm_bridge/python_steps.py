@@ -1,0 +1,44 @@
+"""Integrators whose steps are done in Python, and counted by OpenMM."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import openmm
+
+_COUNTING: Final = "counting"
+"""Global variable that is 1 while OpenMM counts a step that was done in Python."""
+
+
+class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
+    """A ``CustomIntegrator`` whose `step` is overridden in Python.
+
+    The class is lost where OpenMM makes a copy in C++, in XML and inside ``CompoundIntegrator``.
+    Such a copy makes all positions NaN in its first step rather than stand still.
+
+    Parameters
+    ----------
+    step_ps
+        Step size in ps.
+    update
+        Whether OpenMM does what it does in each step besides integrating, such as removing the
+        motion of the centre of mass.
+    """
+
+    def __init__(self, step_ps: float, *, update: bool) -> None:
+        super().__init__(step_ps)
+        self.addGlobalVariable(_COUNTING, 0.0)
+        if update:
+            self.addUpdateContextState()
+        # What is left of this class in copies made in C++ must not seem to work.
+        self.beginIfBlock(f"{_COUNTING} = 0")
+        self.addComputePerDof("x", f"x + sqrt({_COUNTING} - 1)")
+        self.endBlock()
+
+    def count_step(self) -> None:
+        """Let OpenMM count a step, and time by the step size."""
+        self.setGlobalVariableByName(_COUNTING, 1.0)
+        try:
+            super().step(1)
+        finally:
+            self.setGlobalVariableByName(_COUNTING, 0.0)
