@@ -27,7 +27,6 @@ from mlmd_calc.md.checkpoint import (
     run_identity,
 )
 from mlmd_calc.md.engine import Dynamics, DynamicsState, RunEngine
-from mlmd_calc.md.exact import ExactNVT
 from mlmd_calc.md.jump_engine import EVENTS_FILE, JumpCounts, count_jumps
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorder import Recorder
@@ -94,6 +93,8 @@ class Run:
         That of the first.
     folder, description, settings
         Folder of the run, what it is, and its settings.
+    sampler
+        What samples an exact ensemble; None in every other run.
 
     Examples
     --------
@@ -117,14 +118,12 @@ class Run:
         self, dynamics: Dynamics, recorder: Recorder, rng: np.random.Generator, step: int = 0
     ) -> None:
         self.step = step
-        self.molecules = recorder.molecules
-        self.atoms = recorder.molecules[0]
+        self.molecules, self.atoms = recorder.molecules, recorder.molecules[0]
         self.folder = recorder.folder
         self.description = recorder.description
         self.settings = recorder.description.settings
-        self._dynamics = dynamics
-        self._recorder = recorder
-        self._rng = rng
+        self.sampler = dynamics.sampler
+        self._dynamics, self._recorder, self._rng = dynamics, recorder, rng
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -265,11 +264,6 @@ class Run:
     def loop(self) -> JumpLoop | None:
         """The loop that makes the jumps, with its events; None if steps are force-based."""
         return self._dynamics.loop
-
-    @property
-    def sampler(self) -> ExactNVT | None:
-        """What samples an exact ensemble; None in every other run."""
-        return self._dynamics.sampler
 
     @property
     def counts(self) -> JumpCounts | None:
