@@ -314,10 +314,10 @@ def interrupt_at(step, out):
 
 def test_steps_of_a_duration():
     settings = MDSettings(timestep_fs=0.25)
-    assert steps_of(settings, 1.0) == 4000
+    assert steps_of(1.0, settings) == 4000
     # The duration is covered.
-    assert steps_of(MDSettings(timestep_fs=0.3), 0.1) == 334
-    assert steps_of(MDSettings(timestep_fs=0.1), 1.0) == 10000
+    assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 334
+    assert steps_of(1.0, MDSettings(timestep_fs=0.1)) == 10000
 
 
 def test_file_comes_before_names(tmp_path, monkeypatch):

@@ -38,10 +38,10 @@ def check_exact_options(context: typer.Context) -> None:
                     "with it"
                 )
         return
-    ensemble = given["ensemble"]
+    engine, ensemble = Engine(given["engine"]), Ensemble(given["ensemble"])
     wrong = {
-        f"--engine {given['engine'].value}": (
-            given["engine"] is not Engine.ASE,
+        f"--engine {engine.value}": (
+            engine is not Engine.ASE,
             "which runs with ASE; leave it out, or use ExactNVTIntegrator in a script of OpenMM",
         ),
         f"--propagator {given['propagator']}": (

@@ -32,7 +32,7 @@ def summarise_samples(record: RunRecord, sampler: ExactNVT) -> dict[str, Any]:
     Parameters
     ----------
     record
-        Frames after the warm-up.
+        Frames after the warm-up, up to the end of the run.
     sampler
         What has sampled them.
 
@@ -62,7 +62,7 @@ def summarise_samples(record: RunRecord, sampler: ExactNVT) -> dict[str, Any]:
         "exact": {
             "target": settings.exact.target,
             "proposals": len(sampler.samples),
-            "target_energies": settings.exact.warmup + len(sampler.samples),
+            "target_energies": int(record.frames["step"][-1]),
             "target_gradients": sampler.collected,
             "problem": problem,
             **found,

@@ -120,15 +120,15 @@ class Job:
         return calculator
 
 
-def steps_of(settings: MDSettings, duration_ps: float, proposals: int | None = None) -> int:
+def steps_of(duration_ps: float, settings: MDSettings, proposals: int | None = None) -> int:
     """Count the steps of a run.
 
     Parameters
     ----------
-    settings
-        Settings of the run.
     duration_ps
         What the steps cover.
+    settings
+        Settings of the run.
     proposals
         Trajectories after the warm-up of an exact ensemble, which has no duration. None: the usual
         number.
@@ -265,10 +265,14 @@ def resume(
         engine = exact_engine(exact, description.info)
     run = Run.resume(folder, calculator, engine=engine, propagator=propagator)
     if duration_ps is not None or proposals is not None:
-        job = replace(job, steps=steps_of(run.settings, duration_ps or 0.0, proposals))
+        job = replace(job, steps=steps_of(duration_ps or 0.0, run.settings, proposals))
         if job.steps < run.step:
             run.close()
-            asked = f"--duration {duration_ps:g} ps" if proposals is None else "with its warm-up it"
+            asked = (
+                f"--duration {duration_ps:g} ps"
+                if proposals is None
+                else f"--proposals {proposals} with the warm-up"
+            )
             raise ConfigError(
                 f"{asked} is {job.steps} steps, but the run has done {run.step} already; give a "
                 "longer one"

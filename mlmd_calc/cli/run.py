@@ -235,9 +235,18 @@ Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the
 _Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj, dcd or xtc.")
 ]
-_Interval: TypeAlias = Annotated[int, typer.Option(help="Steps or jumps between recorded frames.")]
+_Interval: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        help="Steps or jumps between recorded frames. With --exact all are, unless it is given."
+    ),
+]
 _CheckpointInterval: TypeAlias = Annotated[
-    int, typer.Option(help="Steps or jumps between checkpoints, from which --restart goes on.")
+    int,
+    typer.Option(
+        help="Steps or jumps between checkpoints, from which --restart goes on. With --exact every "
+        "tenth has one, unless it is given."
+    ),
 ]
 _Restart: TypeAlias = Annotated[
     bool,
@@ -358,7 +367,7 @@ def run(
         )
         if settings.exact is not None:
             chosen = exact_engine(settings.exact, calculator.state_of(atoms)._asdict())
-        steps = steps_of(settings, duration, proposals)
+        steps = steps_of(duration, settings, proposals)
         job = Job(molecule, calculator.todict(), trajectory_format, steps, pdb, beyond_training)
         simulation = begin(
             *(atoms, out, settings, job, console),

@@ -66,7 +66,7 @@ def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dic
         **whole,
         "degrees_of_freedom": description.degrees_of_freedom,
         **_speed(settings, steps_per_second),
-        "acceptance": run.acceptance,
+        "acceptance": run.dynamics.acceptance,
         "settings": settings.to_dict(),
         "engine": {"name": description.engine.value, **description.engine_options},
         "calculator": job.calculator,

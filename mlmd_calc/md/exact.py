@@ -269,14 +269,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
         return self._state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, with the atoms as they were then.
-
-        Raises
-        ------
-        ModelFileError
-            If the target gives another energy than it did then, or frames are missing in
-            `frames_file`.
-        """
+        """Go on from :meth:`state_dict`, with atoms, target and `frames_file` as they were then."""
         self._load_state(state)
 
     def _trajectory(

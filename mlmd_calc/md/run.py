@@ -27,7 +27,6 @@ from mlmd_calc.md.checkpoint import (
     run_identity,
 )
 from mlmd_calc.md.engine import Dynamics, DynamicsState, RunEngine
-from mlmd_calc.md.exact import ExactNVT
 from mlmd_calc.md.jump_engine import EVENTS_FILE, JumpCounts, count_jumps
 from mlmd_calc.md.record import Description
 from mlmd_calc.md.recorder import Recorder
@@ -88,12 +87,12 @@ class Run:
 
     Attributes
     ----------
-    molecules
-        The present state of all replicas.
-    atoms
-        That of the first.
+    molecules, atoms
+        The present state of all replicas, and that of the first.
     folder, description, settings
         Folder of the run, what it is, and its settings.
+    dynamics, sampler
+        What does the steps; what samples an exact ensemble, None in every other run.
 
     Examples
     --------
@@ -117,14 +116,11 @@ class Run:
         self, dynamics: Dynamics, recorder: Recorder, rng: np.random.Generator, step: int = 0
     ) -> None:
         self.step = step
-        self.molecules = recorder.molecules
-        self.atoms = recorder.molecules[0]
+        self.molecules, self.atoms = recorder.molecules, recorder.molecules[0]
         self.folder = recorder.folder
-        self.description = recorder.description
-        self.settings = recorder.description.settings
-        self._dynamics = dynamics
-        self._recorder = recorder
-        self._rng = rng
+        self.description, self.settings = recorder.description, recorder.description.settings
+        self.sampler = dynamics.sampler
+        self.dynamics, self._recorder, self._rng = dynamics, recorder, rng
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -264,17 +260,7 @@ class Run:
     @property
     def loop(self) -> JumpLoop | None:
         """The loop that makes the jumps, with its events; None if steps are force-based."""
-        return self._dynamics.loop
-
-    @property
-    def acceptance(self) -> float | None:
-        """Fraction of steps accepted by a Metropolis test; None in runs without one."""
-        return self._dynamics.acceptance
-
-    @property
-    def sampler(self) -> ExactNVT | None:
-        """What samples an exact ensemble; None in every other run."""
-        return self._dynamics.sampler
+        return self.dynamics.loop
 
     @property
     def counts(self) -> JumpCounts | None:
@@ -324,7 +310,7 @@ class Run:
         self.checkpoint()
         if self.step % self.settings.interval:
             # After the checkpoint, which knows nothing of it: a run that goes on is the same.
-            self._recorder.record_end(self.step, self._dynamics.measure())
+            self._recorder.record_end(self.step, self.dynamics.measure())
         return Outcome(verdict, self.step)
 
     def _advance(self) -> str | None:
@@ -332,12 +318,12 @@ class Run:
         self.step += 1
         reason = None
         try:
-            self._dynamics.step()
+            self.dynamics.step()
             if not self._recorder.finite:
                 return "positions or velocities are not finite any more"
             reason = self._recorder.watch_bonds()
             if reason is not None or self.step % self.settings.interval == 0:
-                self._recorder.record(self.step, self._dynamics.measure())
+                self._recorder.record(self.step, self.dynamics.measure())
         except (MLMDError, CalculatorError) as error:
             # A molecule that has come apart is the reason, not what the model makes of it.
             reason = reason or str(error)
@@ -346,7 +332,7 @@ class Run:
     def checkpoint(self) -> None:
         """Write a checkpoint; frames and events so far become readable as well."""
         self._recorder.flush()
-        results, thermostat = self._dynamics.state_dict()
+        results, thermostat = self.dynamics.state_dict()
         Checkpoint(
             identity=run_identity(self.description.to_dict(), self.atoms.calc),
             step=self.step,
