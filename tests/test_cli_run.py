@@ -10,17 +10,15 @@ import sys
 import ase.io
 import numpy as np
 import pytest
-import typer
 from analytic_potentials import Morse, Springs
 from ase import Atoms
 from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
-from mlmd_calc.cli import inner_forces
+from mlmd_calc.cli import app, inner_forces
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
-from mlmd_calc.cli.run import run
 from mlmd_calc.cli.run_results import SUMMARY_FILE
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
@@ -29,8 +27,6 @@ from mlmd_calc.md.checkpoint import Checkpoint
 from mlmd_calc.md.settings import InnerForces
 
 NAMES = ("whole", "parts")
-APP = typer.Typer()
-APP.command("run")(run)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def model(tmp_path_factory):
 
 def invoke(*arguments):
     """Run the command; our own errors reach the caller."""
-    return CliRunner().invoke(APP, [str(a) for a in arguments], catch_exceptions=False)
+    return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def test_run_leaves_trajectory_picture_and_summary(tmp_path, model):
@@ -99,7 +95,7 @@ def test_restart_extends_a_run_bit_for_bit(tmp_path, model):
     ("ensemble", "forces"), [("nve", "direct"), ("langevin", "direct"), ("nve", "bonded")]
 )
 def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, monkeypatch, ensemble, forces):
-    monkeypatch.setattr(inner_forces, "_FITTED_STRUCTURES", 20)
+    monkeypatch.setattr(inner_forces, "_STRUCTURES", {InnerForces.BONDED: 20})
     options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
     options += ("--seed", 3, "-e", ensemble, "-T", 20, "--timestep", 0.2, "--interval", 4)
     options += ("--mts", 2, "--mts-forces", forces)
