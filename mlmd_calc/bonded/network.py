@@ -13,10 +13,12 @@ from torch import Tensor
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_network
 
-STEPS: Final = 3000
+STEPS: Final = 5000
 """Of the training."""
 _BATCH: Final = 64
-_LEARNING_RATE: Final = 0.01
+_LEARNING_RATE: Final = 0.003
+"""With three times as much all neurons saturate for some molecules, and nothing is learnt."""
+
 _FLOOR: Final = 1e-3
 """Added to the spread of coordinates by which they are divided."""
 
