@@ -96,7 +96,7 @@ class ExactNVTIntegrator(PythonSteps):
         super().__init__(step_ps, update=False)
         self._system = proposal
         self._timestep = step_ps * units.PS
-        self._options = {
+        self._options: dict[str, Any] = {
             "temperature_K": _value(temperature, unit.kelvin),
             "friction": _value(frictionCoeff, unit.picosecond**-1) / units.PS,
             "trajectory_steps": trajectorySteps,
