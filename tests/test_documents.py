@@ -166,6 +166,7 @@ WORDS = {
     "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
     "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
     "SVKF GATL NDIY QPEM": "GATL",
+    "H-KG-OH H-AAA-OH": "H-KG-OH",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
     "CH3CH2OH --ensemble nve --mts 6": "CH4 --ensemble nve --mts 6",
@@ -194,6 +195,7 @@ OPTIONS = {
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
     "mlmd data peptides SVKF GATL NDIY QPEM --ns 0.5": "--ns 0.1 --equilibrate 1",
+    "mlmd data peptides H-KG-OH": "--ns 0.01 --equilibrate 1",
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",

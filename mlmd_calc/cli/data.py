@@ -192,8 +192,8 @@ def peptides_command(
     sequences: Annotated[
         list[str],
         typer.Argument(
-            help="Amino acids between the caps in one-letter codes (A, AGSV), or all20 for each of "
-            "the 20 amino acids by itself."
+            help="Amino acids between caps in one-letter codes (A, AGSV), with free ends as "
+            "H-AGSV-OH, or all20 for each of the 20 amino acids by itself, capped."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per run.")],
@@ -215,7 +215,7 @@ def peptides_command(
     ] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Simulate capped peptides with OpenMM; continues where an earlier run was stopped."""
+    """Simulate peptides with OpenMM; continues where an earlier run was stopped."""
     require("openmm", extra="openmm", why="simulate peptides")
     # Imports torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS
