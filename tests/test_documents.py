@@ -190,12 +190,15 @@ OPTIONS = {
     "mlmd bench table": "--quick --atoms 9 --html table.html",
     "mlmd bench table --device cuda": None,
     "mlmd data info": "",
+    "mlmd data atlas": "",
     "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
+    "mlmd data mdgen": "--every 2",
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
     "mlmd data peptides SVKF GATL NDIY QPEM --ns 0.5": "--ns 0.1 --equilibrate 1",
     "mlmd data peptides H-KG-OH": "--ns 0.01 --equilibrate 1",
+    "mlmd data timewarp": "",
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",
@@ -292,6 +295,7 @@ def prepare(folder):
     import test_mdcath
     import test_misato
     import test_operator_metrics
+    import test_published_layouts
     import test_training_atmos
 
     from mlmd_calc.training.recipe import load_recipe
@@ -301,6 +305,9 @@ def prepare(folder):
     complexed = folder / "parameter_restart_files_MD" / "10gs"
     complexed.mkdir(parents=True)
     topology.rename(complexed / topology.name)
+    test_published_layouts.write_atlas(folder / "1abc_A_protein")
+    test_published_layouts.write_mdgen(folder / "4AA_sims" / "AIKW")
+    test_published_layouts.write_timewarp(folder)
     test_operator_metrics.write_later_run(folder)
     sizes = load_recipe("atmos-peptides").network_config(2.0)
     test_training_atmos.protenix_file(folder / "model_v0.5.0.pt", sizes)
