@@ -209,6 +209,7 @@ OPTIONS = {
     "mlmd evaluate rollouts peptides": "--frames 2 --steps 2 --redraws 0",
     "mlmd export": "",
     "mlmd finetune": STEPS,
+    "mlmd interpolate": "--replicas 1 --steps 2 --redraws 0 --seed 1",
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
     "mlmd run --restart": "--duration 0.1",
@@ -232,6 +233,7 @@ OPTIONS = {
     "pip install": None,
     "pytest tests/test_mdet_parity.py": "",
     "python benchmarks/bench_atom.py": "--molecules 1",
+    "python benchmarks/bench_checkpointing.py": "--residues 2",
     "python benchmarks/bench_exact.py": "--proposals 10 --trajectory 2 --picoseconds 0.1",
     "python benchmarks/bench_mts.py": (
         "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
@@ -298,6 +300,8 @@ def prepare(folder):
     import test_published_layouts
     import test_training_atmos
 
+    from mlmd_calc.biomolecules.pdb import format_structure
+    from mlmd_calc.data.biomolecules.peptides import capped_peptide
     from mlmd_calc.training.recipe import load_recipe
 
     test_mdcath.write(folder / "mdcath_dataset_1abcA00.h5")
@@ -308,6 +312,7 @@ def prepare(folder):
     test_published_layouts.write_atlas(folder / "1abc_A_protein")
     test_published_layouts.write_mdgen(folder / "4AA_sims" / "AIKW")
     test_published_layouts.write_timewarp(folder)
+    (folder / "end.pdb").write_text(format_structure(capped_peptide("V", 1)))
     test_operator_metrics.write_later_run(folder)
     sizes = load_recipe("atmos-peptides").network_config(2.0)
     test_training_atmos.protenix_file(folder / "model_v0.5.0.pt", sizes)
