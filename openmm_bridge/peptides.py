@@ -1,4 +1,4 @@
-"""Generate trajectories of capped peptides with OpenMM, to train and test ATMOS.
+"""Generate trajectories of peptides with OpenMM, to train and test ATMOS.
 
 Amber ff14SB (Maier et al., J. Chem. Theory Comput. 11, 3696 (2015)) in the implicit solvent OBC2
 (Onufriev, Bashford and Case, Proteins 55, 383 (2004)), ``LangevinMiddleIntegrator`` with 2 fs and
@@ -28,7 +28,7 @@ from rich.console import Console
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure, build_system
-from mlmd_calc.data.biomolecules.peptides import capped_peptide, peptide_name
+from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,
     read_trajectories,
@@ -115,7 +115,7 @@ class PeptideRun:
     Attributes
     ----------
     sequence
-        One-letter codes.
+        As of `Peptide.parse`.
     temperature_K, replica
         Temperature in K and number of the run.
     settings
@@ -144,7 +144,11 @@ class PeptideRun:
     @property
     def cost(self) -> float:
         """About the square of the number of atoms."""
-        return float((len(self.sequence) + 1) ** 2)
+        return float((len(self._peptide.letters) + 1) ** 2)
+
+    @property
+    def _peptide(self) -> Peptide:
+        return Peptide.parse(self.sequence)
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
         """Simulate, or continue, and write the file.
@@ -166,7 +170,7 @@ class PeptideRun:
         seeds = np.random.SeedSequence([self.settings.seed, *self.label.encode()])
         # Not 0, which OpenMM takes for "choose one".
         conformer, velocity, thermostat = (int(word >> 1) | 1 for word in seeds.generate_state(3))
-        built = capped_peptide(self.sequence, conformer)
+        built = build_peptide(self._peptide, conformer)
         context = peptide_context(built, self.temperature_K, thermostat)
         identity = self._identity() | _program(context)
         saved = self._load(identity)
@@ -228,7 +232,7 @@ class PeptideRun:
     ) -> None:
         provenance = {"code": f"mlmd {version('mlmd')}", "rdkit": version("rdkit"), **identity}
         trajectory = BiomolecularTrajectory(
-            name=peptide_name(self.sequence),
+            name=self._peptide.name,
             structure=structure,
             system=build_system(structure),
             positions=frames,
@@ -258,7 +262,7 @@ class PeptideRun:
     def _identity(self) -> dict[str, Any]:
         """Everything that must agree for a finished file to be the one asked for."""
         return {
-            "sequence": self.sequence,
+            "sequence": str(self._peptide),
             "temperature_K": self.temperature_K,
             "replica": self.replica,
             **asdict(self.settings),
@@ -311,14 +315,14 @@ def generate_peptides(
     workers: int = 1,
     console: Console | None = None,
 ) -> list[Path]:
-    """Simulate capped peptides, several at a time, into ``directory/Ace-X-Nme_TK_rR.npz``.
+    """Simulate peptides, several at a time, into ``directory/Ace-X-Nme_TK_rR.npz`` and the like.
 
     Finished files with the same settings are kept, and runs under way continued.
 
     Parameters
     ----------
     sequences
-        In one-letter codes, e.g. ``"A"`` and ``"AGSV"``.
+        In one-letter codes, e.g. ``"A"`` and ``"AGSV"`` with caps, ``"H-AGSV-OH"`` with free ends.
     directory
         Created if it does not exist.
     settings
@@ -358,13 +362,13 @@ def generate_peptides(
     directory = Path(directory).resolve()
     runs = [
         PeptideRun(
-            sequence,
+            str(peptide),
             float(temperature),
             replica,
             settings,
-            directory / f"{peptide_name(sequence)}_{temperature:g}K_r{replica}.npz",
+            directory / f"{peptide.name}_{temperature:g}K_r{replica}.npz",
         )
-        for sequence in sequences
+        for peptide in map(Peptide.parse, sequences)
         for temperature in temperatures_K
         for replica in range(replicas)
     ]
@@ -404,7 +408,7 @@ def peptide_system(structure: BondedStructure, constraints: Any = app.HBonds) ->
     ----------
     structure
         Amino acids and caps with all their hydrogens, for instance from
-        `mlmd_calc.data.biomolecules.peptides.capped_peptide`.
+        `mlmd_calc.data.biomolecules.peptides.build_peptide`.
     constraints
         As of ``ForceField.createSystem``.
 
@@ -421,7 +425,7 @@ def peptide_system(structure: BondedStructure, constraints: Any = app.HBonds) ->
         reason = str(error).split(". ", maxsplit=1)[0]
         raise InputError(
             f"Amber ff14SB does not know the molecule ({reason}); it knows amino acids and caps "
-            "with all their hydrogens"
+            "with all their hydrogens, but no single amino acid with both ends free"
         ) from error
     (index,) = [
         i for i, force in enumerate(system.getForces()) if isinstance(force, openmm.CustomGBForce)

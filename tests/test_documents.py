@@ -166,6 +166,7 @@ WORDS = {
     "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
     "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
     "SVKF GATL NDIY QPEM": "GATL",
+    "H-KG-OH H-AAA-OH": "H-KG-OH",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
     "CH3CH2OH --ensemble nve --mts 6": "CH4 --ensemble nve --mts 6",
@@ -189,11 +190,15 @@ OPTIONS = {
     "mlmd bench table": "--quick --atoms 9 --html table.html",
     "mlmd bench table --device cuda": None,
     "mlmd data info": "",
+    "mlmd data atlas": "",
     "mlmd data generate": "--frames 10 --thermalise 20",
     "mlmd data mdcath": "",
+    "mlmd data mdgen": "--every 2",
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
     "mlmd data peptides SVKF GATL NDIY QPEM --ns 0.5": "--ns 0.1 --equilibrate 1",
+    "mlmd data peptides H-KG-OH": "--ns 0.01 --equilibrate 1",
+    "mlmd data timewarp": "",
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
     "mlmd doctor": "",
@@ -204,6 +209,7 @@ OPTIONS = {
     "mlmd evaluate rollouts peptides": "--frames 2 --steps 2 --redraws 0",
     "mlmd export": "",
     "mlmd finetune": STEPS,
+    "mlmd interpolate": "--replicas 1 --steps 2 --redraws 0 --seed 1",
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
     "mlmd run --restart": "--duration 0.1",
@@ -227,6 +233,7 @@ OPTIONS = {
     "pip install": None,
     "pytest tests/test_mdet_parity.py": "",
     "python benchmarks/bench_atom.py": "--molecules 1",
+    "python benchmarks/bench_checkpointing.py": "--residues 2",
     "python benchmarks/bench_exact.py": "--proposals 10 --trajectory 2 --picoseconds 0.1",
     "python benchmarks/bench_mts.py": (
         "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
@@ -290,8 +297,11 @@ def prepare(folder):
     import test_mdcath
     import test_misato
     import test_operator_metrics
+    import test_published_layouts
     import test_training_atmos
 
+    from mlmd_calc.biomolecules.pdb import format_structure
+    from mlmd_calc.data.biomolecules.peptides import capped_peptide
     from mlmd_calc.training.recipe import load_recipe
 
     test_mdcath.write(folder / "mdcath_dataset_1abcA00.h5")
@@ -299,6 +309,10 @@ def prepare(folder):
     complexed = folder / "parameter_restart_files_MD" / "10gs"
     complexed.mkdir(parents=True)
     topology.rename(complexed / topology.name)
+    test_published_layouts.write_atlas(folder / "1abc_A_protein")
+    test_published_layouts.write_mdgen(folder / "4AA_sims" / "AIKW")
+    test_published_layouts.write_timewarp(folder)
+    (folder / "end.pdb").write_text(format_structure(capped_peptide("V", 1)))
     test_operator_metrics.write_later_run(folder)
     sizes = load_recipe("atmos-peptides").network_config(2.0)
     test_training_atmos.protenix_file(folder / "model_v0.5.0.pt", sizes)

@@ -2,18 +2,28 @@
 
 import io
 import json
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
-from mlmd_calc.biomolecules import BondedStructure, build_system
+from mlmd_calc.biomolecules import BondedStructure, build_system, read_structure
+from mlmd_calc.biomolecules.domain import Domain
 from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
 from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.cli.data import app as command
-from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS, capped_peptide, peptide_name
+from mlmd_calc.cli.sample import read_start
+from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.data.biomolecules.peptides import (
+    AMINO_ACIDS,
+    Peptide,
+    build_peptide,
+    capped_peptide,
+    peptide_name,
+)
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.geometry.bonds import bond_lengths
@@ -170,6 +180,90 @@ def test_conformers_depend_on_the_seed_only():
 def test_refuses_what_is_no_sequence(sequence):
     with pytest.raises(InputError, match="is no sequence; write it in one-letter codes"):
         capped_peptide(sequence, 0)
+
+
+@pytest.mark.parametrize("text", ["H-", "AG-OH", "H-AG", "Ace-AG-OH", "H-AG-Nme", "h-AG-oh", "A-G"])
+def test_refuses_half_an_end(text):
+    with pytest.raises(InputError, match=r"is no (peptide|sequence); write"):
+        Peptide.parse(text)
+
+
+def test_notations():
+    assert Peptide.parse("Ace-HA-Nme") == Peptide.parse("HA") == Peptide("HA")
+    assert Peptide.parse("H-HA-OH") == Peptide("HA", is_capped=False)
+    for text in ("HA", "H-HA-OH"):
+        assert str(Peptide.parse(text)) == text
+        assert Peptide.parse(peptide_name(text)) == Peptide.parse(text)
+
+
+# free ends
+
+
+@pytest.mark.parametrize("letters", ["AAA", "KG", "PDE", "GP", "HC"])
+def test_free_ends_are_charged_and_named_as_in_amber(letters):
+    structure = build_peptide(Peptide(letters, is_capped=False), 0)
+    system = build_system(structure)
+    features = system.features
+    names = [structure.names[atom] for atom in system.atoms]
+    assert features.n_tokens == len(letters)
+    charged = {names[i]: q for i, q in enumerate(features.ref_charge.tolist()) if q}
+    sides = {"K": {"NZ": 1.0}, "D": {"OD2": -1.0}, "E": {"OE2": -1.0}}
+    expected = {name: q for letter in letters for name, q in sides.get(letter, {}).items()}
+    assert charged == {"N": 1.0, "OXT": -1.0} | expected
+    assert features.ref_charge[names.index("N")] == 1.0
+    # The network knows the second oxygen as the last atom of the last token.
+    assert names.index("OXT") == len(names) - 1 == features.n_atoms - 1
+    assert features.atom_to_token[-1] == len(letters) - 1
+    pdb = app.PDBFile(io.StringIO(format_structure(structure)))
+    force_field = app.ForceField("amber14-all.xml")
+    assert force_field.createSystem(pdb.topology).getNumParticles() == len(structure)
+    # OpenMM's reader has other names of its own for hydrogens on N.
+    for residue, prefix in ((0, "N"), (len(letters) - 1, "C")):
+        name = structure.residue_names[residue]
+        template = force_field._templates[prefix + {"HIS": "HIE"}.get(name, name)]
+        own = {structure.names[i] for i in np.flatnonzero(structure.residues == residue)}
+        assert own == {atom.name for atom in template.atoms}
+
+
+def test_free_ends_are_the_same_in_the_names_of_charmm(tmp_path):
+    """HT1-3, HN, OT1 and OT2 in a PDB file, with the atoms of the last residue turned round."""
+    built = build_peptide(Peptide("AAA", is_capped=False), 0)
+    others = {"H": "HN", "H1": "HT1", "H2": "HT2", "H3": "HT3", "OXT": "OT2"}
+    names = [others.get(name, name) for name in built.names]
+    names[max(i for i, name in enumerate(names) if name == "O")] = "OT1"
+    structure = replace(built, names=tuple(names))
+    path = tmp_path / "charmm.pdb"
+    lines = format_structure(structure).splitlines()
+    last = [line for line in lines if line[22:26].strip() == "3"]
+    path.write_text("\n".join([*(line for line in lines if line not in last), *last[::-1]]))
+    ours, theirs = build_system(built).features, build_system(read_structure(path)).features
+    for entry in fields(ours):
+        expected, found = getattr(ours, entry.name), getattr(theirs, entry.name)
+        assert (expected is None and found is None) or bool((expected == found).all()), entry.name
+
+
+def test_free_peptides_on_command_lines():
+    atoms = load_structure("sequence:H-KG-OH")
+    assert (len(atoms), atoms.info["charge"]) == (32, 1)
+    assert read_start("sequence:H-KG-OH", 0).residue_names == ("LYS", "GLY")
+    assert read_start("sequence:KG", 0).residue_names == ("ACE", "LYS", "GLY", "NME")
+
+
+def test_trajectories_of_free_peptides(tmp_path):
+    """A model that is trained on them knows chains without caps, and none with."""
+    run = one_run(tmp_path, sequence="H-GA-OH")
+    run.run()
+    assert run.path.name == "H-GA-OH_300K_r0.npz"
+    (trajectory,) = read_trajectories(run.path)
+    assert (trajectory.name, trajectory.sequence) == ("H-GA-OH", "GA")
+    assert trajectory.positions.shape[1] == 10
+    domain = Domain.of([trajectory.system.residues])
+    assert (domain.first, domain.last) == (("free",), ("free",))
+    free, capped = build_peptide(Peptide("AG", is_capped=False), 0), capped_peptide("AG", 0)
+    assert domain.objections(build_system(free).residues) == []
+    assert "begins with ACE" in domain.objections(build_system(capped).residues)[0]
+    with pytest.raises(InputError, match="no single amino acid with both ends free"):
+        one_run(tmp_path, sequence="H-A-OH").run()
 
 
 # force field

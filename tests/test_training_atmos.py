@@ -29,6 +29,7 @@ from mlmd_calc.training.atmos.recipe import ATMOSRecipe
 from mlmd_calc.training.held_out import split
 from mlmd_calc.training.mdet.recipe import MDETRecipe
 from mlmd_calc.training.recipe import Recipe, load_recipe
+from mlmd_calc.training.resume import run_identity
 from mlmd_calc.training.task import prepare
 from mlmd_calc.training.train import train
 from mlmd_calc.zoo import load_any_model, load_atmos, load_atom
@@ -279,6 +280,30 @@ def test_every_parameter_is_trained(data, recipe):
     task = prepare(data, recipe, None)
     sum(task.module.loss_terms(next(iter(task.stream(seed=0)))).values()).backward()
     assert [n for n, p in task.module.named_parameters() if p.grad is None] == []
+
+
+def test_activation_checkpointing_keeps_less_and_changes_no_bit(data):
+    found = {}
+    model = {**TINY, "pair_dropout": 0.25, "transition_blocks": 2, "diffusion_blocks": 2}
+    for wanted in (False, True):
+        recipe = replace(RECIPE, model=model, activation_checkpointing=wanted)
+        task = prepare(data, recipe, None)
+        module, kept = randomised(task).train(), []
+        batch = next(iter(task.stream(seed=0)))
+        with (
+            torch.random.fork_rng(),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda x: x
+            ),
+        ):
+            torch.manual_seed(1)
+            sum(module.loss_terms(batch).values()).backward()
+        found[wanted] = sum(kept), [p.grad for p in module.parameters()]
+    assert found[True][0] < 0.5 * found[False][0]
+    for ours, theirs in zip(found[True][1], found[False][1], strict=True):
+        assert torch.equal(ours, theirs)
+    checkpointed = run_identity(data, replace(RECIPE, activation_checkpointing=True), None, 1)
+    assert checkpointed == run_identity(data, RECIPE, None, 1)
 
 
 def test_padding_changes_no_loss(data):

@@ -12,6 +12,7 @@ from mlmd_calc.cli.audit import audit
 from mlmd_calc.cli.demo import demo
 from mlmd_calc.cli.doctor import doctor
 from mlmd_calc.cli.export import export
+from mlmd_calc.cli.interpolate import interpolate
 from mlmd_calc.cli.run import run
 from mlmd_calc.cli.sample import sample
 
@@ -43,6 +44,7 @@ def mlmd(
 app.command("demo")(demo)
 app.command("run")(run)
 app.command("sample")(sample)
+app.command("interpolate")(interpolate)
 app.command("doctor")(doctor)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train_command)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc import units
+from mlmd_calc.cli.data_conversions import CONVERSIONS
 from mlmd_calc.cli.data_options import (
     EnergyKey,
     ForcesKey,
@@ -29,12 +28,9 @@ from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import FolderLock
 from mlmd_calc.optional import require
-
-if TYPE_CHECKING:
-    from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 
 app = typer.Typer(help="Generate, convert and inspect training data.", no_args_is_help=True)
 
@@ -192,8 +188,8 @@ def peptides_command(
     sequences: Annotated[
         list[str],
         typer.Argument(
-            help="Amino acids between the caps in one-letter codes (A, AGSV), or all20 for each of "
-            "the 20 amino acids by itself."
+            help="Amino acids between caps in one-letter codes (A, AGSV), with free ends as "
+            "H-AGSV-OH, or all20 for each of the 20 amino acids by itself, capped."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per run.")],
@@ -215,7 +211,7 @@ def peptides_command(
     ] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Simulate capped peptides with OpenMM; continues where an earlier run was stopped."""
+    """Simulate peptides with OpenMM; continues where an earlier run was stopped."""
     require("openmm", extra="openmm", why="simulate peptides")
     # Imports torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS
@@ -246,68 +242,12 @@ def peptides_command(
     console.print(f"{len(paths)} runs in {out}")
 
 
-@app.command("mdcath")
-def mdcath_command(
-    files: Annotated[list[Path], typer.Argument(help="mdcath_dataset_DOMAIN.h5")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per run.")],
-    temperature: Annotated[int, typer.Option(help="320, 348, 379, 413 or 450 K.")] = 320,
-    frames: Annotated[int, typer.Option(help="Frames to take of a run, 1 ns apart.")] = 400,
-) -> None:
-    """Convert protein domains of mdCATH to trajectories of heavy atoms."""
-    from mlmd_calc.data.biomolecules.mdcath import read_mdcath
-
-    read = partial(read_mdcath, temperature_K=temperature, frames=frames)
-    _convert({str(file): partial(read, file) for file in files}, out)
-
-
-@app.command("misato")
-def misato_command(
-    file: Annotated[Path, typer.Argument(help="MD.hdf5")],
-    names: Annotated[list[str] | None, typer.Argument(help="PDB codes. (all in the file)")] = None,
-    *,
-    topologies: Annotated[
-        Path, typer.Option(help="Directory with PDBID/production.top, in small letters.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per complex.")],
-) -> None:
-    """Convert protein-ligand complexes of MISATO to trajectories of heavy atoms."""
-    from mlmd_calc.data.biomolecules.misato import misato_names, read_misato
-
-    def read(name: str) -> list[BiomolecularTrajectory]:
-        return [read_misato(file, name, topologies / name.lower() / "production.top")]
-
-    _convert({name: partial(read, name) for name in names or misato_names(file)}, out)
-
-
-def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], out: Path) -> None:
-    """Write what can be read, and say why the rest cannot."""
-    from mlmd_calc.data.biomolecules.trajectories import write_trajectory
-
-    console = Console(stderr=True)
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out)
-    advise(f"files in {out} are complete; give the command again for all")
-    left_out = []
-    for label, read in track(sources.items(), "converting", console=console):
-        try:
-            trajectories = read()
-        except (ConfigError, InputError, ModelFileError) as error:
-            left_out.append(f"{label}: {error}")
-            continue
-        for trajectory in trajectories:
-            temperature = f"{trajectory.temperature_K:g}K"
-            stem = f"{trajectory.name}_{temperature}_r{trajectory.replica}"
-            write_trajectory(out / f"{stem}.npz", trajectory)
-    if len(left_out) == len(sources):
-        raise InputError(f"nothing could be converted; the first: {left_out[0]}")
-    for reason in left_out:
-        console.print(f"left out: {reason}", highlight=False, markup=False)
-    lock.release()
-    console.print(f"{len(sources) - len(left_out)} of {len(sources)} converted to {out}")
-
-
 def _advise_to_repeat(kind: str, out: Path) -> None:
     advise(f"finished {kind} are kept in {out}; the same command goes on with the rest")
+
+
+for _name, _command in CONVERSIONS.items():
+    app.command(_name)(_command)
 
 
 @app.command("label")

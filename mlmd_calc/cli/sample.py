@@ -48,8 +48,9 @@ _Input: TypeAlias = Annotated[
     str | None,
     typer.Argument(
         metavar="INPUT",
-        help="The start: a PDB or mmCIF file, a peptide with caps as sequence:AAG for Ace-AAG-Nme, "
-        "or a SMILES as smiles:CCO, for models that know small molecules.",
+        help="The start: a PDB or mmCIF file, a peptide as sequence:AAG for Ace-AAG-Nme or with "
+        "free ends as sequence:H-AAG-OH, or a SMILES as smiles:CCO, for models that know small "
+        "molecules.",
     ),
 ]
 _Model: TypeAlias = Annotated[
@@ -284,8 +285,8 @@ def read_start(text: str, seed: int) -> BondedStructure:
     Parameters
     ----------
     text
-        A PDB or mmCIF file, a SMILES, alone or after ``smiles:``, or ``sequence:`` and the
-        one-letter codes of a peptide, which gets the caps Ace and Nme.
+        A PDB or mmCIF file, a SMILES, alone or after ``smiles:``, or ``sequence:`` and a peptide,
+        as of `Peptide.parse`.
     seed
         Seed of structures that are built.
 
@@ -297,11 +298,11 @@ def read_start(text: str, seed: int) -> BondedStructure:
     from mlmd_calc.biomolecules import read_structure
     from mlmd_calc.cli.structure_input import SEQUENCE_PREFIX, SMILES_PREFIX
     from mlmd_calc.data.biomolecules import structure_from_smiles
-    from mlmd_calc.data.biomolecules.peptides import capped_peptide
+    from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
     from mlmd_calc.data.molecules import is_smiles
 
     if text.startswith(SEQUENCE_PREFIX):
-        return capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed)
+        return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
     if text.startswith(SMILES_PREFIX):
         return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
     if not Path(text).is_file():

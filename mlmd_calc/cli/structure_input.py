@@ -22,7 +22,7 @@ from mlmd_calc.biomolecules.reader import (
 )
 from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
 from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
-from mlmd_calc.data.biomolecules.peptides import capped_peptide
+from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.molecules import (
     MOLECULES,
     Molecule,
@@ -53,7 +53,7 @@ def load_structure(
     """Build or read a molecule; the first of these that fits decides.
 
     1. ``smiles:CCO``, or any text with ``smiles=True``: a SMILES, embedded and optimised by RDKit;
-       ``sequence:AAG``: a peptide with the caps Ace and Nme.
+       ``sequence:AAG``: a peptide with the caps Ace and Nme, ``sequence:H-AAG-OH`` with free ends.
     2. A file that exists: the first model of a PDB or mmCIF file, else the last frame in any format
        ASE reads; also compressed.
     3. A name ASE knows (``CH3CH2OH``, ``trans-butane``, ...).
@@ -92,7 +92,7 @@ def load_structure(
     if smiles or text.startswith(SMILES_PREFIX):
         return _from_smiles(text.removeprefix(SMILES_PREFIX), charge, multiplicity, seed)
     if text.startswith(SEQUENCE_PREFIX):
-        atoms = _from_structure(capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed), report)
+        atoms = _from_structure(_peptide(text, seed), report)
         return _with_state(atoms, charge, multiplicity)
     if Path(text).is_file():
         atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
@@ -121,7 +121,7 @@ def load_structure(
 def read_bonded(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
     """Residues, names and bonds of the molecule that :func:`load_structure` has made of a text."""
     if text.startswith(SEQUENCE_PREFIX):
-        return capped_peptide(text.removeprefix(SEQUENCE_PREFIX), seed)
+        return _peptide(text, seed)
     if Path(text).is_file() and is_structure_file(text):
         return read_structure(text)
     return structure_from_ase(atoms)
@@ -138,6 +138,10 @@ def check_start(atoms: ase.Atoms) -> None:
     check_contacts(atoms.numbers, atoms.positions)
     check_hydrogens(atoms)
     check_bonded(atoms)
+
+
+def _peptide(text: str, seed: int) -> BondedStructure:
+    return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
 
 
 def _from_smiles(smiles: str, charge: int | None, multiplicity: int | None, seed: int) -> ase.Atoms:

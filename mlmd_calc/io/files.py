@@ -34,16 +34,43 @@ def refuse_huge(path: Path) -> None:
     ModelFileError
         If it would not.
     """
-    size = path.stat().st_size
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on this system
-        return
-    if size > memory // _TEXT_EXPANDS:
+    size, memory = path.stat().st_size, _memory()
+    if memory is not None and size > memory // _TEXT_EXPANDS:
         raise ModelFileError(
             f"{path} has {size / 2**30:.1f} GiB, too much to read as text with "
             f"{memory / 2**30:.0f} GiB of memory; split it, or give another file"
         )
+
+
+def refuse_huge_array(path: Path, size: int) -> None:
+    """Refuse an array of a file that would not fit into the memory of this machine twice.
+
+    Parameters
+    ----------
+    path
+        The file.
+    size
+        Of the array in bytes.
+
+    Raises
+    ------
+    ModelFileError
+        If it would not.
+    """
+    memory = _memory()
+    if memory is not None and 2 * size > memory:
+        raise ModelFileError(
+            f"the frames of {path} take {size / 2**30:,.1f} GiB, too much for "
+            f"{memory / 2**30:.0f} GiB of memory; take fewer of them, or give another file"
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of this machine, or None where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return None
 
 
 @contextmanager

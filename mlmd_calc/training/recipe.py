@@ -115,6 +115,8 @@ class Recipe:
     """What is trained on."""
     used_with_forces: ClassVar[bool] = False
     """Whether a model is used with the force field that made its training data."""
+    without_effect: ClassVar[tuple[str, ...]] = ()
+    """Entries that leave the weights the same, so that a run may go on with others."""
     smallest: ClassVar[dict[str, int]] = {
         **{"steps": 1, "size_step": 1, "validate_every": 1, "validation_structures": 1},
         **{"warmup_steps": 0, "final_learning_rate": 0, "weight_decay": 0},

@@ -49,7 +49,8 @@ def run_identity(
     Returns
     -------
     dict
-        The recipe, a checksum of the data, that of the starting model, and the number of processes.
+        The recipe without what has no effect on the weights, a checksum of the data, that of the
+        starting model, and the number of processes.
     """
     digest = hashlib.sha256()
     for molecule in frames:
@@ -62,7 +63,11 @@ def run_identity(
         for array in columns:
             digest.update(b"" if array is None else array.tobytes())
     return {
-        "recipe": recipe.to_dict(),
+        "recipe": {
+            name: value
+            for name, value in recipe.to_dict().items()
+            if name not in recipe.without_effect
+        },
         "data": digest.hexdigest(),
         "start": None if start is None else start.sha256,
         "processes": processes,

@@ -1,7 +1,9 @@
-"""Start structures of capped peptides from their sequence, with RDKit."""
+"""Start structures of peptides, capped or with free ends, from their sequence, with RDKit."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -36,24 +38,94 @@ _TRANS: Final = np.deg2rad(150.0)
 """Smallest |ω| of a peptide bond that counts as trans."""
 
 
-def peptide_name(sequence: str) -> str:
-    """Name of a capped peptide, e.g. ``"Ace-AGSV-Nme"``.
+_NOTATION: Final = re.compile(r"(?:(Ace|H)-)?([^-]*)(?:-(Nme|OH))?")
+
+
+@dataclass(frozen=True)
+class Peptide:
+    """A peptide of L-amino acids, protonated as at pH 7.
+
+    Attributes
+    ----------
+    letters
+        Amino acids in one-letter codes.
+    is_capped
+        Whether acetyl is before and N-methyl after them; else the ends are free: NH₃⁺ and COO⁻.
 
     Raises
     ------
     InputError
-        If the sequence is empty or has other letters than those of the 20 amino acids.
+        If there are no letters, or others than those of the 20 amino acids.
     """
-    if not sequence or set(sequence) - set(AMINO_ACIDS):
-        raise InputError(
-            f"{sequence!r} is no sequence; write it in one-letter codes, which are "
-            f"{', '.join(AMINO_ACIDS)}"
-        )
-    return f"Ace-{sequence}-Nme"
+
+    letters: str
+    is_capped: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.letters or set(self.letters) - set(AMINO_ACIDS):
+            raise InputError(
+                f"{self.letters!r} is no sequence; write it in one-letter codes, which are "
+                f"{', '.join(AMINO_ACIDS)}, and with free ends as H-AAG-OH"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Peptide:
+        """Read a sequence as people write it.
+
+        Parameters
+        ----------
+        text
+            ``"AGSV"`` or ``"Ace-AGSV-Nme"`` with caps, ``"H-AGSV-OH"`` with free ends.
+
+        Raises
+        ------
+        InputError
+            If it is none of these.
+        """
+        match = _NOTATION.fullmatch(text)
+        ends = match.group(1, 3) if match else None
+        if match is None or ends not in ((None, None), ("Ace", "Nme"), ("H", "OH")):
+            raise InputError(
+                f"{text!r} is no peptide; write AAG or Ace-AAG-Nme for one with caps, H-AAG-OH for "
+                "one with free ends"
+            )
+        return cls(match[2], is_capped=ends != ("H", "OH"))
+
+    @property
+    def name(self) -> str:
+        """For instance ``"Ace-AGSV-Nme"`` or ``"H-AGSV-OH"``."""
+        return f"Ace-{self.letters}-Nme" if self.is_capped else f"H-{self.letters}-OH"
+
+    def __str__(self) -> str:
+        """Shortest text of which :meth:`parse` makes this peptide."""
+        return self.letters if self.is_capped else self.name
 
 
-def capped_peptide(sequence: str, seed: int) -> BondedStructure:
-    """Build a peptide of L-amino acids between acetyl and N-methyl, protonated as at pH 7.
+def peptide_name(sequence: str) -> str:
+    """Name of the peptide that a sequence stands for, see :meth:`Peptide.parse`."""
+    return Peptide.parse(sequence).name
+
+
+def capped_peptide(letters: str, seed: int) -> BondedStructure:
+    """Build a peptide between acetyl and N-methyl, see :func:`build_peptide`.
+
+    Parameters
+    ----------
+    letters
+        One-letter codes, ``n`` residues; with the caps the structure has ``n`` + 2.
+    seed
+        Of the conformer, 0 ≤ seed < 2³¹.
+
+    Examples
+    --------
+    >>> len(capped_peptide("A", 0))
+    22
+    """
+    return build_peptide(Peptide(letters), seed)
+
+
+def build_peptide(peptide: Peptide, seed: int) -> BondedStructure:
+    """Build a peptide.
 
     All peptide bonds are trans, histidine is neutral with its hydrogen on NE2, no atoms overlap,
     and all atoms have the names of the Protein Data Bank. The conformer is a random one of ETKDGv3
@@ -62,57 +134,55 @@ def capped_peptide(sequence: str, seed: int) -> BondedStructure:
 
     Parameters
     ----------
-    sequence
-        One-letter codes, ``n`` residues; with the caps the structure has ``n`` + 2.
+    peptide
+        What to build.
     seed
         Of the conformer, 0 ≤ seed < 2³¹.
 
     Raises
     ------
     InputError
-        If the sequence is not valid, or no such conformer is found.
+        If no such conformer is found.
     MissingDependencyError
         If rdkit is not installed.
-
-    Examples
-    --------
-    >>> len(capped_peptide("A", 0))
-    22
     """
-    name = peptide_name(sequence)
-    molecule = _molecule(sequence)
+    molecule = _molecule(peptide)
     embedding = require("rdkit.Chem.rdDistGeom", extra="data", why=_WHY)
-    force_fields = require("rdkit.Chem.rdForceFieldHelpers", extra="data", why=_WHY)
     parameters = embedding.ETKDGv3()
     for attempt_seed in np.random.default_rng(seed).integers(2**31, size=_ATTEMPTS).tolist():
         parameters.randomSeed = attempt_seed
         if embedding.EmbedMolecule(molecule, parameters) == 0:
-            force_fields.MMFFOptimizeMolecule(molecule, maxIters=_MMFF_STEPS)
+            _mend(molecule, with_charges=peptide.is_capped)
             structure = _structure(molecule)
             heavy = structure.positions[None, structure.numbers > 1]
             if _is_trans(structure) and clashes(heavy)[0] == 0:
                 return structure
     raise InputError(
-        f"{name}: none of {_ATTEMPTS} conformers has all peptide bonds trans and no overlapping "
-        "atoms; choose another seed"
+        f"{peptide.name}: none of {_ATTEMPTS} conformers has all peptide bonds trans and no "
+        "overlapping atoms; choose another seed"
     )
 
 
-def _molecule(sequence: str) -> Any:
+def _molecule(peptide: Peptide) -> Any:
     """``rdkit.Chem.Mol`` with hydrogens; the caps are what is left of two glycines."""
     chem = require("rdkit.Chem", extra="data", why=_WHY)
-    molecule = chem.RWMol(chem.MolFromSequence(f"G{sequence}G"))
+    sequence = f"G{peptide.letters}G" if peptide.is_capped else peptide.letters
+    molecule = chem.RWMol(chem.MolFromSequence(sequence))
     chem.Kekulize(molecule, clearAromaticFlags=True)
-    caps = {1: ("ACE", _FIRST_CAP), len(sequence) + 2: ("NME", _LAST_CAP)}
+    last = len(sequence)
+    caps = {1: ("ACE", _FIRST_CAP), last: ("NME", _LAST_CAP)} if peptide.is_capped else {}
+    free = {} if peptide.is_capped else {(1, "N"): 1, (last, "OXT"): -1}
     molecule.BeginBatchEdit()
     for atom in molecule.GetAtoms():
         info = atom.GetPDBResidueInfo()
         name = info.GetName().strip()
-        atom.SetFormalCharge(_CHARGES.get((info.GetResidueName(), name), 0))
+        number = info.GetResidueNumber()
+        charge = _CHARGES.get((info.GetResidueName(), name), 0)
+        atom.SetFormalCharge(charge + free.get((number, name), 0))
         atom.SetNoImplicit(False)
         atom.SetNumExplicitHs(0)
-        if info.GetResidueNumber() in caps:
-            residue, kept = caps[info.GetResidueNumber()]
+        if number in caps:
+            residue, kept = caps[number]
             if name in kept:
                 info.SetResidueName(residue)
                 info.SetName(kept[name])
@@ -121,6 +191,16 @@ def _molecule(sequence: str) -> Any:
     molecule.CommitBatchEdit()
     chem.SanitizeMol(molecule)
     return chem.AddHs(molecule, addResidueInfo=True)
+
+
+def _mend(molecule: Any, *, with_charges: bool) -> None:
+    """Put bonds and angles of a conformer right. In vacuum free ends would close a ring."""
+    force_fields = require("rdkit.Chem.rdForceFieldHelpers", extra="data", why=_WHY)
+    properties = force_fields.MMFFGetMoleculeProperties(molecule)
+    properties.SetMMFFEleTerm(with_charges)
+    field = force_fields.MMFFGetMoleculeForceField(molecule, properties)
+    field.Initialize()
+    field.Minimize(maxIts=_MMFF_STEPS)
 
 
 def _structure(molecule: Any) -> BondedStructure:
@@ -162,12 +242,13 @@ def _is_trans(structure: BondedStructure) -> bool:
     last = len(structure.residue_names) - 1
     torsions = [
         (
-            place[residue, "CA" if residue > 0 else "CH3"],
+            place[residue, "CH3" if (residue, "CH3") in place else "CA"],
             place[residue, "C"],
             place[residue + 1, "N"],
-            place[residue + 1, "CA" if residue + 1 < last else "C"],
+            place[residue + 1, "CA" if (residue + 1, "CA") in place else "C"],
         )
         for residue in range(last)
     ]
-    omega = dihedrals(structure.positions[None], np.array(torsions))
+    atoms = np.array(torsions, dtype=np.int64).reshape(-1, 4)
+    omega = dihedrals(structure.positions[None], atoms)
     return bool((np.abs(omega) > _TRANS).all())

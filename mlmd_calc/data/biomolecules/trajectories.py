@@ -30,21 +30,24 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc import units
 from mlmd_calc.biomolecules.prochirality import with_arms_in_place
 from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
+from mlmd_calc.data.biomolecules.frame_files import (
+    FRAME_FILES,
+    check_whole,
+    frame_interval,
+    read_frames,
+)
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
-from mlmd_calc.geometry.bonds import bond_lengths
 from mlmd_calc.io.files import replacing
-from mlmd_calc.optional import require
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
+LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
 """One-letter codes in the order of the residue classes."""
 
 _LATER: Final = ("insertion_codes", "notes")
@@ -172,7 +175,7 @@ class BiomolecularTrajectory:
     def sequence(self) -> str:
         """One-letter codes of the amino acids in the order of the tokens."""
         restypes = self.system.features.restype.tolist()
-        return "".join(_LETTERS[index] for index in restypes if index < UNKNOWN)
+        return "".join(LETTERS[index] for index in restypes if index < UNKNOWN)
 
 
 def read_trajectories(
@@ -217,15 +220,10 @@ def read_trajectories(
         raise InputError("the list of trajectory files is empty; name at least one")
     return [
         _read_foreign(file, topology, interval_ps, replica)
-        if file.suffix in _FOREIGN
+        if file.suffix in FRAME_FILES
         else _read(file)
         for replica, file in enumerate(files)
     ]
-
-
-_FOREIGN: Final = (".xtc", ".dcd")
-_LONGEST_BOND: Final = 5.0
-"""Å; a bond longer than this is one across a periodic cell."""
 
 
 def _read_foreign(
@@ -234,54 +232,18 @@ def _read_foreign(
     if topology is None:
         raise InputError(f"{path} has positions only; give the topology, a PDB or mmCIF file")
     structure = read_structure(topology)
-    formats = require("mdtraj.formats", extra="dcd", why="read trajectories")
-    kind = formats.XTCTrajectoryFile if path.suffix == ".xtc" else formats.DCDTrajectoryFile
-    try:
-        with kind(str(path)) as file:
-            content = file.read()
-    except (OSError, RuntimeError) as error:
-        raise ModelFileError(f"{path} cannot be read ({error}); copy it again") from error
-    frames = content[0].astype(np.float64) * (units.NM if path.suffix == ".xtc" else 1.0)
-    times = np.asarray(content[1], dtype=np.float64) if path.suffix == ".xtc" else np.zeros(0)
-    trajectory = BiomolecularTrajectory.from_frames(
-        Path(topology).stem,
-        structure,
-        frames,
-        _interval(path, times, interval_ps),
+    system = build_system(structure)
+    frames, times = read_frames(path, len(structure), system.atoms)
+    check_whole(path, frames, system.bonds)
+    return BiomolecularTrajectory(
+        name=Path(topology).stem,
+        structure=structure,
+        system=system,
+        positions=frames,
+        dt_ps=frame_interval(path, times, interval_ps),
         replica=replica,
         metadata={"source": path.name},
     )
-    _check_whole(path, trajectory)
-    return trajectory
-
-
-def _interval(path: Path, times: NDArray[np.float64], interval_ps: float | None) -> float:
-    """Time between frames: as given, which must agree with the file where that has times."""
-    steps = np.diff(times)
-    stated = float(steps.mean()) if len(steps) and steps.min() > 0.0 else None
-    if stated is not None and steps.max() - steps.min() > 0.01 * stated:
-        raise InputError(f"the frames of {path} are {steps.min():g} to {steps.max():g} ps apart")
-    if interval_ps is None and stated is None:
-        raise InputError(f"{path} does not tell the time between its frames; give the interval")
-    if interval_ps is not None and stated is not None and abs(interval_ps / stated - 1.0) > 0.01:
-        raise InputError(
-            f"an interval of {interval_ps:g} ps is given, but the frames of {path} are "
-            f"{stated:g} ps apart; leave it out"
-        )
-    # Times are in single precision.
-    return float(np.round(stated, 4)) if interval_ps is None else interval_ps  # type: ignore[arg-type]
-
-
-def _check_whole(path: Path, trajectory: BiomolecularTrajectory) -> None:
-    lengths = bond_lengths(trajectory.positions, trajectory.system.bonds)
-    broken = (lengths > _LONGEST_BOND).any(axis=1)
-    if broken.any():
-        frame = int(broken.argmax())
-        raise InputError(
-            f"frame {frame} of {path} has a bond of {lengths[frame].max():.1f} Å; make molecules "
-            "whole first (gmx trjconv -pbc mol, or mdtraj's make_molecules_whole), and give the "
-            "topology of this very trajectory"
-        )
 
 
 def _files(path: Path) -> list[Path]:
@@ -299,7 +261,7 @@ def _read(path: Path) -> BiomolecularTrajectory:
     if not zipfile.is_zipfile(path):
         raise ModelFileError(
             f"{path} is neither an npz file, in which trajectories of ATMOS are kept, nor of "
-            f"{' and '.join(_FOREIGN)}, which are read with a topology; read other frames with "
+            f"{' and '.join(FRAME_FILES)}, which are read with a topology; read other frames with "
             "mdtraj or MDAnalysis, the structure with read_structure, join them with "
             "BiomolecularTrajectory.from_frames, and write them with write_trajectory"
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlmd_calc.models.atmos.primitives import Attention, linear
+from mlmd_calc.models.atmos.primitives import Attention, BlockStack, linear
 from mlmd_calc.models.atmos.windows import AtomWindows
 
 # Gates that start nearly closed make every block start near the identity.
@@ -167,7 +167,7 @@ class DiffusionTransformerBlock(nn.Module):
         return out
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(BlockStack):
     """Several blocks.
 
     Parameters
@@ -229,5 +229,5 @@ class DiffusionTransformer(nn.Module):
             Restrict attention to these windows.
         """
         for block, own, bias in zip(self.blocks, conditions, biases, strict=True):
-            a = block(a, own, bias, windows)
+            a = self.apply_block(block, a, own, bias, windows)
         return a

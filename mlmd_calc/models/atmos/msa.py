@@ -13,7 +13,7 @@ from torch.nn import functional
 from mlmd_calc.models.atmos.config import ATMOSConfig
 from mlmd_calc.models.atmos.features import N_RESTYPES, Features
 from mlmd_calc.models.atmos.pairformer import PairStack
-from mlmd_calc.models.atmos.primitives import Transition, linear, mask_bias
+from mlmd_calc.models.atmos.primitives import BlockStack, Transition, linear, mask_bias
 
 _OUTER_WIDTH = 32
 _HEADS = 8
@@ -98,7 +98,7 @@ class MSABlock(nn.Module):
         return m, self.pair_stack(z, features.pair_mask)
 
 
-class MSAModule(nn.Module):
+class MSAModule(BlockStack):
     """Pairs updated from the alignment of the sequence with nothing."""
 
     def __init__(self, config: ATMOSConfig) -> None:
@@ -114,5 +114,5 @@ class MSAModule(nn.Module):
         m = self.linear_no_bias_m(row).unsqueeze(-3)
         m = m + self.linear_no_bias_s(s_inputs).unsqueeze(-3)
         for block in self.blocks:
-            m, z = block(m, z, features)
+            m, z = self.apply_block(block, m, z, features)
         return z

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlmd_calc.models.atmos.config import ATMOSConfig
-from mlmd_calc.models.atmos.primitives import Attention, Transition, linear, mask_bias
+from mlmd_calc.models.atmos.primitives import Attention, BlockStack, Transition, linear, mask_bias
 
 
 class TriangleMultiplication(nn.Module):
@@ -153,7 +153,7 @@ class PairformerBlock(PairUpdates):
         return s + self.single_transition(s), z
 
 
-class PairformerStack(nn.Module):
+class PairformerStack(BlockStack):
     """Several Pairformer blocks."""
 
     def __init__(self, config: ATMOSConfig, blocks: int) -> None:
@@ -165,5 +165,5 @@ class PairformerStack(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Apply the blocks; arguments as of :meth:`PairformerBlock.forward`."""
         for block in self.blocks:
-            s, z = block(s, z, pair_mask, key_mask)
+            s, z = self.apply_block(block, s, z, pair_mask, key_mask)
         return s, z

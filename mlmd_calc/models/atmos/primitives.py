@@ -5,11 +5,12 @@ Parameter names are those of Protenix. All blocks take any number of leading axe
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mlmd_calc.models.atmos.windows import AtomWindows
 
@@ -41,6 +42,25 @@ def linear(
     if bias:
         nn.init.constant_(layer.bias, bias_value)
     return layer
+
+
+class BlockStack(nn.Module):
+    """A module that applies blocks one after the other; a base class.
+
+    Attributes
+    ----------
+    recompute
+        Keep only what goes into each block for the gradient, and apply the block once more when its
+        gradient is taken. Results are the same bits.
+    """
+
+    recompute: bool = False
+
+    def apply_block(self, block: nn.Module, *arguments: Any) -> Any:
+        """Return what a block makes of its arguments."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
 
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

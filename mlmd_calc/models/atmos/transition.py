@@ -10,7 +10,7 @@ from mlmd_calc.models.atmos.config import ATMOSConfig
 from mlmd_calc.models.atmos.features import Features, Memory
 from mlmd_calc.models.atmos.geometry import Encoding
 from mlmd_calc.models.atmos.pairformer import PairformerBlock
-from mlmd_calc.models.atmos.primitives import FourierEmbedding, linear
+from mlmd_calc.models.atmos.primitives import BlockStack, FourierEmbedding, linear
 
 
 class TransitionBlock(PairformerBlock):
@@ -104,7 +104,7 @@ class Interpolator(nn.Module):
         )
 
 
-class StateTransition(nn.Module):
+class StateTransition(BlockStack):
     """Recurrent update of the memory (arXiv 2603.17633, equations 7 and 8)."""
 
     def __init__(self, config: ATMOSConfig) -> None:
@@ -175,7 +175,7 @@ class StateTransition(nn.Module):
         if end_terms is not None:
             s, z = s + end_terms.s, z + end_terms.z
         for block in self.blocks:
-            s, z = block(s, z, features.pair_mask, features.token_mask)
+            s, z = self.apply_block(block, s, z, features.pair_mask, features.token_mask)
         return Memory(
             s * features.token_mask[..., None], z * features.pair_mask[..., None], memory.step + 1
         )

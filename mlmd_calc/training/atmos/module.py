@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlmd_calc.models.atmos import ATMOS, Context, Features, Memory
 from mlmd_calc.models.atmos.geometry import Encoding
 from mlmd_calc.models.atmos.losses import Prediction, training_loss
+from mlmd_calc.models.atmos.primitives import BlockStack
 from mlmd_calc.training.atmos.batches import WindowBatch
 from mlmd_calc.training.atmos.recipe import ATMOSRecipe
 from mlmd_calc.training.module import TrainingModule
@@ -33,6 +34,12 @@ class ATMOSTraining(TrainingModule):
 
     network: ATMOS
     recipe: ATMOSRecipe
+
+    def __init__(self, network: ATMOS, recipe: ATMOSRecipe) -> None:
+        super().__init__(network, recipe)
+        for module in network.modules():
+            if isinstance(module, BlockStack):
+                module.recompute = recipe.activation_checkpointing
 
     def layers(self) -> Iterable[nn.Module]:
         """Blocks of the network."""

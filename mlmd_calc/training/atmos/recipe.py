@@ -65,10 +65,14 @@ class ATMOSRecipe(Recipe):
     frame_noise
         Standard deviation in Å of noise on the frames that are read, so that the network can read
         its own, imperfect frames.
+    activation_checkpointing
+        Keep only what goes into each block of the network for the gradient and compute the rest
+        once more: less memory, a third more time, and the same bits.
     """
 
     kind: ClassVar[str] = "atmos"
     data: ClassVar[type[BiomolecularTrajectory]] = BiomolecularTrajectory
+    without_effect: ClassVar[tuple[str, ...]] = ("activation_checkpointing",)
     smallest: ClassVar[dict[str, int]] = {
         **Recipe.smallest,
         **{"window": 1, "systems": 1, "subsequences": 1, "noise_samples": 1},
@@ -83,6 +87,7 @@ class ATMOSRecipe(Recipe):
     noise_samples: int = 8
     crop_tokens: int = 256
     frame_noise: float = 0.0
+    activation_checkpointing: bool = False
 
     def check_model(self) -> None:
         """Refuse options that no network has, and windows that do not suit it."""

@@ -1,0 +1,149 @@
+"""Frames of XTC and DCD files, and what every run of another program is checked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmd_calc import units
+from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.geometry.bonds import bond_lengths
+from mlmd_calc.io.files import refuse_huge_array
+from mlmd_calc.optional import require
+
+FRAME_FILES: Final = (".xtc", ".dcd")
+"""Endings of the files that :func:`read_frames` knows."""
+
+_LONGEST_BOND: Final = 5.0
+"""Å; a bond longer than this is one across a periodic cell."""
+_EQUAL: Final = 0.01
+"""Relative difference of intervals that means nothing."""
+_BYTES: Final = 3 * 4
+"""Of the position of an atom in single precision."""
+
+
+def read_frames(
+    path: Path, count: int, atoms: NDArray[np.int64], every: int = 1
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read frames of some atoms.
+
+    Parameters
+    ----------
+    path
+        File that ends in .xtc or .dcd.
+    count
+        Atoms that it must have.
+    atoms
+        ``(a,)`` indices of those to read, in the order that is wanted.
+    every
+        Take the first of so many frames.
+
+    Returns
+    -------
+    frames
+        ``(f, a, 3)`` Å.
+    times
+        ``(f,)`` ps; empty where the format has none.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, or its frames do not fit into memory.
+    InputError
+        If it has another number of atoms, or no frame.
+    """
+    formats = require("mdtraj.formats", extra="dcd", why="read trajectories")
+    has_times = path.suffix == ".xtc"
+    kind = formats.XTCTrajectoryFile if has_times else formats.DCDTrajectoryFile
+    try:
+        with kind(str(path)) as file:
+            first = file.read(1)[0]
+            file.seek(0)
+            # Compared before anything is read that follows from it.
+            _check_count(path, first, count)
+            refuse_huge_array(path, len(file) // every * len(atoms) * _BYTES)
+            order = np.argsort(atoms)
+            content = file.read(stride=every, atom_indices=atoms[order])
+    except (OSError, RuntimeError) as error:
+        raise ModelFileError(f"{path} cannot be read ({error}); copy it again") from error
+    frames = content[0][:, np.argsort(order)].astype(np.float64)
+    times = np.asarray(content[1], dtype=np.float64) if has_times else np.zeros(0)
+    return (frames * (units.NM if has_times else 1.0)).astype(np.float32), times
+
+
+def _check_count(path: Path, first: NDArray[np.float32], count: int) -> None:
+    if first.shape[0] == 0:
+        raise InputError(f"{path} has no frame")
+    if first.shape[1] != count:
+        raise InputError(
+            f"the frames of {path} have {first.shape[1]} atoms, the topology has {count}; give "
+            "the topology of this very trajectory"
+        )
+
+
+def frame_interval(path: Path, times: NDArray[np.float64], interval_ps: float | None) -> float:
+    """Time between frames: as given, which must agree with the file where that has times.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    times
+        ``(f,)`` ps, or none.
+    interval_ps
+        As given, if it is.
+
+    Raises
+    ------
+    InputError
+        If frames are not at equal spacing, nobody tells it, or the two contradict each other.
+    """
+    steps = np.diff(times)
+    stated = float(steps.mean()) if len(steps) and steps.min() > 0.0 else None
+    # Files have times in single precision, in which late ones are coarse.
+    rounding = 2.0 * float(np.spacing(np.float32(np.abs(times).max(initial=0.0))))
+    if stated is not None and steps.max() - steps.min() > _EQUAL * stated + rounding:
+        raise InputError(f"the frames of {path} are {steps.min():g} to {steps.max():g} ps apart")
+    if stated is None:
+        if interval_ps is None:
+            raise InputError(f"{path} does not tell the time between its frames; give the interval")
+        return interval_ps
+    if interval_ps is None:
+        return float(np.round(stated, 4))
+    if abs(interval_ps - stated) > _EQUAL * stated + rounding / len(steps):
+        raise InputError(
+            f"an interval of {interval_ps:g} ps is given, but the frames of {path} are "
+            f"{stated:g} ps apart; leave it out"
+        )
+    return interval_ps
+
+
+def check_whole(path: Path, frames: NDArray[np.float32], bonds: NDArray[np.int64]) -> None:
+    """Refuse molecules that a periodic cell has cut.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    frames
+        ``(f, a, 3)`` Å.
+    bonds
+        ``(b, 2)`` between these atoms.
+
+    Raises
+    ------
+    InputError
+        With the first frame in which a bond is too long.
+    """
+    lengths = bond_lengths(frames, bonds)
+    broken = (lengths > _LONGEST_BOND).any(axis=1)
+    if broken.any():
+        frame = int(broken.argmax())
+        raise InputError(
+            f"frame {frame} of {path} has a bond of {lengths[frame].max():.1f} Å; make molecules "
+            "whole first (gmx trjconv -pbc mol, or mdtraj's make_molecules_whole), and give the "
+            "topology of this very trajectory"
+        )

@@ -1,0 +1,155 @@
+"""Frames between two given structures of one molecule, drawn by an interpolator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
+from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.geometry.superposition import align
+from mlmd_calc.propagation.atmos import check_molecule, trained_stride_ps
+from mlmd_calc.sampling.quality import FrameFaults, FrameGuard
+from mlmd_calc.sampling.rollouts import SamplerOptions, check_redraws, make_rollout
+from mlmd_calc.sampling.trajectories import generators_of
+from mlmd_calc.sampling.trajectory_file import topology_of
+from mlmd_calc.zoo import ATMOSModel
+
+_UNREACHABLE: Final = {
+    "flipped": "is a mirror image of the first",
+    "isomerised": "has a peptide bond of the other kind, cis or trans, than the first",
+}
+"""What no dynamics changes."""
+_OF_THE_POSE: Final = ("ref_pos",)
+"""Features that follow from positions where a ligand has no SMILES."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """Trajectories that begin and end in given structures.
+
+    Attributes
+    ----------
+    structure
+        The first structure without water and ions, whose atoms the frames have.
+    frames
+        ``(t, f, n, 3)`` Å, both ends included; each is superposed on the one before. Hydrogens,
+        those of the end as well, are carried along from the first structure.
+    interval_ps
+        Time between frames.
+    steps
+        ``(t, f - 1)`` RMSD in Å of heavy atoms from one frame to the next. The last is from the
+        last frame drawn to the end: where it exceeds the others, the end is farther away than the
+        model goes in that time.
+    guard
+        What was refused.
+    notes
+        Sentences on what was left out or assumed.
+    """
+
+    structure: BondedStructure
+    frames: NDArray[np.float64]
+    interval_ps: float
+    steps: NDArray[np.float64]
+    guard: FrameGuard
+    notes: tuple[str, ...]
+
+
+def draw_between(
+    model: ATMOSModel,
+    first: BondedStructure,
+    last: BondedStructure,
+    *,
+    count: int,
+    seed: int,
+    redraws: int,
+    sampler: SamplerOptions | None = None,
+    beyond_training: bool = False,
+) -> Between:
+    """Draw trajectories from one structure to another.
+
+    Parameters
+    ----------
+    model
+        An interpolator; the number of its steps is that of the intervals.
+    first, last
+        Both ends, of the same molecule; the order of atoms may differ.
+    count
+        Number of trajectories.
+    seed
+        Of all random numbers.
+    redraws
+        How often a frame that no simulation would visit is drawn again.
+    sampler
+        What of the sampler of the model is changed.
+    beyond_training
+        Take molecules, too, that the model was not trained on.
+
+    Raises
+    ------
+    ConfigError
+        If the model is no interpolator, or a number is out of range.
+    InputError
+        If the structures are of different molecules or no dynamics leads from one to the other, or
+        the model does not know the molecule.
+    PredictionError
+        If a frame is not finite, or all draws of one are refused (RefusedFramesError).
+    """
+    if not model.network.config.max_remaining:
+        raise ConfigError(
+            f"the model {model.card.name or model.source!r} is no interpolator (max_remaining=0); "
+            "give one that is, such as atmos-peptides-interpolator"
+        )
+    if count < 1:
+        raise ConfigError(f"{count} trajectories were asked for; there must be at least one")
+    check_redraws(redraws)
+    system = build_system(first)
+    end = _end(system, first, last)
+    notes = (*system.notes, *check_molecule(model, system, beyond_training))
+    interval_ps = trained_stride_ps(model, None)
+    guard = FrameGuard(system, first)
+    options = SamplerOptions() if sampler is None else sampler
+    rollout = make_rollout(model, system, interval_ps, options.of(model), guard, redraws)
+    starts, ends = (
+        torch.from_numpy(frame).repeat(count, 1, 1) for frame in (system.reference, end)
+    )
+    chain = [starts, *rollout.fill(starts, ends, generators_of(seed, count))]
+    chain.append(align(ends, chain[-1], ends.new_ones(ends.shape[:2])))
+    frames = torch.stack(chain, dim=1).numpy()
+    steps = np.sqrt(np.square(np.diff(frames, axis=1)).sum(axis=3).mean(axis=2))
+    inside = np.setdiff1d(np.arange(len(first)), system.left_out)
+    whole = system.restore(frames, first.positions)[..., inside, :]
+    return Between(topology_of(first, inside), whole, interval_ps, steps, guard, notes)
+
+
+def _end(
+    system: MolecularSystem, first: BondedStructure, last: BondedStructure
+) -> NDArray[np.float64]:
+    """Heavy atoms of the last structure in the order of the network, ``(a, 3)`` Å."""
+    other = build_system(last)
+    for entry in fields(system.features):
+        ours, theirs = (getattr(each.features, entry.name) for each in (system, other))
+        if entry.name not in _OF_THE_POSE and not _equal(ours, theirs):
+            raise InputError(
+                f"the two structures differ in {entry.name}: they must be of one molecule with the "
+                f"same protonation, but have {_residues(first)} and {_residues(last)}"
+            )
+    faults = FrameFaults(system, first)(other.reference[None])
+    for name, reason in _UNREACHABLE.items():
+        if faults[name].any():
+            raise InputError(f"the last structure {reason}, so that no dynamics leads there")
+    return other.reference
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if first is None or second is None:
+        return first is second
+    return bool(torch.equal(first, second))
+
+
+def _residues(structure: BondedStructure) -> str:
+    return "-".join(structure.residue_names)
