@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from mlmd_calc.analysis.operator import measure_operator, operator_frames
 from mlmd_calc.cli import app
-from mlmd_calc.data import MoleculeFrames, write_trajectory
+from mlmd_calc.data import MoleculeFrames, read_dataset, write_trajectory
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.training.held_out import split
 from mlmd_calc.training.operator.batches import OperatorBatches, OperatorTable, split_starts
 from mlmd_calc.training.operator.recipe import OperatorRecipe
 from mlmd_calc.training.operator.task import operator_task
-from mlmd_calc.training.recipe import load_recipe
+from mlmd_calc.training.recipe import Recipe, load_recipe
 from mlmd_calc.training.train import train
 from mlmd_calc.zoo import load_operator
 
@@ -217,7 +218,15 @@ def test_commands_train_and_measure_on_the_starts_of_the_test(data, trained):
         assert row["horizon, frames"] == 20
         rows.append(row)
     assert [row["starts"] for row in rows] == [9, 7, 100]
-    assert len({row["errors, Å²"]["persistence"]["s2t"] for row in rows}) == 3
+    # What was drawn from was the part of the trajectory that is not held out.
+    model = load_operator(trained)
+    recipe = Recipe.from_dict(model.card.recipe)
+    (part,) = split(read_dataset([data]), recipe)[0]
+    seen = operator_frames(part)
+    starts = split_starts(seen, recipe).test
+    assert len(seen) == 111
+    expected = measure_operator(model.network, seen, np.sort(starts), horizon=20)["model"]
+    assert rows[0]["errors, Å²"]["model"]["s2t"] == pytest.approx(expected.s2t, rel=1e-4)
 
 
 def test_starts_of_the_test_are_refused_for_other_data(data, trained, tmp_path):

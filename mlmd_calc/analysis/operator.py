@@ -106,7 +106,8 @@ def possible_starts(frames: MoleculeFrames, horizon: int, margin: int = 0) -> ND
 
 def target_frames(horizon: int, slots: int) -> NDArray[np.int64]:
     """Frames ``(slots,)`` from a start to its targets, ⌊horizon (p + 1) / T⌋."""
-    return np.arange(1, slots + 1) * horizon // slots
+    ahead: NDArray[np.int64] = np.arange(1, slots + 1) * horizon // slots
+    return ahead
 
 
 def _segments(frames: MoleculeFrames) -> NDArray[np.int64]:

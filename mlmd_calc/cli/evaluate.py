@@ -188,15 +188,16 @@ def operator_command(
     frame_spacing: FrameSpacing = None,
 ) -> None:
     """Errors of mean positions that the published ATOM operator predicts."""
-    from mlmd_calc.cli.evaluate_operator import TEST_STARTS, check_test_starts, evaluate_operator
+    from mlmd_calc.cli.evaluate_operator import TEST_STARTS, data_of_training, evaluate_operator
     from mlmd_calc.zoo import load_operator
 
     loaded = _load(model, "operator")
     found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
     operator = load_operator(loaded.source, device="cpu", dtype=dtype)
     if of_test := held_out == TEST_STARTS:
-        check_test_starts(operator, found)
-    molecules = chosen_data(found, loaded, None if of_test else held_out, only)
+        molecules = _named(data_of_training(operator, found), only)
+    else:
+        molecules = chosen_data(found, loaded, held_out, only)
     evaluate_operator(
         operator,
         molecules,

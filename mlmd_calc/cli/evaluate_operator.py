@@ -52,7 +52,8 @@ def evaluate_operator(
     frames
         At most this many start frames per molecule.
     of_test
-        Take the start frames that the recipe kept for the test, see :func:`check_test_starts`.
+        Take the start frames that the recipe kept for the test; `molecules` are those of
+        :func:`data_of_training` then.
     as_json
         Print JSON.
     html
@@ -67,16 +68,16 @@ def evaluate_operator(
         If there is a molecule that the operator cannot see.
     """
     rows: list[dict[str, Any]] = []
-    trained = model.card.recipe.get("horizon", HORIZON)
+    slots = model.card.recipe.get("slots", SLOTS)
     for molecule in track(molecules, "measuring", console=Console(stderr=True), transient=True):
         seen = operator_frames(molecule)
-        for horizon in _horizons(seen, times_fs, trained):
+        for horizon in _horizons(model, seen, times_fs):
             starts = (
                 _test_starts(model, seen, horizon, frames)
                 if of_test
                 else operator_starts(seen, horizon, frames)
             )
-            errors = measure_operator(model.network, seen, starts, horizon=horizon)
+            errors = measure_operator(model.network, seen, starts, horizon=horizon, slots=slots)
             rows.append(
                 {
                     "molecule": molecule.name,
@@ -101,17 +102,26 @@ def evaluate_operator(
     report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
-def check_test_starts(model: OperatorModel, data: list[MoleculeFrames]) -> None:
-    """Refuse to take the start frames of the test from data that the model was not trained on.
+def data_of_training(model: OperatorModel, data: list[MoleculeFrames]) -> list[MoleculeFrames]:
+    """Frames among which a training drew its start frames, those of the test too.
 
-    They are drawn again, and would be others, some of them of the training.
+    Other data are refused: the starts are drawn again, and would be others, some of the training.
+
+    Parameters
+    ----------
+    model
+        What was trained.
+    data
+        All data of its training.
 
     Raises
     ------
     ConfigError
-        If the model has no recipe, or was trained on other data.
+        If the model was not trained here, or on other data.
     """
     from mlmd_calc.training.card import data_summary
+    from mlmd_calc.training.held_out import split
+    from mlmd_calc.training.recipe import Recipe
 
     if not model.card.recipe:
         raise ConfigError(
@@ -124,6 +134,7 @@ def check_test_starts(model: OperatorModel, data: list[MoleculeFrames]) -> None:
             f"{model.card.training_data!r}, but these are {found!r}; give the same files, and "
             "--frame-spacing as in the training"
         )
+    return split(data, Recipe.from_dict(model.card.recipe))[0]
 
 
 def _test_starts(
@@ -144,10 +155,13 @@ def _test_starts(
     return test[spread_index(len(test), most)]
 
 
-def _horizons(frames: MoleculeFrames, times_fs: list[float] | None, trained: int) -> list[int]:
+def _horizons(
+    model: OperatorModel, frames: MoleculeFrames, times_fs: list[float] | None
+) -> list[int]:
     """Return the times in frames."""
+    slots = model.card.recipe.get("slots", SLOTS)
     if times_fs is None:
-        return [trained]
+        return [model.card.recipe.get("horizon", HORIZON)]
     if frames.dt_fs is None:
         raise ConfigError(
             f"the data do not say how far apart the frames of {frames.name!r} are, so --time means "
@@ -156,10 +170,10 @@ def _horizons(frames: MoleculeFrames, times_fs: list[float] | None, trained: int
     horizons = []
     for time in times_fs:
         count = round(time / frames.dt_fs)
-        if abs(count * frames.dt_fs - time) > _WHOLE * time or count < SLOTS:
+        if abs(count * frames.dt_fs - time) > _WHOLE * time or count < slots:
             raise ConfigError(
                 f"time={time:g} fs is no whole number of frames of {frames.dt_fs:g} fs, at least "
-                f"{SLOTS}; choose another one"
+                f"{slots}; choose another one"
             )
         horizons.append(count)
     return horizons

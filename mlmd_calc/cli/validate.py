@@ -198,9 +198,8 @@ def validate_forces(
         for name in molecules or ["ethanol"]:
             atoms = load_structure(name, seed=seed)
             atoms.calc = calculators["float64"]
-            relax(atoms)
-
             compared = None if others is None else _reference_frames(others, atoms.numbers, name)
+            relax(atoms)
 
             def show(part: str, name: str = name) -> None:
                 status.update(f"{name}, {part}")
@@ -236,7 +235,7 @@ def _reference_frames(
             f"{', '.join(sorted({m.name for m in data}))}; give dynamics of this molecule, such as "
             "mlmd run or mlmd data generate --mode nve writes"
         )
-    # All frames of one molecule have its atoms in one order; the order itself does not matter.
+    # Distances of all pairs do not depend on the order of the atoms.
     return np.concatenate(found)
 
 
