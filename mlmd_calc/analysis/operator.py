@@ -101,7 +101,8 @@ def possible_starts(frames: MoleculeFrames, horizon: int, margin: int = 0) -> ND
     """
     segment = _segments(frames)
     index = np.arange(margin, max(margin, len(frames) - margin - horizon))
-    return index[segment[index] == segment[index + horizon]]
+    inside: NDArray[np.bool_] = segment[index] == segment[index + horizon]
+    return index[inside]
 
 
 def target_frames(horizon: int, slots: int) -> NDArray[np.int64]:
