@@ -1,12 +1,12 @@
 """What everything takes: one table and one JSON over sizes, precisions and kinds of calls.
 
-Force calls (conservative and direct, in all precisions), steps of ASE and OpenMM, a jump of ATOM,
-replicas in one call, a frame of ATMOS and a step of training, beside what a user could take
-instead in the same run: GFN2-xTB (tblite), and the literal form of MD-ET against ours, both of the
-published size (12 layers, width 192). Times are the shortest wall and processor times of some
-calls on one thread: the table has processor times, which other load disturbs less, or for a GPU
-wall times, and the JSON has both. Memory is the peak of all tensors of a call. Exponents tell how
-the time grows between the two largest sizes::
+Force calls (conservative and direct, in all precisions), steps of ASE and OpenMM, a jump of ATOM, a
+pass of the published one (random weights, 8 times), replicas in one call, a frame of ATMOS and a
+step of training, beside what a user could take instead in the same run: GFN2-xTB (tblite), and the
+literal form of MD-ET against ours, both of the published size (12 layers, width 192). Times are the
+shortest wall and processor times of some calls on one thread: the table has processor times, which
+other load disturbs less, or for a GPU wall times, and the JSON has both. Memory is the peak of all
+tensors of a call. Exponents tell how the time grows between the two largest sizes::
 
     python benchmarks/bench_table.py --json table.json --plot table.png
     python benchmarks/bench_table.py --quick
@@ -20,7 +20,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,8 +39,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator, Potential, load_model, load_propagator, units
+from mlmd_calc.analysis.operator import SLOTS
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.models.atom import ATOM, ATOMConfig, input_features
 from mlmd_calc.models.recorder import RECORD_AFTER
 from mlmd_calc.potential.estimate import TensorMemory
 from mlmd_calc.propagation import State
@@ -96,6 +98,7 @@ def subjects(device: str) -> list[Subject]:
         Subject("step of ASE", "float64", partial(_ase_step, device), tensors=False),
         Subject("step of OpenMM", "float64", partial(_openmm_step, device), 10**6, "openmm", False),
         Subject("jump of ATOM", "float32", partial(_jump, device)),
+        Subject("pass of the published ATOM", "float32", partial(_operator, device)),
         Subject(f"{_REPLICAS} replicas", "float64", partial(_replicas, device), 50),
         Subject("step of training", "float32", partial(_training, device), 100, "lightning"),
         Subject("GFN2-xTB", "float64", _xtb, 10**6, "tblite", False),
@@ -143,6 +146,22 @@ def _jump(device: str, atoms: ase.Atoms) -> Call:
     )
     generator = torch.Generator().manual_seed(0)
     return lambda: propagator.propagate([state], [_JUMP_FS], generator)
+
+
+def _operator(device: str, atoms: ase.Atoms) -> Call:
+    network = ATOM(ATOMConfig()).to(device).eval()
+    positions = torch.tensor(atoms.positions, dtype=torch.float32, device=device)[None]
+    numbers = torch.tensor(atoms.numbers, device=device)[None]
+    inputs = input_features(positions, torch.zeros_like(positions), numbers)
+    increments = torch.full((1, SLOTS), 375.0, device=device)
+
+    def call() -> None:
+        with torch.inference_mode():
+            network(*inputs, time_increments=increments)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return call
 
 
 def _training(device: str, atoms: ase.Atoms) -> Call:
@@ -219,9 +238,16 @@ def measure(subject: Subject, atoms: ase.Atoms, seconds: float, device: str) -> 
     }
 
 
-def rows(sizes: list[int], device: str, seconds: float, longest: float) -> Iterator[dict[str, Any]]:
-    """Measure everything; what would take too long is left out, with the reason."""
+def rows(
+    sizes: list[int], device: str, seconds: float, longest: float, only: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Measure everything, or what has one of some words in its name.
+
+    What would take too long is left out, with the reason.
+    """
     for subject in subjects(device):
+        if only and not any(word in f"{subject.name}, {subject.dtype}" for word in only):
+            continue
         last: tuple[int, float] | None = None
         for size in sizes:
             row: dict[str, Any] = {"what": subject.name, "dtype": subject.dtype, "n_atoms": size}
@@ -345,6 +371,7 @@ def main() -> int:
     add("--device", default="cpu", help="cpu or cuda, of what is ours (cpu)")
     add("--seconds", type=float, help="how long each entry is timed (2)")
     add("--longest", type=float, help="seconds a call may take (120)")
+    add("--only", nargs="+", default=(), metavar="WORDS", help="rows with these words in the name")
     add("--quick", action="store_true", help="two small sizes for tenths of a second")
     add("--json", type=Path, metavar="FILE", help="write all numbers")
     add("--plot", type=Path, metavar="FILE", help="draw times over sizes")
@@ -357,7 +384,7 @@ def main() -> int:
     torch.set_num_threads(1)
     found = []
     with Console(stderr=True).status("") as status:
-        for row in rows(sizes, arguments.device, seconds, longest):
+        for row in rows(sizes, arguments.device, seconds, longest, arguments.only):
             found.append(row)
             status.update(f"{row['what']}, {row['dtype']}, {row['n_atoms']} atoms")
         frame = atmos_frame(quick)

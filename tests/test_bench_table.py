@@ -46,6 +46,8 @@ def test_what_takes_too_long_or_is_missing_is_left_out_with_the_reason(bench, mo
     assert "--longest 1" in reasons[2]
     assert "beyond 20 atoms" in reasons[4]
     assert "no_such_package is not installed" in reasons[8]
+    only = list(bench.rows([9], "cpu", 0.1, longest=1.0, only=["small"]))
+    assert [row["what"] for row in only] == ["small only"]
     where = {"cpu": "", "cores": 1, "load_average_1min": 0.0, "torch": ""}
     report = {
         "device": "cpu",
@@ -65,3 +67,7 @@ def test_every_call_can_be_made(bench):
             row = bench.measure(subject, atoms, 0.0, "cpu")
             assert row["calls"] == 1
             assert row["memory_bytes"] > 5 * 9**2 * 64 * 4
+        elif subject.name == "pass of the published ATOM":
+            # Scores of 9 atoms at 15 time differences with 3 streams of as many, in 8 heads.
+            row = bench.measure(subject, atoms, 0.0, "cpu")
+            assert row["memory_bytes"] > 8 * 15 * 9 * 3 * 9 * 4

@@ -21,6 +21,7 @@ DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 SHORTER = {
     "dyn.run(1000)": "dyn.run(5)",
+    "repeat=100": "repeat=2",
     "dyn.run(100)": "dyn.run(5)",
     "run.run(500)": "run.run(5)",
     "dyn = JumpNVT(atoms, 1e4": (
@@ -224,7 +225,12 @@ OPTIONS = {
     "mlmd sample sequence:AGSV": "--frames 10 --seed 1",
     "mlmd sample sequence:AAG": "--frames 2 --model atmos-peptides --seed 1",
     "mlmd train": STEPS,
+    "mlmd train md17": (
+        "--set steps=2 --set horizon=8 --set margin=0 --set train_starts=9 --set test_starts=9 "
+        "--set validation_structures=9"
+    ),
     "mlmd validate forces": "--duration 0.002",
+    "mlmd validate forces mdet-ethanol-gfn2 ethanol --reference": "--duration 0.02 --replicas 1",
     "mlmd validate spread": "--frames 20",
     "mlmd validate spread runs/pyrrole": "",
     "mlmd validate jumps": "--duration 0.05 --friction 20 --replicas 1",
@@ -239,6 +245,7 @@ OPTIONS = {
         "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
     ),
     "python benchmarks/isotropy.py": None,
+    "python benchmarks/md17_like.py": "--frames 60 --thermalise 5",
     "python benchmarks/ship_model.py": None,
     "python benchmarks/stability.py": (
         "--picoseconds 0.01 --molecules methane --settings 'direct, offset, float64'"

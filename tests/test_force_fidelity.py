@@ -12,6 +12,7 @@ from mlmd_calc.analysis.accuracy import equivariance_error
 from mlmd_calc.analysis.audit.motion import survival
 from mlmd_calc.analysis.force_fidelity import ForceFidelitySettings, orientation_spread
 from mlmd_calc.cli.commands import app
+from mlmd_calc.data import MoleculeFrames, write_trajectory
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.rotations import icosahedral_rotations
 from mlmd_calc.potential import Evaluation
@@ -93,3 +94,28 @@ def test_command():
         assert (one["replicas"], one["broken"], one["first_failure_ps"]) == (4, 0, None)
     assert single["error_meV_per_A"] == pytest.approx(double["error_meV_per_A"], rel=1e-2)
     assert single != double
+
+
+def test_command_compares_distances_with_a_reference(tmp_path):
+    """Water beside water that is straight and does not move, and beside other molecules."""
+    straight = np.repeat([[[-0.96, 0.0, 0.0], [0.0, 0.0, 0.0], [0.96, 0.0, 0.0]]], 4, axis=0)
+    for name, numbers in (("water", [1, 8, 1]), ("other", [1, 16, 1])):
+        frames = MoleculeFrames(
+            name,
+            np.array(numbers),
+            straight,
+            velocities=np.zeros_like(straight),
+            energies=np.zeros(4),
+            segment=np.zeros(4, np.int64),
+            dt_fs=1.0,
+        )
+        write_trajectory(tmp_path / f"{name}.npz", frames)
+    options = ["validate", "forces", "mdet-small-organics-gfn2", "H2O", "--json"]
+    options += ["--duration", "0.02", "--replicas", "2", "--reference"]
+    result = CliRunner().invoke(app, [*options, str(tmp_path)], catch_exceptions=False)
+    found = json.loads(result.stdout)["H2O"]["float64"]
+    # One distance of three, from H to H, is another one.
+    assert 2.0 / 3.0 < found["distance_difference"] < 2.0
+    assert found["distance_difference_of_reference_halves"] == 0.0
+    with pytest.raises(ConfigError, match="no frames with the atoms of 'H2O', only of other"):
+        CliRunner().invoke(app, [*options, str(tmp_path / "other.npz")], catch_exceptions=False)

@@ -9,7 +9,11 @@ from typer.testing import CliRunner
 
 from mlmd_calc import units
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
-from mlmd_calc.analysis.jump_fidelity import FidelitySettings, measure_fidelity
+from mlmd_calc.analysis.jump_fidelity import (
+    REFERENCE_FRICTION_PER_PS,
+    FidelitySettings,
+    measure_fidelity,
+)
 from mlmd_calc.analysis.jump_map import measure_map
 from mlmd_calc.cli.commands import app
 from mlmd_calc.errors import ConfigError
@@ -101,6 +105,8 @@ def test_jumps_made_of_the_same_steps_are_as_faithful_as_these():
         assert run.temperatures[ALL_ATOMS].value == pytest.approx(300.0, rel=0.25)
         assert run.configurational_percent == pytest.approx(100.0, abs=30.0)
     assert found.runs[0.0].to_dict() == found.references[0.0].to_dict()
+    assert found.references[REFERENCE_FRICTION_PER_PS].distance_difference == 0.0
+    assert 0.0 < found.runs[20.0].distance_difference < 2.0 * found.reference_halves
 
 
 def mean_kinetic_temperature(corrections):

@@ -259,7 +259,7 @@ def test_kinds_of_models_are_not_mixed_up(finished, tmp_path, model_file):
     assert load_any_model(path).card.name == "springs"
 
 
-def test_published_operator_cannot_be_trained(tmp_path):
+def test_published_operator_is_no_start_of_an_integrator(tmp_path):
     path = tmp_path / "operator.safetensors"
     config = ATOMConfig(lifting_dim=16, num_layers=1, num_heads=2)
     save_model(path, ATOM(config), {}, {"name": "operator"})

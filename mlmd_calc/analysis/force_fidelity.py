@@ -1,7 +1,7 @@
 """What the MD-ET paper asks of forces that no symmetry is built into.
 
 Errors of orientation over the 600-cell, the antisymmetric part of the derivatives, work around
-closed loops, and how long a molecule holds together.
+closed loops, how long a molecule holds together, and how its distances are distributed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.audit import field
 from mlmd_calc.analysis.audit.measurement import Estimate
 from mlmd_calc.analysis.audit.motion import Survival, survival
+from mlmd_calc.analysis.distances import DistanceFaithfulness
+from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.potential import Potential, Structure
 
@@ -61,12 +64,16 @@ class ForceFidelity:
         Work around closed loops, see :class:`mlmd_calc.analysis.audit.field.LoopWork`.
     survival
         How long replicas held together.
+    distances
+        Of these replicas beside those of a reference; None without one, or if none held together
+        for long enough.
     """
 
     orientation: OrientationSpread
     antisymmetry: Estimate
     loop_percent: Estimate
     survival: Survival
+    distances: DistanceFaithfulness | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers by their names."""
@@ -78,6 +85,10 @@ class ForceFidelity:
             "broken": len(self.survival.failures_ps),
             "first_failure_ps": min(self.survival.failures_ps, default=None),
             "duration_ps": self.survival.duration_ps,
+            "distance_difference": None if self.distances is None else self.distances.difference,
+            "distance_difference_of_reference_halves": None
+            if self.distances is None
+            else self.distances.reference_halves,
         }
 
 
@@ -117,6 +128,7 @@ def measure_force_fidelity(
     minimum: Structure,
     settings: ForceFidelitySettings,
     on_part: Callable[[str], None] = lambda name: None,
+    reference: NDArray[np.floating] | None = None,
 ) -> dict[str, ForceFidelity]:
     """Measure one molecule in several precisions, at the same structures.
 
@@ -131,6 +143,9 @@ def measure_force_fidelity(
         What is run.
     on_part
         Called with the name of each part before it begins.
+    reference
+        ``(f, n, 3)`` Å, at least two frames of reference dynamics at the same temperature, in the
+        order of time, to compare distances with.
     """
     structures = field.shaken(minimum, _STRUCTURES, np.random.default_rng([settings.seed, 0]))
     found = {}
@@ -140,19 +155,22 @@ def measure_force_fidelity(
         antisymmetry = field.antisymmetry(potential, structures[:_DERIVED])
         loops = field.loop_work(potential, structures, np.random.default_rng([settings.seed, 1]))
         on_part(f"{name}, time to failure")
-        found[name] = ForceFidelity(
-            orientation,
-            antisymmetry,
-            loops.share_percent,
-            survival(
-                potential,
-                minimum,
-                temperature_K=settings.temperature_K,
-                replicas=settings.replicas,
-                duration_ps=settings.duration_ps,
-                rng=np.random.default_rng([settings.seed, 2]),
-            ),
+        frames: list[NDArray[np.float64]] = []
+        held = survival(
+            potential,
+            minimum,
+            temperature_K=settings.temperature_K,
+            replicas=settings.replicas,
+            duration_ps=settings.duration_ps,
+            rng=np.random.default_rng([settings.seed, 2]),
+            on_frame=frames.append,
         )
+        # While the molecule warms up it does not visit what it should.
+        settled = frames[int(EQUILIBRATION * len(frames)) :]
+        distances = None
+        if reference is not None and settled:
+            distances = DistanceFaithfulness.of(np.concatenate(settled), reference)
+        found[name] = ForceFidelity(orientation, antisymmetry, loops.share_percent, held, distances)
     return found
 
 

@@ -19,6 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.analysis.distances import (
+    Counts,
+    distance_counts,
+    distance_difference,
+    half_difference,
+)
 from mlmd_calc.analysis.jump_ensemble import (
     Divergences,
     InternalCoordinates,
@@ -132,6 +138,9 @@ class RunFidelity:
         Mean potential energy above the minimum, in percent of that of the reference; None without.
     divergences
         Of bonds and torsions from the reference; None without.
+    distance_difference
+        Of all interatomic distances from the reference, see
+        :func:`~.distances.distance_difference`; None without.
     """
 
     died: int
@@ -139,6 +148,7 @@ class RunFidelity:
     temperatures: dict[str, Mean]
     configurational_percent: float | None
     divergences: Divergences | None
+    distance_difference: float | None
 
     @property
     def largest_divergence(self) -> float | None:
@@ -155,6 +165,7 @@ class RunFidelity:
             "temperature_K": {name: mean.value for name, mean in self.temperatures.items()},
             "configurational_percent": self.configurational_percent,
             "largest_divergence_bits": self.largest_divergence,
+            "distance_difference": self.distance_difference,
         }
 
 
@@ -171,11 +182,14 @@ class Fidelity:
     references
         Force-based runs: by :data:`REFERENCE_FRICTION_PER_PS`, and by 0 if there is a run of jumps
         at constant energy.
+    reference_halves
+        Difference of distances between the halves of the first of these; None if it is one jump.
     """
 
     map: MapErrors
     runs: dict[float, RunFidelity]
     references: dict[float, RunFidelity]
+    reference_halves: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as JSON-able values."""
@@ -187,6 +201,7 @@ class Fidelity:
             "jump": self.map.to_dict(),
             "friction_per_ps": written(self.runs),
             "force_based": written(self.references),
+            "distance_difference_of_reference_halves": self.reference_halves,
         }
 
 
@@ -259,7 +274,9 @@ def measure_fidelity(
     if 0.0 in runs:
         on_run("constant energy, force-based")
         references[0.0] = compared.summary(run_jumps(verlet, forces, settled, settings, 0.0))
-    return Fidelity(errors, runs, references)
+    frames = compared.sample.positions
+    halves = half_difference(frames) if len(frames) > 1 else None
+    return Fidelity(errors, runs, references, halves)
 
 
 @dataclass(frozen=True)
@@ -375,15 +392,18 @@ class _Compared:
 
     coordinates: InternalCoordinates
     sample: Sample
+    distances: Counts
     minimum_eV: float  # noqa: N815
     above_minimum_eV: float  # noqa: N815
 
     @classmethod
     def to(cls, reference: JumpRun, minimum: State) -> _Compared:
         assert minimum.energy is not None
+        sample = reference.sample()
         return cls(
             InternalCoordinates.of(ase.Atoms(minimum.numbers, minimum.positions)),
-            reference.sample(),
+            sample,
+            distance_counts(sample.positions),
             minimum.energy,
             float(reference.potentials().mean()) - minimum.energy,
         )
@@ -391,7 +411,7 @@ class _Compared:
     def summary(self, run: JumpRun) -> RunFidelity:
         share = 100.0 * run.interventions / max(run.jumps, 1)
         if run.died == run.replicas:
-            return RunFidelity(run.died, share, {}, None, None)
+            return RunFidelity(run.died, share, {}, None, None, None)
         sample = run.sample()
         above = float(run.potentials().mean()) - self.minimum_eV
         return RunFidelity(
@@ -400,4 +420,5 @@ class _Compared:
             mean_temperatures(sample),
             100.0 * above / self.above_minimum_eV,
             divergences(self.coordinates, self.sample, sample),
+            distance_difference(self.distances, distance_counts(sample.positions)),
         )

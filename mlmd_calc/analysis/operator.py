@@ -78,14 +78,37 @@ def operator_starts(frames: MoleculeFrames, horizon: int, most: int) -> NDArray[
     ConfigError
         If there is none.
     """
-    segment = _segments(frames)
-    possible = np.flatnonzero(segment[: max(0, len(frames) - horizon)] == segment[horizon:])
+    possible = possible_starts(frames, horizon)
     if not len(possible):
         raise ConfigError(
             f"molecule {frames.name!r} has no {horizon + 1} frames with velocities in a row, as a "
             f"horizon of {horizon} frames needs; ask for a shorter time"
         )
     return possible[spread_index(len(possible), most)]
+
+
+def possible_starts(frames: MoleculeFrames, horizon: int, margin: int = 0) -> NDArray[np.int64]:
+    """All frames whose last target is in the same segment.
+
+    Parameters
+    ----------
+    frames
+        Frames of :func:`operator_frames`.
+    horizon
+        Frames from a start to its last target.
+    margin
+        Frames at both ends of the trajectory that neither starts nor targets may be.
+    """
+    segment = _segments(frames)
+    index = np.arange(margin, max(margin, len(frames) - margin - horizon))
+    inside: NDArray[np.bool_] = segment[index] == segment[index + horizon]
+    return index[inside]
+
+
+def target_frames(horizon: int, slots: int) -> NDArray[np.int64]:
+    """Frames ``(slots,)`` from a start to its targets, ⌊horizon (p + 1) / T⌋."""
+    ahead: NDArray[np.int64] = np.arange(1, slots + 1) * horizon // slots
+    return ahead
 
 
 def _segments(frames: MoleculeFrames) -> NDArray[np.int64]:
@@ -144,7 +167,7 @@ def measure_operator(
         superposed on the start).
     """
     assert frames.velocities is not None
-    ahead = np.arange(1, slots + 1) * horizon // slots
+    ahead = target_frames(horizon, slots)
     x, v = frames.positions[starts], frames.velocities[starts]
     reference = frames.positions[0]
     mean = superpose(frames.positions.astype(np.float64), reference).mean(axis=0)

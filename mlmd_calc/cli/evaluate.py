@@ -165,9 +165,19 @@ def operator_command(
     model: ModelName,
     only: Only = None,
     frames: Frames = 100,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what the model's recipe held out of these data: frames, molecules, or "
+            "starts, the start frames of the test."
+        ),
+    ] = None,
     time: Annotated[
         list[float] | None,
-        typer.Option(help="fs to the last target; may be repeated. Default: 3,000 frames."),
+        typer.Option(
+            help="fs to the last target; may be repeated. Default: the frames of the model's "
+            "recipe, or 3,000."
+        ),
     ] = None,
     dtype: Dtype = "float64",
     as_json: AsJSON = False,
@@ -178,14 +188,25 @@ def operator_command(
     frame_spacing: FrameSpacing = None,
 ) -> None:
     """Errors of mean positions that the published ATOM operator predicts."""
-    from mlmd_calc.cli.evaluate_operator import evaluate_operator
+    from mlmd_calc.cli.evaluate_operator import TEST_STARTS, data_of_training, evaluate_operator
     from mlmd_calc.zoo import load_operator
 
     loaded = _load(model, "operator")
     found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
     operator = load_operator(loaded.source, device="cpu", dtype=dtype)
-    molecules = chosen_data(found, loaded, None, only)
-    evaluate_operator(operator, molecules, times_fs=time, frames=frames, as_json=as_json, html=html)
+    if of_test := held_out == TEST_STARTS:
+        molecules = _named(data_of_training(operator, found), only)
+    else:
+        molecules = chosen_data(found, loaded, held_out, only)
+    evaluate_operator(
+        operator,
+        molecules,
+        times_fs=time,
+        frames=frames,
+        of_test=of_test,
+        as_json=as_json,
+        html=html,
+    )
 
 
 @app.command("rollouts")

@@ -7,10 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.analysis.operator import SLOTS, measure_operator, operator_frames, operator_starts
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
@@ -19,6 +22,9 @@ from mlmd_calc.zoo import OperatorModel
 
 HORIZON: Final = 3000
 """Frames to the last target that most published models were trained for."""
+
+TEST_STARTS: Final = "starts"
+"""Start frames that a recipe kept for the test, between those of the training."""
 
 _WHOLE: Final = 1e-6
 
@@ -29,6 +35,7 @@ def evaluate_operator(
     *,
     times_fs: list[float] | None,
     frames: int,
+    of_test: bool = False,
     as_json: bool,
     html: Path | None = None,
 ) -> None:
@@ -41,9 +48,12 @@ def evaluate_operator(
     molecules
         Trajectories.
     times_fs
-        Times of the last target; None for `HORIZON` frames.
+        Times of the last target; None for the horizon of the recipe, or `HORIZON` frames.
     frames
         At most this many start frames per molecule.
+    of_test
+        Take the start frames that the recipe kept for the test; `molecules` are those of
+        :func:`data_of_training` then.
     as_json
         Print JSON.
     html
@@ -52,16 +62,22 @@ def evaluate_operator(
     Raises
     ------
     ConfigError
-        If a time is no whole number of frames, or longer than the trajectories.
+        If a time is no whole number of frames, longer than the trajectories, or not that of the
+        starts of the test.
     InputError
         If there is a molecule that the operator cannot see.
     """
     rows: list[dict[str, Any]] = []
+    slots = model.card.recipe.get("slots", SLOTS)
     for molecule in track(molecules, "measuring", console=Console(stderr=True), transient=True):
         seen = operator_frames(molecule)
-        for horizon in _horizons(seen, times_fs):
-            starts = operator_starts(seen, horizon, frames)
-            errors = measure_operator(model.network, seen, starts, horizon=horizon)
+        for horizon in _horizons(model, seen, times_fs):
+            starts = (
+                _test_starts(model, seen, horizon, frames)
+                if of_test
+                else operator_starts(seen, horizon, frames)
+            )
+            errors = measure_operator(model.network, seen, starts, horizon=horizon, slots=slots)
             rows.append(
                 {
                     "molecule": molecule.name,
@@ -86,10 +102,66 @@ def evaluate_operator(
     report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
 
 
-def _horizons(frames: MoleculeFrames, times_fs: list[float] | None) -> list[int]:
+def data_of_training(model: OperatorModel, data: list[MoleculeFrames]) -> list[MoleculeFrames]:
+    """Frames among which a training drew its start frames, those of the test too.
+
+    Other data are refused: the starts are drawn again, and would be others, some of the training.
+
+    Parameters
+    ----------
+    model
+        What was trained.
+    data
+        All data of its training.
+
+    Raises
+    ------
+    ConfigError
+        If the model was not trained here, or on other data.
+    """
+    from mlmd_calc.training.card import data_summary
+    from mlmd_calc.training.held_out import split
+    from mlmd_calc.training.recipe import Recipe
+
+    if not model.card.recipe:
+        raise ConfigError(
+            f"--held-out {TEST_STARTS}: model {model.card.name!r} was not trained here, so which "
+            "start frames its test had is not known; leave it out"
+        )
+    if (found := data_summary(data)) != model.card.training_data:
+        raise ConfigError(
+            f"--held-out {TEST_STARTS} needs all data of the training, "
+            f"{model.card.training_data!r}, but these are {found!r}; give the same files, and "
+            "--frame-spacing as in the training"
+        )
+    return split(data, Recipe.from_dict(model.card.recipe))[0]
+
+
+def _test_starts(
+    model: OperatorModel, frames: MoleculeFrames, horizon: int, most: int
+) -> NDArray[np.int64]:
+    from mlmd_calc.training.operator.batches import split_starts
+    from mlmd_calc.training.operator.recipe import OperatorRecipe
+    from mlmd_calc.training.recipe import Recipe
+
+    recipe = Recipe.from_dict(model.card.recipe)
+    assert isinstance(recipe, OperatorRecipe)
+    if horizon != recipe.horizon:
+        raise ConfigError(
+            f"--time asks for {horizon} frames, but the start frames of the test were drawn for "
+            f"{recipe.horizon}; leave out --time or --held-out"
+        )
+    test = split_starts(frames, recipe).test
+    return test[spread_index(len(test), most)]
+
+
+def _horizons(
+    model: OperatorModel, frames: MoleculeFrames, times_fs: list[float] | None
+) -> list[int]:
     """Return the times in frames."""
+    slots = model.card.recipe.get("slots", SLOTS)
     if times_fs is None:
-        return [HORIZON]
+        return [model.card.recipe.get("horizon", HORIZON)]
     if frames.dt_fs is None:
         raise ConfigError(
             f"the data do not say how far apart the frames of {frames.name!r} are, so --time means "
@@ -98,10 +170,10 @@ def _horizons(frames: MoleculeFrames, times_fs: list[float] | None) -> list[int]
     horizons = []
     for time in times_fs:
         count = round(time / frames.dt_fs)
-        if abs(count * frames.dt_fs - time) > _WHOLE * time or count < SLOTS:
+        if abs(count * frames.dt_fs - time) > _WHOLE * time or count < slots:
             raise ConfigError(
                 f"time={time:g} fs is no whole number of frames of {frames.dt_fs:g} fs, at least "
-                f"{SLOTS}; choose another one"
+                f"{slots}; choose another one"
             )
         horizons.append(count)
     return horizons

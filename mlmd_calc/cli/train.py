@@ -123,15 +123,13 @@ def usual_recipe(start: LoadedModel[Any]) -> str:
     ConfigError
         If there is none for its kind.
     """
-    from mlmd_calc.training.recipe import list_recipes
+    from mlmd_calc.training.recipe import list_recipes, load_recipe
 
-    if start.card.kind == "atom-operator":
-        raise ConfigError("the published ATOM operator cannot be trained here, only measured")
     if start.card.recommended.get("forces") == "conservative":
         return "molecule-finetune"
     kind, names = start.card.kind, list_recipes()
     if f"{kind}-finetune" not in names:
-        usual = ", ".join(name for name in names if name.startswith(kind)) or "a .toml file"
+        usual = ", ".join(n for n in names if load_recipe(n).kind == kind) or "a .toml file"
         raise ConfigError(
             f"there is no usual recipe for fine-tuning {start.card.name!r}; name one with --recipe "
             f"({usual}), and give --set steps and --set learning_rate"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -18,6 +21,7 @@ from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings, RunFidelity
+    from mlmd_calc.data import MoleculeFrames
 
 MOLECULES: Final = (
     "ethanol",
@@ -38,7 +42,14 @@ _FORCE_ROWS: Final = {
     "replicas": "replicas",
     "broken": "of which broke",
     "first_failure_ps": "the first after, ps",
+    "distance_difference": "h(r) from the reference",
+    "distance_difference_of_reference_halves": "h(r), halves of the reference",
 }
+
+_JUMP_COLUMNS: Final = (
+    *("friction /ps", "died", "helped %", "T, K", "by element"),
+    *("⟨V⟩ %", "JS, bits", "h(r)"),
+)
 
 app = typer.Typer(help="Run a model beside its reference.", no_args_is_help=True)
 
@@ -154,15 +165,23 @@ def validate_forces(
     temperature: Annotated[float, typer.Option(help="K.")] = 500.0,
     duration: Annotated[float, typer.Option(help="Length in ps of the runs that may break.")] = 2.0,
     replicas: Annotated[int, typer.Option(help="Molecules in these runs.")] = 4,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Frames of reference dynamics of these molecules at this temperature, in the "
+            "order of time: distances between atoms are compared with theirs."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     html: Html = None,
 ) -> None:
-    """Symmetry of forces in double and single precision, work around loops, time to failure."""
+    """Symmetry of forces in both precisions, work around loops, time to failure, distances."""
     from mlmd_calc import MDETCalculator
     from mlmd_calc.analysis.force_fidelity import ForceFidelitySettings, measure_force_fidelity
     from mlmd_calc.cli.job import relax
     from mlmd_calc.cli.structure_input import load_structure
+    from mlmd_calc.data import read_dataset
     from mlmd_calc.propagation import state_from_ase
     from mlmd_calc.zoo import load_model
 
@@ -173,11 +192,13 @@ def validate_forces(
         for dtype in ("float64", "float32")
     }
     found = {}
+    others = None if reference is None else read_dataset([reference])
     console = Console(stderr=True)
     with raise_on_signal(), console.status("") as status:
         for name in molecules or ["ethanol"]:
             atoms = load_structure(name, seed=seed)
             atoms.calc = calculators["float64"]
+            compared = None if others is None else _reference_frames(others, atoms.numbers, name)
             relax(atoms)
 
             def show(part: str, name: str = name) -> None:
@@ -188,6 +209,7 @@ def validate_forces(
                 state_from_ase(atoms).structure,
                 settings,
                 show,
+                compared,
             )
     rows = {name: {d: one.to_dict() for d, one in each.items()} for name, each in found.items()}
     report = Report(f"Forces of {loaded.card.name}: symmetry, work, time to failure")
@@ -199,6 +221,22 @@ def validate_forces(
         report.table(table)
     report.card(loaded.card)
     report.deliver(json.dumps(rows, indent=2) if as_json else None, html)
+
+
+def _reference_frames(
+    data: list[MoleculeFrames], numbers: NDArray[np.integer], name: str
+) -> NDArray[np.floating]:
+    """Frames ``(f, n, 3)`` of the molecule among the reference dynamics."""
+    wanted = np.sort(numbers)
+    found = [m.positions for m in data if np.array_equal(np.sort(m.numbers), wanted)]
+    if not found:
+        raise ConfigError(
+            f"--reference has no frames with the atoms of {name!r}, only of "
+            f"{', '.join(sorted({m.name for m in data}))}; give dynamics of this molecule, such as "
+            "mlmd run or mlmd data generate --mode nve writes"
+        )
+    # Distances of all pairs do not depend on the order of the atoms.
+    return np.concatenate(found)
 
 
 def _labelled(found: Fidelity) -> list[tuple[str, RunFidelity]]:
@@ -213,7 +251,7 @@ def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings
     table = Table(
         title=f"{name}: runs of {settings.duration_ps:g} ps, {settings.replicas} replicas"
     )
-    for column in ("friction /ps", "died", "helped %", "T, K", "by element", "⟨V⟩ %", "JS, bits"):
+    for column in _JUMP_COLUMNS:
         table.add_column(column, justify="right")
     for label, run in _labelled(found):
         means = run.temperatures
@@ -227,8 +265,11 @@ def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings
             ", ".join(f"{k} {mean.value:.0f}" for k, mean in means.items() if k != ALL_ATOMS),
             "" if run.configurational_percent is None else f"{run.configurational_percent:.0f}",
             "" if run.largest_divergence is None else f"{run.largest_divergence:.3f}",
+            "" if run.distance_difference is None else f"{run.distance_difference:.3f}",
         )
     report.table(table)
+    if found.reference_halves is not None:
+        report.text(f"h(r) of the halves of the force-based run: {found.reference_halves:.3f}")
     report.text(
         f"one jump of {settings.stride_fs:g} fs: comes back to within "
         f"{errors.reversibility_percent:.2g} % of the way, log |det J| "

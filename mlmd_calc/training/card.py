@@ -38,7 +38,7 @@ def card_entries(
         If the recipe does not train what the model to fine-tune is recommended for.
     """
     own: dict[str, Any] = {
-        "training_data": _summary(data),
+        "training_data": data_summary(data),
         "level_of_theory": ", ".join(_stated(data, "teacher")),
         "units": KINDS[recipe.kind].units,
     }
@@ -91,7 +91,8 @@ def _both_levels(own: str, parent: str) -> str:
     return parent if own in parent else f"{own}; before fine-tuning {parent}"
 
 
-def _summary(data: TrainingData) -> str:
+def data_summary(data: TrainingData) -> str:
+    """Say how many frames there are, and of which molecules."""
     names = sorted({molecule.name for molecule in data})
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     frames = sum(len(molecule) for molecule in data)

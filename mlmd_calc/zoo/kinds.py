@@ -137,6 +137,8 @@ KINDS: Final[dict[str, Kind]] = {
             network=ATOM,
             config=ATOMConfig,
             model=OperatorModel,
+            recipe=f"{_TRAINING}.operator.recipe:OperatorRecipe",
+            task=f"{_TRAINING}.operator.task:operator_task",
             evaluation="operator",
             loader="zoo.load_operator",
         ),

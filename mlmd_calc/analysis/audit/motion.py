@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -171,6 +172,7 @@ def survival(
     replicas: int,
     duration_ps: float,
     rng: np.random.Generator,
+    on_frame: Callable[[FloatArray], None] = lambda positions: None,
 ) -> Survival:
     """Run replicas with time steps of half a femtosecond and a friction of 1/ps.
 
@@ -180,6 +182,8 @@ def survival(
         As in :func:`thermal_run`.
     duration_ps
         After so long a replica has survived.
+    on_frame
+        Called every 10 fs with the positions ``(r, n, 3)`` in Å of the replicas that still hold.
     """
     runs = _set_off(forces, minimum, replicas, temperature_K, rng)
     temperatures = np.full(replicas, temperature_K)
@@ -190,6 +194,8 @@ def survival(
         failures += [step * _FINE_FS / units.FS_PER_PS] * (len(runs.ended) - len(failures))
         if not len(runs.running):
             break
+        if step % round(_FRAME_FS / _FINE_FS) == 0:
+            on_frame(runs.positions[runs.running])
     return Survival(replicas, duration_ps, tuple(failures))
 
 
