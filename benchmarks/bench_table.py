@@ -398,6 +398,7 @@ def main() -> int:
     }
     page = Report("Time and memory of everything")
     page.table(result_table(report))
+    page.card(load_model(device="cpu").card)
     if arguments.html:
         with page.drawing(None) as folder:
             draw(report, folder / "times over sizes.png")

@@ -40,6 +40,7 @@ def spectrum_command(
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.analysis.plots import plot_spectrum
     from mlmd_calc.analysis.spectra import velocity_autocorrelation, velocity_spectrum
+    from mlmd_calc.zoo import load_any_model
 
     found: list[dict[str, Any]] = []
     report = Report("Vibrations of trajectories")
@@ -67,6 +68,8 @@ def spectrum_command(
             with report.drawing(plots) as folder:
                 path = folder / f"{molecule.name}-spectrum.png"
                 plot_spectrum(spectrum, path, molecule.name, harmonic)
+    if model is not None:
+        report.card(load_any_model(model, device="cpu").card)
     report.deliver(json.dumps(found, indent=1) if as_json else None, html)
 
 
