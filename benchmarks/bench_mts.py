@@ -49,6 +49,7 @@ SAMPLE_FS: Final = 8.0
 
 DIRECT: Final = "direct"
 BONDED: Final = "bonded"
+NETWORK: Final = "network"
 
 _MOLECULES: Final = ("ethanol", "aspirin", "decane")
 _METHODS: Final = ("conservative", "direct", "MTS 1", "MTS 2", "MTS 4", "MTS 5", "MTS 8")
@@ -96,6 +97,10 @@ def cheap_forces(name: str, start: ase.Atoms, model: Model, seed: int) -> ForceM
         return direct_forces(MDETCalculator(model, device="cpu", forces="conservative"))
     if name == BONDED:
         return BondedForceField.fit(start, temperature_K=TEMPERATURE_K, seed=seed)
+    if name == NETWORK:
+        return BondedForceField.fit(
+            start, temperature_K=TEMPERATURE_K, frames=1600, neurons=128, seed=seed
+        )
     return Potential(name, device="cpu", dtype="float32", rotation="none")
 
 
@@ -188,7 +193,7 @@ def main() -> None:
         "--fast",
         default=DIRECT,
         help="cheap forces: direct (the model's force head), bonded (a force field that is fitted "
-        "to the molecule), or another model, by name or path",
+        "to the molecule), network (a better one), or another model, by name or path",
     )
     parser.add_argument("--molecules", nargs="+", default=list(_MOLECULES), choices=MOLECULES)
     parser.add_argument("--methods", nargs="+", default=list(_METHODS))

@@ -22,6 +22,7 @@ DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 SHORTER = {
     "dyn.run(1000)": "dyn.run(5)",
     "repeat=100": "repeat=2",
+    "frames=1600, neurons=128": "frames=230, neurons=8",
     "dyn.run(100)": "dyn.run(5)",
     "run.run(500)": "run.run(5)",
     "dyn = JumpNVT(atoms, 1e4": (
@@ -170,6 +171,7 @@ WORDS = {
     "H-KG-OH H-AAA-OH": "H-KG-OH",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
+    "CH3CH2OH --mts 16": "H2O --mts 16",
     "CH3CH2OH --ensemble nve --mts 6": "CH4 --ensemble nve --mts 6",
     "models NAME": "models mdet-ethanol",
     "60000 1.9": "20 1.7",
