@@ -38,6 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "index.md": from_top(ROOT / "README.md"),
         "changelog.md": from_top(ROOT / "CHANGELOG.md"),
+        "SECURITY.md": from_top(ROOT / "SECURITY.md"),
         "reference/cards.md": cards_page(),
         "reference/commands.md": commands_page(),
         "reference/recipes.md": recipes_page(),
