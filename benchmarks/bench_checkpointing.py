@@ -53,7 +53,7 @@ def _peak() -> float:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--residues", type=int, default=30)
+    parser.add_argument("--residues", type=int, default=10)
     parser.add_argument("--preset", default="xs")
     parser.add_argument("--only", choices=("off", "on"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -168,7 +168,6 @@ WORDS = {
     "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
     "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
     "SVKF GATL NDIY QPEM": "GATL",
-    "H-KG-OH H-AAA-OH": "H-KG-OH",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
     "CH3CH2OH --mts 16": "H2O --mts 16",
@@ -200,7 +199,7 @@ OPTIONS = {
     "mlmd data misato": "",
     "mlmd data peptides": "--ns 0.45 --equilibrate 1",
     "mlmd data peptides SVKF GATL NDIY QPEM --ns 0.5": "--ns 0.1 --equilibrate 1",
-    "mlmd data peptides H-KG-OH": "--ns 0.01 --equilibrate 1",
+    "mlmd data peptides H-KG-OH": None,
     "mlmd data timewarp": "",
     "mlmd data propagate": "--runs 10 --frames 20 --conformers 1",
     "mlmd demo": "--quick",
@@ -241,7 +240,7 @@ OPTIONS = {
     "pip install": None,
     "pytest tests/test_mdet_parity.py": "",
     "python benchmarks/bench_atom.py": "--molecules 1",
-    "python benchmarks/bench_checkpointing.py": "--residues 2",
+    "python benchmarks/bench_checkpointing.py": None,
     "python benchmarks/bench_exact.py": "--proposals 10 --trajectory 2 --picoseconds 0.1",
     "python benchmarks/bench_mts.py": (
         "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
