@@ -171,6 +171,9 @@ def test_mdgen_arrays_refuse(tmp_path):
     path.rename(tmp_path / "6cka_B_R1.npy")
     with pytest.raises(InputError, match="'6cka' is no sequence of amino acids"):
         read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0)
+    # Made of ATLAS, whose temperature is another one.
+    of_atlas = read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0, sequence=SEQUENCE)
+    assert (of_atlas.temperature_K, of_atlas.replica) == (300.0, 1)
     path.write_bytes(b"something else")
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_mdgen(path, interval_ps=10.0)
