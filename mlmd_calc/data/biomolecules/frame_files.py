@@ -105,7 +105,7 @@ def frame_interval(path: Path, times: NDArray[np.float64], interval_ps: float | 
         If frames are not at equal spacing, nobody tells it, or the two contradict each other.
     """
     steps = np.diff(times)
-    stated = float(steps.mean()) if len(steps) and steps.min() > 0.0 else None
+    stated = float(steps.mean()) if len(steps) and steps.any() else None
     # Files have times in single precision, in which late ones are coarse.
     rounding = 2.0 * float(np.spacing(np.float32(np.abs(times).max(initial=0.0))))
     if stated is not None and steps.max() - steps.min() > _EQUAL * stated + rounding:

@@ -138,7 +138,7 @@ def read_mdgen(
     Raises
     ------
     ConfigError
-        If ``every`` is not positive.
+        If ``every`` is not positive, or there is a sequence for a folder.
     ModelFileError
         If files are missing, damaged, or of another kind.
     InputError
@@ -151,6 +151,11 @@ def read_mdgen(
     path = Path(path).resolve()
     if path.suffix == ".npy":
         return _slots(path, every, interval_ps, sequence)
+    if sequence is not None:
+        raise ConfigError(
+            f"the sequence {sequence} is given, but {path} has its residues in a PDB file; leave "
+            "it out"
+        )
     frames, topology = (path / f"{path.name}{suffix}" for suffix in (".xtc", ".pdb"))
     if missing := [file.name for file in (frames, topology) if not file.is_file()]:
         raise ModelFileError(
