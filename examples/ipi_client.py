@@ -65,13 +65,17 @@ def main(steps: int = 200) -> None:
         address = f"mlmd-{Path(folder).name}"
         Path("input.xml").write_text(INPUT.replace("STEPS", str(steps)).replace("ADDRESS", address))
         with subprocess.Popen(["i-pi", "input.xml"]) as server:
-            while not Path(f"/tmp/ipi_{address}").exists():
-                if server.poll() is not None:
-                    sys.exit(f"i-pi ended with status {server.returncode}")
-                time.sleep(0.1)
-            client = SocketClient(unixsocket=address)
-            client.run(atoms, use_stress=False)
-            client.close()
+            try:
+                while not Path(f"/tmp/ipi_{address}").exists():
+                    if server.poll() is not None:
+                        sys.exit(f"i-pi ended with status {server.returncode}")
+                    time.sleep(0.1)
+                client = SocketClient(unixsocket=address)
+                client.run(atoms, use_stress=False)
+                client.close()
+            except BaseException:
+                server.terminate()  # else it waits for another client
+                raise
     _, conserved, kinetic, temperature = np.loadtxt("ethanol.out", unpack=True)
     classical = 1.5 * len(atoms) * units.kB * 300
     print(f"conserved quantity: changes by {np.ptp(conserved) * 1e3:.2f} meV")

@@ -97,9 +97,9 @@ def test_command():
 
 
 def test_command_compares_distances_with_a_reference(tmp_path):
-    """Water beside water that is straight and does not move, and beside other molecules."""
+    """Water beside water that is straight and does not move, beside others and an isomer."""
     straight = np.repeat([[[-0.96, 0.0, 0.0], [0.0, 0.0, 0.0], [0.96, 0.0, 0.0]]], 4, axis=0)
-    for name, numbers in (("water", [1, 8, 1]), ("other", [1, 16, 1])):
+    for name, numbers in (("water", [1, 8, 1]), ("other", [1, 16, 1]), ("isomer", [1, 1, 8])):
         frames = MoleculeFrames(
             name,
             np.array(numbers),
@@ -117,5 +117,8 @@ def test_command_compares_distances_with_a_reference(tmp_path):
     # One distance of three, from H to H, is another one.
     assert 2.0 / 3.0 < found["distance_difference"] < 2.0
     assert found["distance_difference_of_reference_halves"] == 0.0
-    with pytest.raises(ConfigError, match="no frames with the atoms of 'H2O', only of other"):
-        CliRunner().invoke(app, [*options, str(tmp_path / "other.npz")], catch_exceptions=False)
+    for name in ("other", "isomer"):
+        with pytest.raises(ConfigError, match=f"atoms and bonds of 'H2O', only of {name}"):
+            CliRunner().invoke(
+                app, [*options, str(tmp_path / f"{name}.npz")], catch_exceptions=False
+            )

@@ -85,14 +85,14 @@ def test_commands_go_beyond_the_training_if_asked(tmp_path):
     def refused(*arguments):
         return str(CliRunner().invoke(app, ["run", *arguments]).exception)
 
-    assert "chain of ACE 1 of chain A has 5 amino acids" in refused("sequence:GGGGG", *options)
+    assert "chain of ACE 1 of chain A has 6 amino acids" in refused("sequence:GGGGGG", *options)
     assert "--beyond-training is an option of runs made of jumps" in refused(
         "CH4", "--beyond-training"
     )
     assert "--beyond-training is an option of ATMOS models" in refused(
         *("CH4", "--propagator", "verlet", "--jump", "1", "--beyond-training")
     )
-    pdb = format_structure(capped_peptide("GGGGG", 0))
+    pdb = format_structure(capped_peptide("GGGGGG", 0))
     with pytest.warns(UserWarning, match="beyond the training of the model: the chain of ACE 1"):
         choose_propagator("atmos-peptides").make(None, 0.5, "cpu", pdb, beyond_training=True)
 

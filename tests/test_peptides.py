@@ -22,7 +22,6 @@ from mlmd_calc.data.biomolecules.peptides import (
     Peptide,
     build_peptide,
     capped_peptide,
-    peptide_name,
 )
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
@@ -193,7 +192,7 @@ def test_notations():
     assert Peptide.parse("H-HA-OH") == Peptide("HA", is_capped=False)
     for text in ("HA", "H-HA-OH"):
         assert str(Peptide.parse(text)) == text
-        assert Peptide.parse(peptide_name(text)) == Peptide.parse(text)
+        assert Peptide.parse(Peptide.parse(text).name) == Peptide.parse(text)
 
 
 # free ends
@@ -294,7 +293,7 @@ def test_implicit_solvent_is_that_of_the_force_field(sequence):
 def one_run(folder, settings=QUICK, sequence="A"):
     folder.mkdir(exist_ok=True)
     return PeptideRun(
-        sequence, 300.0, 0, settings, folder / f"{peptide_name(sequence)}_300K_r0.npz"
+        sequence, 300.0, 0, settings, folder / f"{Peptide.parse(sequence).name}_300K_r0.npz"
     )
 
 

@@ -140,6 +140,8 @@ def test_mdgen_folders(tmp_path):
     assert read.system.features.ref_charge.sum() == 1.0
     with pytest.raises(ModelFileError, match=r"would have AIKX\.xtc and AIKX\.pdb, and no \.npy"):
         read_mdgen(tmp_path / "AIKX")
+    with pytest.raises(ConfigError, match=r"sequence AIKW is given, but .*; leave it out"):
+        read_mdgen(tmp_path / SEQUENCE, sequence=SEQUENCE)
 
 
 def test_mdgen_arrays(tmp_path):
@@ -171,6 +173,9 @@ def test_mdgen_arrays_refuse(tmp_path):
     path.rename(tmp_path / "6cka_B_R1.npy")
     with pytest.raises(InputError, match="'6cka' is no sequence of amino acids"):
         read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0)
+    # Made of ATLAS, whose temperature is another one.
+    of_atlas = read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0, sequence=SEQUENCE)
+    assert (of_atlas.temperature_K, of_atlas.replica) == (300.0, 1)
     path.write_bytes(b"something else")
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_mdgen(path, interval_ps=10.0)
@@ -194,6 +199,8 @@ def test_timewarp(tmp_path):
         ({"positions": np.zeros((5, 9, 3))}, r"shape \(5, 9, 3\), expected \(frames, 78, 3\)"),
         ({"time": np.arange(4.0)}, "has 4 times for 5 frames"),
         ({"time": np.array([0.0, 1.0, 3.0, 4.0, 5.0])}, "are 1 to 2 ps apart"),
+        # As of two runs that were joined.
+        ({"time": np.array([0.0, 1.0, 2.0, 0.0, 1.0])}, "are -2 to 1 ps apart"),
         ({"time": None}, "does not tell the time between its frames"),
     ],
 )

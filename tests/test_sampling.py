@@ -473,7 +473,7 @@ def test_molecules_beyond_the_training_are_refused_before_the_first_draw(tmp_pat
     job = SamplingJob("x", "atmos-peptides", frames=1, redraws=2, seed=1)
     for structure, reason in (
         (structure_from_smiles("CCO"), "MOL 1 of chain 1 is no amino acid"),
-        (capped_peptide("AAAAA", 0), "has 5 amino acids; known are 1 to 4"),
+        (capped_peptide("AAAAAA", 0), "has 6 amino acids; known are 1 to 5"),
     ):
         with pytest.raises(InputError, match=f"beyond the training.*{reason}.*--beyond-training"):
             SamplingRun.start(tmp_path / "run", job, structure)

@@ -48,8 +48,8 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
         linewidth=0.7,
         label="every frame",
     )
-    _draw_running_mean(temperature, record, COLOURS[0], label="running mean")
-    _draw_bonds(bonds, record, COLOURS[0], label="largest of all bonds")
+    _draw_running_mean(temperature, record)
+    _draw_bonds(bonds, record)
     bonds.set_xlabel(record.progress[1])
     _finish(axes, record)
     figure.savefig(path)
@@ -216,14 +216,19 @@ def _draw_energies(axis: Any, record: RunRecord) -> None:
         axis.plot(times, line, color="black", linewidth=1.4, label=label)
 
 
-def _draw_running_mean(axis: Any, record: RunRecord, colour: str, label: str | None = None) -> None:
+def _draw_running_mean(axis: Any, record: RunRecord) -> None:
     window = max(1, len(record) // _WINDOWS)
     weights = np.full(window, 1.0 / window)
     times = np.convolve(record.progress[0], weights, mode="valid")
     smooth = np.convolve(record.temperatures, weights, mode="valid")
-    axis.plot(times, smooth, color=colour, linewidth=1.4, label=label)
+    axis.plot(times, smooth, color=COLOURS[0], linewidth=1.4, label="running mean")
 
 
-def _draw_bonds(axis: Any, record: RunRecord, colour: str, label: str | None = None) -> None:
-    deviations = record.frames["bond_deviation"]
-    axis.plot(record.progress[0], deviations, color=colour, linewidth=0.9, label=label)
+def _draw_bonds(axis: Any, record: RunRecord) -> None:
+    axis.plot(
+        record.progress[0],
+        record.frames["bond_deviation"],
+        color=COLOURS[0],
+        linewidth=0.9,
+        label="largest of all bonds",
+    )

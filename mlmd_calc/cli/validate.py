@@ -20,6 +20,8 @@ from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
+    import ase
+
     from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings, RunFidelity
     from mlmd_calc.data import MoleculeFrames
 
@@ -50,6 +52,9 @@ _JUMP_COLUMNS: Final = (
     *("friction /ps", "died", "helped %", "T, K", "by element"),
     *("⟨V⟩ %", "JS, bits", "h(r)"),
 )
+
+_SHELLS: Final = 4
+"""Bonds from an atom within which isomers are told apart."""
 
 app = typer.Typer(help="Run a model beside its reference.", no_args_is_help=True)
 
@@ -198,7 +203,7 @@ def validate_forces(
         for name in molecules or ["ethanol"]:
             atoms = load_structure(name, seed=seed)
             atoms.calc = calculators["float64"]
-            compared = None if others is None else _reference_frames(others, atoms.numbers, name)
+            compared = None if others is None else _reference_frames(others, atoms, name)
             relax(atoms)
 
             def show(part: str, name: str = name) -> None:
@@ -224,19 +229,40 @@ def validate_forces(
 
 
 def _reference_frames(
-    data: list[MoleculeFrames], numbers: NDArray[np.integer], name: str
+    data: list[MoleculeFrames], atoms: ase.Atoms, name: str
 ) -> NDArray[np.floating]:
-    """Frames ``(f, n, 3)`` of the molecule among the reference dynamics."""
-    wanted = np.sort(numbers)
-    found = [m.positions for m in data if np.array_equal(np.sort(m.numbers), wanted)]
+    """Frames ``(f, n, 3)`` of the molecule, and of no isomer, among the reference dynamics."""
+    from ase import Atoms
+
+    wanted = _environments(atoms)
+    found = [
+        molecule.positions
+        for molecule in data
+        if len(molecule.numbers) == len(atoms)
+        and _environments(Atoms(molecule.numbers, molecule.positions[0])) == wanted
+    ]
     if not found:
         raise ConfigError(
-            f"--reference has no frames with the atoms of {name!r}, only of "
+            f"--reference has no frames with the atoms and bonds of {name!r}, only of "
             f"{', '.join(sorted({m.name for m in data}))}; give dynamics of this molecule, such as "
             "mlmd run or mlmd data generate --mode nve writes"
         )
     # Distances of all pairs do not depend on the order of the atoms.
     return np.concatenate(found)
+
+
+def _environments(atoms: ase.Atoms) -> list[str]:
+    """Describe every atom by its bonds and theirs: the same for one molecule in any order."""
+    from mlmd_calc.geometry.bonds import find_bonds, neighbour_lists
+
+    neighbours = neighbour_lists(len(atoms), find_bonds(atoms).pairs)
+    words = list(atoms.symbols)
+    for _ in range(_SHELLS):
+        words = [
+            f"{word}({','.join(sorted(words[other] for other in own))})"
+            for word, own in zip(words, neighbours, strict=True)
+        ]
+    return sorted(words)
 
 
 def _labelled(found: Fidelity) -> list[tuple[str, RunFidelity]]:

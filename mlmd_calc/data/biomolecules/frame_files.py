@@ -21,7 +21,7 @@ _LONGEST_BOND: Final = 5.0
 """Å; a bond longer than this is one across a periodic cell."""
 _EQUAL: Final = 0.01
 """Relative difference of intervals that means nothing."""
-_BYTES: Final = 3 * 4
+POSITION_BYTES: Final = 3 * 4
 """Of the position of an atom in single precision."""
 
 
@@ -64,14 +64,17 @@ def read_frames(
             file.seek(0)
             # Compared before anything is read that follows from it.
             _check_count(path, first, count)
-            refuse_huge_array(path, len(file) // every * len(atoms) * _BYTES)
+            refuse_huge_array(path, len(file) // every * len(atoms) * POSITION_BYTES)
             order = np.argsort(atoms)
             content = file.read(stride=every, atom_indices=atoms[order])
     except (OSError, RuntimeError) as error:
         raise ModelFileError(f"{path} cannot be read ({error}); copy it again") from error
-    frames = content[0][:, np.argsort(order)].astype(np.float64)
-    times = np.asarray(content[1], dtype=np.float64) if has_times else np.zeros(0)
-    return (frames * (units.NM if has_times else 1.0)).astype(np.float32), times
+    # In single precision as in the file: doubles would not fit where these do.
+    frames = np.asarray(content[0][:, np.argsort(order)], dtype=np.float32)
+    if not has_times:
+        return frames, np.zeros(0)
+    frames *= np.float32(units.NM)
+    return frames, np.asarray(content[1], dtype=np.float64)
 
 
 def _check_count(path: Path, first: NDArray[np.float32], count: int) -> None:
@@ -102,7 +105,7 @@ def frame_interval(path: Path, times: NDArray[np.float64], interval_ps: float | 
         If frames are not at equal spacing, nobody tells it, or the two contradict each other.
     """
     steps = np.diff(times)
-    stated = float(steps.mean()) if len(steps) and steps.min() > 0.0 else None
+    stated = float(steps.mean()) if len(steps) and steps.any() else None
     # Files have times in single precision, in which late ones are coarse.
     rounding = 2.0 * float(np.spacing(np.float32(np.abs(times).max(initial=0.0))))
     if stated is not None and steps.max() - steps.min() > _EQUAL * stated + rounding:

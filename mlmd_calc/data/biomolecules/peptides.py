@@ -101,11 +101,6 @@ class Peptide:
         return self.letters if self.is_capped else self.name
 
 
-def peptide_name(sequence: str) -> str:
-    """Name of the peptide that a sequence stands for, see :meth:`Peptide.parse`."""
-    return Peptide.parse(sequence).name
-
-
 def capped_peptide(letters: str, seed: int) -> BondedStructure:
     """Build a peptide between acetyl and N-methyl, see :func:`build_peptide`.
 

@@ -8,7 +8,8 @@ ATLAS      ``CHAIN/CHAIN.pdb`` with ``CHAIN_R1.xtc`` to ``_R3.xtc`` (100 ps betw
            Nucleic Acids Res. 52, D384 (2024); 300 K
 MDGen      ``NAME/NAME.pdb`` with ``NAME.xtc`` (0.1 ps), heavy atoms; or ``NAME.npy`` and
            ``NAME_i100.npy``, ``(f, residues, 14, 3)`` Å in half precision, of which residues and
-           times must be known: Jing, Stärk, Jaakkola and Berger, arXiv:2409.17808; 350 K
+           times must be known: Jing, Stärk, Jaakkola and Berger, arXiv:2409.17808; 350 K.
+           ``NAME_R1.npy`` to ``_R3`` are made of the runs of ATLAS, at 300 K
 Timewarp   ``NAME-traj-arrays.npz`` with positions in nm and times in ps, and
            ``NAME-traj-state0.pdb``: Klein et al., arXiv:2302.01170; 310 K
 =========  ================================================================================
@@ -19,6 +20,7 @@ No file states a temperature; it is that of the publication.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -33,7 +35,12 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import RESIDUES, UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import build_system
-from mlmd_calc.data.biomolecules.frame_files import check_whole, frame_interval, read_frames
+from mlmd_calc.data.biomolecules.frame_files import (
+    POSITION_BYTES,
+    check_whole,
+    frame_interval,
+    read_frames,
+)
 from mlmd_calc.data.biomolecules.trajectories import LETTERS, BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.io.files import refuse_huge_array
@@ -53,6 +60,8 @@ _SLOT_NAMES: Final = {
     if residue.restype < UNKNOWN
 }
 """Amino acid and atoms in the order of these places, that of names in PDB files."""
+_OF_ATLAS: Final = re.compile(r"_R([123])(?:_|$)")
+"""In the names of arrays that MDGen made of ATLAS: the run."""
 
 
 def read_atlas(folder: PathLike, *, every: int = 1) -> list[BiomolecularTrajectory]:
@@ -129,7 +138,7 @@ def read_mdgen(
     Raises
     ------
     ConfigError
-        If ``every`` is not positive.
+        If ``every`` is not positive, or there is a sequence for a folder.
     ModelFileError
         If files are missing, damaged, or of another kind.
     InputError
@@ -142,6 +151,11 @@ def read_mdgen(
     path = Path(path).resolve()
     if path.suffix == ".npy":
         return _slots(path, every, interval_ps, sequence)
+    if sequence is not None:
+        raise ConfigError(
+            f"the sequence {sequence} is given, but {path} has its residues in a PDB file; leave "
+            "it out"
+        )
     frames, topology = (path / f"{path.name}{suffix}" for suffix in (".xtc", ".pdb"))
     if missing := [file.name for file in (frames, topology) if not file.is_file()]:
         raise ModelFileError(
@@ -260,7 +274,7 @@ def _slots(
         )
     names = [_SLOT_NAMES[letter][1] for letter in letters]
     filled = [residue * _SLOTS + k for residue, own in enumerate(names) for k in range(len(own))]
-    refuse_huge_array(path, len(array) // every * len(filled) * 12)
+    refuse_huge_array(path, len(array) // every * len(filled) * POSITION_BYTES)
     frames = array[::every].reshape(-1, expected[0] * _SLOTS, 3)[:, filled].astype(np.float32)
     empty = (frames == 0.0).all(axis=(0, 2))
     if empty.any():
@@ -271,7 +285,10 @@ def _slots(
         )
     structure = _heavy_structure(letters, frames[0].astype(np.float64))
     interval = frame_interval(path, np.zeros(0), interval_ps) * every
-    return _trajectory(path, name, structure, frames, interval, "mdgen")
+    run = _OF_ATLAS.search(name)
+    if run is None:
+        return _trajectory(path, name, structure, frames, interval, "mdgen")
+    return _trajectory(path, name, structure, frames, interval, "atlas", int(run[1]))
 
 
 def _heavy_structure(letters: str, positions: NDArray[np.float64]) -> BondedStructure:
@@ -302,6 +319,7 @@ def _trajectory(
     frames: NDArray[np.float32],
     dt_ps: float,
     source: str,
+    replica: int = 0,
 ) -> BiomolecularTrajectory:
     """Join frames with all atoms of a structure to it."""
     trajectory = BiomolecularTrajectory.from_frames(
@@ -310,6 +328,7 @@ def _trajectory(
         frames,
         dt_ps,
         temperature_K=_TEMPERATURES_K[source],
+        replica=replica,
         metadata={"source": path.name},
     )
     check_whole(path, trajectory.positions, trajectory.system.bonds)

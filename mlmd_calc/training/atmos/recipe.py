@@ -67,7 +67,7 @@ class ATMOSRecipe(Recipe):
         its own, imperfect frames.
     activation_checkpointing
         Keep only what goes into each block of the network for the gradient and compute the rest
-        once more: less memory, a third more time, and the same bits.
+        once more: less memory, more time, and the same bits.
     """
 
     kind: ClassVar[str] = "atmos"
