@@ -78,9 +78,9 @@ class ExactSteps:
             self.sampler.frames_file = folder / FAR_FRAMES_FILE
 
     @property
-    def acceptance(self) -> float:
-        """Fraction of trajectories accepted."""
-        return self.sampler.acceptance
+    def acceptance(self) -> float | None:
+        """Fraction of trajectories accepted after the warm-up; None before the first."""
+        return self.sampler.acceptance if len(self.sampler.samples) else None
 
     def begin(self) -> None:
         """Have nothing to do: the sampler has read the atoms."""
