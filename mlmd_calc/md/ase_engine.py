@@ -181,13 +181,13 @@ class ASESteps:
     def state_dict(self) -> DynamicsState:
         """Return what the calculator has answered, and the variables of the thermostat."""
         thermostat: dict[str, Any] = {}
-        if hasattr(self._dynamics, "transferred_energy"):
+        if isinstance(self._dynamics, MTSVelocityVerlet):
+            thermostat = {"fast": self._dynamics.fast_state()}
+        elif hasattr(self._dynamics, "transferred_energy"):
             thermostat = {"transferred_energy": self._dynamics.transferred_energy}
         elif hasattr(self._dynamics, "_thermostat"):
             chain = self._dynamics._thermostat
             thermostat = {"eta": chain._eta.tolist(), "p_eta": chain._p_eta.tolist()}
-        elif isinstance(self._dynamics, MTSVelocityVerlet):
-            thermostat = {"fast": self._dynamics.fast_state()}
         return DynamicsState(calculator_results(self._atoms.calc), thermostat)
 
     def load_state_dict(self, state: DynamicsState) -> None:
