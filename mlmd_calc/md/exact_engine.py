@@ -74,7 +74,8 @@ class ExactSteps:
             rng=rng,
         )
         # Now that nothing is refused any more; the file is written when there is a frame for it.
-        if "forces" in getattr(target, "implemented_properties", ()):
+        # Force models, which have no list of properties, all know forces.
+        if "forces" in getattr(target, "implemented_properties", ("forces",)):
             self.sampler.frames_file = folder / FAR_FRAMES_FILE
 
     @property
