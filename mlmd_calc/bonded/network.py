@@ -74,7 +74,8 @@ class ResidualNetwork:
 
         def drawn(rows: int, columns: int) -> Tensor:
             numbers = torch.randn(rows, columns, generator=generator, dtype=torch.float32)
-            return numbers / columns**0.5
+            scaled: Tensor = numbers / columns**0.5
+            return scaled
 
         def zeros() -> Tensor:
             return torch.zeros(neurons, dtype=torch.float32)
