@@ -15,10 +15,13 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md.exact import ExactNVT
 from mlmd_calc.potential import Structure
-from openmm_bridge.jump_context import VELOCITY_UNIT, ContextForces, context_of
+from openmm_bridge.jump_context import (
+    VELOCITY_UNIT,
+    ContextForces,
+    context_of,
+    integrated_groups,
+)
 from openmm_bridge.python_steps import PythonSteps
-
-_ALL_GROUPS: Final = 0xFFFFFFFF
 
 _REPEATED: Final = 1e-4
 """Relative change of forces at equal positions that rounding explains, in single precision too."""
@@ -195,8 +198,8 @@ class ExactNVTIntegrator(PythonSteps):
         atoms = ase.Atoms(np.zeros(count, dtype=int), self._shown[0] * units.NM)
         atoms.set_masses([system.getParticleMass(i)._value for i in range(count)])
         atoms.set_velocities(self._shown[1] * VELOCITY_UNIT / units.FS)
-        target = ContextForces(self._context, int(self.getIntegrationForceGroups()) & _ALL_GROUPS)
-        proposal = ContextForces(self._proposing, _ALL_GROUPS)
+        target = ContextForces(self._context, integrated_groups(self))
+        proposal = ContextForces(self._proposing)
         try:
             for name, forces in (("System", target), ("proposal", proposal)):
                 _refuse_chance(name, forces, atoms)

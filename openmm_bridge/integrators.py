@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import openmm
@@ -33,14 +33,13 @@ from openmm_bridge.jump_context import (
     ContextForces,
     check_jump_system,
     context_of,
+    integrated_groups,
 )
 from openmm_bridge.python_steps import PythonSteps
 from openmm_bridge.region import region_from_topology
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_ALL_GROUPS: Final = 0xFFFFFFFF
 
 _Shown: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], float]
 """Positions nm, velocities nm/ps and time ps of a Context."""
@@ -202,7 +201,7 @@ class JumpIntegrator(PythonSteps):
                 self._context.setVelocities(self._shown[1])
                 raise
             self._show()
-            self._count_step()
+            self._finish_step()
 
     def setStepSize(self, size: Any) -> None:  # noqa: N802
         """Set the length of a whole step, a Quantity or ps: the jump and the steps after it.
@@ -264,20 +263,16 @@ class JumpIntegrator(PythonSteps):
 
     def _acting_forces(self, system: openmm.System) -> list[str]:
         """Names of the forces that are in the integration force groups."""
-        groups = self._groups
+        groups = integrated_groups(self)
         return [
             f"{type(force).__name__} {force.getForceGroup()}"
             for force in system.getForces()
             if groups >> force.getForceGroup() & 1 and not isinstance(force, openmm.CMMotionRemover)
         ]
 
-    @property
-    def _groups(self) -> int:
-        return int(self.getIntegrationForceGroups()) & _ALL_GROUPS
-
     def _forces(self) -> ForceModel | None:
         """Return the forces that act, as a force model; None if there are none."""
-        return ContextForces(self._context, self._groups) if self._acting else None
+        return ContextForces(self._context, integrated_groups(self)) if self._acting else None
 
     def _read(self) -> _Shown:
         state = self._context.getState(getPositions=True, getVelocities=True)
@@ -318,7 +313,7 @@ class JumpIntegrator(PythonSteps):
         # The platform may have rounded them.
         self._shown = self._read()
 
-    def _count_step(self) -> None:
+    def _finish_step(self) -> None:
         """Let OpenMM count a step and do what it does in each, removing momentum for instance."""
         self.count_step()
         # Force-based steps take time as well.

@@ -18,6 +18,9 @@ from openmm_bridge.computation import FORCE_UNIT
 VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
 """Å/fs per nm/ps."""
 
+_ALL_GROUPS: Final = 0xFFFFFFFF
+"""Bit mask of all force groups."""
+
 _TOLERANCE: Final = 1e-8
 """Relative error of constrained distances."""
 
@@ -32,12 +35,12 @@ class ContextForces:
     context
         Context or a weak proxy of it.
     groups
-        Force groups as a bit mask.
+        Force groups as a bit mask; all of them if none is given.
     """
 
     has_energy = True
 
-    def __init__(self, context: Any, groups: int) -> None:
+    def __init__(self, context: Any, groups: int = _ALL_GROUPS) -> None:
         self._context = context
         self._groups = groups
 
@@ -125,6 +128,11 @@ class ContextConstraints:
             constrain(_TOLERANCE)
         except openmm.OpenMMException as error:
             raise PredictionError(f"the constraints cannot be satisfied: {error}") from error
+
+
+def integrated_groups(integrator: openmm.Integrator) -> int:
+    """Return the force groups that an integrator looks at, as a bit mask."""
+    return int(integrator.getIntegrationForceGroups()) & _ALL_GROUPS
 
 
 def context_of(integrator: openmm.Integrator) -> Any:

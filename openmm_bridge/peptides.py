@@ -59,8 +59,6 @@ _LARGEST_REFERENCE: Final = 70
 _SAVE_SECONDS: Final = 30.0
 """Time between two saved states."""
 
-_ALL_GROUPS: Final = 0xFFFFFFFF
-
 _OBC_OFFSET: Final = 0.009
 """nm, what OBC subtracts from the radii."""
 
@@ -458,7 +456,7 @@ class AmberForces(ContextForces):
     def __init__(self, structure: BondedStructure) -> None:
         system = peptide_system(structure, constraints=None)
         context = openmm.Context(system, openmm.VerletIntegrator(0.001), *_platform(structure))
-        super().__init__(context, _ALL_GROUPS)
+        super().__init__(context)
 
 
 def peptide_context(structure: BondedStructure, temperature: float, seed: int) -> openmm.Context:

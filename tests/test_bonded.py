@@ -141,6 +141,11 @@ def test_refuses_what_it_cannot_fit():
     water = molecule("H2O")
     with pytest.raises(ConfigError, match="no calculator"):
         BondedForceField.fit(water)
+    water.calc = LennardJones()
+    for option in ({"frames": 0}, {"temperature_K": -1}, {"neurons": -1}):
+        ((name, value),) = option.items()
+        with pytest.raises(ConfigError, match=f"{name}={value}"):
+            BondedForceField.fit(water, **{"frames": 3, **option})
     few = shaken(water, 1, 0.05)
     with pytest.raises(InputError, match=r"1 structures have 9 forces for \d+"):
         BondedForceField(water, few, springs(water, few))

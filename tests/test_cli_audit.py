@@ -57,8 +57,10 @@ def test_propagators_by_import_path(tmp_path):
     assert found["log |det J|"] == "pass"
 
 
-def test_default_model_fails_nowhere():
-    found = verdicts("mdet-small-organics", "H2O", "--quick")
+def test_default_model_fails_nowhere(tmp_path):
+    page = tmp_path / "audit.html"
+    found = verdicts("mdet-small-organics", "H2O", "--quick", "--html", str(page))
+    assert "Model card of mdet-small-organics" in page.read_text("utf-8")
     # A first look is too short for temperatures.
     told = {name for name in found if not name.startswith("temperature")}
     assert {found[name] for name in told} == {"pass"}, found

@@ -109,6 +109,9 @@ def test_stopped_in_the_warm_up_there_is_no_summary_of_samples(tmp_path, model, 
     result = sample(model, tmp_path, 20)
     assert "warm-up is not over" in result.stdout
     assert "accepted" not in result.stdout
+    # No NaN, which is no JSON.
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["acceptance"] is None
 
 
 def test_another_target_is_noticed(tmp_path, model, monkeypatch):
@@ -121,6 +124,8 @@ def test_another_target_is_noticed(tmp_path, model, monkeypatch):
         invoke("run", "--restart", "-o", tmp_path, "--duration", 1)
     with pytest.raises(ConfigError, match="has done 14 already"):
         invoke("run", "--restart", "-o", tmp_path, "--proposals", 5)
+    with pytest.raises(ConfigError, match="--proposals 0"):
+        invoke("run", "--restart", "-o", tmp_path, "--proposals", 0)
 
 
 @pytest.mark.parametrize(
@@ -160,5 +165,7 @@ def test_settings_and_engine_must_fit(tmp_path, model):
         Run.start(atoms, tmp_path, exact)
     with pytest.raises(ConfigError, match="give both or none"):
         Run.start(atoms, tmp_path, MDSettings(), engine=ASEEngine(target=Springs(20.0, 1.0)))
+    with pytest.raises(ConfigError, match="settings are of a run without them"):
+        Run.start(atoms, tmp_path, exact, engine=ASEEngine(object(), Springs(20.0, 1.0)))
     with pytest.raises(ConfigError, match="with an exact ensemble"):
         MDSettings(exact=exact.exact, inner_steps=2)

@@ -5,6 +5,7 @@ import pytest
 from analytic_potentials import Springs, Tethers
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.mixing import SumCalculator
 from bond_springs import springs
 from restart_child import exact_mts, water
 from toy_models import toy_model
@@ -151,6 +152,9 @@ def test_what_cannot_be_exact_is_refused():
         on(ForcesOnly(20.0, 1.0), Springs(18.0, 1.0))
     with pytest.raises(ConfigError, match="rotation='random'"):
         on(MDETCalculator(toy_model(), rotation="random"), Springs(18.0, 1.0))
+    parts = [MDETCalculator(toy_model(), rotation="random"), Springs(20.0, 1.0)]
+    with pytest.raises(ConfigError, match="rotation='random'"):
+        on(SumCalculator(parts), Springs(18.0, 1.0))
     with pytest.raises(ConfigError, match="temperature_K=-1"):
         on(Springs(20.0, 1.0), Springs(18.0, 1.0), temperature_K=-1)
 

@@ -74,6 +74,8 @@ class BondedForceField:
 
     Raises
     ------
+    ConfigError
+        If the number of neurons is negative.
     InputError
         If there are no bonds, or fewer forces than parameters.
 
@@ -100,6 +102,8 @@ class BondedForceField:
         neurons: int = 0,
         seed: int = 0,
     ) -> None:
+        if neurons < 0:
+            raise ConfigError(f"neurons={neurons}; it must not be negative, and 0 is no network")
         bonds = find_bonds(atoms).pairs
         if not len(bonds):
             raise InputError(
@@ -142,8 +146,8 @@ class BondedForceField:
         atoms
             With a calculator. They are not moved.
         temperature_K
-            Of the run that the force field is for; it is fitted at a fifth more, and half of what
-            comes after the first 200 structures at twice as much.
+            Of the run that the force field is for. Structures are taken at a fifth more; of those
+            after the first 200 of a fit with a network, half are taken at twice as much.
         frames
             Structures to fit to, 5 fs apart, 12 fs after the first 200 of a fit with a network;
             `LEFT_OUT` more at the beginning are left out.
@@ -157,10 +161,16 @@ class BondedForceField:
         Raises
         ------
         ConfigError
-            If the atoms have no calculator.
+            If the atoms have no calculator, or a number is not allowed.
+        InputError
+            As for the class.
         """
         if atoms.calc is None:
             raise ConfigError("the atoms have no calculator, whose forces could be fitted")
+        if not temperature_K > 0:
+            raise ConfigError(f"temperature_K={temperature_K}; it must be positive")
+        if frames < 1:
+            raise ConfigError(f"frames={frames}; there must be at least 1")
         rng = np.random.default_rng(seed)
         walker = atoms.copy()
         walker.calc = atoms.calc

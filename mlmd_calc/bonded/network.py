@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_network
 
-STEPS: Final = 5000
+_STEPS: Final = 5000
 """Of the training."""
 _BATCH: Final = 64
 _LEARNING_RATE: Final = 0.003
@@ -46,7 +46,6 @@ class ResidualNetwork:
         importance: NDArray[np.float64],
         neurons: int,
         seed: int,
-        on_step: Callable[[], None] = lambda: None,
     ) -> ResidualNetwork:
         """Fit to forces.
 
@@ -62,8 +61,6 @@ class ResidualNetwork:
             Of both layers.
         seed
             Of the weights at the start, and of the order of structures.
-        on_step
-            Called after each of the steps, of which there are :data:`STEPS`.
         """
         values = np.stack([coordinates.values(own)[0] for own in positions])
         mean, spread = values.mean(axis=0), values.std(axis=0) + _FLOOR
@@ -76,17 +73,22 @@ class ResidualNetwork:
         generator = torch.Generator().manual_seed(seed)
 
         def drawn(rows: int, columns: int) -> Tensor:
-            values: Tensor = torch.randn(rows, columns, generator=generator) / columns**0.5
-            return values
+            numbers = torch.randn(rows, columns, generator=generator, dtype=torch.float32)
+            scaled: Tensor = numbers / columns**0.5
+            return scaled
+
+        def zeros() -> Tensor:
+            return torch.zeros(neurons, dtype=torch.float32)
 
         first, second = drawn(neurons, len(coordinates)), drawn(neurons, neurons)
-        parameters = [first, torch.zeros(neurons), second, torch.zeros(neurons)]
-        parameters.append(torch.zeros(neurons))
+        parameters = [first, zeros(), second, zeros(), zeros()]
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimiser = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=STEPS)
-        for _ in range(STEPS):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, _LEARNING_RATE, total_steps=_STEPS
+        )
+        for _ in range(_STEPS):
             chosen = torch.randint(frames, (_BATCH,), generator=generator)
             found = -_forces(parameters, inputs[chosen], jacobians[chosen])
             loss = (found - targets[chosen]).square().mean()
@@ -94,7 +96,6 @@ class ResidualNetwork:
             loss.backward()
             optimiser.step()
             schedule.step()
-            on_step()
         fitted = [parameter.detach().numpy().astype(np.float64) for parameter in parameters]
         weights = dict(zip(_NAMES, fitted, strict=True))
         weights["first"] = weights["first"] / spread

@@ -8,7 +8,6 @@ from typing import Final
 
 import ase
 import numpy as np
-from ase import units as ase_units
 from ase.md.langevin import Langevin
 from numpy.typing import NDArray
 
@@ -18,7 +17,7 @@ from mlmd_calc.propagation.corrections import thermal_speed
 Frame = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Positions in Å and forces in eV/Å, both ``(n, 3)``."""
 
-FRICTION_PER_FS: Final = 0.02
+_FRICTION_PER_FS: Final = 0.02
 
 _STEP_FS: Final = 4.0
 _INNER_STEPS: Final = 8
@@ -39,12 +38,12 @@ def walk(atoms: ase.Atoms, temperature_K: float, rng: np.random.Generator) -> It
         Source of randomness.
     """
     spread = thermal_speed(atoms.get_masses(), temperature_K)[:, None]
-    atoms.set_velocities(spread * rng.standard_normal(atoms.positions.shape) / ase_units.fs)
+    atoms.set_velocities(spread * rng.standard_normal(atoms.positions.shape) / units.FS)
     run = Langevin(
         atoms,
-        1.0 * ase_units.fs,
+        1.0 * units.FS,
         temperature_K=temperature_K,
-        friction=FRICTION_PER_FS / ase_units.fs,
+        friction=_FRICTION_PER_FS / units.FS,
         fixcm=False,
         rng=rng,
     )
@@ -67,14 +66,14 @@ def stride(
     Parameters
     ----------
     atoms, temperature_K, rng
-        As for :func:`walk`; its momenta are those at the start.
+        As for :func:`walk`, but with the momenta of the atoms at the start.
     cheap
         Forces in eV/Å at positions in Å.
     """
     masses = atoms.get_masses()[:, None]
     time = _STEP_FS * units.FS
     inner = time / _INNER_STEPS
-    kept = math.exp(-FRICTION_PER_FS * _STEP_FS / _INNER_STEPS)
+    kept = math.exp(-_FRICTION_PER_FS * _STEP_FS / _INNER_STEPS)
     noise = np.sqrt((1.0 - kept * kept) * units.KB * temperature_K * masses)
     positions, momenta = atoms.get_positions(), atoms.get_momenta()
     accurate, fast = atoms.get_forces(), cheap(positions)

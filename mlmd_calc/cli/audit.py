@@ -83,6 +83,8 @@ def audit(
         f"{temperature:g} K, seed {seed}. A number passes if it is below its limit by two standard "
         "errors, and fails if it is above by three."
     )
+    for card in found.cards:
+        report.card(card)
     molecules_json = {}
     console = Console(stderr=True)
     with raise_on_signal(), Progress(console=console, transient=True) as progress:
@@ -99,7 +101,7 @@ def audit(
             verdict = overall(measurements).value
             molecules_json[name] = {
                 "verdict": verdict,
-                "measurements": [found.to_dict() for found in measurements],
+                "measurements": [measured.to_dict() for measured in measurements],
             }
             _tell(report, f"{subject}, {name}: {verdict}", measurements)
             for title, png in (pictures(one) if html is not None else {}).items():

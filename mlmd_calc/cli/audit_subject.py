@@ -18,7 +18,7 @@ from mlmd_calc.md.attached import AttachedCalculator, ForceModelCalculator, stat
 from mlmd_calc.optional import import_object
 from mlmd_calc.propagation import ForceModel, Propagator
 from mlmd_calc.propagation.load import load_propagator
-from mlmd_calc.zoo import Model, load_any_model
+from mlmd_calc.zoo import LoadedModel, Model, ModelCard, load_any_model
 
 _WANTED: Final = (
     "name an ASE calculator, a propagator (mlmd_calc.propagation.Propagator), or what returns one "
@@ -43,6 +43,15 @@ class Subject:
     name: str
     calculator: Any
     propagator: Propagator | None = None
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        """Cards of the models that take part, so far as they are models of this package."""
+        forces = getattr(self.calculator, "potential", None)
+        if forces is None:
+            forces = getattr(self.calculator, "force_model", None)
+        models = [getattr(part, "model", None) for part in (self.propagator, forces)]
+        return [model.card for model in models if isinstance(model, LoadedModel)]
 
     def audit(
         self,

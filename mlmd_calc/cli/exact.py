@@ -68,8 +68,6 @@ def check_exact_options(context: typer.Context) -> None:
     for option, (refused, why) in wrong.items():
         if refused:
             raise ConfigError(f"{option} with --exact, {why}")
-    if given["proposals"] is not None and given["proposals"] < 1:
-        raise ConfigError(f"--proposals {given['proposals']}; there must be at least 1")
 
 
 def exact_settings(

@@ -136,9 +136,11 @@ def steps_of(duration_ps: float, settings: MDSettings, proposals: int | None = N
     Raises
     ------
     ConfigError
-        If the duration is less than a step.
+        If the duration is less than a step, or there are no proposals.
     """
     if settings.exact is not None:
+        if proposals is not None and proposals < 1:
+            raise ConfigError(f"--proposals {proposals}; there must be at least 1")
         return settings.exact.warmup + (PROPOSALS if proposals is None else proposals)
     steps = duration_ps * units.FS_PER_PS / settings.step_fs
     if not steps >= 1:
@@ -250,6 +252,9 @@ def resume(
             if exact is not None
             else "--proposals is the length of runs with --exact; give --duration"
         )
+    steps = job.steps
+    if duration_ps is not None or proposals is not None:
+        steps = steps_of(duration_ps or 0.0, description.settings, proposals)
     calculator = job.make_calculator()
     propagator = None
     if jumps is not None:
@@ -264,9 +269,8 @@ def resume(
     if exact is not None:
         engine = exact_engine(exact, description.info)
     run = Run.resume(folder, calculator, engine=engine, propagator=propagator)
-    if duration_ps is not None or proposals is not None:
-        job = replace(job, steps=steps_of(duration_ps or 0.0, run.settings, proposals))
-        if job.steps < run.step:
+    if steps != job.steps:
+        if steps < run.step:
             run.close()
             asked = (
                 f"--duration {duration_ps:g} ps"
@@ -274,9 +278,10 @@ def resume(
                 else f"--proposals {proposals} with the warm-up"
             )
             raise ConfigError(
-                f"{asked} is {job.steps} steps, but the run has done {run.step} already; give a "
+                f"{asked} is {steps} steps, but the run has done {run.step} already; give a "
                 "longer one"
             )
+        job = replace(job, steps=steps)
         job.write(folder)
     return run, job
 
@@ -377,9 +382,9 @@ def _progress_text(run: Run, steps_per_second: float) -> str:
     sampler, settings = run.sampler, run.settings
     if sampler is not None:
         state = (
-            f"warm-up, time step {sampler.dt / units.FS:.2f} fs"
-            if sampler.warming_up
-            else f"{len(sampler.samples)} samples  {sampler.acceptance:.0%} accepted"
+            f"{len(sampler.samples)} samples  {sampler.acceptance:.0%} accepted"
+            if len(sampler.samples)
+            else f"warm-up, time step {sampler.dt / units.FS:.2f} fs"
         )
         return f"{state}  {units.SECONDS_PER_HOUR * steps_per_second:.3g} per hour"
     step_ps = settings.step_fs / units.FS_PER_PS

@@ -264,7 +264,9 @@ def _illustrate(report: Report, summary: dict[str, Any]) -> None:
     from mlmd_calc.zoo import load_any_model
 
     job, paths = summary["job"], [Path(path) for path in summary["trajectories"]]
-    if job["format"] in ("xtc", "dcd") and summary["frame"] > 0:
+    if job["format"] not in ("xtc", "dcd"):
+        report.text(f"Pictures are drawn of xtc and dcd files, not of {job['format']}.")
+    elif summary["frame"] > 0:
         trajectories = read_trajectories(
             paths,
             topology=paths[0].with_name(START_FILE),
@@ -272,8 +274,6 @@ def _illustrate(report: Report, summary: dict[str, Any]) -> None:
         )
         with report.drawing(None) as folder:
             plot_sampled(trajectories, folder)
-    else:
-        report.text(f"Pictures are drawn of xtc and dcd files, not of {job['format']}.")
     for name in (job["model"], job["interpolator"]):
         if name is not None:
             report.card(load_any_model(name, device="cpu").card)

@@ -46,8 +46,7 @@ class ASEEngine:
     ----------
     inner_forces
         Cheap forces of a run whose settings have `inner_forces` "bonded" or "network", fitted to
-        its molecule.
-        A run that goes on finds them in its checkpoint.
+        its molecule. A run that goes on finds them in its checkpoint.
     target
         Of a run whose settings have `exact`: the calculator or force model whose ensemble is
         sampled. A run that goes on needs it again.
@@ -77,10 +76,12 @@ class ASEEngine:
                 "settings of an exact ensemble, which ASEEngine(target=...) belongs to, with "
                 f"target={self.target!r} and exact={settings.exact}; give both or none"
             )
+        # Before all else, so that every kind of run refuses forces it has no use for.
+        inner_forces = self._inner_forces(settings, folder)
         if self.target is not None:
             return ExactSteps(atoms, description, folder, rng, self.target)
         if propagator is None:
-            return ASESteps(atoms, description, rng, self._inner_forces(settings, folder))
+            return ASESteps(atoms, description, rng, inner_forces)
         assert settings.jumps is not None
         potential = getattr(atoms.calc, "potential", None)
         return Jumps(
@@ -159,8 +160,9 @@ class ASESteps:
 
     @property
     def acceptance(self) -> float | None:
-        """Fraction of steps accepted; None where none are rejected."""
-        return self._dynamics.acceptance if isinstance(self._dynamics, ExactMTS) else None
+        """Fraction of steps accepted; None where none are rejected, or none was tried."""
+        dynamics = self._dynamics
+        return dynamics.acceptance if isinstance(dynamics, ExactMTS) and dynamics.trials else None
 
     def begin(self) -> None:
         """Have nothing to do: ASE reads the atoms."""
@@ -179,13 +181,13 @@ class ASESteps:
     def state_dict(self) -> DynamicsState:
         """Return what the calculator has answered, and the variables of the thermostat."""
         thermostat: dict[str, Any] = {}
-        if hasattr(self._dynamics, "transferred_energy"):
+        if isinstance(self._dynamics, MTSVelocityVerlet):
+            thermostat = {"fast": self._dynamics.fast_state()}
+        elif hasattr(self._dynamics, "transferred_energy"):
             thermostat = {"transferred_energy": self._dynamics.transferred_energy}
         elif hasattr(self._dynamics, "_thermostat"):
             chain = self._dynamics._thermostat
             thermostat = {"eta": chain._eta.tolist(), "p_eta": chain._p_eta.tolist()}
-        elif isinstance(self._dynamics, MTSVelocityVerlet):
-            thermostat = {"fast": self._dynamics.fast_state()}
         return DynamicsState(calculator_results(self._atoms.calc), thermostat)
 
     def load_state_dict(self, state: DynamicsState) -> None:

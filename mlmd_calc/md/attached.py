@@ -44,7 +44,7 @@ def state_of(atoms: ase.Atoms, calculator: Any) -> State:
     """
     found = [
         structure_from_ase(atoms, *(_parameter(part, name) for name in ("charge", "multiplicity")))
-        for part in _parts(calculator)
+        for part in parts_of(calculator)
         if any(_parameter(part, name) is not None for name in ("charge", "multiplicity"))
     ]
     states = {(structure.charge, structure.multiplicity) for structure in found}
@@ -59,10 +59,10 @@ def state_of(atoms: ase.Atoms, calculator: Any) -> State:
     return state
 
 
-def _parts(calculator: Any) -> list[Any]:
-    """List the calculators of a sum of calculators."""
+def parts_of(calculator: Any) -> list[Any]:
+    """List the calculators of a sum of calculators, or the one that is none."""
     sum_of = getattr(getattr(calculator, "mixer", calculator), "calcs", None)
-    return [calculator] if sum_of is None else [part for calc in sum_of for part in _parts(calc)]
+    return [calculator] if sum_of is None else [part for calc in sum_of for part in parts_of(calc)]
 
 
 def _parameter(calculator: Any, name: str) -> Any:

@@ -58,7 +58,7 @@ class Dynamics(Protocol):
 
     @property
     def acceptance(self) -> float | None:
-        """Fraction of steps accepted by a Metropolis test; None in runs without one."""
+        """Fraction of steps accepted by a Metropolis test; None without one or before it."""
 
     @property
     def sampler(self) -> ExactNVT | None:

@@ -43,7 +43,6 @@ FAR: Final = 2.0
 _JITTER: Final = 0.1
 """Time steps vary by this fraction, so that no vibration returns to where it started each time."""
 
-
 _SAME: Final = 1e-3
 """eV; a target whose energy differs by more is another one than the run was started with."""
 

@@ -74,13 +74,14 @@ class ExactSteps:
             rng=rng,
         )
         # Now that nothing is refused any more; the file is written when there is a frame for it.
-        if "forces" in getattr(target, "implemented_properties", ()):
+        # Force models, which have no list of properties, all know forces.
+        if "forces" in getattr(target, "implemented_properties", ("forces",)):
             self.sampler.frames_file = folder / FAR_FRAMES_FILE
 
     @property
-    def acceptance(self) -> float:
-        """Fraction of trajectories accepted."""
-        return self.sampler.acceptance
+    def acceptance(self) -> float | None:
+        """Fraction of trajectories accepted after the warm-up; None before the first."""
+        return self.sampler.acceptance if len(self.sampler.samples) else None
 
     def begin(self) -> None:
         """Have nothing to do: the sampler has read the atoms."""

@@ -29,11 +29,10 @@ import numpy as np
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md.force_source import Forces, ForceSource
-from mlmd_calc.md.mts import MTSVelocityVerlet, refreshed
-from mlmd_calc.options import check_positive
+from mlmd_calc.md.mts import ThermostattedMTS
 
 
-class ExactMTS(MTSVelocityVerlet):
+class ExactMTS(ThermostattedMTS):
     """Langevin dynamics in long steps of cheap forces, exact by a Metropolis test of each.
 
     Takes the place of :class:`ase.md.langevin.Langevin`. All 3 n degrees of freedom are
@@ -97,11 +96,15 @@ class ExactMTS(MTSVelocityVerlet):
         rng: np.random.Generator | None = None,
         **options: Any,
     ) -> None:
-        self.temperature_K, self.friction = temperature_K, friction
-        check_positive(self, "temperature_K", "friction")
-        self._rng = np.random.default_rng() if rng is None else rng
         self.trials = self.accepted = 0
-        super().__init__(atoms, timestep, fast, inner_steps=inner_steps, **options)
+        super().__init__(
+            *(atoms, timestep, fast),
+            inner_steps=inner_steps,
+            temperature_K=temperature_K,
+            friction=friction,
+            rng=rng,
+            **options,
+        )
         if not self._accurate.has_energy:
             raise ConfigError(
                 f"{type(atoms.calc).__name__} knows no energy, which decides here; use MTSLangevin"
@@ -142,21 +145,12 @@ class ExactMTS(MTSVelocityVerlet):
             self._accurate.load_state_dict(accurate)
         self._refresh()
 
-    def todict(self) -> dict[str, Any]:
-        """Return what trajectories store of the run."""
-        return {**super().todict(), **self._wanted()}  # type: ignore[no-untyped-call]
-
     def _refresh(self) -> None:
         """Let the thermostat act for half a step."""
-        kept = math.exp(-0.5 * self.friction * self.dt)
-        momenta, masses = self.atoms.get_momenta(), self.masses
-        self.atoms.set_momenta(refreshed(momenta, masses, self.temperature_K, kept, self._rng))
+        self.atoms.set_momenta(self._refreshed(self.atoms.get_momenta(), 0.5 * self.dt))
 
     def _total_energy(self) -> float:
         return float(self.atoms.get_potential_energy() + self.atoms.get_kinetic_energy())
-
-    def _wanted(self) -> dict[str, float]:
-        return {"temperature_K": self.temperature_K, "friction": self.friction}
 
     def fast_state(self) -> dict[str, Any]:
         """State of the cheap forces, and how many steps they were good enough for."""
@@ -166,13 +160,3 @@ class ExactMTS(MTSVelocityVerlet):
         """Go on from :meth:`fast_state`."""
         super().load_fast_state(state)
         self.trials, self.accepted = state["trials"], state["accepted"]
-
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), **self._wanted()}
-
-    def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "rng": dict(self._rng.bit_generator.state)}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._rng.bit_generator.state = state["rng"]

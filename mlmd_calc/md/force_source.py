@@ -11,7 +11,7 @@ import ase
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, PredictionError
-from mlmd_calc.md.attached import AttachedCalculator, state_of
+from mlmd_calc.md.attached import AttachedCalculator, parts_of, state_of
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.state import FloatArray
@@ -56,6 +56,7 @@ class ForceSource:
 
     def __init__(self, atoms: ase.Atoms, forces: Forces, partner: Any = None) -> None:
         self.name = type(forces).__name__
+        self._forces = forces
         self.info: dict[str, int] = {}
         self._model: ForceModel
         potential = getattr(forces, "potential", None)
@@ -82,7 +83,8 @@ class ForceSource:
     @property
     def random(self) -> bool:
         """Whether equal positions may be given different forces."""
-        return getattr(self._model, "rotation", None) == "random"
+        models = [getattr(part, "potential", part) for part in parts_of(self._forces)]
+        return any(getattr(model, "rotation", None) == "random" for model in models)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the answers, JSON-able."""

@@ -182,7 +182,61 @@ class MTSVelocityVerlet(RestartableDynamics):
         self.load_fast_state(state["fast"])
 
 
-class MTSLangevin(MTSVelocityVerlet):
+class ThermostattedMTS(MTSVelocityVerlet):
+    """What :class:`MTSLangevin` and :class:`mlmd_calc.md.ExactMTS` have in common.
+
+    Parameters
+    ----------
+    atoms, timestep, fast, inner_steps, temperature_K, friction, rng, **options
+        See :class:`MTSLangevin`.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As :class:`MTSVelocityVerlet`.
+    """
+
+    def __init__(
+        self,
+        atoms: ase.Atoms,
+        timestep: float,
+        fast: Forces | None = None,
+        *,
+        inner_steps: int,
+        temperature_K: float,
+        friction: float,
+        rng: np.random.Generator | None = None,
+        **options: Any,
+    ) -> None:
+        self.temperature_K, self.friction = temperature_K, friction
+        check_positive(self, "temperature_K", "friction")
+        self._rng = np.random.default_rng() if rng is None else rng
+        super().__init__(atoms, timestep, fast, inner_steps=inner_steps, **options)
+
+    def _refreshed(self, momenta: FloatArray, time: float) -> FloatArray:
+        """Let the thermostat act on momenta for a time."""
+        kept = math.exp(-self.friction * time)
+        return refreshed(momenta, self.masses, self.temperature_K, kept, self._rng)
+
+    def _conditions(self) -> dict[str, float]:
+        return {"temperature_K": self.temperature_K, "friction": self.friction}
+
+    def todict(self) -> dict[str, Any]:
+        """Return what trajectories store of the run."""
+        return {**super().todict(), **self._conditions()}  # type: ignore[no-untyped-call]
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), **self._conditions()}
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "rng": dict(self._rng.bit_generator.state)}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        self._rng.bit_generator.state = state["rng"]
+
+
+class MTSLangevin(ThermostattedMTS):
     """Langevin dynamics with multiple time steps, for constant temperature.
 
     Takes the place of :class:`ase.md.langevin.Langevin`. All 3 n degrees of freedom are
@@ -220,46 +274,11 @@ class MTSLangevin(MTSVelocityVerlet):
     True
     """
 
-    def __init__(
-        self,
-        atoms: ase.Atoms,
-        timestep: float,
-        fast: Forces | None = None,
-        *,
-        inner_steps: int,
-        temperature_K: float,
-        friction: float,
-        rng: np.random.Generator | None = None,
-        **options: Any,
-    ) -> None:
-        self.temperature_K, self.friction = temperature_K, friction
-        check_positive(self, "temperature_K", "friction")
-        self._rng = np.random.default_rng() if rng is None else rng
-        super().__init__(atoms, timestep, fast, inner_steps=inner_steps, **options)
-
     def _drift(
         self, positions: FloatArray, momenta: FloatArray, time: float
     ) -> tuple[FloatArray, FloatArray]:
         positions, momenta = super()._drift(positions, momenta, 0.5 * time)
-        kept = math.exp(-self.friction * time)
-        momenta = refreshed(momenta, self.masses, self.temperature_K, kept, self._rng)
-        return super()._drift(positions, momenta, 0.5 * time)
-
-    def todict(self) -> dict[str, Any]:
-        """Return what trajectories store of the run."""
-        thermostat = {"temperature_K": self.temperature_K, "friction": self.friction}
-        return {**super().todict(), **thermostat}  # type: ignore[no-untyped-call]
-
-    def _identity(self) -> dict[str, Any]:
-        thermostat = {"temperature_K": self.temperature_K, "friction": self.friction}
-        return {**super()._identity(), **thermostat}
-
-    def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "rng": dict(self._rng.bit_generator.state)}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._rng.bit_generator.state = state["rng"]
+        return super()._drift(positions, self._refreshed(momenta, time), 0.5 * time)
 
 
 def refreshed(

@@ -214,7 +214,6 @@ class MDSettings:
                 "ensemble 'nose-hoover' has no jumps; use 'langevin', 'bussi' or 'nve' with a "
                 "propagator"
             )
-
         self._check_inner_steps()
         self._check_exact()
 
@@ -311,8 +310,12 @@ class MDSettings:
             "inner_forces": self.inner_forces.value,
         }
         # As runs that do without them have always been written.
-        usual_values = {"inner_steps": 1, "inner_forces": InnerForces.DIRECT.value, "exact": None}
-        usual_values["metropolis"] = False
+        usual_values: dict[str, Any] = {
+            "inner_steps": 1,
+            "inner_forces": InnerForces.DIRECT.value,
+            "metropolis": False,
+            "exact": None,
+        }
         for name, usual in usual_values.items():
             if values[name] == usual:
                 del values[name]
