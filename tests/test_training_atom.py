@@ -279,7 +279,7 @@ def test_labels_are_no_trajectories(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"kind": "atoms"}, "kind='atoms'; choose one of mdet, atom, atmos"),
+        ({"kind": "atoms"}, "kind='atoms'; choose one of mdet, atom, atom-operator, atmos"),
         ({"pairs_per_batch": 5}, r"unknown recipe entries \['pairs_per_batch'\]"),
         ({"loss": {"forces": 1.0}}, r"unknown loss terms \['forces'\]; known are"),
         ({"loss": {"positions": 0.0, "velocities": 0.0}}, "at least one must be positive"),
