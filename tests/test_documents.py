@@ -164,6 +164,7 @@ def test_numbers_of_the_model_guide_are_of_cards_and_benchmarks():
 
 WORDS = {
     "all20": "V",
+    "bench forces --atoms 9 --atoms 21": "bench forces",
     "audit atom-small-organics ethanol": "audit atom-small-organics H2O",
     "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
     "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
