@@ -218,7 +218,8 @@ OPTIONS = {
     "mlmd run --restart": "--duration 0.1",
     "mlmd run --restart --out exact": "--proposals 6",
     "mlmd run ethanol --exact": "--proposals 4 --warmup 2 --trajectory-steps 4 --no-relax",
-    "mlmd run sequence:A": "--duration 10",
+    # A jump takes minutes of dynamics; test_load_propagator.py runs one, with less of it.
+    "mlmd run sequence:A": None,
     "mlmd sample": "--frames 2 --seed 1",
     "mlmd sample sequence:A --model atmos-peptides --relax": (
         "--frames 1 --seed 1 --reference-ps 0.2"
