@@ -29,8 +29,8 @@ from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.md.canonical import acceptance_probability, refreshed
 from mlmd_calc.md.force_source import Forces, ForceSource
-from mlmd_calc.md.mts import refreshed
 from mlmd_calc.md.restartable import RestartableDynamics, StepLoop, truncate_trajectory
 from mlmd_calc.md.step_length import StepLength
 from mlmd_calc.options import check_count, check_positive
@@ -223,7 +223,7 @@ class ExactNVT(RestartableDynamics, StepLoop):
             change = there.energy - here.energy + self._kinetic(reached) - self._kinetic(momenta)
         if not math.isfinite(change):
             there, change = None, math.inf
-        probability = math.exp(min(0.0, -change / (units.KB * self.temperature_K)))
+        probability = acceptance_probability(change, self.temperature_K)
         accepted = self._rng.random() < probability
         if there is not None and accepted:
             self.atoms.set_positions(there.positions)
@@ -310,9 +310,10 @@ class ExactNVT(RestartableDynamics, StepLoop):
 
     def _refresh(self, time: float) -> None:
         """Replace as much of the momenta as is forgotten in a time."""
-        kept, masses = math.exp(-self.friction * time), self.masses
-        momenta = self.atoms.get_momenta()
-        self.atoms.set_momenta(refreshed(momenta, masses, self.temperature_K, kept, self._rng))
+        momenta, damping = self.atoms.get_momenta(), self.friction * time
+        self.atoms.set_momenta(
+            refreshed(momenta, self.masses, self.temperature_K, damping, self._rng)
+        )
 
     def _kinetic(self, momenta: FloatArray) -> float:
         return 0.5 * float((momenta**2 / self.masses).sum())

@@ -24,10 +24,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import ase
-import numpy as np
 
-from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.md.canonical import acceptance_probability
 from mlmd_calc.md.force_source import Forces, ForceSource
 from mlmd_calc.md.mts import ThermostattedMTS
 
@@ -51,7 +50,8 @@ class ExactMTS(ThermostattedMTS):
     rng
         Source of randomness; None draws a seed from the system.
     **options
-        See :class:`MTSVelocityVerlet`.
+        See :class:`MTSVelocityVerlet`. `inner_steps`, `temperature_K`, `friction` and `rng` are
+        given by name.
 
     Attributes
     ----------
@@ -89,22 +89,10 @@ class ExactMTS(ThermostattedMTS):
         atoms: ase.Atoms,
         timestep: float,
         fast: Forces | None = None,
-        *,
-        inner_steps: int,
-        temperature_K: float,
-        friction: float,
-        rng: np.random.Generator | None = None,
         **options: Any,
     ) -> None:
         self.trials = self.accepted = 0
-        super().__init__(
-            *(atoms, timestep, fast),
-            inner_steps=inner_steps,
-            temperature_K=temperature_K,
-            friction=friction,
-            rng=rng,
-            **options,
-        )
+        super().__init__(atoms, timestep, fast, **options)
         if not self._accurate.has_energy:
             raise ConfigError(
                 f"{type(atoms.calc).__name__} knows no energy, which decides here; use MTSLangevin"
@@ -135,7 +123,7 @@ class ExactMTS(ThermostattedMTS):
         if not math.isfinite(change):
             change = math.inf
         self.trials += 1
-        if self._rng.random() < math.exp(min(0.0, -change / (units.KB * self.temperature_K))):
+        if self._rng.random() < acceptance_probability(change, self.temperature_K):
             self.accepted += 1
         else:
             atoms.set_positions(positions)

@@ -17,16 +17,15 @@ where c = exp(−γ δt) with the friction γ. With M = 1 these are velocity Ver
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import ase
 import numpy as np
 
-from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.attached import AttachedCalculator
+from mlmd_calc.md.canonical import refreshed
 from mlmd_calc.md.force_source import Forces, ForceSource
 from mlmd_calc.md.restartable import RestartableDynamics
 from mlmd_calc.options import check_count, check_positive
@@ -215,8 +214,8 @@ class ThermostattedMTS(MTSVelocityVerlet):
 
     def _refreshed(self, momenta: FloatArray, time: float) -> FloatArray:
         """Let the thermostat act on momenta for a time."""
-        kept = math.exp(-self.friction * time)
-        return refreshed(momenta, self.masses, self.temperature_K, kept, self._rng)
+        damping = self.friction * time
+        return refreshed(momenta, self.masses, self.temperature_K, damping, self._rng)
 
     def _conditions(self) -> dict[str, float]:
         return {"temperature_K": self.temperature_K, "friction": self.friction}
@@ -279,28 +278,3 @@ class MTSLangevin(ThermostattedMTS):
     ) -> tuple[FloatArray, FloatArray]:
         positions, momenta = super()._drift(positions, momenta, 0.5 * time)
         return super()._drift(positions, self._refreshed(momenta, time), 0.5 * time)
-
-
-def refreshed(
-    momenta: FloatArray,
-    masses: FloatArray,
-    temperature_K: float,
-    kept: float,
-    rng: np.random.Generator,
-) -> FloatArray:
-    """Replace a part of momenta by Maxwell-Boltzmann ones: p ← c p + √((1 − c²) m k T) ξ.
-
-    Parameters
-    ----------
-    momenta, masses
-        ``(n, 3)`` and ``(n, 1)`` in ASE units.
-    temperature_K
-        Temperature in K.
-    kept
-        The fraction c that is kept, from 0 to 1.
-    rng
-        Source of randomness.
-    """
-    noise = rng.standard_normal(momenta.shape)
-    fresh: FloatArray = np.sqrt((1.0 - kept * kept) * masses * units.KB * temperature_K) * noise
-    return kept * momenta + fresh
