@@ -142,8 +142,10 @@ class InternalCoordinates:
         coordinate_values(self.topology, np.ascontiguousarray(positions), values, units)
         return values, units
 
-    def derivatives(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the derivatives ``(coordinates, n, 3)`` by the positions.
+    def linearised(
+        self, positions: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the coordinates, and their derivatives ``(coordinates, 3 n)`` by the positions.
 
         Parameters
         ----------
@@ -154,7 +156,7 @@ class InternalCoordinates:
         result = np.zeros((self._size, self.count, 3))
         for slopes, gradient in zip(np.eye(self._size), result, strict=True):
             add_pulled_back(self.topology, positions, values, units, slopes, gradient)
-        return result
+        return values, result.reshape(self._size, -1)
 
 
 def _pairs(rows: Sequence[tuple[tuple[int, int], ...]], width: int) -> NDArray[np.int64]:

@@ -110,7 +110,6 @@ class BondedForceField:
                 f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
             )
         self._build(atoms.numbers, bonds, _contacts(bonds, positions))
-        self._reference = _reference(self._coordinates, positions)
         if forces.size <= len(self._terms):
             raise InputError(
                 f"{len(positions)} structures have {forces.size} forces for {len(self._terms)} "
@@ -118,12 +117,15 @@ class BondedForceField:
             )
         # Errors heat a molecule by the acceleration that they make.
         importance = np.repeat(1.0 / np.sqrt(atomic_masses[self.numbers]), 3)
+        shapes = zip(*map(self._coordinates.linearised, positions), strict=True)
+        values, derivatives = (np.stack(own) for own in shapes)
+        self._reference = _reference(self._coordinates, values)
         self._network: ResidualNetwork | None = None
-        self._fit(positions, forces, importance)
+        self._fit(values, derivatives, forces, importance)
         if neurons:
             left = forces - self._all_forces(positions)
             self._network = ResidualNetwork.fit(
-                self._coordinates, positions, left, importance, neurons, seed
+                values, derivatives, left, importance, neurons, seed
             )
         left = forces - self._all_forces(positions)
         self.error = float(np.sqrt(np.mean(np.square(left))))
@@ -313,7 +315,8 @@ class BondedForceField:
 
     def _fit(
         self,
-        positions: NDArray[np.float64],
+        values: NDArray[np.float64],
+        derivatives: NDArray[np.float64],
         forces: NDArray[np.float64],
         importance: NDArray[np.float64],
     ) -> None:
@@ -321,14 +324,12 @@ class BondedForceField:
         count = len(self._terms)
         normal, target = np.zeros((count, count)), np.zeros(count)
         rows = np.arange(count)
-        for own, force in zip(positions, forces, strict=True):
-            values, _ = self._coordinates.values(own)
-            factors = np.append(values - self._reference, 1.0)[self._terms]
+        for own, jacobian, force in zip(values, derivatives, forces, strict=True):
+            factors = np.append(own - self._reference, 1.0)[self._terms]
             by_coordinate = np.zeros((count, len(self._reference) + 1))
             for slot in range(_DEGREE):
                 others = np.delete(factors, slot, axis=1).prod(axis=1)
                 np.add.at(by_coordinate, (rows, self._terms[:, slot]), others)
-            jacobian = self._coordinates.derivatives(own).reshape(-1, force.size)
             design = -(by_coordinate[:, :-1] @ jacobian) * importance
             normal += design @ design.T
             target += design @ (importance * force.ravel())
@@ -355,13 +356,12 @@ def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDA
 
 
 def _reference(
-    coordinates: InternalCoordinates, positions: NDArray[np.float64]
+    coordinates: InternalCoordinates, values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Mean stretches and bends, about which the polynomial is; zero for the others."""
-    values = [coordinates.values(own)[0] for own in positions]
     reference = np.zeros(len(coordinates))
     for kind in (coordinates.stretches, coordinates.bends):
-        reference[kind] = np.mean([own[kind] for own in values], axis=0)
+        reference[kind] = values[:, kind].mean(axis=0)
     return reference
 
 

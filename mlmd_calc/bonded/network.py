@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_network
 
 _STEPS: Final = 5000
@@ -40,8 +39,8 @@ class ResidualNetwork:
     @classmethod
     def fit(
         cls,
-        coordinates: InternalCoordinates,
-        positions: NDArray[np.float64],
+        values: NDArray[np.float64],
+        derivatives: NDArray[np.float64],
         forces: NDArray[np.float64],
         importance: NDArray[np.float64],
         neurons: int,
@@ -51,10 +50,11 @@ class ResidualNetwork:
 
         Parameters
         ----------
-        coordinates
-            Of the molecule.
-        positions, forces
-            ``(f, n, 3)`` Å and eV/Å.
+        values, derivatives
+            ``(f, coordinates)`` internal coordinates, and ``(f, coordinates, 3 n)`` their
+            derivatives by the positions.
+        forces
+            ``(f, n, 3)`` eV/Å.
         importance
             ``(3 n,)`` factors of errors of the forces.
         neurons
@@ -62,13 +62,13 @@ class ResidualNetwork:
         seed
             Of the weights at the start, and of the order of structures.
         """
-        values = np.stack([coordinates.values(own)[0] for own in positions])
         mean, spread = values.mean(axis=0), values.std(axis=0) + _FLOOR
-        frames = len(positions)
-        by_value = np.stack([coordinates.derivatives(own) for own in positions])
-        by_value = by_value.reshape(frames, len(coordinates), -1) * importance
+        frames, count = values.shape
         inputs = _single((values - mean) / spread)
-        jacobians = _single(by_value / spread[:, None])
+        # One at a time: there are many, and single precision takes half the memory.
+        jacobians = torch.stack(
+            [_single(own * importance / spread[:, None]) for own in derivatives]
+        )
         targets = _single(forces.reshape(frames, -1) * importance)
         generator = torch.Generator().manual_seed(seed)
 
@@ -80,7 +80,7 @@ class ResidualNetwork:
         def zeros() -> Tensor:
             return torch.zeros(neurons, dtype=torch.float32)
 
-        first, second = drawn(neurons, len(coordinates)), drawn(neurons, neurons)
+        first, second = drawn(neurons, count), drawn(neurons, neurons)
         parameters = [first, zeros(), second, zeros(), zeros()]
         for parameter in parameters:
             parameter.requires_grad_(True)
