@@ -87,14 +87,9 @@ def summarise(record: RunRecord) -> RunSummary:
     """
     description = record.description
     skip = int(EQUILIBRATION * len(record)) if description.settings.thermostatted else 0
-    deviation = bond = broken = None
-    if len(description.bonds):
-        recorded = np.abs(description.bonds.deviations(record.frames["positions"])).max(axis=0)
-        bond = description.bonds.label(int(recorded.argmax()), description.numbers)
-        largest = record.frames["bond_deviation"]
-        deviation = float(largest.max())
-        beyond = np.flatnonzero(largest > description.settings.bond_limit)
-        broken = float(record.times_ps[beyond[0]]) if len(beyond) else None
+    deviation, bond = largest_bond_deviation(record)
+    beyond = np.flatnonzero(record.frames["bond_deviation"] > description.settings.bond_limit)
+    broken = float(record.times_ps[beyond[0]]) if bond is not None and len(beyond) else None
     temperature = _mean(record.temperatures[skip:])
     span_ps = float(record.times_ps[-1] - record.times_ps[min(skip, len(record) - 1)])
     of_run = description.settings, description.degrees_of_freedom, span_ps
@@ -110,6 +105,27 @@ def summarise(record: RunRecord) -> RunSummary:
         bond=bond,
         broken_at_ps=broken,
     )
+
+
+def largest_bond_deviation(record: RunRecord) -> tuple[float | None, str | None]:
+    """Return the largest change of any bond at any step in Å, and which bond it was in the frames.
+
+    Parameters
+    ----------
+    record
+        Recorded frames, at least one.
+
+    Returns
+    -------
+    deviation, bond
+        None without bonds.
+    """
+    bonds, frames = record.description.bonds, record.frames
+    if not len(bonds):
+        return None, None
+    recorded = np.abs(bonds.deviations(frames["positions"])).max(axis=0)
+    bond = bonds.label(int(recorded.argmax()), record.description.numbers)
+    return float(frames["bond_deviation"].max()), bond
 
 
 def misses_thermostat(

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.analysis import summarise_exact
 from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, block_average
+from mlmd_calc.analysis.trajectory import largest_bond_deviation
 from mlmd_calc.cli.tables import describe_temperature
 from mlmd_calc.errors import InputError
 from mlmd_calc.md import ExactNVT, RunRecord
@@ -41,13 +41,9 @@ def summarise_samples(record: RunRecord, sampler: ExactNVT) -> dict[str, Any]:
     dict
         JSON-able. Nothing in it is per time, which does not pass between samples.
     """
-    bonds, settings = record.description.bonds, record.description.settings
+    settings = record.description.settings
     assert settings.exact is not None
-    deviation = bond = None
-    if len(bonds):
-        recorded = np.abs(bonds.deviations(record.frames["positions"])).max(axis=0)
-        bond = bonds.label(int(recorded.argmax()), record.description.numbers)
-        deviation = float(record.frames["bond_deviation"].max())
+    deviation, bond = largest_bond_deviation(record)
     kinetic = record.temperatures
     mean = asdict(block_average(kinetic)) if len(kinetic) >= FEWEST_BLOCKS else None
     try:
