@@ -21,7 +21,7 @@ from openmm_bridge.jump_context import (
     context_of,
     integrated_groups,
 )
-from openmm_bridge.python_steps import PythonSteps
+from openmm_bridge.python_steps import PythonSteps, number_in
 
 _REPEATED: Final = 1e-4
 """Relative change of forces at equal positions that rounding explains, in single precision too."""
@@ -95,13 +95,13 @@ class ExactNVTIntegrator(PythonSteps):
         warmup: int = 200,
         rng: np.random.Generator | None = None,
     ) -> None:
-        step_ps = _value(stepSize, unit.picosecond)
+        step_ps = number_in(stepSize, unit.picosecond)
         super().__init__(step_ps, update=False)
         self._system = proposal
         self._timestep = step_ps * units.PS
         self._options: dict[str, Any] = {
-            "temperature_K": _value(temperature, unit.kelvin),
-            "friction": _value(frictionCoeff, unit.picosecond**-1) / units.PS,
+            "temperature_K": number_in(temperature, unit.kelvin),
+            "friction": number_in(frictionCoeff, unit.picosecond**-1) / units.PS,
             "trajectory_steps": trajectorySteps,
             "warmup": warmup,
         }
@@ -297,8 +297,3 @@ def _context_like(context: openmm.Context, system: openmm.System) -> openmm.Cont
     made = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, properties)
     made.setPeriodicBoxVectors(*context.getState().getPeriodicBoxVectors())
     return made
-
-
-def _value(quantity: Any, in_unit: Any) -> float:
-    """Convert a Quantity to a number; a number is in the unit already."""
-    return float(quantity.value_in_unit(in_unit) if unit.is_quantity(quantity) else quantity)

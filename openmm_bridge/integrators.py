@@ -35,7 +35,7 @@ from openmm_bridge.jump_context import (
     context_of,
     integrated_groups,
 )
-from openmm_bridge.python_steps import PythonSteps
+from openmm_bridge.python_steps import PythonSteps, number_in
 from openmm_bridge.region import region_from_topology
 
 if TYPE_CHECKING:
@@ -409,8 +409,8 @@ class JumpNVTIntegrator(JumpIntegrator):
             )
         chosen = make_thermostat(
             thermostat,
-            _value(temperature, unit.kelvin),
-            _value(frictionCoeff, unit.picosecond**-1) / units.FS_PER_PS,
+            number_in(temperature, unit.kelvin),
+            number_in(frictionCoeff, unit.picosecond**-1) / units.FS_PER_PS,
         )
         super().__init__(propagator, topology, stepSize, chosen, **kwargs)
 
@@ -420,7 +420,7 @@ class JumpNVTIntegrator(JumpIntegrator):
 
     def setTemperature(self, temperature: Any) -> None:  # noqa: N802
         """Set the temperature, a Quantity or K."""
-        self._set_bath(_value(temperature, unit.kelvin), 1.0 / self._bath.relaxation_fs)
+        self._set_bath(number_in(temperature, unit.kelvin), 1.0 / self._bath.relaxation_fs)
 
     def getFriction(self) -> Any:  # noqa: N802
         """Return the friction, or the inverse relaxation time of "bussi", a Quantity."""
@@ -429,7 +429,7 @@ class JumpNVTIntegrator(JumpIntegrator):
     def setFriction(self, coeff: Any) -> None:  # noqa: N802
         """Set the friction, or the inverse relaxation time of "bussi", a Quantity or 1/ps."""
         self._set_bath(
-            self._bath.temperature_K, _value(coeff, unit.picosecond**-1) / units.FS_PER_PS
+            self._bath.temperature_K, number_in(coeff, unit.picosecond**-1) / units.FS_PER_PS
         )
 
     @property
@@ -457,11 +457,6 @@ def _stride_fs(step_size: Any, propagator: Propagator) -> float:
     return recommended
 
 
-def _value(quantity: Any, in_unit: Any) -> float:
-    """Convert a Quantity to a number; a number is in the unit already."""
-    return float(quantity.value_in_unit(in_unit) if unit.is_quantity(quantity) else quantity)
-
-
 def _femtoseconds(time: Any) -> float:
     """Convert from ps, such that 0.008 becomes 8."""
-    return round(_value(time, unit.picosecond) * units.FS_PER_PS, 9)
+    return round(number_in(time, unit.picosecond) * units.FS_PER_PS, 9)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import openmm
+from openmm import unit
 
 _COUNTING: Final = "counting"
 """Global variable that is 1 while OpenMM counts a step that was done in Python."""
@@ -42,3 +43,8 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
             super().step(1)
         finally:
             self.setGlobalVariableByName(_COUNTING, 0.0)
+
+
+def number_in(quantity: Any, in_unit: Any) -> float:
+    """Convert a Quantity to a number; a number is in the unit already."""
+    return float(quantity.value_in_unit(in_unit) if unit.is_quantity(quantity) else quantity)
