@@ -15,6 +15,7 @@ from mlmd_calc.io.files import read_json, write_json
 if TYPE_CHECKING:
     from mlmd_calc.analysis.overview import OverviewFrames
     from mlmd_calc.cli.demo_runs import EthanolRun, PeptideFrames
+    from mlmd_calc.md import RunRecord
 
 LABELS: Final = {
     "steps": "0.5 fs steps, ASE",
@@ -60,8 +61,13 @@ def evaluate(
     from mlmd_calc.md import read_record
 
     ordered = {name: runs[name] for name in LABELS if name in runs}
-    rows = [_row(name, task) for name, task in ordered.items()]
-    frames = None if peptide is None else _peptide_row(peptide)
+    records = {name: read_record(task.folder) for name, task in ordered.items()}
+    rows = [_row(name, task, records[name]) for name, task in ordered.items()]
+    frames = panel = None
+    if peptide is not None:
+        result = read_json(peptide.path)
+        frames = _peptide_row(peptide, result)
+        panel = _panel(result, frames)
     summary = {
         "model": Path(runs["steps"].calculator["model"]).name,
         "friction_per_ps": runs["steps"].settings.friction_per_ps,
@@ -72,15 +78,9 @@ def evaluate(
         "trajectories": [row["trajectory"] for row in [*rows, *([frames] if frames else [])]],
     }
     drawn = [
-        OverviewRun(
-            row["label"],
-            read_record(row["folder"]),
-            row["ps_per_second"],
-            _COLOURS[row["run"]],
-        )
+        OverviewRun(row["label"], records[row["run"]], row["ps_per_second"], _COLOURS[row["run"]])
         for row in rows
     ]
-    panel = None if peptide is None or frames is None else _panel(peptide, frames)
     title = f"mlmd demo: ethanol ({summary['model']})"
     if frames is not None:
         title += f" and alanine dipeptide ({frames['model']})"
@@ -89,13 +89,12 @@ def evaluate(
     return summary
 
 
-def _row(name: str, task: EthanolRun) -> dict[str, Any]:
+def _row(name: str, task: EthanolRun, record: RunRecord) -> dict[str, Any]:
     """Summary of one run of ethanol."""
     from mlmd_calc.analysis import summarise
     from mlmd_calc.analysis.verdicts import judge
-    from mlmd_calc.md import read_record
 
-    record, end = read_record(task.folder), read_json(task.path)
+    end = read_json(task.path)
     summary, verdict = summarise(record), judge(record)
     return {
         "run": name,
@@ -118,13 +117,12 @@ def _row(name: str, task: EthanolRun) -> dict[str, Any]:
     }
 
 
-def _peptide_row(task: PeptideFrames) -> dict[str, Any]:
+def _peptide_row(task: PeptideFrames, result: dict[str, Any]) -> dict[str, Any]:
     """Summary of the frames of the peptide."""
     import numpy as np
 
     from mlmd_calc.analysis.kinetics import basins
 
-    result = read_json(task.path)
     visited = basins(np.array(result["phi_psi"]))
     return {
         "model": task.model,
@@ -135,18 +133,18 @@ def _peptide_row(task: PeptideFrames) -> dict[str, Any]:
         "unsound": result["quality"]["unsound"],
         "basins": {name: float((visited == index).mean()) for index, name in enumerate(_BASINS)},
         "ps_per_second": result["ps_per_second"],
-        "folder": str(task.path.with_suffix("")),
+        "folder": str(task.folder),
         "trajectory": str(task.trajectory),
     }
 
 
-def _panel(task: PeptideFrames, frames: dict[str, Any]) -> OverviewFrames:
+def _panel(result: dict[str, Any], frames: dict[str, Any]) -> OverviewFrames:
     import numpy as np
 
     from mlmd_calc.analysis.overview import OverviewFrames
 
     return OverviewFrames(
-        np.array(read_json(task.path)["phi_psi"]),
+        np.array(result["phi_psi"]),
         f"Alanine dipeptide, {frames['interval_ps']:g} ps per frame, no forces",
         f"{frames['frames']} frames, {frames['refused_draws']} draws refused",
     )

@@ -35,20 +35,46 @@ SEQUENCE: Final = "A"
 
 
 @dataclass(frozen=True)
-class EthanolRun:
-    """Dynamics of ethanol: a task of `mlmd_calc.data.pool`.
-
-    All of them start from the same minimum with the same velocities, drawn at twice the
-    temperature because half of it turns into potential energy at once.
+class DemoTask:
+    """What is computed in a process of its own: a task of `mlmd_calc.data.pool`.
 
     Attributes
     ----------
     path
-        File for how the run ended: verdict, step, reason and speed in ps per second of processor
-        time, which other programs on the machine do not change much. The run is in the folder
-        beside it of the same name.
+        File for what came of it; the run is in the folder beside it of the same name.
     trajectory
         File for the frames.
+    """
+
+    path: Path
+    trajectory: Path
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.path.with_suffix("")
+
+    @property
+    def label(self) -> str:
+        """The name of the run."""
+        return self.path.stem
+
+    def is_done(self) -> bool:
+        """Return False: a demonstration begins anew."""
+        return False
+
+
+@dataclass(frozen=True)
+class EthanolRun(DemoTask):
+    """Dynamics of ethanol.
+
+    Its file has how the run ended: verdict, step, reason and speed in ps per second of processor
+    time, which other programs on the machine do not change much. All of them start from the same
+    minimum with the same velocities, drawn at twice the temperature because half of it turns into
+    potential energy at once.
+
+    Attributes
+    ----------
     calculator
         Options of the calculator.
     settings
@@ -61,8 +87,6 @@ class EthanolRun:
         Relative time that one frame takes.
     """
 
-    path: Path
-    trajectory: Path
     calculator: dict[str, Any]
     settings: MDSettings
     engine: Engine
@@ -70,23 +94,9 @@ class EthanolRun:
     cost: float
 
     @property
-    def folder(self) -> Path:
-        """Folder of the run."""
-        return self.path.with_suffix("")
-
-    @property
-    def label(self) -> str:
-        """The name of the run."""
-        return self.path.stem
-
-    @property
     def steps(self) -> int:
         """Number of frames."""
         return self.length // self.settings.interval
-
-    def is_done(self) -> bool:
-        """Return False: a demonstration begins anew."""
-        return False
 
     def run(self, on_step: Callable[[], None]) -> None:
         """Do the run, export its frames, and call ``on_step`` after every frame."""
@@ -135,17 +145,14 @@ class EthanolRun:
 
 
 @dataclass(frozen=True)
-class PeptideFrames:
-    """Frames of alanine dipeptide by an ATMOS model: a task of `mlmd_calc.data.pool`.
+class PeptideFrames(DemoTask):
+    """Frames of alanine dipeptide by an ATMOS model.
+
+    Its file has the summary of the run, (φ, ψ) of what was drawn in radians, and the speed in ps
+    per second of processor time; that of the frames is a PDB file.
 
     Attributes
     ----------
-    path
-        File for what came of it: the summary of the run, (φ, ψ) of what was drawn in radians, and
-        the speed in ps per second of processor time. The run is in the folder beside it of the
-        same name.
-    trajectory
-        PDB file for the frames.
     model
         Name of the ATMOS model.
     length
@@ -156,33 +163,22 @@ class PeptideFrames:
         Relative time that one frame takes.
     """
 
-    path: Path
-    trajectory: Path
     model: str
     length: int
     seed: int
     cost: float
 
     @property
-    def label(self) -> str:
-        """The name of the run."""
-        return self.path.stem
-
-    @property
     def steps(self) -> int:
         """Number of frames."""
         return self.length
-
-    def is_done(self) -> bool:
-        """Return False: a demonstration begins anew."""
-        return False
 
     def run(self, on_step: Callable[[], None]) -> None:
         """Draw the frames, and call ``on_step`` after each of them."""
         start = capped_peptide(SEQUENCE, self.seed)
         name = f"{SEQUENCE_PREFIX}{SEQUENCE}"
         job = SamplingJob(name, self.model, frames=self.length, seed=self.seed, format="pdb")
-        sampling = SamplingRun.start(self.path.with_suffix(""), job, start)
+        sampling = SamplingRun.start(self.folder, job, start)
         begin, done = time.process_time(), 0
 
         def on_frames(frames: int) -> None:
