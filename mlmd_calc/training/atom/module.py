@@ -8,10 +8,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.models.atom import ATOMIntegrator
+from mlmd_calc.models.atom import ATOM, ATOMIntegrator
 from mlmd_calc.training.atom.batches import JumpBatch
 from mlmd_calc.training.atom.recipe import ATOMRecipe
 from mlmd_calc.training.module import TrainingModule
+
+
+def layers_of(network: ATOMIntegrator | ATOM) -> list[nn.Module]:
+    """Blocks, lifting and read-outs of a network of the ATOM family."""
+    return [*network.transformer_blocks, network.lifting_layer, network.projection_layer]
 
 
 class ATOMTraining(TrainingModule):
@@ -34,8 +39,7 @@ class ATOMTraining(TrainingModule):
 
     def layers(self) -> Iterable[nn.Module]:
         """Blocks, lifting and read-outs of the network."""
-        network = self.network
-        return [*network.transformer_blocks, network.lifting_layer, network.projection_layer]
+        return layers_of(self.network)
 
     def unit(self, metric: str) -> str:
         """Return the unit of an error, percent of the root mean square change."""

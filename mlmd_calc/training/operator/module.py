@@ -8,6 +8,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from mlmd_calc.models.atom import ATOM
+from mlmd_calc.training.atom.module import layers_of
 from mlmd_calc.training.module import TrainingModule
 from mlmd_calc.training.operator.batches import OperatorBatch
 from mlmd_calc.training.operator.recipe import OperatorRecipe
@@ -37,8 +38,7 @@ class OperatorTraining(TrainingModule):
 
     def layers(self) -> Iterable[nn.Module]:
         """Blocks, lifting and read-outs of the network."""
-        network = self.network
-        return [*network.transformer_blocks, network.lifting_layer, network.projection_layer]
+        return layers_of(self.network)
 
     def unit(self, metric: str) -> str:
         """Return the unit of the published tables."""
