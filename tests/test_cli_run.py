@@ -4,13 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import ase.io
 import numpy as np
 import pytest
 from analytic_potentials import Morse, Springs
+from another_process import COMMAND_LINE, run_python
 from ase import Atoms
 from ase.build import molecule
 from toy_models import write_model
@@ -112,17 +111,8 @@ def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, monkeypatch, ens
 
 def go_on(out, *options):
     """Continue a run in another process; return its summary."""
-    command = [sys.executable, "-W", "error", "-c", "from mlmd_calc.cli import main; main()"]
-    done = subprocess.run(
-        [*command, "run", "--restart", "--out", str(out), "--json", *map(str, options)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    restart = ("run", "--restart", "--out", out, "--json")
+    return json.loads(run_python(*COMMAND_LINE, *restart, *options))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 
 import analytic_potentials
 import ase.io
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import typer
 from analytic_potentials import Springs
+from another_process import COMMAND_LINE, run_python
 from toy_models import write_model
 from typer.testing import CliRunner
 
@@ -47,17 +45,8 @@ def sample(model, out, proposals, *options):
 
 def go_on(out, proposals):
     """Continue a run in another process; return its summary."""
-    command = [sys.executable, "-W", "error", "-c", "from mlmd_calc.cli import main; main()"]
-    done = subprocess.run(
-        [*command, "run", "--restart", "--out", str(out), "--json", "--proposals", str(proposals)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    restart = ("run", "--restart", "--out", out, "--json")
+    return json.loads(run_python(*COMMAND_LINE, *restart, "--proposals", proposals))
 
 
 def test_run_in_parts_is_the_run_in_one_go(tmp_path, model):

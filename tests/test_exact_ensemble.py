@@ -1,14 +1,12 @@
 """The exact ensemble: it is that of the target whatever the proposal, and goes on bit for bit."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import restart_child
 from analytic_potentials import Springs, Tethers
+from another_process import run_python
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, PropertyNotImplementedError
 from ase.io.trajectory import Trajectory
@@ -227,19 +225,6 @@ def test_random_orientations_and_missing_energies_are_refused():
 # ---- restarts of all dynamics with force models ----------------------------------------------
 
 
-def in_another_process(steps, folder):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", restart_child.__file__, str(steps)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_goes_on_in_another_process_bit_for_bit(tmp_path, monkeypatch):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -248,7 +233,7 @@ def test_goes_on_in_another_process_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "parts")
     # Both stop five steps after their restart files.
     for steps in (12, 13):
-        in_another_process(steps, tmp_path / "parts")
+        run_python(restart_child.__file__, steps, cwd=tmp_path / "parts")
     parts = restart_child.run(15)
     for kind, known in whole.items():
         found = parts[kind]

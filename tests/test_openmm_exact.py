@@ -1,12 +1,10 @@
 """`ExactNVTIntegrator`: its ensemble, its restarts, what it shows to OpenMM, what it refuses."""
 
 import io
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from another_process import run_python
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
@@ -54,15 +52,7 @@ def test_ensemble_is_that_of_the_system_with_a_proposal_that_is_off():
 
 
 def test_goes_on_in_another_process_bit_for_bit(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", openmm_exact_systems.__file__, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(openmm_exact_systems.__file__, tmp_path)
     whole, steps = begin()
     steps.step(25)
     parts, again = begin()
