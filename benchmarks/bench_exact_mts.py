@@ -34,6 +34,7 @@ from mlmd_calc import MDETCalculator, load_model, units
 from mlmd_calc.analysis import block_average
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.bonded import BondedForceField
+from mlmd_calc.bonded.force_field import NETWORK_FRAMES, NETWORK_NEURONS
 from mlmd_calc.data.molecules import MOLECULES
 from mlmd_calc.md import ExactMTS, MTSLangevin
 
@@ -171,8 +172,8 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=float, default=[4.0, 8.0, 12.0], help="fs")
     parser.add_argument("--picoseconds", type=float, default=20.0, help="of each step length")
     parser.add_argument("--plain", type=float, default=5.0, help="ps of steps of 0.5 fs")
-    parser.add_argument("--frames", type=int, default=1600, help="structures of the fit")
-    parser.add_argument("--neurons", type=int, default=128)
+    parser.add_argument("--frames", type=int, default=NETWORK_FRAMES, help="of the fit")
+    parser.add_argument("--neurons", type=int, default=NETWORK_NEURONS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()

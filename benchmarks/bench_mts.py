@@ -32,6 +32,7 @@ from rich.table import Table
 from mlmd_calc import MDETCalculator, Potential, load_model, units
 from mlmd_calc.analysis import Drift, fit_drift
 from mlmd_calc.bonded import BondedForceField
+from mlmd_calc.bonded.force_field import NETWORK_FRAMES, NETWORK_NEURONS
 from mlmd_calc.cli.job import relax
 from mlmd_calc.data.molecules import MOLECULES, start_structures
 from mlmd_calc.md import MTSLangevin, MTSVelocityVerlet
@@ -99,7 +100,11 @@ def cheap_forces(name: str, start: ase.Atoms, model: Model, seed: int) -> ForceM
         return BondedForceField.fit(start, temperature_K=TEMPERATURE_K, seed=seed)
     if name == NETWORK:
         return BondedForceField.fit(
-            start, temperature_K=TEMPERATURE_K, frames=1600, neurons=128, seed=seed
+            start,
+            temperature_K=TEMPERATURE_K,
+            frames=NETWORK_FRAMES,
+            neurons=NETWORK_NEURONS,
+            seed=seed,
         )
     return Potential(name, device="cpu", dtype="float32", rotation="none")
 

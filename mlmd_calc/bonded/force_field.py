@@ -43,6 +43,10 @@ LEFT_OUT: Final = 20
 _FIRST: Final = 200
 """Structures after which a polynomial alone takes over the small steps of the dynamics."""
 
+NETWORK_FRAMES: Final = 1600
+NETWORK_NEURONS: Final = 128
+"""Structures and neurons of a fit whose long steps are mostly accepted."""
+
 _WARMER: Final = 1.2
 _HOTTER: Final = 2.0
 """Temperatures that structures are taken from, over that of the run they are for."""

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from mlmd_calc import units
 from mlmd_calc.bonded import BondedForceField
-from mlmd_calc.bonded.force_field import LEFT_OUT
+from mlmd_calc.bonded.force_field import LEFT_OUT, NETWORK_FRAMES, NETWORK_NEURONS
 from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, InnerForces, MDSettings
 
-_STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: 1600}
+_STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: NETWORK_FRAMES}
 """How many are fitted to."""
 
-_NEURONS: Final = 128
+_NEURONS: Final = NETWORK_NEURONS
 
 
 def check_inner_options(
