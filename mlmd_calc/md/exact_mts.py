@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ase
+import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md.canonical import acceptance_probability
@@ -50,8 +51,7 @@ class ExactMTS(ThermostattedMTS):
     rng
         Source of randomness; None draws a seed from the system.
     **options
-        See :class:`MTSVelocityVerlet`. `inner_steps`, `temperature_K`, `friction` and `rng` are
-        given by name.
+        See :class:`MTSVelocityVerlet`.
 
     Attributes
     ----------
@@ -89,9 +89,16 @@ class ExactMTS(ThermostattedMTS):
         atoms: ase.Atoms,
         timestep: float,
         fast: Forces | None = None,
+        *,
+        inner_steps: int,
+        temperature_K: float,
+        friction: float,
+        rng: np.random.Generator | None = None,
         **options: Any,
     ) -> None:
         self.trials = self.accepted = 0
+        options |= {"inner_steps": inner_steps, "rng": rng}
+        options |= {"temperature_K": temperature_K, "friction": friction}
         super().__init__(atoms, timestep, fast, **options)
         if not self._accurate.has_energy:
             raise ConfigError(
