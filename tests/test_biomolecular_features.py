@@ -164,6 +164,38 @@ def test_protein_of_all_amino_acids():
     torch.testing.assert_close(centred, torch.zeros(20, 3), atol=1e-5, rtol=0)
 
 
+def test_equal_arms_are_those_that_only_names_tell_apart():
+    system = build_system(sequence_structure(ALL))
+    structure_names = names_of(system.features)
+    arms = [{structure_names[atom] for atom in row[4:]} for row in system.equal_arms]
+    assert sorted(map(sorted, arms)) == [["CD1", "CD2"], ["CG1", "CG2"]]
+    for smiles, count in {
+        "CC(C)C": 1,
+        "CC(C)O": 1,
+        "CC(O)F": 0,
+        "CCC(C)O": 0,
+        "CC(=O)O": 0,
+    }.items():
+        assert len(build_system(structure_from_smiles(smiles)).equal_arms) == count, smiles
+
+
+def test_equal_arms_drawn_the_other_way_round_are_exchanged():
+    system = build_system(sequence_structure("AVLI"))
+    reference = torch.from_numpy(system.reference)
+    other = reference.clone()
+    for *_, first, second in system.equal_arms:
+        other[[first, second]] = other[[second, first]]
+    # Isoleucine as its other diastereomer is another molecule.
+    beta = len(names_of(system.features)) - 1 - names_of(system.features)[::-1].index("CB")
+    wrong = reference.clone()
+    methyl = len(names_of(system.features)) - 1 - names_of(system.features)[::-1].index("CG2")
+    wrong[methyl] = 2.0 * wrong[beta] - wrong[methyl]
+    found = system.exchange_arms(torch.stack([other, reference, wrong]))
+    assert len(system.equal_arms) == 2
+    assert (found == torch.stack([reference, reference, wrong])).all()
+    assert (other != reference).any()
+
+
 def test_names_of_force_fields():
     structure = sequence_structure("IHCMG")
     residue_names = ("ILE", "HSD", "CYX", "MSE", "GLY")

@@ -263,6 +263,24 @@ def test_refused_frames_are_drawn_again(system, rollout):
     torch.testing.assert_close(alone, again, rtol=0, atol=1e-9)
 
 
+def test_frames_are_settled_before_they_are_judged(system, rollout):
+    start = torch.from_numpy(system.reference)[None]
+    seen = []
+
+    def accept(frames):
+        seen.append(frames)
+        return torch.ones(len(frames), dtype=torch.bool)
+
+    def distances(settle):
+        chosen = Rollout(rollout.network, system.features, settle=settle, accept=accept, redraws=1)
+        frame = chosen.step(chosen.start(1), start, generators(1))[1][0]
+        torch.testing.assert_close(torch.pdist(seen[-1][0]), torch.pdist(frame), rtol=0, atol=1e-9)
+        return torch.cdist(frame, frame)
+
+    backwards = distances(lambda frames: frames.flip(1))
+    torch.testing.assert_close(backwards.flip(0, 1), distances(None), rtol=0, atol=1e-9)
+
+
 def test_a_frame_that_is_always_refused_ends_the_trajectory(system, rollout):
     calls = []
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlmd_calc.biomolecules.bond_graph import BondGraph
 from mlmd_calc.biomolecules.domain import ResidueState, describe_residues, peptide_bonds
@@ -24,6 +26,8 @@ from mlmd_calc.biomolecules.structure import (
 )
 from mlmd_calc.biomolecules.tokens import token_features
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import neighbour_lists
+from mlmd_calc.geometry.stereochemistry import handedness
 from mlmd_calc.models.atmos.features import Features
 
 _LEFT_OUT: Final = (WATER, ION)
@@ -57,6 +61,9 @@ class MolecularSystem:
     chirality_centres
         ``(k, 4)`` tetrahedral carbon atoms, each with three heavy neighbours. Their handedness
         never changes as long as bonds last, whether they are stereocentres or not.
+    equal_arms
+        ``(m, 6)`` those chirality centres of which two neighbours, the last two, are the same
+        group of atoms, as the methyl groups of valine: only names tell one hand from the other.
     alpha_carbons
         ``(c,)`` atoms CA of amino acids.
     phi_psi
@@ -77,6 +84,7 @@ class MolecularSystem:
     bonds: NDArray[np.int64]
     reference: NDArray[np.float64]
     chirality_centres: NDArray[np.int64]
+    equal_arms: NDArray[np.int64]
     alpha_carbons: NDArray[np.int64]
     phi_psi: NDArray[np.int64]
     omega: NDArray[np.int64]
@@ -126,6 +134,29 @@ class MolecularSystem:
         restored[..., self.atoms, :] = positions
         restored[..., self.hydrogens.hydrogens, :] = self.hydrogens.place(restored, before)
         return restored
+
+    def exchange_arms(self, frames: Tensor) -> Tensor:
+        """Exchange equal arms where this gives a centre the hand that it has in the reference.
+
+        A network that has drawn them the other way round has drawn the same molecule and other
+        names.
+
+        Parameters
+        ----------
+        frames
+            ``(f, a, 3)`` of the network's atoms.
+        """
+        if len(self.equal_arms) == 0:
+            return frames
+        centres = self.equal_arms[:, :4]
+        found, expected = (
+            handedness(each, centres) for each in (frames.double().numpy(), self.reference[None])
+        )
+        exchanged = frames.clone()
+        for frame, row in zip(*np.nonzero(found != expected), strict=True):
+            first, second = self.equal_arms[row, 4:]
+            exchanged[frame, [first, second]] = exchanged[frame, [second, first]]
+        return exchanged
 
 
 def _check(positions: NDArray[np.floating], count: int, whose: str) -> None:
@@ -222,6 +253,9 @@ def _assemble(
     reference = structure.positions[atoms]
     amino_acids = [part for part in parts if part.is_amino_acid]
     omega = [bond.omega for bond in peptide_bonds(graph, parts)]
+    centres = _chirality_centres(structure.numbers[atoms], bonds, reference)
+    carried = np.bincount(hydrogens.parents, minlength=len(structure))
+    groups = np.stack([structure.numbers, structure.charges, carried], axis=1)[atoms]
     return MolecularSystem(
         features=token_features(graph, parts, bonds, model_index),
         atoms=atoms,
@@ -230,7 +264,8 @@ def _assemble(
         left_out=np.flatnonzero(~np.isin(structure.residues, [part.residue for part in parts])),
         bonds=bonds,
         reference=reference,
-        chirality_centres=_chirality_centres(structure.numbers[atoms], bonds, reference),
+        chirality_centres=centres,
+        equal_arms=_equal_arms(centres, bonds, groups),
         alpha_carbons=model_index[[part.atom("CA") for part in amino_acids]],
         phi_psi=_phi_psi(graph, amino_acids, model_index),
         omega=model_index[np.array(omega, dtype=np.int64).reshape(-1, 4)],
@@ -253,6 +288,29 @@ def _chirality_centres(
         if abs(volume) > _FLAT:
             centres.append([atom, *neighbours[:3]])
     return np.array(centres, dtype=np.int64).reshape(-1, 4)
+
+
+def _equal_arms(
+    centres: NDArray[np.int64], bonds: NDArray[np.int64], groups: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Centres with two arms of one heavy atom each that are alike; see :class:`MolecularSystem`.
+
+    Parameters
+    ----------
+    centres, bonds
+        See :class:`MolecularSystem`.
+    groups
+        ``(a, 3)`` element, formal charge and number of hydrogens of each atom.
+    """
+    neighbours = neighbour_lists(len(groups), bonds.tolist())
+    found = []
+    for centre in centres:
+        ends = [atom for atom in neighbours[centre[0]] if len(neighbours[atom]) == 1]
+        alike = [
+            pair for pair in combinations(ends, 2) if (groups[pair[0]] == groups[pair[1]]).all()
+        ]
+        found += [[*centre, *pair] for pair in alike[:1]]
+    return np.array(found, dtype=np.int64).reshape(-1, 6)
 
 
 def _phi_psi(

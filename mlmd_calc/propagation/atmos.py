@@ -133,7 +133,13 @@ class ATMOSPropagator(Propagator):
             shortest=stride_ps * units.FS_PER_PS, longest=stride_ps * units.FS_PER_PS
         )
         self.temperature_K = model.card.temperature_K
-        self._rollout = Rollout(model.network, system.features, sampler=sampler, lag_ps=stride_ps)
+        self._rollout = Rollout(
+            model.network,
+            system.features,
+            sampler=sampler,
+            lag_ps=stride_ps,
+            settle=system.exchange_arms,
+        )
 
     @property
     def identity(self) -> str:

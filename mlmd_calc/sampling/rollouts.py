@@ -122,6 +122,7 @@ def make_rollout(
         system.features,
         sampler=sampler,
         lag_ps=stride_ps,
+        settle=system.exchange_arms,
         accept=guard,
         redraws=redraws,
     )

@@ -33,6 +33,9 @@ class Rollout:
         Noise levels and step rule; None for those of the network.
     lag_ps
         Time between frames, for networks that are told the lag.
+    settle
+        What is done to all frames ``(b, a, 3)`` Å that are drawn, before they are judged; None for
+        nothing.
     accept
         Tells which frames ``(b, a, 3)`` Å to keep, as ``(b,)`` bool; None keeps all.
     redraws
@@ -66,6 +69,7 @@ class Rollout:
         *,
         sampler: SamplerConfig | None = None,
         lag_ps: float | None = None,
+        settle: Callable[[Tensor], Tensor] | None = None,
         accept: Callable[[Tensor], Tensor] | None = None,
         redraws: int = 0,
     ) -> None:
@@ -73,6 +77,7 @@ class Rollout:
             raise InputError("this network is told the time between frames; give lag_ps")
         self.network = network
         self.sampler = network.config.sampler if sampler is None else sampler
+        self.settle = settle
         self.accept = accept
         self.redraws = 0 if accept is None else redraws
         self._lag_ps = lag_ps if network.config.tau == "lag" else None
@@ -243,4 +248,4 @@ class Rollout:
         frames = drawn[:, 0].to("cpu", torch.float64, copy=True)
         if not bool(frames.isfinite().all()):
             raise PredictionError("the network has drawn a frame that is not finite")
-        return frames
+        return frames if self.settle is None else self.settle(frames)
