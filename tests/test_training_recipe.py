@@ -141,6 +141,15 @@ def test_learning_rate_without_warmup_starts_at_the_peak():
     assert learning_rate(MDETRecipe(warmup_steps=0), 0) == MDETRecipe().learning_rate
 
 
+def test_learning_rate_follows_the_clock_where_it_is_ahead_of_the_steps():
+    recipe = MDETRecipe(steps=110, warmup_steps=10, learning_rate=2.0, max_minutes=60.0)
+    steps = replace(recipe, max_minutes=0.0)
+    assert learning_rate(recipe, 4, 30.0) == learning_rate(steps, 4)
+    assert learning_rate(recipe, 20, 30.0) == learning_rate(steps, 60)
+    assert learning_rate(recipe, 80, 30.0) == learning_rate(steps, 80)
+    assert learning_rate(recipe, 20, 75.0) == learning_rate(steps, 110)
+
+
 def test_energy_head_is_found_under_both_names():
     weights = MDETLossWeights(forces=1.0, energy=1.0)
     assert energy_head(SMALL, weights) == "formation_energy"

@@ -3,6 +3,7 @@
 import copy
 import csv
 import errno
+import itertools
 import json
 import logging
 import shutil
@@ -22,15 +23,18 @@ from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.io.files import FolderLock
 from mlmd_calc.potential import Potential
+from mlmd_calc.training import clock
 from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.held_out import spare_molecules, split
 from mlmd_calc.training.mdet.module import MDETTraining
 from mlmd_calc.training.mdet.recipe import MDETLossWeights, MDETRecipe
 from mlmd_calc.training.metrics_file import MetricsFile
+from mlmd_calc.training.module import learning_rate
 from mlmd_calc.training.recipe import Recipe
 from mlmd_calc.training.stop import TrainingStopped
 from mlmd_calc.training.train import train
 from mlmd_calc.zoo import load_model
+from mlmd_calc.zoo.training_run import MODEL_NAME, RAW_NAME
 
 TINY = {
     "n_layers": 1,
@@ -284,6 +288,32 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, finished, steps):
     assert equal(weights(tmp_path / "model.safetensors"), weights(finished / "model.safetensors"))
     # A validation that was not reached is left out.
     assert (metrics(tmp_path) == metrics(finished)) == (steps == 5)
+
+
+def test_time_ends_a_run_with_averaged_and_other_weights(tmp_path, monkeypatch):
+    recipe = replace(RECIPE, steps=1000, max_minutes=10.0)
+    # A clock that goes on by two minutes whenever it is read; stopped amid the run.
+    time = itertools.count(0.0, 120.0)
+    monkeypatch.setattr(clock, "monotonic", lambda: next(time))
+    asked = iter([False, True])
+    with pytest.raises(TrainingStopped):
+        run(tmp_path, recipe, should_stop=lambda: next(asked))
+    assert checkpoint(tmp_path)["minutes"] == 4.0
+    run(tmp_path, recipe)
+    last = checkpoint(tmp_path)
+    assert (last["global_step"], last["minutes"]) == (5, 10.0)
+    # Set when the clock had been read for the last time but one.
+    rates = [group["lr"] for group in last["optimizer_states"][0]["param_groups"]]
+    assert rates == [learning_rate(recipe, 5, 8.0)]
+    averaged, others = (weights(tmp_path / name) for name in (MODEL_NAME, RAW_NAME))
+    assert equal({f"network.{k}": v for k, v in averaged.items()}, last["state_dict"])
+    assert equal({f"network.{k}": v for k, v in others.items()}, last["current_model_state"])
+    cards = [load_model(tmp_path / name).card for name in (MODEL_NAME, RAW_NAME)]
+    assert cards[0].validation.keys() == cards[1].validation.keys()
+    assert cards[0].validation != cards[1].validation
+    # A finished run is not gone on with.
+    assert equal(weights(run(tmp_path, recipe)), averaged)
+    assert checkpoint(tmp_path)["global_step"] == 5
 
 
 def test_run_stops_amid_a_validation(tmp_path, finished):

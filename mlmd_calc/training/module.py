@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlmd_calc.errors import PredictionError
 from mlmd_calc.training.optimizers import MuonAdamW
 from mlmd_calc.training.recipe import Recipe
-from mlmd_calc.training.resume import RUN_KEY
+from mlmd_calc.training.resume import MINUTES_KEY, RUN_KEY
 from mlmd_calc.zoo.training_run import MODEL_KEY
 
 
@@ -36,6 +36,8 @@ class TrainingModule(pl.LightningModule):
         What the checkpoints say they belong to (:func:`~.resume.run_identity`).
     description
         All of the model but its weights (:func:`mlmd_calc.zoo.model_file.describe_model`).
+    minutes
+        How long the training has taken; counted where the recipe limits it.
     """
 
     network: nn.Module
@@ -43,6 +45,7 @@ class TrainingModule(pl.LightningModule):
     validation_names: tuple[str, ...] = ()
     identity: dict[str, Any] | None = None
     description: str = ""
+    minutes: float = 0.0
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         super().__init__()
@@ -75,6 +78,11 @@ class TrainingModule(pl.LightningModule):
         """Say in the checkpoint which run it belongs to, and which model it holds."""
         checkpoint[RUN_KEY] = self.identity
         checkpoint[MODEL_KEY] = self.description
+        checkpoint[MINUTES_KEY] = self.minutes
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the clock."""
+        self.minutes = checkpoint.get(MINUTES_KEY, 0.0)
 
     def training_step(self, batch: Any, _index: int) -> Tensor:
         """Weighted sum of the loss terms of one batch."""
@@ -118,7 +126,7 @@ class TrainingModule(pl.LightningModule):
             parameters = self.network.parameters()
             optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(recipe, step) / rate
+            optimizer, lambda step: learning_rate(recipe, step, self.minutes) / rate
         )
         return {
             "optimizer": optimizer,
@@ -126,11 +134,22 @@ class TrainingModule(pl.LightningModule):
         }
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate after a number of steps: linear warm-up, then cosine decay."""
+def learning_rate(recipe: Recipe, step: int, minutes: float = 0.0) -> float:
+    """Learning rate after a number of steps: linear warm-up, then cosine decay.
+
+    Parameters
+    ----------
+    recipe, step
+        Hyper-parameters, and steps that were done.
+    minutes
+        Time since the start, for recipes that limit it: the decay is that of the steps or of the
+        time, whichever is further.
+    """
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    if recipe.max_minutes:
+        progress = max(progress, minutes / recipe.max_minutes)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
     floor = recipe.final_learning_rate
     return floor + (recipe.learning_rate - floor) * cosine

@@ -75,6 +75,11 @@ class Recipe:
         "adamw", or "muon" for :class:`~mlmd_calc.training.optimizers.MuonAdamW`.
     steps
         Optimiser steps.
+    max_minutes
+        The training ends after this time if the steps are not done by then, and the learning rate
+        decays so that it is low by then. How many steps that makes depends on the machine, so no
+        other run has the same weights. Weights that are not averaged are written, too, because the
+        average of few steps may hold what the first ones did. 0 for no limit.
     learning_rate, final_learning_rate
         Peak of the linear warm-up, and what the cosine decay reaches after the last step.
     warmup_steps
@@ -120,7 +125,7 @@ class Recipe:
     smallest: ClassVar[dict[str, int]] = {
         **{"steps": 1, "size_step": 1, "validate_every": 1, "validation_structures": 1},
         **{"warmup_steps": 0, "final_learning_rate": 0, "weight_decay": 0},
-        **{"gradient_clip": 0, "seed": 0},
+        **{"gradient_clip": 0, "seed": 0, "max_minutes": 0},
     }
     """Smallest allowed value of entries."""
 
@@ -128,6 +133,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "adamw"
     steps: int = 1000
+    max_minutes: float = 0.0
     learning_rate: float = 5e-4
     final_learning_rate: float = 1e-9
     warmup_steps: int = 100

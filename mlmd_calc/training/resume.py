@@ -24,6 +24,15 @@ from mlmd_calc.zoo.training_run import PREVIOUS_CHECKPOINT, has_checkpoint, read
 RUN_KEY: Final = "run"
 """Entry of a checkpoint that holds :func:`run_identity`."""
 
+MINUTES_KEY: Final = "minutes"
+"""Entry that holds how long the training has taken."""
+
+RAW_KEY: Final = "current_model_state"
+"""Where Lightning keeps the weights if those of the checkpoint are averaged."""
+
+_BEFORE: Final = {"max_minutes": 0.0}
+"""What runs did whose checkpoints are older than a recipe entry."""
+
 _Content: TypeAlias = tuple[str, tuple[NDArray[np.generic] | None, ...]]
 
 
@@ -122,7 +131,11 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> tuple[Path, dict[
 
 def _differences(saved: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     old, new = ({**found.get("recipe", {}), **found, "recipe": None} for found in (saved, identity))
-    return [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
+    return [
+        f"{key} was {old.get(key)}, is {new[key]}"
+        for key in new
+        if old.get(key, _BEFORE.get(key)) != new[key]
+    ]
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -8,6 +8,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -20,17 +21,30 @@ from lightning.pytorch.utilities import rank_zero_only
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import FolderLock
 from mlmd_calc.training.card import card_entries
+from mlmd_calc.training.clock import Clock
 from mlmd_calc.training.metrics_file import MetricsFile
 from mlmd_calc.training.progress import TrainingProgress
 from mlmd_calc.training.recipe import Recipe, TrainingData
-from mlmd_calc.training.resume import CheckpointFiles, read_checkpoint, run_identity
+from mlmd_calc.training.resume import (
+    MINUTES_KEY,
+    RAW_KEY,
+    CheckpointFiles,
+    read_checkpoint,
+    run_identity,
+)
 from mlmd_calc.training.stop import StopWhenAsked
 from mlmd_calc.training.task import Task, prepare
 from mlmd_calc.zoo import LoadedModel, ModelCard, save_model
 from mlmd_calc.zoo.model_file import describe_model
-from mlmd_calc.zoo.training_run import LAST_CHECKPOINT, MODEL_NAME
+from mlmd_calc.zoo.training_run import (
+    LAST_CHECKPOINT,
+    MODEL_NAME,
+    RAW_NAME,
+    read_last_checkpoint,
+)
 
 _LOGS: Final = "logs"
+_UNAVERAGED: Final = "Weights after the last step, not averaged."
 
 
 class Batches(pl.LightningDataModule):
@@ -111,7 +125,8 @@ def train(
     -------
     Path
         The model file, with averaged weights if the recipe averages. The validation errors of its
-        card are of these weights.
+        card are of these weights. Where time was limited, the others lie beside it, as
+        ``unaveraged.safetensors``.
 
     Raises
     ------
@@ -135,7 +150,9 @@ def train(
     entries = card_entries(frames, recipe, start, card or {})
     with _only_writer(folder), _quiet(), _compiler(recipe):
         found = read_checkpoint(folder, identity)
+        over = found is not None and _is_over(found[1], recipe)
         done = 0 if found is None else int(found[1]["global_step"])
+        loggers = [] if over else _loggers(folder, done)
         task = prepare(frames, recipe, start)
         full = {
             "name": folder.resolve().name,
@@ -148,24 +165,43 @@ def train(
         module.validation_names = tuple(task.validation)
         module.identity = identity
         module.description = describe_model(module.network, task.atomic_energies, full)
-        trainer = _trainer(recipe, folder, done, devices, accelerator, progress, should_stop)
+        trainer = _trainer(recipe, folder, loggers, devices, accelerator, progress, should_stop)
         if not task.validation:
             # Lightning warns of empty loaders.
             trainer.limit_val_batches = 0
-        if found is not None and done >= recipe.steps:
+        if found is not None and over:
             # These are the averaged weights where the recipe averages.
             module.load_state_dict(found[1]["state_dict"])
         else:
             # At the end Lightning leaves the averaged weights in the module.
             last = None if found is None else found[0]
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        results = trainer.validate(module, data, verbose=False) if task.validation else []
         path = folder / MODEL_NAME
-        if trainer.is_global_zero:
-            errors = {name: round(value, 4) for result in results for name, value in result.items()}
-            complete = {**full, "validation": errors}
-            save_model(path, module.network.eval(), task.atomic_energies, complete)
+        _write(path, trainer, data, full)
+        if recipe.max_minutes and recipe.ema_decay:
+            module.load_state_dict(read_last_checkpoint(folder)[1][RAW_KEY])
+            # The other trainer would measure the average.
+            plain = replace(recipe, ema_decay=0.0)
+            trainer = _trainer(plain, folder, [], devices, accelerator, progress, None)
+            description = f"{full.get('description', '')} {_UNAVERAGED}".strip()
+            _write(folder / RAW_NAME, trainer, data, {**full, "description": description})
     return path
+
+
+def _is_over(checkpoint: dict[str, Any], recipe: Recipe) -> bool:
+    """Tell whether a checkpoint is the last one of its run."""
+    steps, minutes = checkpoint["global_step"], checkpoint.get(MINUTES_KEY, 0.0)
+    return bool(steps >= recipe.steps or 0.0 < recipe.max_minutes <= minutes)
+
+
+def _write(path: Path, trainer: pl.Trainer, data: Batches, card: dict[str, Any]) -> None:
+    """Measure the weights as they are on the validation sets, and write them with their card."""
+    task = data.task
+    results = trainer.validate(task.module, data, verbose=False) if task.validation else []
+    if trainer.is_global_zero:
+        errors = {name: round(value, 4) for result in results for name, value in result.items()}
+        complete = {**card, "validation": errors}
+        save_model(path, task.module.network.eval(), task.atomic_energies, complete)
 
 
 @contextlib.contextmanager
@@ -185,7 +221,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 def _trainer(
     recipe: Recipe,
     folder: Path,
-    done: int,
+    loggers: list[Logger],
     devices: int,
     accelerator: str,
     progress: bool,
@@ -203,12 +239,14 @@ def _trainer(
     ]
     if recipe.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+    if recipe.max_minutes:
+        # After the averaging, as below.
+        callbacks.append(Clock(recipe.max_minutes, folder / LAST_CHECKPOINT))
     if should_stop:
         # After the averaging, so that the checkpoint has the average of the last step.
         callbacks.append(StopWhenAsked(should_stop, folder / LAST_CHECKPOINT))
     if progress:
         callbacks.append(TrainingProgress())
-    loggers = [] if done >= recipe.steps else _loggers(folder, done)
     if loggers:
         callbacks.append(LearningRateMonitor("step"))
     if accelerator == "auto":

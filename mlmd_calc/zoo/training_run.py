@@ -14,6 +14,9 @@ from mlmd_calc.zoo.model_file import ModelFile, build_model, read_model
 MODEL_NAME: Final = "model.safetensors"
 """The model of a finished run."""
 
+RAW_NAME: Final = "unaveraged.safetensors"
+"""The same without averaging, of runs that were limited in time."""
+
 LAST_CHECKPOINT: Final = "last.ckpt"
 PREVIOUS_CHECKPOINT: Final = "previous.ckpt"
 """The checkpoint before the last one, which stands in where that is missing or damaged."""
