@@ -21,7 +21,7 @@ from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
 from mlmd_calc.cli.run_results import SUMMARY_FILE
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
-from mlmd_calc.md import MDSettings, read_record
+from mlmd_calc.md import MDSettings, exact_mts, read_record
 from mlmd_calc.md.checkpoint import Checkpoint
 from mlmd_calc.md.settings import InnerForces
 
@@ -145,6 +145,18 @@ def test_fitted_cheap_forces_go_on_in_another_process(
     fits = [Checkpoint.read(tmp_path / name).thermostat["fast"]["model"] for name in NAMES]
     assert np.array_equal(fits[0]["weights"], fits[1]["weights"])
     assert fits[0]["weights"].any()
+
+
+def test_a_run_whose_steps_are_rejected_is_not_called_completed(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(exact_mts, "acceptance_probability", lambda *_: 0.0)
+    options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
+    options += ("--mts", 3, "--mts-forces", "bonded", "--metropolis", "--seed", 3, "-T", 20)
+    result = invoke("run", "CH4", *options, "-d", 0.02, "-o", tmp_path / "run")
+    assert result.exit_code == 1
+    summary = json.loads((tmp_path / "run" / SUMMARY_FILE).read_text())
+    assert (summary["verdict"], summary["acceptance"]) == ("hardly moved", 0.0)
+    assert "0.0% of the steps were accepted" in summary["reason"]
+    assert "--mts 3" in summary["reason"]
 
 
 def test_restart_refuses_what_it_cannot_do(tmp_path, model):

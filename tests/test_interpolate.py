@@ -63,6 +63,19 @@ def test_order_and_pose_of_the_end_do_not_matter(model):
     np.testing.assert_allclose(ours, theirs, atol=1e-2)
 
 
+def test_equal_arms_of_the_end_may_have_other_names(model):
+    first, last = (capped_peptide("V", seed) for seed in (0, 1))
+    names = list(last.names)
+    one, two = names.index("CG1"), names.index("CG2")
+    positions = last.positions.copy()
+    positions[[one, two]] = positions[[two, one]]
+    ours, theirs = (
+        draw(model, first=first, last=end, count=1).steps
+        for end in (last, replace(last, positions=positions))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
 def test_ends_that_are_not_of_one_molecule_are_refused(model):
     with pytest.raises(InputError, match=r"differ in .* have ACE-ALA-NME and ACE-GLY-NME"):
         draw(model, last=capped_peptide("G", 0))
@@ -86,6 +99,9 @@ def test_command(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
     assert (summary["frames"], summary["interval_ps"], summary["refused"]) == (11, 1.0, 0)
+    # Drawn in two steps and kept as they are; the ends are not counted.
+    assert summary["quality"]["frames"] == 18
+    assert summary["quality"]["unsound"] > 0
     for path in summary["trajectories"]:
         frames = ase.io.read(path, ":")
         assert [frame.info["time_ps"] for frame in frames] == list(range(11))

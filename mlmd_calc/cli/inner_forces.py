@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 import ase
@@ -72,15 +71,20 @@ def fit_inner_forces(
         return None
     structures = _STRUCTURES[kind]
     with progress_bar(console, bar_width=12) as progress:
-        total = structures + LEFT_OUT
-        bar = progress.add_task("fitting cheap forces", total=total)
+        bar = progress.add_task("fitting cheap forces", total=structures + LEFT_OUT)
+
+        def advance() -> None:
+            progress.advance(bar)
+            if progress.tasks[bar].finished and kind is InnerForces.NETWORK:
+                progress.update(bar, description="training their network", total=None)
+
         fitted = BondedForceField.fit(
             atoms,
             temperature_K=settings.temperature_K,
             frames=structures,
             neurons=_NEURONS if kind is InnerForces.NETWORK else 0,
             seed=settings.seed,
-            on_frame=partial(progress.advance, bar),
+            on_frame=advance,
         )
     console.print(
         f"Cheap forces fitted to {structures} structures: "

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
-from mlmd_calc.cli.sample import SUMMARY_FILE, read_start
+from mlmd_calc.cli.sample import SUMMARY_FILE, describe_faults, read_start
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import write_json
@@ -90,12 +90,14 @@ def interpolate(
         "step_rmsd_A": drawn.steps[:, :-1].mean(axis=1).tolist(),
         "last_step_rmsd_A": drawn.steps[:, -1].tolist(),
         **drawn.guard.state_dict(),
+        "quality": drawn.quality.state_dict(),
         "trajectories": [str(path) for path in paths],
     }
     write_json(out / SUMMARY_FILE, summary)
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
+    quality = drawn.quality.state_dict()
     table = Table(title=f"{first} to {last}, {model}", show_header=False)
     rows = {
         "trajectories": f"{replicas} × {drawn.frames.shape[1]} frames with both ends, "
@@ -103,6 +105,8 @@ def interpolate(
         "RMSD from frame to frame": f"{drawn.steps[:, :-1].mean():.2f} Å",
         "RMSD of the last step": f"{drawn.steps[:, -1].mean():.2f} Å",
         "drawn in vain": f"{drawn.guard.refused} frames",
+        "unsound": f"{quality['unsound']} of {quality['frames']} frames"
+        f"{describe_faults(quality['faults'])}",
         "seed": str(seed),
         "files": " … ".join(dict.fromkeys([str(paths[0]), str(paths[-1])])),
     }

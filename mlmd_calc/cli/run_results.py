@@ -25,6 +25,8 @@ from mlmd_calc.md.settings import MDSettings
 
 PLOT_FILE: Final = "run.png"
 SUMMARY_FILE: Final = "summary.json"
+FEW_ACCEPTED: Final = 0.2
+"""Share of accepted long steps below which short ones go farther in the same time."""
 
 
 def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dic
         "version": mlmd_calc.__version__,
         "molecule": job.molecule,
         **description.info,
-        **asdict(_judged(outcome, whole, settings)),
+        **asdict(_judged(outcome, whole, settings, run.dynamics.acceptance)),
         **whole,
         "degrees_of_freedom": description.degrees_of_freedom,
         **_speed(settings, steps_per_second),
@@ -106,9 +108,20 @@ def _finish_replica(
     return {**summary, "trajectory": str(trajectory), "plot": str(plot)}
 
 
-def _judged(outcome: Outcome, summary: dict[str, Any], settings: MDSettings) -> Outcome:
-    """Do not call a run completed whose temperature is not that of its thermostat."""
-    if outcome.verdict != "completed" or not summary["temperature_off"]:
+def _judged(
+    outcome: Outcome, summary: dict[str, Any], settings: MDSettings, acceptance: float | None
+) -> Outcome:
+    """Do not call a run completed that stood still or had not the thermostat's temperature."""
+    if outcome.verdict != "completed":
+        return outcome
+    if settings.metropolis and acceptance is not None and acceptance < FEW_ACCEPTED:
+        reason = (
+            f"{acceptance:.1%} of the steps were accepted; the ensemble is right, but the molecule "
+            f"hardly moves. Take fewer inner steps than --mts {settings.inner_steps}, or better "
+            "cheap forces (--mts-forces network)"
+        )
+        return replace(outcome, verdict="hardly moved", reason=reason)
+    if not summary["temperature_off"]:
         return outcome
     mean, wanted = summary["temperature_K"]["value"], settings.temperature_K
     cause = (

@@ -13,7 +13,7 @@ from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_syste
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.superposition import align
 from mlmd_calc.propagation.atmos import check_molecule, trained_stride_ps
-from mlmd_calc.sampling.quality import FrameFaults, FrameGuard
+from mlmd_calc.sampling.quality import FrameFaults, FrameGuard, FrameQuality
 from mlmd_calc.sampling.rollouts import SamplerOptions, check_redraws, make_rollout
 from mlmd_calc.sampling.trajectories import generators_of
 from mlmd_calc.sampling.trajectory_file import topology_of
@@ -47,6 +47,8 @@ class Between:
         model goes in that time.
     guard
         What was refused.
+    quality
+        What is wrong with the frames that were drawn and kept.
     notes
         Sentences on what was left out or assumed.
     """
@@ -56,6 +58,7 @@ class Between:
     interval_ps: float
     steps: NDArray[np.float64]
     guard: FrameGuard
+    quality: FrameQuality
     notes: tuple[str, ...]
 
 
@@ -118,12 +121,16 @@ def draw_between(
         torch.from_numpy(frame).repeat(count, 1, 1) for frame in (system.reference, end)
     )
     chain = [starts, *rollout.fill(starts, ends, generators_of(seed, count))]
+    quality = FrameQuality(system, first)
+    for drawn in chain[1:]:
+        quality.add(drawn.numpy())
     chain.append(align(ends, chain[-1], ends.new_ones(ends.shape[:2])))
     frames = torch.stack(chain, dim=1).numpy()
     steps = np.sqrt(np.square(np.diff(frames, axis=1)).sum(axis=3).mean(axis=2))
     inside = np.setdiff1d(np.arange(len(first)), system.left_out)
     whole = system.restore(frames, first.positions)[..., inside, :]
-    return Between(topology_of(first, inside), whole, interval_ps, steps, guard, notes)
+    topology = topology_of(first, inside)
+    return Between(topology, whole, interval_ps, steps, guard, quality, notes)
 
 
 def _end(
@@ -138,11 +145,13 @@ def _end(
                 f"the two structures differ in {entry.name}: they must be of one molecule with the "
                 f"same protonation, but have {_residues(first)} and {_residues(last)}"
             )
-    faults = FrameFaults(system, first)(other.reference[None])
+    end = system.exchange_arms(torch.from_numpy(other.reference)[None]).numpy()
+    faults = FrameFaults(system, first)(end)
     for name, reason in _UNREACHABLE.items():
         if faults[name].any():
             raise InputError(f"the last structure {reason}, so that no dynamics leads there")
-    return other.reference
+    reached: NDArray[np.float64] = end[0]
+    return reached
 
 
 def _equal(first: Any, second: Any) -> bool:
