@@ -1,6 +1,10 @@
 """Pages of HTML as a browser without network sees them."""
 
 import base64
+import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -53,3 +57,33 @@ def whole_page(path):
     assert page.references == []
     assert all(png.startswith(b"\x89PNG\r\n") for png in page.pictures)
     return page
+
+
+def browser():
+    """Name of a browser that can be run without a screen, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def shown(path, width):
+    """Open a page in a browser; return how wide it is, and the width of every picture.
+
+    A picture that cannot be decoded has none.
+    """
+    script = (
+        "<script>addEventListener('load', () => {document.body.textContent = JSON.stringify("
+        "{width: document.documentElement.scrollWidth, "
+        "pictures: [...document.images].map(one => one.clientWidth * (one.naturalWidth > 0)), "
+        "tables: [...document.querySelectorAll('table')].map(one => one.clientWidth)})})</script>"
+    )
+    probe = path.with_name("probe.html")
+    probe.write_text(path.read_text("utf-8").replace("</body>", script + "</body>"), "utf-8")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000")
+    done = subprocess.run(
+        [browser(), *options, f"--window-size={width},1000", "--dump-dom", probe.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(re.search("<body>(.*)</body>", done.stdout, re.DOTALL)[1])

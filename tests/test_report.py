@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from pages import whole_page
+from pages import browser, shown, whole_page
 from rich.table import Column, Table
 from typer.testing import CliRunner
 
@@ -30,6 +30,18 @@ def run(tmp_path_factory):
         "run", "H2O", *options, "--out", folder, "--html", folder / "page.html", "--json"
     )
     return folder, json.loads(printed)
+
+
+@pytest.mark.skipif(browser() is None, reason="there is no Chromium to open pages with")
+@pytest.mark.parametrize("width", [600, 1200])
+def test_browser_shows_all_of_a_page(run, width):
+    folder, _ = run
+    page = whole_page(folder / "page.html")
+    found = shown(folder / "page.html", width)
+    assert found["width"] <= width
+    assert len(found["pictures"]) == len(page.pictures) > 0
+    # Pictures and tables are seen without scrolling to the side.
+    assert all(0 < one <= width for one in found["pictures"] + found["tables"])
 
 
 def test_texts_are_taken_as_they_are(tmp_path):

@@ -56,6 +56,12 @@ _HEADINGS: Final = {
 }
 """What the columns are called in tables: forces, energies, what depends on orientation."""
 
+_CAPTION: Final = (
+    "MAE, RMSE: of force components. E: mean absolute error of the energy; less mean: after the "
+    "mean error of each molecule is taken off; conf.: of differences between conformers. turned: "
+    "part of the forces that depends on orientation."
+)
+
 Row: TypeAlias = dict[str, float | int | None]
 
 
@@ -210,7 +216,12 @@ def _tell(report: Report, measured: _Errors, caption: str) -> None:
         title = None
     columns = list(rows[_ALL])
     headings = [_HEADINGS[column] for column in columns]
-    table = Table(Column("molecule", no_wrap=True), *headings, title=title, caption=caption)
+    table = Table(
+        Column("molecule", no_wrap=True),
+        *(Column(heading, justify="right") for heading in headings),
+        title=title,
+        caption=f"{_CAPTION} {caption}",
+    )
     for name in names:
         table.add_row(name, *(_cell(rows[name][column]) for column in columns))
     report.table(table)
@@ -227,7 +238,9 @@ def _tell(report: Report, measured: _Errors, caption: str) -> None:
 
 
 def _parts(name: str, parts: Mapping[str, ForceErrors]) -> Table:
-    table = Table(Column(name, no_wrap=True), "molecules", "atoms", "MAE, meV/Å", "RMSE")
+    headings = ("molecules", "atoms", "MAE, meV/Å", "RMSE")
+    numbers = (Column(heading, justify="right") for heading in headings)
+    table = Table(Column(name, no_wrap=True), *numbers)
     for part, one in parts.items():
         values = (one.molecules, one.atoms, one.mae, one.rmse)
         table.add_row(part, *map(_cell, values))

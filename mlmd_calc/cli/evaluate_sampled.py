@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.table import Table
 
 from mlmd_calc.analysis.ensembles import Frames
+from mlmd_calc.analysis.kinetics import LAG
 from mlmd_calc.analysis.rollouts import Reference, compare_rollouts, group_runs
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.cli.report import Report
@@ -83,6 +84,32 @@ def _reference_of(own: BiomolecularTrajectory, references: Sequence[Reference]) 
     )
 
 
+_LABELS: Final = {
+    "targets": "molecules",
+    "pairwise_rmsd_r": "pairwise RMSD, r",
+    "global_rmsf_r": "RMSF of all atoms, r",
+    "rmsf_r": "RMSF of one molecule, r",
+    "rmwd_A": "RMWD, Å",
+    "md_pca_w2_A": "W₂ on components of MD, Å",
+    "joint_pca_w2_A": "W₂ on components of both, Å",
+    "pc_similarity_above_0.5_percent": "alike first components, %",
+    "weak_contacts_jaccard": "weak contacts, Jaccard",
+    "transient_contacts_jaccard": "transient contacts, Jaccard",
+    "t_rmsd_error_A": "RMSD from the start, error, Å",
+    "lag_rmsd_error_A": "RMSD by lag, error, Å",
+    "clashes_per_trajectory": "clashes per trajectory",
+    "ligand_clashes_per_trajectory": "clashes in the ligand",
+    "protein_ligand_clashes_per_trajectory": "clashes with the ligand",
+    "chirality_flips_per_1000_frames": "mirror images in 1,000 frames",
+    "ramachandran_divergence_nats": "φ, ψ, divergence, nats",
+    "torsion_divergence_nats": "torsions, divergence, nats",
+    "basin_changes_per_frame": "basin changes per frame",
+    f"rmsd_{LAG}_frames_apart_A": f"RMSD of frames {LAG} apart, Å",
+    "whole_frames_percent": "frames with all bonds, %",
+}
+"""What the rows of the table are called; the correlations r, then distances of ensembles."""
+
+
 def comparison(table: Mapping[str, Any]) -> Table:
     """Return rows of trajectories as columns."""
     rows = table["rows"]
@@ -91,11 +118,13 @@ def comparison(table: Mapping[str, Any]) -> Table:
         *(row["row"] for row in rows),
         title=f"frames {table['interval_ps']:g} ps apart",
         caption="reference: molecular dynamics against molecular dynamics, what a perfect "
-        "model would get. shuffled: its frames in random order. static: the start.",
+        "model would get. shuffled: its frames in random order. static: the start. r and Jaccard "
+        "are best at 1, distances, errors and divergences (Jensen-Shannon) at 0; basin changes and "
+        "RMSD between frames as in the reference.",
     )
-    for column in rows[0]:
-        if column != "row" and any(row[column] is not None for row in rows):
-            shown.add_row(column.replace("_", " "), *(_cell(row[column]) for row in rows))
+    for column, label in _LABELS.items():
+        if any(row.get(column) is not None for row in rows):
+            shown.add_row(label, *(_cell(row.get(column)) for row in rows))
     return shown
 
 

@@ -43,6 +43,8 @@ table { border-collapse: collapse; margin: 1em 0; }
 caption { text-align: left; font-weight: bold; padding: 0.3em 0; }
 td, th { padding: 0.25em 0.8em; border-bottom: 1px solid #8886; text-align: left; }
 td { vertical-align: top; white-space: pre-line; }
+td:not(:first-child) { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .rule td { border-bottom: 2px solid #888; }
 .green { color: #1b7f4b; } .red { color: #c5372c; } .yellow { color: #946200; }
@@ -191,7 +193,7 @@ def _table(table: Table) -> str:
     for row, values in zip(table.rows, cells, strict=True):
         parts.append(_row("td", classes, values, ' class="rule"' if row.end_section else ""))
     note = f"<p>{_cell(table.caption)}</p>\n" if table.caption else ""
-    return f"<table>{''.join(parts)}</table>\n{note}"
+    return f'<div class="wide"><table>{"".join(parts)}</table></div>\n{note}'
 
 
 def _row(tag: str, classes: list[str], values: Iterable[Any], rule: str = "") -> str:

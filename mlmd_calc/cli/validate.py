@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import ase
 
     from mlmd_calc.analysis.jump_fidelity import Fidelity, FidelitySettings, RunFidelity
+    from mlmd_calc.analysis.statistics import Mean
     from mlmd_calc.data import MoleculeFrames
 
 MOLECULES: Final = (
@@ -51,6 +53,12 @@ _FORCE_ROWS: Final = {
 _JUMP_COLUMNS: Final = (
     *("friction /ps", "died", "helped %", "T, K", "by element"),
     *("⟨V⟩ %", "JS, bits", "h(r)"),
+)
+_JUMP_CAPTION: Final = (
+    "died: replicas that broke; helped: jumps that were not taken at the first try; T: kinetic "
+    "temperature, of all atoms and by element; ⟨V⟩: mean potential energy above the minimum, in % of "
+    "that of force-based dynamics; JS: largest Jensen-Shannon divergence of bonds and "
+    "torsions; h(r): difference of the distributions of distances"
 )
 
 _SHELLS: Final = 4
@@ -222,6 +230,8 @@ def validate_forces(
         table = Table("", *columns, title=name)
         for quantity, label in _FORCE_ROWS.items():
             values = [column[quantity] for column in columns.values()]
+            if all(value is None for value in values):
+                continue
             table.add_row(label, *("" if value is None else f"{value:.3g}" for value in values))
         report.table(table)
     report.card(loaded.card)
@@ -272,10 +282,16 @@ def _labelled(found: Fidelity) -> list[tuple[str, RunFidelity]]:
     return rows + [(f"forces {f:g}" if f else "forces NVE", run) for f, run in references]
 
 
+def _mean_text(mean: Mean) -> str:
+    error = "?" if math.isnan(mean.standard_error) else f"{mean.standard_error:.0f}"
+    return f"{mean.value:.0f} ± {error}"
+
+
 def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings) -> None:
     errors = found.map
     table = Table(
-        title=f"{name}: runs of {settings.duration_ps:g} ps, {settings.replicas} replicas"
+        title=f"{name}: runs of {settings.duration_ps:g} ps, {settings.replicas} replicas",
+        caption=_JUMP_CAPTION,
     )
     for column in _JUMP_COLUMNS:
         table.add_column(column, justify="right")
@@ -285,9 +301,7 @@ def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings
             label,
             str(run.died),
             f"{run.interventions_percent:.1f}",
-            f"{means[ALL_ATOMS].value:.0f} ± {means[ALL_ATOMS].standard_error:.0f}"
-            if means
-            else "",
+            _mean_text(means[ALL_ATOMS]) if means else "",
             ", ".join(f"{k} {mean.value:.0f}" for k, mean in means.items() if k != ALL_ATOMS),
             "" if run.configurational_percent is None else f"{run.configurational_percent:.0f}",
             "" if run.largest_divergence is None else f"{run.largest_divergence:.3f}",
