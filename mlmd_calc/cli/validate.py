@@ -56,9 +56,9 @@ _JUMP_COLUMNS: Final = (
 )
 _JUMP_CAPTION: Final = (
     "died: replicas that broke; helped: jumps that were not taken at the first try; T: kinetic "
-    "temperature, of all atoms and by element; ⟨V⟩: mean potential energy above the minimum, in % of "
-    "that of force-based dynamics; JS: largest Jensen-Shannon divergence of bonds and "
-    "torsions; h(r): difference of the distributions of distances"
+    "temperature, of all atoms and by element; ⟨V⟩: mean potential energy above the minimum, of "
+    "force-based dynamics 100; JS: largest Jensen-Shannon divergence of bonds and torsions; h(r): "
+    "difference of the distributions of distances"
 )
 
 _SHELLS: Final = 4
