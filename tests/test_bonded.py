@@ -10,8 +10,11 @@ from ase.build import molecule
 from ase.calculators.lj import LennardJones
 from bond_springs import springs
 
+from mlmd_calc import MDETCalculator
 from mlmd_calc.bonded import BondedForceField
+from mlmd_calc.bonded.rotors import Rotors
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import write_restart
 from mlmd_calc.potential import Structure
 
@@ -104,6 +107,69 @@ def test_forces_are_those_of_the_energy(name):
     field.weights = np.random.default_rng(2).standard_normal(len(field.weights))
     for positions in (atoms.positions, shaken(atoms, 1, 0.2, seed=3)[0]):
         assert_forces_are_the_gradient(field, positions)
+
+
+def rotated(atoms, turning, centre, other, degrees):
+    """Positions after a turn of some atoms about the bond from a centre to another atom."""
+    turned = atoms.copy()
+    axis = turned.positions[centre] - turned.positions[other]
+    chosen = turned[turning]
+    chosen.rotate(degrees, axis, center=turned.positions[centre])
+    turned.positions[turning] = chosen.positions
+    return turned.positions
+
+
+@pytest.mark.parametrize("neurons", [0, 8])
+def test_methyl_groups_may_turn(neurons):
+    atoms = molecule("isobutane")
+    atoms.calc = MDETCalculator()
+    field = BondedForceField.fit(atoms, frames=60, neurons=neurons, seed=1)
+    groups = field.state_dict()["rotors"]
+    assert len(groups) == 3
+    centre, other, _, *hydrogens = groups[0]
+    displaced = shaken(atoms, 1, 0.03, seed=5)[0]
+    for count in (1, 2):
+        # The hydrogens have changed places as they do in a third of a turn.
+        order = np.arange(len(atoms))
+        order[hydrogens] = np.roll(hydrogens, count)
+        energy, forces = field.energy_and_forces(displaced)
+        moved, there = field.energy_and_forces(displaced[order])
+        assert moved == energy
+        assert (there == forces[order]).all()
+        # And so they do if the group turns.
+        turned = rotated(atoms, hydrogens, centre, other, 120.0 * count)
+        start, end = (field.energy_and_forces(x)[0] for x in (atoms.positions, turned))
+        assert end == pytest.approx(start, abs=0.02)
+    # Two that change places make a mirror image, which no turn does.
+    order = np.arange(len(atoms))
+    order[hydrogens[:2]] = hydrogens[1], hydrogens[0]
+    assert abs(field.energy_and_forces(displaced[order])[0] - energy) > 1e-4
+    assert_forces_are_the_gradient(field, displaced[order])
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("CH4", 0),  # No bond to turn about.
+        ("C2H6", 1),  # One group turns against the other.
+        ("CH3CN", 0),  # Straight: there is no angle.
+        ("CH3OCH3", 2),
+        ("CH3CH2NH2", 1),
+        ("CF3CN", 0),
+        ("CH3Cl", 0),
+        ("H3CNH2", 1),
+        ("CH3COCl", 1),
+    ],
+)
+def test_groups_that_turn(name, groups):
+    atoms = molecule(name)
+    found = Rotors.find(atoms.numbers, find_bonds(atoms).pairs, atoms.positions[None])
+    assert len(found.atoms) == groups
+    for centre, other, fixed, *ends in found.atoms:
+        assert len(set(atoms.numbers[ends])) == 1
+        assert atoms.get_distance(centre, other) < 1.7
+        assert fixed not in (centre, *ends)
+    assert found.order(atoms.positions) is None
 
 
 def test_fits_along_a_run_of_the_calculator():

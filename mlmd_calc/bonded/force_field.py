@@ -3,8 +3,9 @@
 Its energy is a polynomial in internal coordinates, as those of class II force fields (J. R. Maple
 et al., J. Comput. Chem. 15, 162 (1994)), but linear in all parameters, so that they follow from a
 few hundred structures by least squares within seconds; where wanted, a small network of the same
-coordinates learns what the polynomial leaves over. It is meant for the inner steps of multiple time
-stepping, where errors are corrected, and costs some ten microseconds.
+coordinates learns what the polynomial leaves over. Methyl groups and their like may turn
+(:mod:`mlmd_calc.bonded.rotors`). It is meant for the inner steps of multiple time stepping, where
+errors are corrected, and costs some ten microseconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
 from mlmd_calc.bonded.network import ResidualNetwork
+from mlmd_calc.bonded.rotors import Rotors
 from mlmd_calc.bonded.walk import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
@@ -113,6 +115,8 @@ class BondedForceField:
             raise InputError(
                 f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
             )
+        self._rotors = Rotors.find(atoms.numbers, bonds, positions)
+        positions, forces = self._rotors.fold(positions, forces)
         self._build(atoms.numbers, bonds, _contacts(bonds, positions))
         if forces.size <= len(self._terms):
             raise InputError(
@@ -266,6 +270,9 @@ class BondedForceField:
     ) -> tuple[float, NDArray[np.float64]]:
         """Return the energy in eV and the forces ``(n, 3)`` in eV/Å."""
         positions = np.ascontiguousarray(positions, dtype=np.float64)
+        order = self._rotors.order(positions)
+        if order is not None:
+            positions = positions[order]
         values, units = self._coordinates.values(positions)
         factors = np.append(values - self._reference, 1.0)
         slopes = np.zeros_like(factors)
@@ -274,6 +281,8 @@ class BondedForceField:
             energy += self._network.add_slopes(values, slopes)
         gradient = np.zeros_like(positions)
         add_pulled_back(self._coordinates.topology, positions, values, units, slopes, gradient)
+        if order is not None:
+            gradient[order] = gradient.copy()
         return energy, -gradient
 
     def forces(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -289,6 +298,8 @@ class BondedForceField:
             "numbers": self.numbers,
             "bonds": self._bonds,
             "contacts": self._contacts,
+            "rotors": self._rotors.atoms,
+            "middles": self._rotors.middles,
             "reference": self._reference,
             "weights": self.weights,
             "error": self.error,
@@ -312,6 +323,7 @@ class BondedForceField:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._build(*(np.array(state[name]) for name in ("numbers", "bonds", "contacts")))
+        self._rotors = Rotors(*(np.array(state[name]) for name in ("rotors", "middles")))
         self._reference, self.weights = np.array(state["reference"]), np.array(state["weights"])
         self.error = state["error"]
         network = state.get("network")

@@ -78,6 +78,45 @@ def _add_cross(out: Floats, factor: float, a: Floats, b: Floats) -> None:
 
 
 @compiled
+def number_anew(atoms: Integers, middles: Floats, positions: Floats, order: Integers) -> bool:
+    """Write which atom takes the place of each; tell whether any does.
+
+    The first of three is the one whose dihedral angle is nearest to the middle of its range; see
+    :mod:`mlmd_calc.bonded.rotors`.
+    """
+    axis, across, along = np.zeros(3), np.zeros(3), np.zeros(3)
+    changed = False
+    for k in range(len(atoms)):
+        centre, other, fixed = atoms[k, 0], atoms[k, 1], atoms[k, 2]
+        for i in range(3):
+            axis[i] = positions[other, i] - positions[centre, i]
+            # Until it is known what is across.
+            along[i] = positions[fixed, i] - positions[other, i]
+            across[i] = 0.0
+        length = math.sqrt(_dot(axis, axis))
+        for i in range(3):
+            axis[i] /= length
+        _add_cross(across, 1.0, axis, along)
+        along[:] = 0.0
+        _add_cross(along, 1.0, across, axis)
+        cosine, sine = math.cos(middles[k]), math.sin(middles[k])
+        nearest, largest = 0, -math.inf
+        for which in range(3):
+            end = atoms[k, 3 + which]
+            found = 0.0
+            for i in range(3):
+                arm = positions[end, i] - positions[centre, i]
+                found += arm * (cosine * along[i] + sine * across[i])
+            if found > largest:
+                nearest, largest = which, found
+        if nearest:
+            changed = True
+            for which in range(3):
+                order[atoms[k, 3 + which]] = atoms[k, 3 + (nearest + which) % 3]
+    return changed
+
+
+@compiled
 def coordinate_values(topology: Topology, positions: Floats, values: Floats, units: Floats) -> None:
     """Write the coordinates, and the unit vectors ``(b, 3)`` along bonds."""
     place = 0
