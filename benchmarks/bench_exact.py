@@ -223,7 +223,7 @@ def print_report(report: dict[str, Any]) -> None:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--molecule", default="ethanol", choices=MOLECULES)
+    parser.add_argument("--molecule", default="ethanol", choices=MOLECULES, metavar="NAME")
     parser.add_argument("--torsion", type=int, nargs=4, default=[0, 1, 2, 8], metavar="ATOM")
     parser.add_argument("--proposal", default="mdet-small-organics-gfn2", help="name or path")
     parser.add_argument("--forces", default="conservative", choices=("direct", "conservative"))

@@ -167,7 +167,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="name or path; the default model if left out")
     parser.add_argument(
-        "--molecules", nargs="+", default=["ethanol", "isobutane", "aspirin"], choices=MOLECULES
+        "--molecules",
+        nargs="+",
+        default=["ethanol", "isobutane", "aspirin"],
+        choices=MOLECULES,
+        metavar="NAME",
     )
     parser.add_argument("--steps", nargs="+", type=float, default=[4.0, 8.0, 12.0], help="fs")
     parser.add_argument("--picoseconds", type=float, default=20.0, help="of each step length")

@@ -200,7 +200,9 @@ def main() -> None:
         help="cheap forces: direct (the model's force head), bonded (a force field that is fitted "
         "to the molecule), network (a better one), or another model, by name or path",
     )
-    parser.add_argument("--molecules", nargs="+", default=list(_MOLECULES), choices=MOLECULES)
+    parser.add_argument(
+        "--molecules", nargs="+", default=list(_MOLECULES), choices=MOLECULES, metavar="NAME"
+    )
     parser.add_argument("--methods", nargs="+", default=list(_METHODS))
     parser.add_argument("--picoseconds", type=float, default=20.0)
     parser.add_argument("--thermalise", type=float, default=1.0, help="ps before")
