@@ -29,7 +29,21 @@ else:
 
 __all__ = ["MDETModel"]
 
-_ANSWERS: Final = ("energy", "energy_std", "spread", "forces", "forces_std", "forces_spread")
+_NAMES: Final = ("energy", "energy_std", "spread", "forces", "forces_std", "forces_spread")
+
+_NO_STRESS: Final = (
+    "stress was asked for, but MD-ET knows isolated molecules only, which have none; use "
+    "integrators without pressure, such as nve and nvt_langevin, and optimizers without a cell"
+)
+
+
+class _Answers(dict[str, Tensor]):
+    """Answers of a call; what takes a stress out of them is told why there is none."""
+
+    def __missing__(self, name: str) -> Tensor:
+        if name == "stress":
+            raise NotImplementedError(_NO_STRESS)
+        raise KeyError(name)
 
 
 class MDETModel(ModelInterface):
@@ -120,10 +134,7 @@ class MDETModel(ModelInterface):
     def compute_stress(self, wanted: bool) -> None:
         if wanted:
             # The error by which models of TorchSim refuse.
-            raise NotImplementedError(
-                f"compute_stress={wanted}, but MD-ET knows isolated molecules only, which have no "
-                "stress; leave it False and use integrators and optimizers without a cell"
-            )
+            raise NotImplementedError(_NO_STRESS)
 
     def forward(self, state: SimState, **_: Any) -> dict[str, Tensor]:
         """Energies and forces of all molecules of a state; calling the model does the same.
@@ -140,8 +151,8 @@ class MDETModel(ModelInterface):
             ]
         )
         # What there is depends on the options, not on the molecule.
-        names = [name for name in _ANSWERS if getattr(results[0], name) is not None]
-        found = {}
+        names = [name for name in _NAMES if getattr(results[0], name) is not None]
+        found = _Answers()
         for name in names:
             values = [getattr(result, name) for result in results]
             whole = np.array(values) if np.ndim(values[0]) == 0 else np.concatenate(values)

@@ -142,7 +142,7 @@ def test_charge_and_multiplicity(ts, model_class):
     with pytest.raises(InputError, match=r"charge=2 and .* disagree"):
         model_class(toy_model(), charge=2, **FIXED)(state)
     with pytest.raises(InputError, match="leaves 11 electrons"):
-        model_class(toy_model(), **FIXED)(state_of(ts, [ammonium]))
+        model_class(toy_model(), **FIXED)(state_of(ts, [ase.Atoms("NH4", ammonium.positions)]))
     state.charge = torch.tensor([0.0, 0.5, 0.0])
     with pytest.raises(InputError, match="is not an integer"):
         model_class(toy_model(), **FIXED)(state)
@@ -263,9 +263,14 @@ def test_refusals(ts, model_class):
     with pytest.raises(InputError, match="not in the order of their systems"):
         model(state)
     model.compute_stress = False
-    with pytest.raises(NotImplementedError, match="no stress"):
+    with pytest.raises(NotImplementedError, match="use integrators without pressure"):
         model.compute_stress = True
     assert model.compute_stress is False
+    answers = model(state_of(ts, [molecule("H2O")]))
+    with pytest.raises(NotImplementedError, match="use integrators without pressure"):
+        answers["stress"]
+    with pytest.raises(KeyError, match="dipole"):
+        answers["dipole"]
     with pytest.raises(ConfigError, match="predicts no energy"):
         model_class(toy_model(dataclasses.replace(SMALL, target_heads=("forces",))), **FIXED)
     with pytest.raises(TypeError, match="precision"):
