@@ -1,14 +1,15 @@
 """Langevin dynamics of many molecules: in TorchSim, one by one in ASE, and as replicas of one run.
 
     python benchmarks/bench_torchsim.py
-    python benchmarks/bench_torchsim.py --molecules 16 --steps 20 --json
+    python benchmarks/bench_torchsim.py --molecules 16 --steps 16 --json
 
-Copies of ethanol at 300 K in steps of 0.5 fs, on one thread, in three ways that take turns::
+Copies of ethanol at 300 K in steps of 0.5 fs, on one thread, in ways that take turns::
 
-    TorchSim       a batch, with mlmd_calc.torchsim.MDETModel
-    ASE            one molecule after the other, with MDETCalculator
-    mlmd replicas  what `mlmd run ethanol --propagator verlet --replicas N` does: a batch, with a
-                   guard that looks at every step, and a record
+    TorchSim        a batch, with mlmd_calc.torchsim.MDETModel
+    ASE             one molecule after the other, with MDETCalculator
+    replicas        what `mlmd run ethanol --propagator verlet --replicas N` does: a batch, with a
+                    thermostat and a guard after every step, and a record
+    replicas, 8 fs  the same with `--jump 8`: thermostat and guard after every 16 steps
 
 A speed is the number of steps, of all molecules together, per second of processor time, the median
 over the turns. Needs TorchSim (extra torchsim).
@@ -17,6 +18,7 @@ over the turns. Needs TorchSim (extra torchsim).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -46,6 +48,8 @@ TEMPERATURE_K: Final = 300.0
 TIMESTEP_FS: Final = 0.5
 FRICTION_PER_PS: Final = 1.0
 SEED: Final = 1
+STEPS_PER_JUMP: Final = 16
+"""In a jump of 8 fs."""
 
 Way = Callable[[argparse.Namespace], float]
 """Does the steps and returns the seconds of processor time that they take."""
@@ -107,12 +111,13 @@ def in_ase(arguments: argparse.Namespace) -> float:
     return seconds(lambda: [run.run(arguments.steps) for run in runs])
 
 
-def as_replicas(arguments: argparse.Namespace) -> float:
+def as_replicas(arguments: argparse.Namespace, steps_per_jump: int = 1) -> float:
     """Step the replicas of one run."""
     calculator = MDETCalculator(arguments.model, device="cpu", seed=SEED)
     atoms = start(SEED)
     atoms.calc = calculator
-    jumps = JumpSettings("verlet", stride_fs=TIMESTEP_FS, replicas=arguments.molecules)
+    stride = steps_per_jump * TIMESTEP_FS
+    jumps = JumpSettings("verlet", stride_fs=stride, replicas=arguments.molecules)
     settings = MDSettings(
         temperature_K=TEMPERATURE_K,
         timestep_fs=TIMESTEP_FS,
@@ -126,13 +131,14 @@ def as_replicas(arguments: argparse.Namespace) -> float:
         Run.start(atoms, Path(folder) / "run", settings, propagator=propagator) as run,
     ):
         run.run(1)
-        return seconds(lambda: run.run(1 + arguments.steps))
+        return seconds(lambda: run.run(1 + arguments.steps // steps_per_jump))
 
 
 WAYS: Final[dict[str, Way]] = {
     "TorchSim": in_torchsim,
     "ASE": in_ase,
-    "mlmd replicas": as_replicas,
+    "replicas": as_replicas,
+    "replicas, 8 fs": functools.partial(as_replicas, steps_per_jump=STEPS_PER_JUMP),
 }
 
 
@@ -182,10 +188,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="name or path; the default model")
     parser.add_argument("--molecules", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=40, help="of each molecule in a turn")
+    parser.add_argument(
+        "--steps", type=int, default=32, help="of each molecule in a turn, a multiple of 16"
+    )
     parser.add_argument("--turns", type=int, default=3, help="timings of each way")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()
+    if arguments.steps % STEPS_PER_JUMP:
+        parser.error(f"--steps {arguments.steps} is no multiple of {STEPS_PER_JUMP}")
     torch.set_num_threads(1)
     report = {
         "benchmark": "torchsim",

@@ -13,7 +13,7 @@ from mlmd_calc.electrons import as_integer, is_electronic
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.optional import require
 from mlmd_calc.options import shown
-from mlmd_calc.potential import Potential, structure_from_ase
+from mlmd_calc.potential import Potential, Structure, structure_from_ase
 from mlmd_calc.potential.options import ForceOptions, refuse_unknown
 from mlmd_calc.zoo import Model
 
@@ -144,12 +144,14 @@ class MDETModel(ModelInterface):
         state
             Molecules without periodic boundary conditions, Å.
         """
-        results = self.potential.evaluate(
-            [
-                structure_from_ase(atoms, self.charge, self.multiplicity)
-                for atoms in _molecules(state)
-            ]
-        )
+        structures = [
+            structure_from_ase(atoms, self.charge, self.multiplicity) for atoms in _molecules(state)
+        ]
+        try:
+            results = self.potential.evaluate(structures)
+        except InputError:
+            self._check_one_by_one(structures)
+            raise
         # What there is depends on the options, not on the molecule.
         names = [name for name in _NAMES if getattr(results[0], name) is not None]
         found = _Answers()
@@ -158,6 +160,14 @@ class MDETModel(ModelInterface):
             whole = np.array(values) if np.ndim(values[0]) == 0 else np.concatenate(values)
             found[name] = torch.from_numpy(whole).to(state.positions)
         return found
+
+    def _check_one_by_one(self, structures: list[Structure]) -> None:
+        """Say which of many molecules is refused."""
+        for i, structure in enumerate(structures):
+            try:
+                structure.check(self.potential.model.card, self.potential.coverage)
+            except InputError as error:
+                raise InputError(f"system {i}: {error}") from None
 
 
 def _molecules(state: SimState) -> list[ase.Atoms]:

@@ -260,7 +260,7 @@ OPTIONS = {
         "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
     ),
     "python benchmarks/bench_torchsim.py": (
-        "--molecules 2 --steps 2 --turns 1" if TORCHSIM else None
+        "--molecules 2 --steps 16 --turns 1" if TORCHSIM else None
     ),
     "python benchmarks/isotropy.py": None,
     "python benchmarks/md17_like.py": "--frames 60 --thermalise 5",

@@ -258,6 +258,8 @@ def test_refusals(ts, model_class):
     ):
         with pytest.raises(InputError, match=sentence):
             model(state_of(ts, [atoms]))
+    with pytest.raises(InputError, match="^system 1: atoms 0 and 1 are"):
+        model(state_of(ts, [molecule("H2O"), clash]))
     state = state_of(ts, [molecule("H2O")] * 2)
     state.system_idx = torch.tensor([1, 1, 1, 0, 0, 0])
     with pytest.raises(InputError, match="not in the order of their systems"):
