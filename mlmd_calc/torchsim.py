@@ -202,7 +202,7 @@ def _stated(state: SimState) -> dict[str, list[float]]:
     named = {name: getattr(state, name, None) for name in ("charge", "spin")}
     named.update(getattr(state, "system_extras", {}))
     return {
-        name: values.tolist()
+        name: values.flatten().tolist()
         for name, values in named.items()
-        if values is not None and values.ndim == 1 and is_electronic(name)
+        if values is not None and values.numel() == len(values) and is_electronic(name)
     }

@@ -136,6 +136,9 @@ def test_charge_and_multiplicity(ts, model_class):
     expected = [calculator.get_potential_energy(atoms) for atoms in found]
     energies = model_class(toy_model(), **FIXED)(state)["energy"]
     np.testing.assert_allclose(energies, expected, rtol=0, atol=1e-10)
+    state.charge = charges[:, None]
+    same = model_class(toy_model(), **FIXED)(state)["energy"]
+    np.testing.assert_array_equal(same, energies)
     for number, options in ((1, {"charge": 1}), (2, {"multiplicity": 3})):
         stated = model_class(toy_model(), **options, **FIXED)(state_of(ts, [found[number]]))
         assert abs(stated["energy"].item() - expected[number]) < 1e-10
