@@ -74,7 +74,8 @@ def public_packages() -> list[str]:
 
 def python_page(package: str) -> str:
     """Return the docstrings of the public names of a package, for mkdocstrings to fill in."""
-    path = ROOT.joinpath(*package.split("."), "__init__.py")
+    path = ROOT.joinpath(*package.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(path.read_text("utf-8"))
     (names,) = (
         ast.literal_eval(node.value)

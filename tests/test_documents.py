@@ -1,6 +1,7 @@
 """Every script and every command in README and docs runs, each in a fresh process."""
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import typer
 from mlmd_calc.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
+TORCHSIM = importlib.util.find_spec("torch_sim") is not None
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 # ---- scripts ---------------------------------------------------------------------------------
@@ -32,6 +34,9 @@ SHORTER = {
     # As many structures as a calibration of the spread needs.
     "dyn.attach(trajectory, 20)\ndyn.run(8000)": "dyn.attach(trajectory, 1)\ndyn.run(130)",
     "step(simulation, 20000)": "step(simulation, 50)",
+    "n_steps=1000": "n_steps=3",
+    # As it was before TorchSim 0.4.
+    "=ts.Integrator.": "=getattr(ts, 'Integrator', ts).",
 }
 """Smaller numbers in scripts."""
 
@@ -67,6 +72,8 @@ def shorter(code):
 def test_script_runs(code, tmp_path):
     if "openmm" in code:
         pytest.importorskip("openmm", reason="openmm is not installed")
+    if "torch_sim" in code and not TORCHSIM:
+        pytest.skip("TorchSim is not installed (extra torchsim)")
     for words, before in BEFORE.items():
         if words in code:
             code = before + code
@@ -87,8 +94,9 @@ def test_script_runs(code, tmp_path):
 
 
 def exported(package):
-    """Names on the face of a package, read without importing it."""
-    path = ROOT.joinpath(*package.split("."), "__init__.py")
+    """Names on the face of a package or module, read without importing it."""
+    path = ROOT.joinpath(*package.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(path.read_text("utf-8"))
     values = [
         node.value
@@ -111,6 +119,7 @@ def test_public_names_are_those_of_the_document():
         for folder in ("mlmd_calc", "openmm_bridge")
         for path in (ROOT / folder).rglob("__init__.py")
     }
+    faces |= {name for name in documented if name.startswith("mlmd_calc.")}
     shared = set(exported("mlmd_calc.models"))
     for package in sorted(faces):
         names = set(exported(package))
@@ -250,6 +259,9 @@ OPTIONS = {
     "python benchmarks/bench_mts.py": (
         "--molecules methane --methods conservative 'MTS 2' --picoseconds 0.02 --thermalise 0.01"
     ),
+    "python benchmarks/bench_torchsim.py": (
+        "--molecules 2 --steps 16 --turns 1" if TORCHSIM else None
+    ),
     "python benchmarks/isotropy.py": None,
     "python benchmarks/md17_like.py": "--frames 60 --thermalise 5",
     "python benchmarks/ship_model.py": None,
@@ -261,8 +273,8 @@ OPTIONS = {
 """Options that make a command small, by its first words; None: not run here.
 
 The last of an option that is given twice counts. Installation is how all tests begin, completion is
-written into the user's own files, there may be no GPU; the benchmarks that are left out take
-minutes in their smallest form and have tests of their own.
+written into the user's own files, there may be no GPU and no TorchSim; the other benchmarks that
+are left out take minutes in their smallest form and have tests of their own.
 """
 
 
