@@ -224,6 +224,7 @@ OPTIONS = {
     "mlmd interpolate": "--replicas 1 --steps 2 --redraws 0 --seed 1",
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
+    "mlmd run ethanol --ensemble nve --temperature 50": "--duration 0.4",
     "mlmd run --restart": "--duration 0.1",
     "mlmd run --restart --out exact": "--proposals 6",
     "mlmd run ethanol --exact": "--proposals 4 --warmup 2 --trajectory-steps 4 --no-relax",
