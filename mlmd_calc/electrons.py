@@ -11,8 +11,9 @@ multiplicity  ``info``: multiplicity, spin_multiplicity, mult, spin, total_spin,
 ============  ==================================================================================
 
 Keys are compared without regard to case and underscores. Other numbers in ``info`` whose key looks
-like a charge or spin are refused, because nobody can tell what they mean. Initial charges that are
-all zero, and moments that are all zero, state nothing.
+like a charge or spin are refused, because nobody can tell what they mean, and so is a comment such
+as ``charge: 1``, of which ASE makes words. Initial charges that are all zero, and moments that are
+all zero, state nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _CHARGE_KEYS: Final = frozenset(
 _MULTIPLICITY_KEYS: Final = frozenset(
     {"multiplicity", "spinmultiplicity", "mult", "spin", "totalspin"}
 )
-_LOOKS_ELECTRONIC: Final = re.compile(r"charge|chrg|spin|multiplicity|uhf|unpaired|nelec|electrons")
+_LOOKS_ELECTRONIC: Final = re.compile(
+    r"charge|chrg|spin|multiplicity|uhf|unpaired|nelec|electrons|^q$|^qtot|^2s\+1"
+)
 _FORMAL_CHARGES: Final = frozenset({"formalcharge", "formalcharges"})
 
 _FAR_LARGER: Final = 2
@@ -144,7 +147,7 @@ def electronic_state(
         What is known from elsewhere; None: nothing.
     results
         Results stored with the atoms (``atoms.calc.results`` of a file): ``charges`` of the atoms
-        and the total ``magmom`` count as statements too.
+        and the ``magmom`` of the molecule or the ``magmoms`` of the atoms count as statements too.
 
     Raises
     ------
@@ -170,7 +173,7 @@ def electronic_state(
     )
     unpaired = [
         ("the sum of the initial magnetic moments", atoms.get_initial_magnetic_moments()),
-        ("the magnetic moment in the results", results.get("magmom")),
+        ("the magnetic moment in the results", results.get("magmom", results.get("magmoms"))),
     ]
     found_multiplicity = _agreed([("multiplicity", multiplicity), *spins], unpaired, moments=True)
     return ElectronicState(
@@ -260,11 +263,14 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
     for key, value in info.items():
         if _plain(key) in _CHARGE_KEYS | _MULTIPLICITY_KEYS or not is_electronic(key):
             continue
-        # Texts (the name of a method), flags and arrays (charges of the atoms) are no totals.
-        if np.ndim(value) == 0 and not isinstance(value, (str, bool, np.bool_, type(None))):
+        # Texts (the name of a method), flags and arrays (charges of the atoms) are no totals; the
+        # words of a comment are flags to ASE.
+        is_flag = isinstance(value, (bool, np.bool_))
+        is_number = np.ndim(value) == 0 and not is_flag and not isinstance(value, (str, type(None)))
+        if is_number or (is_flag and ":" in str(key)):
             raise InputError(
                 f"{key}={value!r} looks like a charge or spin, but is not a name known here; "
-                "rename it to charge (total, in e) or multiplicity (2S + 1), or remove it"
+                "write charge=... (total, in e) or multiplicity=... (2S + 1), or remove it"
             )
 
 

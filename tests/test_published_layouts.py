@@ -168,7 +168,7 @@ def test_mdgen_arrays_refuse(tmp_path):
         read_mdgen(path)
     with pytest.raises(InputError, match=r"shape \(5, 4, 14, 3\), expected \(frames, 3, 14, 3\)"):
         read_mdgen(path, interval_ps=10.0, sequence="AIK")
-    with pytest.raises(InputError, match="lacks atoms of residue 1, LYS in the sequence KIKW"):
+    with pytest.raises(InputError, match="has 5 atoms of residue 1, which is LYS in"):
         read_mdgen(path, interval_ps=10.0, sequence="KIKW")
     path.rename(tmp_path / "6cka_B_R1.npy")
     with pytest.raises(InputError, match="'6cka' is no sequence of amino acids"):

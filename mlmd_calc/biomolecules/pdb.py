@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -38,9 +39,9 @@ def parse_pdb(text: str, model: int = 0) -> Sites:
     sites = Sites()
     models: list[list[Site]] = [[]]
     segment = 0
-    for line in text.splitlines():
+    for line in _with_models(text.splitlines()):
         record = line[:6].rstrip()
-        if record in ("ATOM", "HETATM"):
+        if line.startswith(_ATOMS):
             models[-1].append(_site(line, segment))
         elif record == "TER":
             segment += 1
@@ -60,6 +61,21 @@ def parse_pdb(text: str, model: int = 0) -> Sites:
     return sites
 
 
+def _with_models(lines: list[str]) -> list[str]:
+    """Let END end a model where it stands between frames of the same atoms, as VMD writes them."""
+    ends = [index for index, line in enumerate(lines) if line[:6].rstrip() == "END"]
+    frames = [
+        [line[12:26] for line in lines[begin:end] if line.startswith(_ATOMS)]
+        for begin, end in itertools.pairwise([0, *ends, len(lines)])
+    ]
+    frames = [names for names in frames if names]
+    if len(frames) < 2 or any(names != frames[0] for names in frames):
+        return lines
+    return ["ENDMDL" if line[:6].rstrip() == "END" else line for line in lines]
+
+
+_ATOMS: Final = ("ATOM", "HETATM")
+"""How lines of atoms begin; serial numbers of six digits follow at once."""
 _PARTNERS: Final = {
     "SSBOND": ((None, 15, 17), (None, 29, 31)),
     "LINK": ((12, 21, 22), (42, 51, 52)),
@@ -101,9 +117,10 @@ def _site(line: str, segment: int) -> Site:
 
 
 def _charge(text: str) -> int:
-    """Read ``2-``, ``-2`` or nothing."""
-    digits, sign = text.strip().strip("+-"), "-" if "-" in text else "+"
-    return int(sign + digits) if digits.isdigit() and text.strip() != digits else 0
+    """Read ``2-``, ``-2``, ``-`` or nothing."""
+    stated = text.strip()
+    digits, sign = stated.strip("+-") or "1", "-" if "-" in stated else "+"
+    return int(sign + digits) if digits.isdigit() and set(stated) & set("+-") else 0
 
 
 def _connected(line: str) -> Iterator[tuple[str, str]]:

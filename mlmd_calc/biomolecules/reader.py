@@ -31,7 +31,7 @@ _PARSERS: Final[Mapping[str, Callable[[str, int], Sites]]] = MappingProxyType(
     {".pdb": parse_pdb, ".ent": parse_pdb, ".cif": parse_mmcif, ".mmcif": parse_mmcif}
 )
 COMPRESSED: Final = (".gz", ".bz2", ".xz")
-_NO_CELL: Final = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+NO_CELL: Final = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Lengths that stand for the absence of a cell."""
 
 
@@ -176,8 +176,20 @@ def _structure_file(sites: Sites, model: int = 0) -> StructureFile:
     return StructureFile(
         structure,
         masses=np.array([element.mass or atomic_masses[element.number] for element in elements]),
-        cell=None if sites.cell is None or sites.cell[:3] in _NO_CELL else sites.cell,
+        cell=None if sites.cell is None or sites.cell[:3] in NO_CELL else _cell(sites.cell),
     )
+
+
+def _cell(cell: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse lengths and angles between which there is no volume."""
+    cosines = np.cos(np.deg2rad(cell[3:]))
+    volume = np.prod(cell[:3]) * (1.0 - np.square(cosines).sum() + 2.0 * cosines.prod())
+    if not (min(cell) > 0.0 and 0.0 < volume < np.inf):
+        raise InputError(
+            f"the lengths {cell[:3]} Å and angles {cell[3:]} degrees are those of no cell; remove "
+            "CRYST1 or _cell, which this model does not need"
+        )
+    return cell
 
 
 def _residues(atoms: Sequence[Site], notes: list[str]) -> Iterator[list[Site]]:
@@ -216,6 +228,12 @@ _LISTED: Final = 5
 
 def _one_location(group: Sequence[Site]) -> tuple[list[Site], str]:
     """Keep the most occupied location, and atoms that are elsewhere only."""
+    labelled = {atom.name for atom in group if atom.location}
+    # Some files leave the label of the first location blank.
+    group = [
+        atom if atom.location or atom.name not in labelled else atom._replace(location="blank")
+        for atom in group
+    ]
     occupancy: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for atom in group:

@@ -83,7 +83,8 @@ class BondedForceField:
     ConfigError
         If the number of neurons is negative.
     InputError
-        If there are no bonds, or fewer forces than parameters.
+        If there are no bonds, fewer forces than parameters, or arrays do not fit the atoms or are
+        not finite.
 
     Examples
     --------
@@ -110,11 +111,8 @@ class BondedForceField:
     ) -> None:
         if neurons < 0:
             raise ConfigError(f"neurons={neurons}; it must not be negative, and 0 is no network")
-        bonds = find_bonds(atoms).pairs
-        if not len(bonds):
-            raise InputError(
-                f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
-            )
+        bonds = _bonds(atoms)
+        _check_structures(len(atoms), positions, forces)
         self._rotors = Rotors.find(atoms.numbers, bonds, positions)
         positions, forces = self._rotors.fold(positions, forces)
         self._build(atoms.numbers, bonds, _contacts(bonds, positions))
@@ -173,7 +171,7 @@ class BondedForceField:
         ConfigError
             If the atoms have no calculator, or a number is not allowed.
         InputError
-            As for the class.
+            As for the class, and if the atoms carry constraints.
         """
         if atoms.calc is None:
             raise ConfigError("the atoms have no calculator, whose forces could be fitted")
@@ -182,6 +180,12 @@ class BondedForceField:
         if frames < 1:
             raise ConfigError(f"frames={frames}; there must be at least 1")
         rng = np.random.default_rng(seed)
+        _bonds(atoms)
+        if atoms.constraints:
+            raise InputError(
+                f"the atoms carry the constraints {atoms.constraints}, and what holds them would "
+                "be fitted as if it were forces; remove them with atoms.set_constraint()"
+            )
         walker = atoms.copy()
         walker.calc = atoms.calc
 
@@ -349,7 +353,8 @@ class BondedForceField:
             design = -(by_coordinate[:, :-1] @ jacobian) * importance
             normal += design @ design.T
             target += design @ (importance * force.ravel())
-        scale = np.sqrt(np.diag(normal)) + np.finfo(np.float64).tiny
+        # Terms that no structure moves keep the weight zero.
+        scale = np.sqrt(np.where(np.diag(normal) > 0.0, np.diag(normal), 1.0))
         scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(count)
         self.weights = np.linalg.solve(scaled, target / scale) / scale
 
@@ -357,6 +362,28 @@ class BondedForceField:
 def _stacked(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     positions, forces = (np.array(own) for own in zip(*frames, strict=True))
     return positions, forces
+
+
+def _bonds(atoms: ase.Atoms) -> NDArray[np.int64]:
+    bonds = find_bonds(atoms).pairs
+    if not len(bonds):
+        raise InputError(
+            f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
+        )
+    return bonds
+
+
+def _check_structures(
+    count: int, positions: NDArray[np.float64], forces: NDArray[np.float64]
+) -> None:
+    """Refuse structures of other atoms, and what is no number."""
+    if positions.ndim != 3 or positions.shape[1:] != (count, 3) or forces.shape != positions.shape:
+        raise InputError(
+            f"positions have shape {positions.shape} and forces {forces.shape}; both must be "
+            f"(structures, {count}, 3)"
+        )
+    if not (np.isfinite(positions).all() and np.isfinite(forces).all()):
+        raise InputError("positions or forces are not finite; leave those structures out")
 
 
 def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDArray[np.int64]:

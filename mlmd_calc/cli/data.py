@@ -28,7 +28,7 @@ from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.files import FolderLock
 from mlmd_calc.optional import require
 
@@ -160,7 +160,13 @@ def propagate_command(
         )
     structures = None
     if starts is not None:
-        structures = {frames.name: frames for frames in read_dataset(starts)}
+        labelled = read_dataset(starts)
+        structures = {frames.name: frames for frames in labelled}
+        if len(structures) < len(labelled):
+            raise InputError(
+                f"{starts} has {len(labelled)} sets of structures of {len(structures)} names; give "
+                "a folder with one file per molecule"
+            )
     chosen = (
         select_molecules(molecules or [])
         if structures is None

@@ -11,11 +11,13 @@ import ase
 import ase.build
 import ase.io
 from ase.collections import g2
-from ase.io.formats import extension2format
+from ase.constraints import FixAtoms
+from ase.io.formats import extension2format, filetype
 
 from mlmd_calc.biomolecules.charges import total_charge
 from mlmd_calc.biomolecules.reader import (
     COMPRESSED,
+    NO_CELL,
     is_structure_file,
     read_structure,
     read_structure_file,
@@ -34,7 +36,10 @@ from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
-from mlmd_calc.io.files import refuse_huge
+from mlmd_calc.io.files import refuse_byte_order_mark, refuse_huge
+
+_CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
+"""How the names of formats begin whose charge and multiplicity ASE does not pass on."""
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"
@@ -184,8 +189,8 @@ def _read(
     elif _suffix(path).lower() in MOLFILE_SUFFIXES:
         atoms = read_molfile(path)
     else:
-        atoms = _read_with_ase(path)
-    if vacuum:
+        atoms = _read_with_ase(path, charge_known=charge_known)
+    if vacuum or tuple(atoms.cell.lengths()) in NO_CELL:
         atoms.pbc, atoms.cell = False, None
     if atoms.pbc.any():
         raise InputError(
@@ -211,22 +216,40 @@ def _suffix(path: Path) -> str:
     return next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
 
 
-def _read_with_ase(path: Path) -> ase.Atoms:
+def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
+    refuse_byte_order_mark(path)
     suffix = _suffix(path)
     known = extension2format.get(suffix.lower().removeprefix("."))
-    # ASE does not know capital letters; where it knows nothing, it looks into the file.
-    format_name = known.name if known is not None and suffix != suffix.lower() else None
     try:
-        atoms: Any = ase.io.read(path, index=-1, format=format_name)
+        # ASE does not know capital letters; where it knows nothing, it looks into the file.
+        capital = known is not None and suffix != suffix.lower()
+        kind = known.name if capital else filetype(str(path))
+        atoms: Any = ase.io.read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's many readers raise whatever they stumble over
         if isinstance(error, KeyError) and error.args:
             raise InputError(
                 f"{path} has {error.args[0]!r} where ASE expects a chemical symbol; write symbols, "
                 "and for isotopes H and a column masses:R:1 (or a SMILES with [2H])"
             ) from error
-        raise InputError(f"ASE cannot read {path} ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"ASE cannot read {path} ({type(error).__name__}: {error}); give a whole file that is "
+            "of the kind its ending says, such as .xyz, .extxyz, .gro, .pdb, .cif, .sdf or .traj"
+        ) from error
+    if kind.startswith(_CHARGE_IS_LEFT_OUT) and not charge_known:
+        raise InputError(
+            f"the charge and multiplicity that {path} states are not read from files of the kind "
+            f"{kind}; give --charge, and --multiplicity unless it is 1"
+        )
     result: ase.Atoms = atoms
+    if not len(result):
+        raise InputError(f"the last frame of {path} has no atoms; remove it")
+    result.set_constraint([each for each in result.constraints if not _holds_nothing(each)])
     return result
+
+
+def _holds_nothing(constraint: Any) -> bool:
+    """Tell whether a constraint is what readers make of the statement that nothing is fixed."""
+    return isinstance(constraint, FixAtoms) and not len(constraint.index)
 
 
 def _from_ase(name: str, charge: int | None, multiplicity: int | None) -> ase.Atoms:

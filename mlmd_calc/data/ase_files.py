@@ -30,6 +30,7 @@ from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.io.files import refuse_byte_order_mark
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
 
@@ -41,7 +42,7 @@ _TIME_KEYS: Final = {"time_fs": 1.0, "time_ps": units.FS_PER_PS, "time": 1.0}
 
 _LOOKS_LIKE: Final = {
     "energy": re.compile(r"energy|etot|^e$", re.IGNORECASE),
-    "forces": re.compile("force", re.IGNORECASE),
+    "forces": re.compile("force|^f$", re.IGNORECASE),
 }
 
 
@@ -107,6 +108,7 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
     read = _reader(path)
     if read is None:
         raise ModelFileError(f"{path} ends in none of {', '.join(ASE_SUFFIXES)}")
+    refuse_byte_order_mark(path)
     try:
         frames = list(read(path))
     except Exception as error:  # ASE raises whatever its parsers stumble over
@@ -119,7 +121,7 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
 def _iread(path: Path, kind: str) -> Iterator[Atoms]:
     import ase.io
 
-    return ase.io.iread(path, index=":", format=kind)
+    return ase.io.iread(path, index=":", format=kind, do_not_split_by_at_sign=True)
 
 
 def _rows(path: Path) -> Iterator[Atoms]:
@@ -211,7 +213,7 @@ def _molecule(
     metadata = {"source": path.name, **_about(members[0])}
     if others := _left_out(path, members, {"energy": energies is None, "forces": forces is None}):
         metadata["left_out"] = others
-    spacing, segment = _times(members, options.frame_spacing_fs)
+    spacing, segment = _times(path, members, options.frame_spacing_fs)
     frames = MoleculeFrames(
         name=str(name),
         numbers=members[0].numbers.astype(np.int64),
@@ -294,13 +296,19 @@ def _alike(members: list[Atoms], kind: str) -> list[str]:
 
 
 def _times(
-    members: list[Atoms], given: float | None
+    path: Path, members: list[Atoms], given: float | None
 ) -> tuple[float | None, NDArray[np.int64] | None]:
     """Time between frames in fs, and the number of the uninterrupted run of each frame."""
     key = next((key for key in _TIME_KEYS if all(key in m.info for m in members)), None)
     steps = np.zeros(0)
     if key is not None:
-        times = np.array([atoms.info[key] for atoms in members], dtype=np.float64)
+        stated = [atoms.info[key] for atoms in members]
+        try:
+            times = np.array(stated, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: {key}={stated[0]!r} is no time; give numbers, or rename it"
+            ) from error
         steps = np.diff(times) * _TIME_KEYS[key]
     if given is None and not (steps > 0).any():
         return None, None

@@ -207,10 +207,18 @@ def _read_recipe(path: Path) -> list[Molecule]:
         if path.suffix == ".toml":
             rows = [{"name": name, **row} for name, row in tomllib.loads(text).items()]
         else:
-            rows = list(csv.DictReader(text.splitlines()))
+            rows = _csv_rows(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
         raise InputError(f"the recipe {path} cannot be read: {error}") from error
     return [_from_row(path, row) for row in rows]
+
+
+def _csv_rows(text: str) -> list[dict[str | Any, Any]]:
+    """Rows of a table, whose cells spreadsheets of some languages separate by semicolons."""
+    lines = text.splitlines()
+    delimiter = next((mark for mark in ";\t" if lines and mark in lines[0]), ",")
+    rows = csv.DictReader(lines, delimiter=delimiter)
+    return [row for row in rows if any(row.values())]
 
 
 def _from_row(path: Path, row: Mapping[str | None, Any]) -> Molecule:

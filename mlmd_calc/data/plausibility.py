@@ -35,6 +35,8 @@ _FEWEST: Final = 10
 _MOST_ATOMS: Final = 200
 """Atoms looked at of large molecules, the first."""
 
+_OVERLAP: Final = 0.1
+"""Å; no method gives meaningful labels for atoms that are closer."""
 _NEAR: Final = (0.6, 1.4)
 """Distance to the nearest neighbour by the sum of covalent radii."""
 _STIFFNESS: Final = (5.0, 500.0)
@@ -105,6 +107,7 @@ def _check_lengths(name: str, numbers: NDArray[np.int64], positions: Float64Arra
     ratios = np.median((distances / _bond_lengths(numbers)).min(axis=-1), axis=1)
     lowest, highest = _NEAR
     if lowest <= ratios.max() and ratios.min() <= highest:
+        _check_overlaps(name, distances)
         return
     ratio = float(np.median(ratios))
     nearest = float(np.median(distances.min(axis=-1)))
@@ -113,6 +116,17 @@ def _check_lengths(name: str, numbers: NDArray[np.int64], positions: Float64Arra
         f"of a covalent bond; the lengths look like {_units(ratio, _LENGTHS, _NEAR)}, convert them "
         "to Å"
     )
+
+
+def _check_overlaps(name: str, distances: Float64Array) -> None:
+    closest = int(distances.argmin())
+    if distances.flat[closest] < _OVERLAP:
+        _, first, second = np.unravel_index(closest, distances.shape)
+        raise InputError(
+            f"molecule {name!r}: atoms {first} and {second} of a frame are "
+            f"{distances.flat[closest]:.3g} Å apart; remove such frames, and atoms that are twice "
+            "in the file"
+        )
 
 
 def _check_forces(

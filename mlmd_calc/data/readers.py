@@ -141,6 +141,8 @@ def _read_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
 def _check(molecule: MoleculeFrames) -> None:
     """Refuse what no model should be trained on."""
     numbers = molecule.numbers
+    if len(molecule) == 0:
+        raise InputError(f"molecule {molecule.name!r} has no frames; leave its file out")
     if numbers.min() < 1 or numbers.max() > 118:
         raise InputError(
             f"molecule {molecule.name!r}: atomic numbers {sorted(set(numbers.tolist()))} are not "

@@ -138,7 +138,7 @@ def find_bonds(atoms: ase.Atoms) -> Bonds:
 
 
 def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64]) -> None:
-    """Refuse atoms that overlap, as they do when nm are taken for Å.
+    """Refuse positions that are no numbers, and atoms that overlap, as when nm are taken for Å.
 
     Parameters
     ----------
@@ -148,8 +148,16 @@ def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64])
     Raises
     ------
     InputError
-        If two atoms are nearer than 0.5 times the sum of their covalent radii.
+        If a coordinate is not finite, or two atoms are nearer than 0.5 times the sum of their
+        covalent radii.
     """
+    finite = np.isfinite(positions).all(axis=1)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise InputError(
+            f"atom {chemical_symbols[numbers[index]]}{index} has the position "
+            f"{positions[index].tolist()}; all coordinates must be finite numbers in Å"
+        )
     atoms = np.flatnonzero(numbers > 0)
     if len(atoms) < 2:
         return

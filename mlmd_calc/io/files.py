@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import weakref
@@ -39,6 +40,23 @@ def refuse_huge(path: Path) -> None:
         raise ModelFileError(
             f"{path} has {size / 2**30:.1f} GiB, too much to read as text with "
             f"{memory / 2**30:.0f} GiB of memory; split it, or give another file"
+        )
+
+
+def refuse_byte_order_mark(path: Path) -> None:
+    """Refuse a text that is not plain UTF-8, as some editors on Windows save it.
+
+    Raises
+    ------
+    ModelFileError
+        If it begins with a byte-order mark.
+    """
+    with path.open("rb") as file:
+        begin = file.read(len(codecs.BOM_UTF8))
+    if begin.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ModelFileError(
+            f"{path} begins with a byte-order mark, as UTF-16 and some UTF-8 do; save it as plain "
+            "UTF-8 without one"
         )
 
 

@@ -120,6 +120,8 @@ class ExactMTS(ThermostattedMTS):
         self._refresh()
         atoms = self.atoms
         positions, momenta = atoms.get_positions(), atoms.get_momenta()
+        # Where the step begins both must answer; only what fails on its way is a rejection.
+        self._fast_forces(positions)
         before, memory = self._total_energy(), (self._accurate.state_dict(), self._known)
         try:
             super().step()

@@ -52,7 +52,14 @@ def check_start(
     if atoms.constraints:
         raise InputError(
             f"the atoms carry the constraints {atoms.constraints}, which would change the number "
-            "of degrees of freedom; remove them with atoms.set_constraint()"
+            "of degrees of freedom; remove them with atoms.set_constraint(), and from a file the "
+            "column move_mask"
+        )
+    masses = atoms.get_masses()
+    if not (np.isfinite(masses) & (masses > 0.0)).all():
+        raise InputError(
+            f"masses are {masses.tolist()} amu; all must be positive and finite, so correct those "
+            "of the file or atoms, or leave them out"
         )
     if keep_velocities and not atoms.has("momenta"):
         raise ConfigError("the atoms have no velocities to keep; let them be drawn")

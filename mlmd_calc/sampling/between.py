@@ -24,8 +24,8 @@ _UNREACHABLE: Final = {
     "isomerised": "has a peptide bond of the other kind, cis or trans, than the first",
 }
 """What no dynamics changes."""
-_OF_THE_POSE: Final = ("ref_pos",)
-"""Features that follow from positions where a ligand has no SMILES."""
+_OF_THE_FILE: Final = ("ref_pos", "residue_index")
+"""Features that may differ: by positions, where a ligand has no SMILES, and numbers of residues."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _end(
     other = build_system(last)
     for entry in fields(system.features):
         ours, theirs = (getattr(each.features, entry.name) for each in (system, other))
-        if entry.name not in _OF_THE_POSE and not _equal(ours, theirs):
+        if entry.name not in _OF_THE_FILE and not _equal(ours, theirs):
             raise InputError(
                 f"the two structures differ in {entry.name}: they must be of one molecule with the "
                 f"same protonation, but have {_residues(first)} and {_residues(last)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from ase.data import covalent_radii
 from numpy.typing import NDArray
 
 from mlmd_calc import units
@@ -17,8 +18,9 @@ from mlmd_calc.optional import require
 FRAME_FILES: Final = (".xtc", ".dcd")
 """Endings of the files that :func:`read_frames` knows."""
 
-_LONGEST_BOND: Final = 5.0
-"""Å; a bond longer than this is one across a periodic cell."""
+_BOND: Final = (0.6, 1.5)
+"""Lengths of bonds over the sum of covalent radii, which no vibration leaves."""
+_TINY: Final = 1e-6
 _EQUAL: Final = 0.01
 """Relative difference of intervals that means nothing."""
 POSITION_BYTES: Final = 3 * 4
@@ -124,8 +126,13 @@ def frame_interval(path: Path, times: NDArray[np.float64], interval_ps: float | 
     return interval_ps
 
 
-def check_whole(path: Path, frames: NDArray[np.float32], bonds: NDArray[np.int64]) -> None:
-    """Refuse molecules that a periodic cell has cut.
+def check_whole(
+    path: Path,
+    frames: NDArray[np.float32],
+    bonds: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+) -> None:
+    """Refuse molecules that a periodic cell has cut, and atoms that are not those of the topology.
 
     Parameters
     ----------
@@ -135,18 +142,25 @@ def check_whole(path: Path, frames: NDArray[np.float32], bonds: NDArray[np.int64
         ``(f, a, 3)`` Å.
     bonds
         ``(b, 2)`` between these atoms.
+    numbers
+        ``(a,)`` atomic numbers.
 
     Raises
     ------
     InputError
-        With the first frame in which a bond is too long.
+        With the first frame in which a bond is too long or too short.
     """
+    usual = covalent_radii[numbers[bonds]].sum(axis=1)
     lengths = bond_lengths(frames, bonds)
-    broken = (lengths > _LONGEST_BOND).any(axis=1)
-    if broken.any():
-        frame = int(broken.argmax())
+    ratios = lengths / usual
+    shortest, longest = _BOND
+    wrong = (ratios < shortest) | (ratios > longest)
+    if wrong.any():
+        frame = int(wrong.any(axis=1).argmax())
+        # The one that is farthest off tells most.
+        bond = int(np.abs(np.log(ratios[frame] + _TINY)).argmax())
         raise InputError(
-            f"frame {frame} of {path} has a bond of {lengths[frame].max():.1f} Å; make molecules "
-            "whole first (gmx trjconv -pbc mol, or mdtraj's make_molecules_whole), and give the "
-            "topology of this very trajectory"
+            f"frame {frame} of {path} has a bond of {lengths[frame, bond]:.1f} Å, usual are "
+            f"{usual[bond]:.1f}; make molecules whole first (gmx trjconv -pbc mol, or mdtraj's "
+            "make_molecules_whole), and give the topology of this very trajectory"
         )

@@ -237,7 +237,7 @@ def _with_topology(
     structure = read_structure(topology)
     system = build_system(structure)
     frames, times = read_frames(path, len(structure), system.atoms, every)
-    check_whole(path, frames, system.bonds)
+    check_whole(path, frames, system.bonds, structure.numbers[system.atoms])
     interval = frame_interval(path, times, None if interval_ps is None else interval_ps * every)
     return BiomolecularTrajectory(
         name=topology.stem,
@@ -276,12 +276,15 @@ def _slots(
     filled = [residue * _SLOTS + k for residue, own in enumerate(names) for k in range(len(own))]
     refuse_huge_array(path, len(array) // every * len(filled) * POSITION_BYTES)
     frames = array[::every].reshape(-1, expected[0] * _SLOTS, 3)[:, filled].astype(np.float32)
-    empty = (frames == 0.0).all(axis=(0, 2))
-    if empty.any():
-        residue = filled[int(empty.argmax())] // _SLOTS
+    is_atom = np.zeros(expected[:2], dtype=bool)
+    is_atom.flat[filled] = True
+    there = np.any(array[[0, len(array) // 2, -1]] != 0.0, axis=(0, 3))
+    if (there != is_atom).any():
+        residue = int((there != is_atom).any(axis=1).argmax())
         raise InputError(
-            f"{path} lacks atoms of residue {residue + 1}, {_SLOT_NAMES[letters[residue]][0]} in "
-            f"the sequence {letters}; give the sequence of this very array"
+            f"{path} has {there[residue].sum()} atoms of residue {residue + 1}, which is "
+            f"{_SLOT_NAMES[letters[residue]][0]} in the sequence {letters} and has "
+            f"{is_atom[residue].sum()}; give the sequence of this very array"
         )
     structure = _heavy_structure(letters, frames[0].astype(np.float64))
     interval = frame_interval(path, np.zeros(0), interval_ps) * every
@@ -331,5 +334,6 @@ def _trajectory(
         replica=replica,
         metadata={"source": path.name},
     )
-    check_whole(path, trajectory.positions, trajectory.system.bonds)
+    system = trajectory.system
+    check_whole(path, trajectory.positions, system.bonds, structure.numbers[system.atoms])
     return trajectory

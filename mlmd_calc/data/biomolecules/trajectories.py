@@ -234,7 +234,7 @@ def _read_foreign(
     structure = read_structure(topology)
     system = build_system(structure)
     frames, times = read_frames(path, len(structure), system.atoms)
-    check_whole(path, frames, system.bonds)
+    check_whole(path, frames, system.bonds, structure.numbers[system.atoms])
     return BiomolecularTrajectory(
         name=Path(topology).stem,
         structure=structure,
