@@ -270,7 +270,7 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
         if is_number or (is_flag and ":" in str(key)):
             raise InputError(
                 f"{key}={value!r} looks like a charge or spin, but is not a name known here; "
-                "write charge=... (total, in e) or multiplicity=... (2S + 1), or remove it"
+                "rename it to charge=... (total, in e) or multiplicity=... (2S + 1), or remove it"
             )
 
 

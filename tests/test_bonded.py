@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
+from ase.constraints import FixAtoms
 from bond_springs import springs
 
 from mlmd_calc import MDETCalculator
@@ -224,6 +225,34 @@ def test_refuses_what_it_cannot_fit():
         field.evaluate([other], ("forces",))
     with pytest.raises(ConfigError, match="other terms"):
         field.load_state_dict(fitted("C2H2")[1].state_dict())
+
+
+def test_refuses_arrays_that_do_not_fit():
+    water = molecule("H2O")
+    positions = shaken(water, 40, 0.05)
+    forces = springs(water, positions)
+    for wrong in (forces[1:], forces[:, 1:], forces.reshape(40, 9)):
+        with pytest.raises(InputError, match=r"both must be \(structures, 3, 3\)"):
+            BondedForceField(water, positions, wrong)
+    forces[3, 1] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        BondedForceField(water, positions, forces)
+
+
+def test_what_no_structure_moves_has_no_force():
+    water = molecule("H2O")
+    still = np.tile(water.positions, (40, 1, 1))
+    field = BondedForceField(water, still, np.zeros_like(still))
+    assert field.error == 0.0
+    assert not field.forces(shaken(water, 1, 0.05)[0]).any()
+
+
+def test_refuses_atoms_that_are_held():
+    water = molecule("H2O")
+    water.calc = LennardJones()
+    water.set_constraint(FixAtoms([0]))
+    with pytest.raises(InputError, match=r"FixAtoms.*as if it were forces"):
+        BondedForceField.fit(water, frames=3)
 
 
 @pytest.mark.parametrize("network", [False, True])

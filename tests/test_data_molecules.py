@@ -101,6 +101,14 @@ def test_recipe_files(tmp_path):
     assert ketene.tags == {"a", "b"}
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_of_spreadsheets_in_other_languages(tmp_path, delimiter):
+    rows = ["name,smiles,charge,multiplicity", "oxygen,O=O,0,3", ",,,"]
+    (tmp_path / "x.csv").write_text("\r\n".join(rows).replace(",", delimiter))
+    (oxygen,) = select_molecules([str(tmp_path / "x.csv")])
+    assert oxygen == Molecule("oxygen", "O=O", 0, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -499,3 +499,53 @@ def test_starting_data_are_readable():
     inner = slice(1, 500)
     differences = (trajectory.positions[2:501] - trajectory.positions[:499]) / 4
     np.testing.assert_allclose(trajectory.velocities[inner], differences, atol=0.01)
+
+
+def test_velocities_of_made_up_masses_are_left_out(tmp_path):
+    frames = []
+    for step in range(3):
+        atoms = labelled(molecule("H2O"), 1.0, time_fs=2.0 * step)
+        atoms.set_masses([16.0, 3.0, 3.0])
+        atoms.set_velocities(np.full((3, 3), 0.01))
+        frames.append(atoms)
+    ase.io.write(tmp_path / "x.extxyz", frames)
+    with pytest.warns(UserWarning, match="masses are not the natural ones"):
+        (water,) = read_dataset(tmp_path / "x.extxyz")
+    assert water.velocities is None
+    assert water.forces is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "\ufeff" + text, "byte-order mark"),
+        (lambda text: text.replace("energy=", "time=late energy="), "time='late' is no time"),
+        (lambda text: text.replace("energy=", "Q=1 energy="), "Q=.*1.* looks like a charge"),
+    ],
+)
+def test_texts_that_say_something_else(tmp_path, change, message):
+    ase.io.write(tmp_path / "x.extxyz", [labelled(molecule("H2O"), 1.0)])
+    text = (tmp_path / "x.extxyz").read_text()
+    (tmp_path / "x.extxyz").write_text(change(text), encoding="utf-8")
+    with pytest.raises((InputError, ModelFileError), match=message):
+        read_dataset(tmp_path / "x.extxyz")
+
+
+def test_an_at_sign_in_the_name_of_a_file_means_nothing(tmp_path):
+    ase.io.write(tmp_path / "x.extxyz", [labelled(molecule("H2O"), 1.0)] * 2)
+    path = (tmp_path / "x.extxyz").rename(tmp_path / "water@300K.extxyz")
+    (water,) = read_dataset(path)
+    assert (water.name, len(water)) == ("water@300K", 2)
+
+
+def test_files_without_frames_and_frames_with_overlaps_are_refused(tmp_path, water):
+    arrays = {"numbers": water.numbers, "R": water.positions, "F": water.forces}
+    arrays["E"] = water.energies
+    per_frame = {name: array[:0] for name, array in arrays.items() if name != "numbers"}
+    np.savez(tmp_path / "none.npz", **{**arrays, **per_frame})
+    with pytest.raises(InputError, match="has no frames"):
+        read_dataset(tmp_path / "none.npz")
+    arrays["R"][2, 1] = arrays["R"][2, 2]
+    np.savez(tmp_path / "twice.npz", **arrays)
+    with pytest.raises(InputError, match="atoms 1 and 2 of a frame are 0 Å apart"):
+        read_dataset(tmp_path / "twice.npz")

@@ -50,6 +50,7 @@ def test_ase_knows_that_oxygen_is_a_triplet():
 def test_results_of_a_file_count():
     atoms = atoms_saying()
     assert electronic_state(atoms, results={"charges": [-0.4, -0.6], "magmom": 1.0}) == (-1, 2)
+    assert electronic_state(atoms, results={"magmoms": [1.1, 0.9]}) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,9 @@ def test_results_of_a_file_count():
         ({"spin": 0.5}, "0.5 is not an integer"),
         ({"q_charge": 1}, "q_charge=1 looks like a charge or spin.*rename it"),
         ({"uhf": 2}, "uhf=2 looks like"),
+        ({"q": 1}, "q=1 looks like"),
+        # What ASE makes of the comment "charge: 1".
+        ({"charge:": True, "1": True}, "charge:=True looks like"),
         ({"n_unpaired_electrons": np.int64(2)}, "looks like"),
     ],
     ids=str,

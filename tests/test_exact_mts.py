@@ -12,7 +12,7 @@ from toy_models import toy_model
 
 from mlmd_calc import MDETCalculator, units
 from mlmd_calc.bonded import BondedForceField
-from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md import ExactMTS, MTSLangevin, MTSVelocityVerlet, draw_momenta
 from mlmd_calc.md.attached import ForceModelCalculator
 from mlmd_calc.propagation import FunctionForces
@@ -157,6 +157,18 @@ def test_what_cannot_be_exact_is_refused():
         on(SumCalculator(parts), Springs(18.0, 1.0))
     with pytest.raises(ConfigError, match="temperature_K=-1"):
         on(Springs(20.0, 1.0), Springs(18.0, 1.0), temperature_K=-1)
+
+
+def test_cheap_forces_of_another_molecule_are_refused():
+    """They would reject every step, and nothing would move."""
+    methanol = molecule("CH3OH")
+    positions = methanol.positions + 0.05 * np.random.default_rng(0).normal(size=(60, 6, 3))
+    cheap = BondedForceField(methanol, positions, springs(methanol, positions))
+    atoms = water()
+    atoms.calc = Springs(20.0, 1.0)
+    run = ExactMTS(atoms, units.FS, cheap, inner_steps=2, temperature_K=300, friction=0.1)
+    with pytest.raises(InputError, match="not those that the force field was fitted to"):
+        run.run(1)
 
 
 def test_a_restart_of_another_run_is_refused(tmp_path, monkeypatch):

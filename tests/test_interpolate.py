@@ -55,10 +55,14 @@ def test_ends_are_as_given(model):
     np.testing.assert_allclose(drawn.steps, rmsd, atol=1e-9)
 
 
-def test_order_and_pose_of_the_end_do_not_matter(model):
+def test_order_numbers_and_pose_of_the_end_do_not_matter(model):
     order = np.random.default_rng(0).permutation(len(LAST))
     other = permuted(LAST, order)
-    turned = replace(other, positions=other.positions[:, [1, 2, 0]] + 5.0)
+    turned = replace(
+        other,
+        positions=other.positions[:, [1, 2, 0]] + 5.0,
+        residue_numbers=other.residue_numbers + 7,
+    )
     ours, theirs = (draw(model, last=last, count=1).steps for last in (LAST, turned))
     np.testing.assert_allclose(ours, theirs, atol=1e-2)
 

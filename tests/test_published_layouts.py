@@ -170,6 +170,8 @@ def test_mdgen_arrays_refuse(tmp_path):
         read_mdgen(path, interval_ps=10.0, sequence="AIK")
     with pytest.raises(InputError, match="has 5 atoms of residue 1, which is LYS in"):
         read_mdgen(path, interval_ps=10.0, sequence="KIKW")
+    with pytest.raises(InputError, match="has 14 atoms of residue 4, which is GLY in"):
+        read_mdgen(path, interval_ps=10.0, sequence="AIKG")
     path.rename(tmp_path / "6cka_B_R1.npy")
     with pytest.raises(InputError, match="'6cka' is no sequence of amino acids"):
         read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0)
@@ -217,6 +219,11 @@ def test_torn_molecules_and_large_files_are_refused(tmp_path, monkeypatch):
     write_timewarp(tmp_path, positions=torn)
     with pytest.raises(InputError, match=r"frame 3 of .* make molecules whole"):
         read_timewarp(path)
+    # In another order than the topology, or without any positions.
+    for wrong in (frames[:, ::-1] / 10.0, np.zeros_like(frames)):
+        write_timewarp(tmp_path, positions=wrong)
+        with pytest.raises(InputError, match="the topology of this very trajectory"):
+            read_timewarp(path)
     write_timewarp(tmp_path, positions=np.zeros((100, 78, 3), dtype=np.float32))
     write_array(tmp_path / "AIKW.npy")
     # Enough for the structure, but not for twice the positions.

@@ -417,6 +417,12 @@ def test_refusals(tmp_path):
     with pytest.raises(InputError, match="FixAtoms"):
         Run.start(atoms, tmp_path / "a", MDSettings())
     atoms.set_constraint()
+    for mass in (0.0, -1.0, np.nan):
+        light = atoms.copy()
+        light.calc = atoms.calc
+        light.set_masses([1.0, mass])
+        with pytest.raises(InputError, match="must be positive and finite"):
+            Run.start(light, tmp_path / "a", MDSettings())
     Run.start(atoms, tmp_path / "a", MDSettings()).close()
     with pytest.raises(ConfigError, match="holds a run already"):
         Run.start(atoms, tmp_path / "a", MDSettings())

@@ -336,6 +336,43 @@ def test_alternate_locations(tmp_path):
     assert structure.notes == ("Alternate locations taken: B of ETH 1.",)
 
 
+def test_first_alternate_location_without_a_label(tmp_path):
+    lines = []
+    for line in ethanol():
+        moved = f"{line[:46]}{float(line[46:54]) + 0.01:8.3f}{line[54:]}"
+        lines += [
+            f"{line[:54]}  0.40{line[60:]}",
+            f"{moved[:16]}A{moved[17:54]}  0.60{moved[60:]}",
+        ]
+    structure = read_structure(write(tmp_path / "blank.pdb", lines))
+    assert (len(structure), structure.positions[0, 2]) == (9, 0.01)
+
+
+def test_frames_that_end_with_end(tmp_path):
+    """As VMD writes them; END between different atoms separates nothing."""
+    second = [line.replace("1.168", "1.170") for line in ethanol()]
+    path = write(tmp_path / "vmd.pdb", [*ethanol(), "END\n", *second, "END\n"])
+    assert read_structure(path).notes == ("The file has 2 models; model 1 is taken.",)
+    assert read_structure(path, model=-1).positions[0, 0] == 1.170
+    halves = write(tmp_path / "halves.pdb", [*ethanol()[:4], "END\n", *ethanol()[4:], "END\n"])
+    assert len(read_structure(halves)) == 9
+
+
+def test_serial_numbers_of_six_digits(tmp_path):
+    lines = [f"ATOM  {100_000 + i}{line[12:]}" for i, line in enumerate(ethanol())]
+    shifted = [f"ATOM {line[6:12]}{line[12:]}" for line in lines]
+    for text in (lines, shifted):
+        assert len(read_structure(write(tmp_path / "large.pdb", text))) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "charge"), [("1+", 1), ("+1", 1), ("+ ", 1), ("- ", -1), ("1 ", 0)]
+)
+def test_formal_charges(text, charge, tmp_path):
+    lines = [f"{line.rstrip():<78}{text if i == 2 else ''}\n" for i, line in enumerate(ethanol())]
+    assert read_structure(write(tmp_path / "charged.pdb", lines)).charges.tolist()[2] == charge
+
+
 def test_insertion_codes_survive(tmp_path):
     """Residues 1, 1A and 1B, in a file and in the start that `mlmd sample` writes."""
     peptide = capped_peptide("GA", 0)
@@ -370,6 +407,20 @@ def test_cells(tmp_path):
         load_structure(str(path))
     assert not load_structure(str(path), vacuum=True).pbc.any()
     assert read_structure_file(path).cell == (30.0, 30.0, 30.0, 90.0, 90.0, 90.0)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "      nan      nan      nan  90.00  90.00  90.00",
+        "   30.000   30.000   30.000   0.00   0.00   0.00",
+        "  -30.000   30.000   30.000  90.00  90.00  90.00",
+    ],
+)
+def test_cells_without_volume(cell, tmp_path):
+    path = write(tmp_path / "box.pdb", [f"CRYST1{cell} P 1           1\n", *ethanol()])
+    with pytest.raises(InputError, match="are those of no cell; remove CRYST1"):
+        load_structure(str(path))
 
 
 # ---- refusals ---------------------------------------------------------------------------------
@@ -555,3 +606,56 @@ def test_names_of_files(tmp_path):
     notes.clear()
     assert len(load_structure("CCO", report=notes.append)) == 9
     assert notes == ["'CCO' is taken as a SMILES."]
+    (tmp_path / "start@300K.xyz").write_bytes((tmp_path / "start.xyz").read_bytes())
+    assert len(load_structure(str(tmp_path / "start@300K.xyz"))) == 9
+
+
+XYZ = "".join(
+    f"{symbol} {x} {y} {z}\n"
+    for _, symbol, x, y, z in (row.split() for row in ETHANOL.strip().splitlines())
+)
+GRO = "".join(
+    f"    1ETH  {name:>5}{i:5d}" + "".join(f"{float(v) / 10:8.3f}" for v in x) + "\n"
+    for i, (name, _, *x) in enumerate((row.split() for row in ETHANOL.strip().splitlines()), 1)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.gro", f"ethanol\n    9\n{GRO}   0.00000   0.00000   0.00000\n"),
+        ("x.xyz", f'9\nProperties=species:S:1:pos:R:3 pbc="T T T"\n{XYZ}'),
+        ("x.xyz", f'9\nLattice="1 0 0 0 1 0 0 0 1" Properties=species:S:1:pos:R:3\n{XYZ}'),
+    ],
+)
+def test_other_files_without_a_cell(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    atoms = load_structure(str(tmp_path / name))
+    assert atoms.get_chemical_formula() == "C2H6O"
+    assert not atoms.pbc.any()
+
+
+def test_constraints_that_hold_nothing_are_none(tmp_path):
+    for letter, held in (("T", 0), ("F", 1)):
+        rows = XYZ.replace("\n", " T\n").replace(" T\n", f" {letter}\n", 1)
+        comment = "Properties=species:S:1:pos:R:3:move_mask:L:1"
+        (tmp_path / "x.xyz").write_text(f"9\n{comment}\n{rows}")
+        assert len(load_structure(str(tmp_path / "x.xyz")).constraints) == held
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("x.xyz", f"9\n\n{XYZ.replace('1.168', 'nan')}", r"C0 has the position \[nan, -0.4"),
+        ("x.xyz", f"\ufeff9\n\n{XYZ}", "begins with a byte-order mark"),
+        ("x.xyz", f"9\n\n{XYZ}0\n\n", "the last frame of .* has no atoms"),
+        ("x.xyz", f"\n9\n\n{XYZ}", "ASE cannot read .*; give a whole file"),
+        ("x.txt", f"9\n\n{XYZ}", "ASE cannot read .* such as .xyz"),
+        ("x.xyz", f"9\ncharge: 1\n{XYZ}", "charge:=True looks like a charge"),
+        ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
+    ],
+)
+def test_other_files_that_are_refused(name, text, reason, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises((InputError, ModelFileError), match=reason):
+        load_structure(str(tmp_path / name))

@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlmd_calc import units
@@ -39,6 +40,9 @@ VELOCITY_UNITS: Final[dict[VelocityUnit, float]] = {"angstrom/fs": 1.0, "ase": u
 
 _TIME_KEYS: Final = {"time_fs": 1.0, "time_ps": units.FS_PER_PS, "time": 1.0}
 """fs per unit of the times in ``info``."""
+
+_SAME_MASS: Final = 0.01
+"""Relative difference of masses that means nothing, as between tables of them."""
 
 _LOOKS_LIKE: Final = {
     "energy": re.compile(r"energy|etot|^e$", re.IGNORECASE),
@@ -214,13 +218,16 @@ def _molecule(
     if others := _left_out(path, members, {"energy": energies is None, "forces": forces is None}):
         metadata["left_out"] = others
     spacing, segment = _times(path, members, options.frame_spacing_fs)
+    moving = any({"momenta", "velocities"} & atoms.arrays.keys() for atoms in members)
+    wanted = moving or options.frame_spacing_fs is not None
+    foreign = wanted and _has_foreign_masses(path, members)
     frames = MoleculeFrames(
         name=str(name),
         numbers=members[0].numbers.astype(np.int64),
         positions=np.array([atoms.positions for atoms in members]),
         forces=forces,
         energies=energies,
-        velocities=_velocities(path, members, options.velocity_unit),
+        velocities=None if foreign else _velocities(path, members, options.velocity_unit),
         charge=state.charge,
         multiplicity=state.multiplicity,
         dt_fs=spacing,
@@ -228,10 +235,23 @@ def _molecule(
         metadata=metadata,
     )
     # A column of velocities that was left out is no reason to make other ones.
-    moving = any({"momenta", "velocities"} & atoms.arrays.keys() for atoms in members)
-    if options.frame_spacing_fs is None or moving:
+    if options.frame_spacing_fs is None or moving or foreign:
         return frames
     return with_velocities(frames, options.frame_spacing_fs)
+
+
+def _has_foreign_masses(path: Path, members: list[Atoms]) -> bool:
+    """Tell whether atoms move as isotopes or made-up masses do, and say what is left out."""
+    usual = atomic_masses[members[0].numbers]
+    found = [atoms.get_masses() for atoms in members if atoms.has("masses")]
+    if all(np.abs(masses / usual - 1.0).max() < _SAME_MASS for masses in found):
+        return False
+    warnings.warn(
+        f"{path}: velocities are left out, because masses are not the natural ones, with which "
+        "propagators move molecules",
+        stacklevel=6,
+    )
+    return True
 
 
 def _refuse_wrapped(where: str, atoms: Atoms) -> None:
