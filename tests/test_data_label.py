@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from mlmd_calc import MDETCalculator, Potential
 from mlmd_calc.cli import app
-from mlmd_calc.data import label, read_dataset, write_trajectory
+from mlmd_calc.data import label, read_dataset, write_labels, write_trajectory
 from mlmd_calc.data.label import label_forces
-from mlmd_calc.errors import PredictionError
+from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import FunctionForces
 
@@ -76,6 +76,15 @@ def test_molecules_of_one_name_get_a_file_each(tmp_path):
     # The first file there is not that of the second folder.
     again = CliRunner().invoke(app, ["data", "label", folders[1], "--out", str(tmp_path / "out")])
     assert "water.npz holds other frames" in str(again.exception)
+
+
+def test_frames_that_are_no_trajectory_are_refused_before_any_is_labelled(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlmd_calc.potential.Potential", None)  # a call would fail
+    write_labels(tmp_path / "water.npz", WATER)
+    arguments = ["data", "label", str(tmp_path / "water.npz"), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=r"has no velocities, segment, dt_fs, .*--frame-spacing"):
+        raise CliRunner().invoke(app, arguments).exception
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_of_data_files_never_leave_the_folder():

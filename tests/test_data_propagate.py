@@ -463,3 +463,20 @@ def test_the_command_starts_from_labels(tmp_path):
         result = CliRunner().invoke(app, words)
         assert isinstance(result.exception, ConfigError)
         assert "one of both" in str(result.exception)
+
+
+def test_starts_of_one_name_in_two_files_are_refused(tmp_path):
+    """Only one of them would be followed."""
+    frames = MoleculeFrames(
+        name="water",
+        numbers=np.array([8, 1, 1]),
+        positions=np.array([[[0.0, 0.0, 0.1], [0.0, 0.8, -0.5], [0.0, -0.8, -0.5]]] * 2),
+        forces=np.zeros((2, 3, 3)),
+        energies=np.zeros(2),
+        metadata={"smiles": "O", "name": "water"},
+    )
+    for name in ("a.npz", "b.npz"):
+        write_labels(tmp_path / name, frames)
+    words = ["propagate", "--starts", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words)
+    assert "has 2 sets of structures of 1 names" in str(result.exception)

@@ -273,10 +273,12 @@ def label_command(
     """Replace the forces of trajectories by those of a model; molecules that are done are kept."""
     # Imports torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.label import file_stems, is_labelled, label_forces
-    from mlmd_calc.data.npz import write_trajectory
+    from mlmd_calc.data.npz import check_trajectory, write_trajectory
     from mlmd_calc.potential import Potential
 
     molecules = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(paths)
+    for molecule in molecules:
+        check_trajectory(molecule)
     potential = Potential(model, dtype=dtype)
     name = potential.model.card.name
     files = {

@@ -286,6 +286,23 @@ def write_labels(
     _write(Path(path), frames, arrays)
 
 
+def check_trajectory(frames: MoleculeFrames) -> None:
+    """Refuse frames that are no trajectory.
+
+    Raises
+    ------
+    InputError
+        If velocities, energies, ``segment`` or ``dt_fs`` are missing.
+    """
+    needed = ("velocities", "energies", "segment", "dt_fs")
+    missing = [name for name in needed if getattr(frames, name) is None]
+    if missing:
+        raise InputError(
+            f"molecule {frames.name!r} has no {', '.join(missing)}, which a trajectory needs; give "
+            "the time between its frames (--frame-spacing), and energies"
+        )
+
+
 def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> None:
     """Write positions and velocities of one molecule in our trajectory layout.
 
@@ -305,15 +322,10 @@ def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> No
     InputError
         If one of these is missing or the path does not end in ``.npz``.
     """
-    if (
-        frames.velocities is None
-        or frames.energies is None
-        or frames.segment is None
-        or frames.dt_fs is None
-    ):
-        raise InputError(
-            f"molecule {frames.name!r}: a trajectory needs velocities, energies, segment and dt_fs"
-        )
+    check_trajectory(frames)
+    assert frames.velocities is not None
+    assert frames.energies is not None
+    assert frames.dt_fs is not None
     arrays = {
         "x": frames.positions.astype(np.float32),
         "v": frames.velocities.astype(np.float32),
