@@ -187,7 +187,7 @@ def _cell(cell: tuple[float, ...]) -> tuple[float, ...]:
     if not (min(cell) > 0.0 and 0.0 < volume < np.inf):
         raise InputError(
             f"the lengths {cell[:3]} Å and angles {cell[3:]} degrees are those of no cell; remove "
-            "CRYST1 or _cell, which this model does not need"
+            "CRYST1 or _cell where there is none"
         )
     return cell
 

@@ -222,8 +222,8 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
     known = extension2format.get(suffix.lower().removeprefix("."))
     try:
         # ASE does not know capital letters; where it knows nothing, it looks into the file.
-        capital = known is not None and suffix != suffix.lower()
-        kind = known.name if capital else filetype(str(path))
+        is_capital = suffix != suffix.lower()
+        kind = known.name if known is not None and is_capital else filetype(str(path))
         atoms: Any = ase.io.read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's many readers raise whatever they stumble over
         if isinstance(error, KeyError) and error.args:

@@ -52,8 +52,8 @@ def check_start(
     if atoms.constraints:
         raise InputError(
             f"the atoms carry the constraints {atoms.constraints}, which would change the number "
-            "of degrees of freedom; remove them with atoms.set_constraint(), and from a file the "
-            "column move_mask"
+            "of degrees of freedom; remove them with atoms.set_constraint(), or the column "
+            "move_mask of the file"
         )
     masses = atoms.get_masses()
     if not (np.isfinite(masses) & (masses > 0.0)).all():
