@@ -159,6 +159,14 @@ def test_what_cannot_be_exact_is_refused():
         on(Springs(20.0, 1.0), Springs(18.0, 1.0), temperature_K=-1)
 
 
+def test_a_run_that_accepts_nothing_says_so():
+    away = FunctionForces(lambda positions: (0.0, np.full_like(positions, 1e3)))
+    run = tethered(away)
+    with pytest.warns(UserWarning, match="none of the first 100 steps was accepted"):
+        run.run(150)
+    assert run.accepted == 0
+
+
 def test_cheap_forces_of_another_molecule_are_refused():
     """They would reject every step, and nothing would move."""
     methanol = molecule("CH3OH")

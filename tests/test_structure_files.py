@@ -348,6 +348,12 @@ def test_first_alternate_location_without_a_label(tmp_path):
     assert (len(structure), structure.positions[0, 2]) == (9, 0.01)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_texts_of_editors_on_windows(encoding, tmp_path):
+    (tmp_path / "x.pdb").write_text("".join(ethanol()), encoding=encoding)
+    assert len(read_structure(tmp_path / "x.pdb")) == 9
+
+
 def test_frames_that_end_with_end(tmp_path):
     """As VMD writes them; END between different atoms separates nothing."""
     second = [line.replace("1.168", "1.170") for line in ethanol()]

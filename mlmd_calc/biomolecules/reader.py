@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import lzma
 import os
@@ -110,7 +111,9 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
         )
     try:
         with ase.io.formats.open_with_compression(str(path), "rb") as file:
-            text = file.read().decode("utf-8-sig", errors="replace")
+            content = file.read()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if is_wide else "utf-8-sig", errors="replace")
         sites = parse(text, model)
         return _structure_file(sites, model)
     except (ModelFileError, InputError) as error:

@@ -20,8 +20,9 @@ forget, so that many of them slow motion down.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import ase
 import numpy as np
@@ -30,6 +31,9 @@ from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md.canonical import acceptance_probability
 from mlmd_calc.md.force_source import Forces, ForceSource
 from mlmd_calc.md.mts import ThermostattedMTS
+
+_ENOUGH: Final = 100
+"""Steps after which a run in which none was accepted is not what anybody wants."""
 
 
 class ExactMTS(ThermostattedMTS):
@@ -141,6 +145,13 @@ class ExactMTS(ThermostattedMTS):
             accurate, self._known = memory
             self._accurate.load_state_dict(accurate)
         self._refresh()
+        if self.trials == _ENOUGH and not self.accepted:
+            warnings.warn(
+                f"none of the first {_ENOUGH} steps was accepted, so that nothing has moved; take "
+                "shorter steps, or cheap forces that are of this molecule with its atoms in this "
+                "order",
+                stacklevel=2,
+            )
 
     def _refresh(self) -> None:
         """Let the thermostat act for half a step."""
