@@ -179,13 +179,8 @@ class BondedForceField:
             raise ConfigError(f"temperature_K={temperature_K}; it must be positive")
         if frames < 1:
             raise ConfigError(f"frames={frames}; there must be at least 1")
+        _check_free(atoms)
         rng = np.random.default_rng(seed)
-        _bonds(atoms)
-        if atoms.constraints:
-            raise InputError(
-                f"the atoms carry the constraints {atoms.constraints}, and what holds them would "
-                "be fitted as if it were forces; remove them with atoms.set_constraint()"
-            )
         walker = atoms.copy()
         walker.calc = atoms.calc
 
@@ -371,6 +366,16 @@ def _bonds(atoms: ase.Atoms) -> NDArray[np.int64]:
             f"{atoms.get_chemical_formula()} has no bonds, which springs could be fitted to"
         )
     return bonds
+
+
+def _check_free(atoms: ase.Atoms) -> None:
+    """Refuse, before a run is made, what has no bonds, and atoms that are held."""
+    _bonds(atoms)
+    if atoms.constraints:
+        raise InputError(
+            f"the atoms carry the constraints {atoms.constraints}, and what holds them would be "
+            "fitted as if it were forces; remove them with atoms.set_constraint()"
+        )
 
 
 def _check_structures(
