@@ -160,8 +160,7 @@ def test_what_cannot_be_exact_is_refused():
 
 
 def test_a_run_that_accepts_nothing_says_so():
-    away = FunctionForces(lambda positions: (0.0, np.full_like(positions, 1e3)))
-    run = tethered(away)
+    run = tethered(Tethers(1e4 * K, ANCHORS))
     with pytest.warns(UserWarning, match="none of the first 100 steps was accepted"):
         run.run(150)
     assert run.accepted == 0
