@@ -18,6 +18,8 @@ from mlmd_calc.optional import require
 FRAME_FILES: Final = (".xtc", ".dcd")
 """Endings of the files that :func:`read_frames` knows."""
 
+_LONGEST_BOND: Final = 5.0
+"""Å; a bond longer than this is one across a periodic cell."""
 _BOND: Final = (0.6, 1.5)
 """Lengths of bonds over the sum of covalent radii, which no vibration leaves."""
 _TINY: Final = 1e-6
@@ -148,15 +150,17 @@ def check_whole(
     Raises
     ------
     InputError
-        With the first frame in which a bond is too long or too short.
+        With the first frame in which a bond crosses a cell, or if every frame has bonds of
+        impossible length. Single frames may, as those that a model has drawn.
     """
     usual = covalent_radii[numbers[bonds]].sum(axis=1)
     lengths = bond_lengths(frames, bonds)
     ratios = lengths / usual
     shortest, longest = _BOND
-    wrong = (ratios < shortest) | (ratios > longest)
-    if wrong.any():
-        frame = int(wrong.any(axis=1).argmax())
+    torn = (lengths > _LONGEST_BOND).any(axis=1)
+    foreign = ((ratios < shortest) | (ratios > longest)).any(axis=1)
+    if torn.any() or foreign.all():
+        frame = int(torn.argmax())
         # The one that is farthest off tells most.
         bond = int(np.abs(np.log(ratios[frame] + _TINY)).argmax())
         raise InputError(
