@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
-from mlmd_calc.potential import Potential
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError, PredictionError
+from mlmd_calc.potential import Evaluation, Potential, Structure
 from mlmd_calc.potential.coverage import Coverage
 from openmm_bridge.checks import check_contexts
 from openmm_bridge.region import Region, check_nanometres, make_whole
@@ -25,6 +25,9 @@ _LOG: Final = logging.getLogger(__name__)
 
 FORCE_UNIT: Final = units.NM / units.KJ_PER_MOL
 """kJ/mol/nm per eV/Å."""
+
+_WALL: Final = 1e12
+"""kJ/mol, above the energy of anything, so that a minimiser takes a shorter step."""
 
 # OpenMM 8.5 reads what a Python force returns through numpy, which it loads only when it is first
 # given a sequence. Where that is never done, as after loadCheckpoint or loadState in a new process,
@@ -117,18 +120,21 @@ class MDETComputation:
                 f"the System has {len(positions)} particles, but the topology the force was made "
                 f"for has {region.system_size} atoms; make the force from the System's topology"
             )
-        minimising = _minimising()
-        if minimising and not self.potential.conservative:
+        minimisation = _minimisation()
+        if minimisation is not None and not self.potential.conservative:
             raise ConfigError(
                 "energy minimisation needs forces that are the gradient of an energy, and direct "
                 "forces are not; minimise with a force made with forces='conservative' (if the "
                 "model has an energy) or with the force field, then run with this one"
             )
         own = self._molecule(positions, box)
-        # The first trial step of the minimiser is long, whatever the forces.
-        coverage = Coverage(closest=0.05, gap=np.inf) if minimising else None
         structure = region.structure(own * units.NM)
-        result = self.potential.evaluate([structure], coverage=coverage)[0]
+        if minimisation is None:
+            result = self.potential.evaluate([structure])[0]
+        elif (trial := self._trial(structure, minimisation)) is not None:
+            result = trial
+        else:
+            return _WALL, np.zeros((region.system_size, 3))
         assert result.forces is not None  # evaluate was asked for them
         forces = result.forces * FORCE_UNIT
         if region.is_subset:
@@ -136,6 +142,30 @@ class MDETComputation:
             everything[region.particles] = forces
             forces = everything
         return (0.0 if result.energy is None else result.energy / units.KJ_PER_MOL), forces
+
+    def _trial(self, structure: Structure, minimisation: FrameType) -> Evaluation | None:
+        """Evaluate for the minimiser; None where a trial step has left what the model knows.
+
+        The first trial step of the minimiser is long whatever the forces are, and breaks most
+        molecules. It halves a step that leads uphill, and the structure it starts from is refused
+        like any other. A start with atoms too close is accepted, because a minimisation mends it.
+        """
+        # What is noted among the variables of the call ends with it.
+        noted = minimisation.f_locals
+        limits: Coverage | None = noted.get(self.identity)
+        if limits is not None:
+            try:
+                return self.potential.evaluate([structure], coverage=limits)[0]
+            except (InputError, PredictionError):
+                return None
+        limits = self.potential.coverage
+        try:
+            structure.check_geometry(limits)
+        except InputError:
+            limits = Coverage(closest=0.05, gap=np.inf)
+        result = self.potential.evaluate([structure], coverage=limits)[0]
+        noted[self.identity] = limits
+        return result
 
     def _molecule(
         self, positions: NDArray[np.float64], box: NDArray[np.float64] | None
@@ -286,14 +316,14 @@ class TensorComputation:
         )
 
 
-def _minimising() -> bool:
-    """Whether OpenMM's minimiser is calling, which alone knows that it minimises.
+def _minimisation() -> FrameType | None:
+    """Call of OpenMM's minimiser that is under way, which alone knows that it minimises.
 
     Where a platform calls back from a thread of its own this cannot be seen.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "minimize" and frame.f_globals["__name__"] == "openmm.openmm":
-            return True
+            break
         frame = frame.f_back
-    return False
+    return frame

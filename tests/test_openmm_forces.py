@@ -440,6 +440,23 @@ def test_minimisation_with_conservative_forces_lowers_the_energy(ethanol):
     assert energy_and_forces(context)[0] < before - 10.0
 
 
+def test_minimisation_outlives_trial_steps_that_break_the_molecule():
+    """The first trial step of this minimisation puts a hydrogen onto the nitrogen."""
+    pyridine = molecule("C5H5N")
+    force = create_force(topology_of(pyridine), device="cpu")
+    context = context_of(system_of(pyridine, force), pyridine.positions)
+    for _ in range(2):
+        context.setPositions(pyridine.positions / 10)
+        openmm.LocalEnergyMinimizer.minimize(context)
+        _, forces = energy_and_forces(context)
+        assert np.abs(forces).max() < 20.0
+    overlapping = pyridine.positions.copy()
+    overlapping[6] = overlapping[0]
+    context.setPositions(overlapping / 10)
+    with pytest.raises(openmm.OpenMMException, match="atoms 0 and 6 are 0 Å apart"):
+        openmm.LocalEnergyMinimizer.minimize(context)
+
+
 def test_a_model_without_energy_says_that_zero_is_shown(ethanol):
     import dataclasses
 
