@@ -121,7 +121,8 @@ def check_trained(
         known = "; ".join(map(str, trained))
         raise InputError(
             f"the molecule has {state}, which this model was not trained on; it was trained on "
-            f"{known}. Correct charge and multiplicity or use a model trained on them"
+            f"{known}. Correct charge and multiplicity or use a model that was trained on them "
+            "(mlmd models NAME tells what a model knows)"
         )
     if atoms > _FAR_LARGER * found[0].most_atoms:
         warnings.warn(

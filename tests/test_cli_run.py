@@ -388,6 +388,9 @@ def test_smiles_and_table_names_are_built_in_three_dimensions():
     assert load_structure("ethanol").get_chemical_formula() == "C2H6O"
     with pytest.raises(InputError, match="charge"):
         load_structure("smiles:CCO", charge=1)
+    # A stem and a suffix for Python, a salt for chemists.
+    with pytest.raises(InputError, match="SMILES of several molecules"):
+        load_structure("[Na+].CC(=O)[O-]")
 
 
 def test_unreadable_file(tmp_path):

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from ase.data import covalent_radii
 
-from mlmd_calc.data import MOLECULES, Molecule, molecule_from_smiles, read_dataset, select_molecules
+from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.data import (
+    MOLECULES,
+    Molecule,
+    atoms_from_smiles,
+    molecule_from_smiles,
+    read_dataset,
+    select_molecules,
+)
 from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.errors import InputError
 
@@ -84,6 +92,17 @@ def test_inline_smiles_give_charge_and_multiplicity():
     assert ketene == Molecule("k", "C=C=O")
     assert (ion.charge, ion.multiplicity) == (-1, 1)
     assert (radical.charge, radical.multiplicity) == (0, 4)
+
+
+def test_atoms_from_smiles_are_those_of_the_command_line():
+    atoms = atoms_from_smiles("C[NH3+]", seed=1)
+    assert (atoms.info["charge"], atoms.info["multiplicity"]) == (1, 1)
+    np.testing.assert_array_equal(
+        atoms.positions, load_structure("smiles:C[NH3+]", seed=1).positions
+    )
+    assert atoms_from_smiles("[CH2]", multiplicity=1).info["multiplicity"] == 1
+    with pytest.raises(InputError, match="several fragments"):
+        atoms_from_smiles("O.O")
 
 
 def test_recipe_files(tmp_path):

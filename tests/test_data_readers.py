@@ -395,7 +395,22 @@ def test_labels_under_other_names_are_named_and_can_be_chosen(tmp_path):
         read_dataset(path, energy_key="energy_xtb", forces_key="REF_forces")
     options = ["--energy-key", "dft_energy", "--forces-key", "REF_forces", "--json"]
     shown = CliRunner().invoke(app, ["data", "info", str(path), *options])
-    assert json.loads(shown.stdout)[0]["force_rms_eV_per_A"] == pytest.approx(np.sqrt(2.5))
+    (row,) = json.loads(shown.stdout)
+    assert row["force_rms_eV_per_A"] == pytest.approx(np.sqrt(2.5))
+    assert row["energies"] is True
+    with pytest.warns(UserWarning, match="left out are"):
+        shown = CliRunner().invoke(app, ["data", "info", str(path)])
+    assert shown.stdout.count("none") == 2
+    assert "1 entry, 2 frames" in shown.stdout
+
+
+def test_gradients_are_named(tmp_path):
+    """What quantum chemistry programs write; the check of signs refuses them as forces."""
+    atoms = molecule("H2O")
+    atoms.set_array("gradient", np.ones((3, 3)))
+    ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
+    with pytest.warns(UserWarning, match=r"left out are gradient \(--forces-key\)"):
+        read_dataset(tmp_path / "x.extxyz")
 
 
 def test_single_atoms_are_kept_apart(tmp_path):

@@ -259,6 +259,15 @@ def test_names_without_elements_in_the_wrong_columns(rename, tmp_path):
     np.testing.assert_array_equal(read_structure(tmp_path / "left.pdb").bonds, plain.bonds)
 
 
+def test_hydrogens_apart_from_their_residue_are_refused(tmp_path):
+    """As RDKit writes a peptide to which it has added hydrogens."""
+    path = write_dipeptide(tmp_path / "together.pdb")
+    lines = [line for line in path.read_text().splitlines(True) if line.startswith("HETATM")]
+    apart = write(tmp_path / "apart.pdb", sorted(lines, key=lambda line: line[76:78] == " H"))
+    with pytest.raises(InputError, match=r"ACE 1 of chain A has no heavy atom.*one after the"):
+        load_structure(str(apart))
+
+
 def test_elements_of_ligands_follow_from_columns_or_names(tmp_path):
     path = write(tmp_path / "aligned.pdb", ethanol(symbols=False))
     assert load_structure(str(path)).get_chemical_formula() == "C2H6O"

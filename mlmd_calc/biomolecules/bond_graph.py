@@ -67,7 +67,11 @@ class BondGraph:
                     "field without them for the solute"
                 )
             if not (numbers > 1).any():
-                raise InputError(f"{label} has no heavy atom; the model cannot represent it")
+                raise InputError(
+                    f"{label} has no heavy atom, which the model cannot represent; if its "
+                    "hydrogens are apart from its other atoms, write the atoms of each residue "
+                    "one after the other"
+                )
 
     def _missing_bonds(self, residue: int, given: NDArray[np.int64]) -> NDArray[np.int64]:
         structure, atoms = self.structure, self._atoms[residue]

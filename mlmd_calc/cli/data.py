@@ -311,16 +311,19 @@ def info_command(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("molecule", "atoms", "frames", "charge", "multiplicity", "force RMS (eV/Å)")
+    labels = ("energies", "force RMS (eV/Å)")
+    table = Table("molecule", "atoms", "frames", "charge", "multiplicity", *labels)
     for row in rows:
         rms = row["force_rms_eV_per_A"]
         table.add_row(
             row["molecule"],
             *(str(row[key]) for key in ("atoms", "frames", "charge", "multiplicity")),
-            "" if rms is None else f"{rms:.3f}",
+            "yes" if row["energies"] else "none",
+            "none" if rms is None else f"{rms:.3f}",
         )
     total = sum(row["frames"] for row in rows)
-    table.caption = f"{len(rows)} entries, {total} frames"
+    entries = "1 entry" if len(rows) == 1 else f"{len(rows)} entries"
+    table.caption = f"{entries}, {total} frames"
     print_table(table)
 
 
@@ -332,6 +335,7 @@ def _summary(frames: MoleculeFrames) -> dict[str, Any]:
         "frames": len(frames),
         "charge": frames.charge,
         "multiplicity": frames.multiplicity,
+        "energies": frames.energies is not None,
         "force_rms_eV_per_A": None
         if forces is None
         else float(np.sqrt(np.mean(np.square(forces, dtype=np.float64)))),

@@ -38,7 +38,7 @@ _Molecule: TypeAlias = Annotated[
         metavar="MOLECULE",
         help="A structure file, a name of ASE's g2 collection (CH3CH2OH, trans-butane) or of the "
         "built-in table (ethanol, aspirin), or a SMILES: the first of these that fits. smiles:CO "
-        "is a SMILES in any case.",
+        "is a SMILES in any case, sequence:AAG a peptide.",
     ),
 ]
 Smiles: TypeAlias = Annotated[bool, typer.Option("--smiles", help="MOLECULE is a SMILES.")]

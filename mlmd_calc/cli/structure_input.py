@@ -27,10 +27,10 @@ from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
 from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.molecules import (
     MOLECULES,
-    Molecule,
+    atoms_from_smiles,
+    embed,
     is_smiles,
     molecule_from_smiles,
-    start_structures,
 )
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
@@ -95,7 +95,8 @@ def load_structure(
         If RDKit is needed but not installed.
     """
     if smiles or text.startswith(SMILES_PREFIX):
-        return _from_smiles(text.removeprefix(SMILES_PREFIX), charge, multiplicity, seed)
+        bare = text.removeprefix(SMILES_PREFIX)
+        return atoms_from_smiles(bare, charge=charge, multiplicity=multiplicity, seed=seed)
     if text.startswith(SEQUENCE_PREFIX):
         atoms = _from_structure(_peptide(text, seed), report)
         return _with_state(atoms, charge, multiplicity)
@@ -116,10 +117,10 @@ def load_structure(
             charge=charge,
             multiplicity=known.multiplicity if multiplicity is None else multiplicity,
         )
-        return _embed(molecule, seed)
+        return embed(molecule, seed)
     if is_smiles(text):
         report(f"{text!r} is taken as a SMILES.")
-        return _from_smiles(text, charge, multiplicity, seed)
+        return atoms_from_smiles(text, charge=charge, multiplicity=multiplicity, seed=seed)
     raise InputError(_unknown(text))
 
 
@@ -149,11 +150,6 @@ def _peptide(text: str, seed: int) -> BondedStructure:
     return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
 
 
-def _from_smiles(smiles: str, charge: int | None, multiplicity: int | None, seed: int) -> ase.Atoms:
-    molecule = molecule_from_smiles("input", smiles, charge=charge, multiplicity=multiplicity)
-    return _embed(molecule, seed)
-
-
 def _with_state(atoms: ase.Atoms, charge: int | None, multiplicity: int | None) -> ase.Atoms:
     """Put charge and multiplicity into ``atoms.info``, by the rule for all atoms."""
     results = {} if atoms.calc is None else atoms.calc.results
@@ -161,13 +157,6 @@ def _with_state(atoms: ase.Atoms, charge: int | None, multiplicity: int | None) 
     # The file's forces and energy are not the model's.
     atoms.calc = None
     return atoms
-
-
-def _embed(molecule: Molecule, seed: int) -> ase.Atoms:
-    structure = start_structures(molecule, conformers=1, seed=seed)
-    info = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
-    masses = structure.masses if structure.has_isotopes else None
-    return ase.Atoms(structure.numbers, structure.positions[0], masses=masses, info=info)
 
 
 def _read(
@@ -261,6 +250,11 @@ def _from_ase(name: str, charge: int | None, multiplicity: int | None) -> ase.At
 
 
 def _unknown(text: str) -> str:
+    if "." in text and all(map(is_smiles, text.split("."))):
+        return (
+            f"{text!r} is a SMILES of several molecules, and one isolated molecule is needed; give "
+            "the part you want, an ion with its charge"
+        )
     if "/" in text or Path(text).suffix:
         return f"there is no file {text!r}; a SMILES is given as {SMILES_PREFIX}{text}"
     close = difflib.get_close_matches(text, [*g2.names, *MOLECULES], n=3, cutoff=0.6)

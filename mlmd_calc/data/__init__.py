@@ -9,6 +9,7 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.molecules import (
     MOLECULES,
     Molecule,
+    atoms_from_smiles,
     molecule_from_smiles,
     select_molecules,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "MOLECULES",
     "Molecule",
     "MoleculeFrames",
+    "atoms_from_smiles",
     "molecule_from_smiles",
     "read_dataset",
     "select_molecules",

@@ -46,7 +46,7 @@ _SAME_MASS: Final = 0.01
 
 _LOOKS_LIKE: Final = {
     "energy": re.compile(r"energy|etot|^e$", re.IGNORECASE),
-    "forces": re.compile("force|^f$", re.IGNORECASE),
+    "forces": re.compile("force|gradient|^f$", re.IGNORECASE),
 }
 
 

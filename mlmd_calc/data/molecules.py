@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+import ase
 import numpy as np
 from ase.data import atomic_masses
 from numpy.typing import NDArray
@@ -136,6 +137,48 @@ def molecule_from_smiles(
     protons = sum(atom.GetAtomicNum() for atom in graph.GetAtoms())
     check_parity(f"molecule {name!r}: ", protons, ElectronicState(formal, multiplicity))
     return Molecule(name, smiles, formal, multiplicity, frozenset(tags))
+
+
+def atoms_from_smiles(
+    smiles: str, *, charge: int | None = None, multiplicity: int | None = None, seed: int = 0
+) -> ase.Atoms:
+    """Build a molecule from its SMILES with RDKit, hydrogens included.
+
+    Parameters
+    ----------
+    smiles, charge, multiplicity
+        As for `molecule_from_smiles`.
+    seed
+        Seed of the embedding, 0 ≤ seed < 2³¹.
+
+    Returns
+    -------
+    ase.Atoms
+        One conformer; charge and multiplicity are in ``atoms.info``, where the calculator looks.
+
+    Raises
+    ------
+    InputError
+        As `molecule_from_smiles`, or if RDKit cannot embed the molecule.
+    MissingDependencyError
+        If rdkit is not installed.
+
+    Examples
+    --------
+    >>> atoms = atoms_from_smiles("[CH2]C")
+    >>> atoms.get_chemical_formula(), atoms.info["multiplicity"]
+    ('C2H5', 2)
+    """
+    molecule = molecule_from_smiles("input", smiles, charge=charge, multiplicity=multiplicity)
+    return embed(molecule, seed)
+
+
+def embed(molecule: Molecule, seed: int) -> ase.Atoms:
+    """One conformer of a molecule, as `atoms_from_smiles` returns it."""
+    structure = start_structures(molecule, conformers=1, seed=seed)
+    info = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
+    masses = structure.masses if structure.has_isotopes else None
+    return ase.Atoms(structure.numbers, structure.positions[0], masses=masses, info=info)
 
 
 def select_molecules(selection: Iterable[str]) -> list[Molecule]:

@@ -80,7 +80,8 @@ class Structure:
                 name = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
                 raise InputError(
                     f"atom {index} is {name} (Z = {number}), which this model does not know; it "
-                    f"knows {known}. Remove the atom or use a model trained on this element"
+                    f"knows {known}. Use a model that was trained on this element (mlmd models "
+                    "NAME tells what a model knows) or another method, such as xtb"
                 )
         self._check_electrons()
         if card is not None:

@@ -163,7 +163,8 @@ class ATOMPropagator(Propagator):
         if state.charge != 0 or state.multiplicity != 1:
             raise InputError(
                 f"the molecule has charge={state.charge} and multiplicity={state.multiplicity}; "
-                "ATOM knows neutral molecules without unpaired electrons only"
+                "ATOM knows neutral molecules without unpaired electrons only; take time steps for "
+                "others"
             )
         elements = self.model.card.elements
         if elements is not None and (unknown := set(state.numbers.tolist()) - set(elements)):
