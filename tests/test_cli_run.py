@@ -78,6 +78,13 @@ def test_same_seed_same_trajectory(tmp_path, model):
     assert a != c
 
 
+@pytest.mark.parametrize(("friction", "said"), [(1, True), (2000, False)])
+def test_a_run_shorter_than_its_thermostat_says_so(tmp_path, model, friction, said):
+    options = ("-m", model, "-d", 0.01, "--friction", friction, "-o", tmp_path / "run")
+    result = invoke("run", "CH4", *options)
+    assert ("too short a run to tell" in " ".join(result.stdout.split())) is said
+
+
 def test_restart_extends_a_run_bit_for_bit(tmp_path, model):
     options = ("-m", model, "--seed", 3, "-e", "bussi", "--interval", 4)
     assert invoke("run", "CH4", *options, "-d", 0.02, "-o", tmp_path / "whole").exit_code == 0

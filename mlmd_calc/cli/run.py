@@ -429,6 +429,11 @@ def _illustrate(report: Report, summary: dict[str, Any]) -> None:
             report.card(load_any_model(name, device="cpu").card)
 
 
+_RELAXATIONS: Final = 5
+"""Relaxation times of a thermostat after which a start at rest or in a minimum is forgotten: the
+mean over the rest of the run, as averages are taken, is then within 5 % of the thermostat's."""
+
+
 def _table(summary: dict[str, Any]) -> Table:
     settings = summary["settings"]
     table = Table(title=f"{summary['molecule']}, {settings['ensemble']}", show_header=False)
@@ -437,7 +442,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
         "reason": summary["reason"],
         "simulated": f"{summary['time_ps']:.3f} ps, {summary['step']} steps",
-        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),
+        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(summary),
         "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
         "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
         "largest bond deviation": _bond(summary),
@@ -461,10 +466,17 @@ def _number(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.3g} {unit}"
 
 
-def _thermostat(settings: dict[str, Any]) -> str:
+def _thermostat(summary: dict[str, Any]) -> str:
+    settings = summary["settings"]
     if settings["ensemble"] == Ensemble.NVE.value:
         return ""
-    return f" (thermostat {settings['temperature_K']:g})"
+    relaxation_ps = 1.0 / settings["friction_per_ps"]
+    if summary["time_ps"] >= _RELAXATIONS * relaxation_ps:
+        return f" (thermostat {settings['temperature_K']:g})"
+    return (
+        f" (thermostat {settings['temperature_K']:g}, which acts within {relaxation_ps:g} ps: too "
+        "short a run to tell)"
+    )
 
 
 def _bond(summary: dict[str, Any]) -> str:

@@ -261,6 +261,6 @@ def _unknown(text: str) -> str:
     hint = f" (similar names: {', '.join(close)})" if close else ""
     return (
         f"{text!r} is neither a file nor a molecule known by name{hint}; give a structure file, a "
-        f"SMILES as {SMILES_PREFIX}CCO, a name of ASE's g2 collection (CH3CH2OH, C6H6, ...) or of "
-        "the built-in table (ethanol, aspirin, ...)"
+        f"SMILES as {SMILES_PREFIX}CCO, a peptide as {SEQUENCE_PREFIX}AAG, a name of ASE's g2 "
+        "collection (CH3CH2OH, C6H6, ...) or of the built-in table (ethanol, aspirin, ...)"
     )
