@@ -147,8 +147,8 @@ class MDETComputation:
         """Evaluate for the minimiser; None where a trial step has left what the model knows.
 
         The first trial step of the minimiser is long whatever the forces are, and breaks most
-        molecules. It halves a step that leads uphill, and the structure it starts from is refused
-        like any other. A start with atoms too close is accepted, because a minimisation mends it.
+        molecules; a step that leads uphill is halved. The start is evaluated or refused: atoms that
+        are somewhat too close are accepted there, because a minimisation mends them.
         """
         # What is noted among the variables of the call ends with it.
         noted = minimisation.f_locals
