@@ -442,7 +442,8 @@ def _table(summary: dict[str, Any]) -> Table:
         "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
         "reason": summary["reason"],
         "simulated": f"{summary['time_ps']:.3f} ps, {summary['step']} steps",
-        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(summary),
+        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),
+        "warming up": _warming_up(summary),
         "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
         "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
         "largest bond deviation": _bond(summary),
@@ -466,17 +467,22 @@ def _number(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.3g} {unit}"
 
 
-def _thermostat(summary: dict[str, Any]) -> str:
+def _thermostat(settings: dict[str, Any]) -> str:
+    if settings["ensemble"] == Ensemble.NVE.value:
+        return ""
+    return f" (thermostat {settings['temperature_K']:g})"
+
+
+def _warming_up(summary: dict[str, Any]) -> str:
+    """Say so if the run is too short for its mean temperature to tell anything."""
     settings = summary["settings"]
     if settings["ensemble"] == Ensemble.NVE.value:
         return ""
     relaxation_ps = 1.0 / settings["friction_per_ps"]
-    if summary["time_ps"] >= _RELAXATIONS * relaxation_ps:
-        return f" (thermostat {settings['temperature_K']:g})"
-    return (
-        f" (thermostat {settings['temperature_K']:g}, which acts within {relaxation_ps:g} ps: too "
-        "short a run to tell)"
-    )
+    needed_ps = _RELAXATIONS * relaxation_ps
+    if summary["time_ps"] >= needed_ps:
+        return ""
+    return f"the thermostat acts within {relaxation_ps:.3g} ps; run {needed_ps:.3g} ps or more"
 
 
 def _bond(summary: dict[str, Any]) -> str:
