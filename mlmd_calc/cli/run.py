@@ -353,12 +353,7 @@ def run(
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
             jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
         settings = MDSettings(
-            ensemble,
-            temperature,
-            timestep,
-            friction,
-            seed,
-            *intervals(context),
+            *(ensemble, temperature, timestep, friction, seed, *intervals(context)),
             jumps=jumps,
             inner_steps=mts,
             inner_forces=mts_forces or InnerForces.DIRECT,

@@ -51,8 +51,7 @@ class JumpLoop:
     Parameters
     ----------
     states
-        Molecules to move, of any sizes: replicas of one or different ones. They advance in one call
-        of the propagator.
+        Molecules to move, of any sizes, equal or different; one call of the propagator moves all.
     propagator
         Makes the jumps.
     stride_fs
@@ -63,8 +62,7 @@ class JumpLoop:
         Force model for energies, fallbacks and force-based steps; None: the propagator's potential,
         if it tells it.
     md_timestep_fs
-        Time step of force-based steps and of fallbacks, which is shortened if it does not divide
-        the stride.
+        Time step of force-based steps and fallbacks; shortened if it does not divide the stride.
     **options
         See :class:`~.loop_options.LoopOptions`.
 
