@@ -79,7 +79,7 @@ def test_charge_and_multiplicity_reach_the_batch():
 
 @pytest.mark.parametrize("key", ["energies", "forces"])
 def test_missing_labels_are_refused(key):
-    with pytest.raises(InputError, match=rf"'water' has no {key}.*mlmd data generate"):
+    with pytest.raises(InputError, match=rf"'water' has no {key}.*mlmd data info"):
         StructureTable([replace(WATER, **{key: None})], ATOM_ENERGY)
 
 

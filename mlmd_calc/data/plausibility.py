@@ -35,7 +35,7 @@ _FEWEST: Final = 10
 _MOST_ATOMS: Final = 200
 """Atoms looked at of large molecules, the first."""
 
-_OVERLAP: Final = 0.1
+_OVERLAP: Final = 0.02
 """Å; no method gives meaningful labels for atoms that are closer."""
 _NEAR: Final = (0.6, 1.4)
 """Distance to the nearest neighbour by the sum of covalent radii."""
