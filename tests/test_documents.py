@@ -194,7 +194,7 @@ OPTIONS = {
     "mlmd --install-completion": None,
     "mlmd audit": "--quick",
     "mlmd bench forces": "--atoms 9 --turns 1",
-    "mlmd bench jump": "--duration 0.05 --replicas 2",
+    "mlmd bench jump": None,
     "mlmd bench mdet": "--atoms 9",
     "mlmd bench overhead": "--atoms 9",
     "mlmd bench sampling": "--sequence A --frames 1 --mdet-atoms 5",
