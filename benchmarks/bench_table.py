@@ -341,10 +341,14 @@ def _ms(seconds: float) -> str:
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Plot processor times over sizes."""
+    from cycler import cycler
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
+    # Ten colours, then the same ones with other marks.
+    axes.set_prop_cycle(cycler(marker=["o", "s", "^"]) * rcParams["axes.prop_cycle"])
     for what, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in report["rows"]):
         own = [
             (row["n_atoms"], 1e3 * row[clock(report["device"])])
@@ -352,7 +356,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             if (row["what"], row["dtype"]) == (what, dtype) and "cpu_s" in row
         ]
         if own:
-            axes.loglog(*zip(*own, strict=True), "o-", label=f"{what}, {dtype}")
+            axes.loglog(*zip(*own, strict=True), label=f"{what}, {dtype}")
     axes.set_xlabel("atoms")
     axes.set_ylabel("time of a call / ms")
     axes.legend(fontsize="x-small")
