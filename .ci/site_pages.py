@@ -7,6 +7,7 @@ from the public names and their docstrings, cards and recipes from the files tha
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from enum import Enum
@@ -43,10 +44,51 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/commands.md": commands_page(),
         "reference/recipes.md": recipes_page(),
         **{_python_path(name): python_page(name) for name in public_packages()},
+        **{
+            _notebook_path(page): notebook((ROOT / "docs" / page).read_text("utf-8"))
+            for page in tutorials(config)
+        },
     }
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Offer tutorials as notebooks, too."""
+    path = page.file.src_uri
+    if path not in tutorials(config):
+        return markdown
+    return f"{markdown}\n\n[This page as a Jupyter notebook]({_notebook_path(path)})\n"
+
+
+def tutorials(config: MkDocsConfig) -> list[str]:
+    """Pages that the navigation calls tutorials."""
+    (parts,) = (part["Tutorials"] for part in config.nav if "Tutorials" in part)
+    return [path for part in parts for path in part.values()]
+
+
+def _notebook_path(page: str) -> str:
+    return f"notebooks/{page.removesuffix('.md')}.ipynb"
+
+
+def notebook(text: str) -> str:
+    """Return a page as a notebook, in which scripts and commands are cells to run."""
+    cells = []
+    words, *rest = re.split(r"```(\w*)\n(.*?)```\n?", text, flags=re.DOTALL)
+    for language, block, after in [("", "", words), *zip(*[iter(rest)] * 3, strict=True)]:
+        if language == "bash":
+            block = "".join(f"!{line}\n" for line in block.splitlines() if line)
+        if language in ("python", "bash"):
+            cells.append({"cell_type": "code", "source": block, "outputs": [], "metadata": {}})
+            cells[-1]["execution_count"] = None
+        elif block:
+            after = f"```{language}\n{block}```\n{after}"
+        if after.strip():
+            cells.append({"cell_type": "markdown", "source": after, "metadata": {}})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4}
+    return json.dumps({**whole, "nbformat_minor": 4}, indent=1, ensure_ascii=False)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,6 +1,8 @@
 """The documents as a site: builds without warnings and without network, and is complete."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -66,6 +68,32 @@ def test_pages_load_nothing_from_elsewhere(site):
     loaded = {source for path in pages for source in Page(path).loaded}
     assert any(source.endswith(".js") for source in loaded)
     assert [source for source in loaded if "//" in source] == []
+
+
+def test_tutorials_are_notebooks_too(site):
+    notebooks = list(site.glob("notebooks/*.ipynb"))
+    assert {path.stem for path in notebooks} >= {"vibrations", "free_energy", "finetune"}
+    for path in notebooks:
+        book = json.loads(path.read_text("utf-8"))
+        assert (book["nbformat"], {cell["cell_type"] for cell in book["cells"]}) == (
+            4,
+            {"markdown", "code"},
+        )
+        text = (ROOT / "docs" / f"{path.stem}.md").read_text("utf-8")
+        code = [cell["source"] for cell in book["cells"] if cell["cell_type"] == "code"]
+        assert [one for one in code if one[0] != "!"] == re.findall(
+            r"```python\n(.*?)```", text, re.DOTALL
+        )
+        lines = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+        assert [line for one in code if one[0] == "!" for line in one.splitlines()] == [
+            f"!{line}" for line in lines if line
+        ]
+        # Nothing else is lost.
+        words = "".join(cell["source"] for cell in book["cells"] if cell["cell_type"] != "code")
+        assert re.sub(r"```(?:python|bash)\n.*?```\n?", "", text, flags=re.DOTALL).split() == (
+            words.split()
+        )
+        assert f"notebooks/{path.name}" in (site / f"{path.stem}.html").read_text("utf-8")
 
 
 def commands(group, path="mlmd"):
