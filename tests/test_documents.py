@@ -225,6 +225,7 @@ OPTIONS = {
     "mlmd models": "",
     "mlmd run": "--duration 0.05",
     "mlmd run ethanol --ensemble nve --temperature 50": "--duration 0.4",
+    "mlmd run ethanol --propagator verlet --replicas": "--replicas 2 --duration 0.02",
     "mlmd run --restart": "--duration 0.1",
     "mlmd run --restart --out exact": "--proposals 6",
     "mlmd run ethanol --exact": "--proposals 4 --warmup 2 --trajectory-steps 4 --no-relax",
