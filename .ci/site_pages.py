@@ -80,8 +80,8 @@ def notebook(text: str) -> str:
         if language == "bash":
             block = "".join(f"!{line}\n" for line in block.splitlines() if line)
         if language in ("python", "bash"):
-            cells.append({"cell_type": "code", "source": block, "outputs": [], "metadata": {}})
-            cells[-1]["execution_count"] = None
+            never_run = {"execution_count": None, "outputs": []}
+            cells.append({"cell_type": "code", "source": block, "metadata": {}, **never_run})
         elif block:
             after = f"```{language}\n{block}```\n{after}"
         if after.strip():

@@ -331,29 +331,27 @@ def test_models_and_the_end_of_models(tmp_path):
         read_structure(path, model=2)
 
 
-def test_alternate_locations(tmp_path):
+def at_two_locations(first, second):
+    """Lines of ethanol, each atom at a first place and, more often, at a second one."""
     lines = []
     for line in ethanol():
         moved = f"{line[:46]}{float(line[46:54]) + 0.01:8.3f}{line[54:]}"
         lines += [
-            f"{line[:16]}A{line[17:54]}  0.40{line[60:]}",
-            f"{moved[:16]}B{moved[17:54]}  0.60{moved[60:]}",
+            f"{line[:16]}{first}{line[17:54]}  0.40{line[60:]}",
+            f"{moved[:16]}{second}{moved[17:54]}  0.60{moved[60:]}",
         ]
-    structure = read_structure(write(tmp_path / "locations.pdb", lines))
+    return lines
+
+
+def test_alternate_locations(tmp_path):
+    structure = read_structure(write(tmp_path / "locations.pdb", at_two_locations("A", "B")))
     assert len(structure) == 9
     assert structure.positions[0, 2] == 0.01
     assert structure.notes == ("Alternate locations taken: B of ETH 1.",)
 
 
 def test_first_alternate_location_without_a_label(tmp_path):
-    lines = []
-    for line in ethanol():
-        moved = f"{line[:46]}{float(line[46:54]) + 0.01:8.3f}{line[54:]}"
-        lines += [
-            f"{line[:54]}  0.40{line[60:]}",
-            f"{moved[:16]}A{moved[17:54]}  0.60{moved[60:]}",
-        ]
-    structure = read_structure(write(tmp_path / "blank.pdb", lines))
+    structure = read_structure(write(tmp_path / "blank.pdb", at_two_locations(" ", "A")))
     assert (len(structure), structure.positions[0, 2]) == (9, 0.01)
 
 

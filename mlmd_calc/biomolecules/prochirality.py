@@ -7,7 +7,7 @@ networks that have learnt names would take a molecule with the other names for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -40,7 +40,8 @@ def exchanged_arms(
     centre = _ARMS.get(parent, ())
     if not centre or any(name not in atoms for name in centre):
         return {}
-    if _hand(positions, [atoms[name] for name in centre]) <= 0.0:
+    where = np.array([[atoms[name] for name in centre]])
+    if handedness(positions[None], where)[0, 0] <= 0.0:
         return {}
     _, _, first, second = centre
     return {first: atoms[second], second: atoms[first]}
@@ -59,39 +60,6 @@ def with_arm_names(structure: BondedStructure) -> BondedStructure:
         for name, atom in exchanged_arms(parent, atoms, structure.positions).items():
             names[atom] = name
     return replace(structure, names=tuple(names))
-
-
-def with_arms_in_place(
-    frames: NDArray[np.float32], structure: BondedStructure, atoms: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Return frames in which the first arm is the first one in space, too.
-
-    Files that hold atoms in the order of the network alone were written when that order followed
-    names that builders had given by chance.
-
-    Parameters
-    ----------
-    frames
-        ``(f, k, 3)`` Å.
-    structure
-        Whose atoms these are.
-    atoms
-        ``(k,)`` index in the structure of each.
-    """
-    place = {int(atom): k for k, atom in enumerate(atoms)}
-    order = np.arange(len(atoms))
-    for parent, named in _residues(structure):
-        right = named | exchanged_arms(parent, named, structure.positions)
-        centre = [place.get(right.get(name, -1), -1) for name in _ARMS.get(parent, ())]
-        if centre and min(centre) >= 0 and _hand(frames[0], centre) > 0.0:
-            _, _, first, second = centre
-            order[[first, second]] = order[[second, first]]
-    return frames[:, order]
-
-
-def _hand(positions: NDArray[np.floating], centre: Sequence[int]) -> float:
-    """Sign of the triple product of the vectors from the first atom to the others."""
-    return float(handedness(positions[None].astype(np.float64), np.array([centre]))[0, 0])
 
 
 def _residues(structure: BondedStructure) -> Iterator[tuple[str, dict[str, int]]]:

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -153,9 +154,13 @@ class MolecularSystem:
             handedness(each, centres) for each in (frames.double().numpy(), self.reference[None])
         )
         exchanged = frames.clone()
-        for frame, row in zip(*np.nonzero(found != expected), strict=True):
-            first, second = self.equal_arms[row, 4:]
-            exchanged[frame, [first, second]] = exchanged[frame, [second, first]]
+        for wrong, (first, second) in zip(
+            torch.from_numpy(found != expected).T, self.equal_arms[:, 4:].tolist(), strict=True
+        ):
+            exchanged[wrong, first], exchanged[wrong, second] = (
+                exchanged[wrong, second],
+                exchanged[wrong, first],
+            )
         return exchanged
 
 

@@ -106,7 +106,7 @@ def number_anew(atoms: Integers, middles: Floats, positions: Floats, order: Inte
             found = 0.0
             for i in range(3):
                 arm = positions[end, i] - positions[centre, i]
-                found += arm * (cosine * along[i] + sine * across[i])
+                found += arm * (cosine * along[i] - sine * across[i])
             if found > largest:
                 nearest, largest = which, found
         if nearest:

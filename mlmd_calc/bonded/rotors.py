@@ -9,7 +9,6 @@ where hydrogens are eclipsed, errors of the fit have a small jump.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.bonded.kernels import number_anew
 from mlmd_calc.geometry.bonds import neighbour_lists
+from mlmd_calc.geometry.stereochemistry import bond_angles, dihedrals
 
 _STRAIGHT: Final = 0.3
 """Sine of an angle below which no dihedral angle is taken about its sides."""
@@ -31,7 +31,8 @@ class Rotors:
         ``(k, 6)`` of each group: its centre, the atom at the other end of the bond, one that is
         bonded to that, and the three equal ones.
     middles
-        ``(k,)`` dihedral angles in radians, of the first of the three in the middle of its range.
+        ``(k,)`` dihedral angles in radians along the chain of the first of the three, the centre
+        and the two others, in the middle of its range.
     """
 
     def __init__(self, atoms: NDArray[np.int64], middles: NDArray[np.float64]) -> None:
@@ -55,7 +56,8 @@ class Rotors:
             ``(f, n, 3)`` Å. The three atoms keep the names that they have in the first.
         """
         atoms = _groups(numbers, bonds, positions[0])
-        angles = _angles(atoms, positions)
+        chains = np.stack([atoms[:, [k, 0, 1, 2]] for k in (3, 4, 5)], axis=1)
+        angles = dihedrals(positions, chains)
         # Three times the angle is the same for all three atoms of a group.
         thirds = np.angle(np.exp(3j * angles).mean(axis=(0, 2))) / 3.0
         turns = np.round((angles[0, :, 0] - thirds) / (2.0 * np.pi / 3.0))
@@ -109,28 +111,9 @@ def _groups(
             for atom in neighbours[other]
             if atom != centre
             and atom not in turning
-            and _sine(positions[[centre, other, atom]]) > _STRAIGHT
+            and np.sin(np.radians(bond_angles(positions[None], np.array([[centre, other, atom]]))))
+            > _STRAIGHT
         ]
         if centre in groups and fixed:
             found.append([centre, other, max(fixed, key=lambda atom: numbers[atom]), *ends])
     return np.array(found, dtype=np.int64).reshape(-1, 6)
-
-
-def _sine(positions: NDArray[np.float64]) -> float:
-    """Sine of the angle at the second of three atoms."""
-    first, second = (one - two for one, two in pairwise(positions))
-    lengths = np.linalg.norm(first) * np.linalg.norm(second)
-    return float(np.linalg.norm(np.cross(first, second)) / lengths)
-
-
-def _angles(atoms: NDArray[np.int64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dihedral angles ``(f, k, 3)`` in radians of the three atoms of every group."""
-    centre, other, fixed = (positions[:, atoms[:, k]] for k in range(3))
-    axis = other - centre
-    axis = axis / np.linalg.norm(axis, axis=-1, keepdims=True)
-    across = np.cross(axis, fixed - other)
-    along = np.cross(across, axis)
-    ends = positions[:, atoms[:, 3:]] - centre[:, :, None]
-    sine, cosine = ((ends * each[:, :, None]).sum(axis=-1) for each in (across, along))
-    angles: NDArray[np.float64] = np.arctan2(sine, cosine)
-    return angles

@@ -79,6 +79,7 @@ def interpolate(
     for path, frames in zip(paths, drawn.frames, strict=True):
         path.unlink(missing_ok=True)
         TrajectoryFile(path, drawn.structure, drawn.interval_ps).append(frames, 0)
+    quality = drawn.quality.state_dict()
     summary = {
         "model": network.source,
         "sha256": network.sha256,
@@ -90,14 +91,13 @@ def interpolate(
         "step_rmsd_A": drawn.steps[:, :-1].mean(axis=1).tolist(),
         "last_step_rmsd_A": drawn.steps[:, -1].tolist(),
         **drawn.guard.state_dict(),
-        "quality": drawn.quality.state_dict(),
+        "quality": quality,
         "trajectories": [str(path) for path in paths],
     }
     write_json(out / SUMMARY_FILE, summary)
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
-    quality = drawn.quality.state_dict()
     table = Table(title=f"{first} to {last}, {model}", show_header=False)
     rows = {
         "trajectories": f"{replicas} × {drawn.frames.shape[1]} frames with both ends, "

@@ -25,7 +25,7 @@ from mlmd_calc.md.settings import MDSettings
 
 PLOT_FILE: Final = "run.png"
 SUMMARY_FILE: Final = "summary.json"
-FEW_ACCEPTED: Final = 0.2
+_FEW_ACCEPTED: Final = 0.2
 """Share of accepted long steps below which short ones go farther in the same time."""
 
 
@@ -114,7 +114,7 @@ def _judged(
     """Do not call a run completed that stood still or had not the thermostat's temperature."""
     if outcome.verdict != "completed":
         return outcome
-    if settings.metropolis and acceptance is not None and acceptance < FEW_ACCEPTED:
+    if settings.metropolis and acceptance is not None and acceptance < _FEW_ACCEPTED:
         reason = (
             f"{acceptance:.1%} of the steps were accepted; the ensemble is right, but the molecule "
             f"hardly moves. Take fewer inner steps than --mts {settings.inner_steps}, or better "

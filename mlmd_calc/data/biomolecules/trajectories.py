@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mlmd_calc.biomolecules.prochirality import with_arms_in_place
 from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
@@ -295,7 +295,8 @@ def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
     system = build_system(structure, ligands)
     frames = arrays["x"].astype(np.float32)
     if len(frames) and frames.shape[1] == len(system.atoms):
-        frames = with_arms_in_place(frames, structure, system.atoms)
+        # Written when the order of atoms followed names that builders had given by chance.
+        frames = system.exchange_arms(torch.from_numpy(frames)).numpy()
     return BiomolecularTrajectory(
         name=str(arrays["name"]),
         structure=structure,
