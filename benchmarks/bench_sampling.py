@@ -114,11 +114,13 @@ def measure(sequence: str, model_name: str, frames: int, mdet: str, mdet_atoms: 
     model = load_atmos(model_name, device="cpu")
     (stride_ps,) = model.card.strides_ps
     temperature_K = model.card.temperature_K or 300.0
-    sampler = SamplerOptions().of(model)
+    options = SamplerOptions()
+    sampler = options.of(model)
     judged = FrameFaults(system, structure, hydrogens=False)
 
     def rollout() -> Rollout:
-        return make_rollout(model, system, stride_ps, sampler, FrameGuard(system, structure), 0)
+        guard = FrameGuard(system, structure)
+        return make_rollout(model, system, structure, stride_ps, options, guard, 0)
 
     def unsound(whole: Any) -> float:
         found = judged(system.select(whole.reshape(-1, len(structure), 3)))

@@ -696,6 +696,37 @@ def test_runs_of_earlier_versions_are_refused(dipeptide, models, tmp_path):
         SamplingRun.resume(tmp_path)
 
 
+def test_runs_from_before_steering_go_on_without(dipeptide, models, tmp_path):
+    models = {**models, "interpolator": None}
+    whole = start(tmp_path / "whole", dipeptide, models, frames=3, steer=False, steps=20)
+    whole.run()
+    short = start(tmp_path / "short", dipeptide, models, frames=1, steer=False, steps=20)
+    short.run()
+    short.close()
+    stored = read_restart(short.folder / "restart.npz")
+    del stored["job"]["steer"]
+    write_restart(short.folder / "restart.npz", stored)
+    for frames in (2, 3):
+        longer = SamplingRun.resume(short.folder, frames=frames)
+        longer.run()
+        longer.close()
+    assert longer.paths[0].read_bytes() == whole.paths[0].read_bytes()
+
+
+def test_a_steered_run_is_another_run(dipeptide, models, tmp_path):
+    models = {**models, "interpolator": None}
+    drawn = []
+    for name, steer in (("steered", True), ("not", False)):
+        run = start(tmp_path / name, dipeptide, models, frames=1, redraws=0, steer=steer, steps=20)
+        run.run()
+        run.close()
+        drawn.append((run.paths[0].read_bytes(), json.loads((run.folder / "run.json").read_text())))
+    (steered, known), (plain, unknown) = drawn
+    assert steered != plain
+    assert known["steer"]
+    assert "steer" not in unknown
+
+
 def test_a_job_is_stored_as_it_was_given(dipeptide, models, tmp_path):
     run = start(tmp_path, dipeptide, models, ligands={})
     run.close()

@@ -19,6 +19,7 @@ from mlmd_calc.cli.data_options import (
 )
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
 from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.sample import Steer
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ def rollouts_command(
         float | None,
         typer.Option(help="Factor on the sampler's steps; default: that of the model."),
     ] = None,
+    steer: Steer = True,
     redraws: Annotated[
         int | None,
         typer.Option(
@@ -302,6 +304,7 @@ def rollouts_command(
             steps=steps,
             noise_scale=noise_scale,
             step_scale=step_scale,
+            steer=steer,
             redraws=REDRAWS if redraws is None else redraws,
             seed=seed,
         ),

@@ -63,6 +63,8 @@ class RolloutOptions:
         Denoiser calls per frame; None for those of the model.
     noise_scale, step_scale
         Factors on noise and steps of the sampler; None for those of the model.
+    steer
+        Put bonds, angles, hands and contacts right while a frame is drawn.
     redraws
         How often a frame that a :class:`~mlmd_calc.sampling.quality.FrameGuard` refuses is drawn
         again before the trajectory ends; 0 keeps every frame.
@@ -78,6 +80,7 @@ class RolloutOptions:
     steps: int | None = None
     noise_scale: float | None = None
     step_scale: float | None = None
+    steer: bool = True
     redraws: int = REDRAWS
     seed: int = 0
 
@@ -92,7 +95,7 @@ class RolloutOptions:
     def of_sampler(self, name: str | None) -> SamplerOptions:
         """Return the options of one of the samplers; only "sde" has noise to scale."""
         noise_scale = None if self.ablation and name == "ode" else self.noise_scale
-        return SamplerOptions(name, self.steps, noise_scale, self.step_scale)
+        return SamplerOptions(name, self.steps, noise_scale, self.step_scale, self.steer)
 
 
 @dataclass(frozen=True)
@@ -295,8 +298,15 @@ def _rollouts(
     guard: FrameGuard,
 ) -> tuple[Rollout, Rollout | None]:
     def make(network: ATMOSModel, lag_ps: float) -> Rollout:
-        sampler = options.of_sampler(variant.sampler).of(network)
-        return make_rollout(network, reference.system, lag_ps, sampler, guard, options.redraws)
+        return make_rollout(
+            network,
+            reference.system,
+            reference.runs[0].structure,
+            lag_ps,
+            options.of_sampler(variant.sampler),
+            guard,
+            options.redraws,
+        )
 
     fine = None
     if variant.interpolator is not None:

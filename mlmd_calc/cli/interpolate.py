@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
-from mlmd_calc.cli.sample import SUMMARY_FILE, describe_faults, read_start
+from mlmd_calc.cli.sample import SUMMARY_FILE, Steer, describe_faults, read_start
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import write_json
@@ -33,6 +33,7 @@ def interpolate(
     steps: Annotated[
         int | None, typer.Option(help="Denoiser calls per frame. Default: that of the model.")
     ] = None,
+    steer: Steer = True,
     redraws: Annotated[
         int,
         typer.Option(help="Times that a frame no simulation would visit is drawn again; 0: never."),
@@ -68,7 +69,7 @@ def interpolate(
             count=replicas,
             seed=seed,
             redraws=redraws,
-            sampler=SamplerOptions(steps=steps),
+            sampler=SamplerOptions(steps=steps, steer=steer),
             beyond_training=beyond_training,
         )
     for note in drawn.notes:

@@ -95,6 +95,14 @@ _StepScale: TypeAlias = Annotated[
     float | None,
     typer.Option("--step-scale", help="Factor on the sampler's steps. Default: that of the model."),
 ]
+Steer: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--steer/--no-steer",
+        help="Put bonds, angles, mirror images and clashes right while a frame is drawn, in what "
+        "the network predicts from the last Ångström of noise.",
+    ),
+]
 _Redraws: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -165,6 +173,7 @@ def sample(
     steps: _Steps = None,
     noise_scale: _NoiseScale = None,
     step_scale: _StepScale = None,
+    steer: Steer = True,
     redraws: _Redraws = None,
     beyond_training: Beyond = False,
     relax: _RelaxBy = None,
@@ -212,6 +221,7 @@ def sample(
             steps=steps,
             noise_scale=noise_scale,
             step_scale=step_scale,
+            steer=steer,
             redraws=usual if redraws is None else redraws,
             seed=seed,
             format=trajectory_format,

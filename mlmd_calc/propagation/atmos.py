@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.biomolecules.domain import refuse_objections
+from mlmd_calc.biomolecules.steering import Steering
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 from mlmd_calc.models.atmos import Memory, SamplerConfig
@@ -72,6 +73,9 @@ class ATMOSPropagator(Propagator):
         eV per atom by which the energy after a jump may be higher than the mean of that dynamics.
         A jump that leads higher is relaxed again, up to four times in all, and then rejected. None:
         two standard deviations.
+    steer
+        Put bonds, angles, hands and contacts of heavy atoms right while a frame is drawn, see
+        :class:`~mlmd_calc.biomolecules.steering.Steering`.
     beyond_training
         Warn where the system is not like those the model was trained on, instead of refusing it.
 
@@ -98,6 +102,7 @@ class ATMOSPropagator(Propagator):
         langevin_steps: int = 1000,
         reference_steps: int = 1000,
         energy_limit: float | None = None,
+        steer: bool = True,
         beyond_training: bool = False,
     ) -> None:
         if model.network.config.max_remaining:
@@ -138,6 +143,7 @@ class ATMOSPropagator(Propagator):
             system.features,
             sampler=sampler,
             lag_ps=stride_ps,
+            steer=Steering(system) if steer else None,
             settle=system.exchange_arms,
         )
 
@@ -146,6 +152,7 @@ class ATMOSPropagator(Propagator):
         """Checksum of the model, and how it is used."""
         return (
             f"ATMOSPropagator({self.model.sha256}, {self._rollout.sampler}, "
+            f"{'' if self._rollout.steer is None else 'steered, '}"
             f"{self.minimise_steps} steps of minimisation, {self.langevin_steps} of dynamics)"
         )
 

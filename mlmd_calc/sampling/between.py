@@ -116,7 +116,7 @@ def draw_between(
     interval_ps = trained_stride_ps(model, None)
     guard = FrameGuard(system, first)
     options = SamplerOptions() if sampler is None else sampler
-    rollout = make_rollout(model, system, interval_ps, options.of(model), guard, redraws)
+    rollout = make_rollout(model, system, first, interval_ps, options, guard, redraws)
     starts, ends = (
         torch.from_numpy(frame).repeat(count, 1, 1) for frame in (system.reference, end)
     )

@@ -114,8 +114,10 @@ class Drawing:
         job = self.job
 
         def rollout(which: ATMOSModel, stride_ps: float, redraws: int) -> Rollout:
-            sampler = job.sampler_options().of(which)
-            return make_rollout(which, self.system, stride_ps, sampler, self._guard, redraws)
+            options = job.sampler_options()
+            return make_rollout(
+                which, self.system, self._structure, stride_ps, options, self._guard, redraws
+            )
 
         if self.relaxation is not None:
             # Frames are judged when they are relaxed.

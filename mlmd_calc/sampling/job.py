@@ -31,6 +31,9 @@ class SamplingJob:
         Denoiser calls per frame; None for those of the models.
     noise_scale, step_scale
         Factors on noise and steps of the sampler; None for those of the models.
+    steer
+        Put bonds, angles, hands and contacts right while a frame is drawn, see
+        :class:`~mlmd_calc.biomolecules.steering.Steering`.
     redraws
         How often a frame that a :class:`~mlmd_calc.sampling.quality.FrameGuard` refuses is drawn
         again before the run ends; 0 keeps every frame.
@@ -71,6 +74,7 @@ class SamplingJob:
     steps: int | None = None
     noise_scale: float | None = None
     step_scale: float | None = None
+    steer: bool = True
     redraws: int = REDRAWS
     seed: int = 0
     format: str = "xtc"
@@ -98,4 +102,6 @@ class SamplingJob:
 
     def sampler_options(self) -> SamplerOptions:
         """Return what of the samplers of the models is changed."""
-        return SamplerOptions(self.sampler, self.steps, self.noise_scale, self.step_scale)
+        return SamplerOptions(
+            self.sampler, self.steps, self.noise_scale, self.step_scale, self.steer
+        )

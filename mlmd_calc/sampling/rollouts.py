@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mlmd_calc.biomolecules import MolecularSystem
+from mlmd_calc.biomolecules import BondedStructure, MolecularSystem
+from mlmd_calc.biomolecules.steering import Steering
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -34,6 +35,9 @@ class SamplerOptions:
         more often a frame is refused.
     step_scale
         Factor on the steps.
+    steer
+        Put bonds, angles, hands and contacts right in what the network predicts on the way to a
+        frame, see :class:`~mlmd_calc.biomolecules.steering.Steering`.
 
     Raises
     ------
@@ -45,6 +49,7 @@ class SamplerOptions:
     steps: int | None = None
     noise_scale: float | None = None
     step_scale: float | None = None
+    steer: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in (None, *SAMPLERS):
@@ -96,8 +101,9 @@ def check_redraws(count: int) -> None:
 def make_rollout(
     model: ATMOSModel,
     system: MolecularSystem,
+    structure: BondedStructure,
     stride_ps: float,
-    sampler: SamplerConfig,
+    options: SamplerOptions,
     guard: FrameGuard,
     redraws: int,
 ) -> Rollout:
@@ -105,23 +111,28 @@ def make_rollout(
 
     Parameters
     ----------
-    model, system
-        The model and what it moves.
+    model, system, structure
+        The model, what it moves, and the structure that this was built from.
     stride_ps
         Time between frames.
-    sampler
-        Noise levels and step rule.
+    options
+        What of the sampler of the model is changed.
     guard
         Judges the frames.
     redraws
         How often a frame that the guard refuses is drawn again.
 
+    Raises
+    ------
+    ConfigError
+        If the options do not fit the model.
     """
     return Rollout(
         model.network,
         system.features,
-        sampler=sampler,
+        sampler=options.of(model),
         lag_ps=stride_ps,
+        steer=Steering(system, structure.positions) if options.steer else None,
         settle=system.exchange_arms,
         accept=guard,
         redraws=redraws,

@@ -197,7 +197,8 @@ class SamplingRun:
                 f"the run in {folder} was started by an earlier version of mlmd, which judged "
                 "frames otherwise; finish it with that one, or start a new run"
             )
-        job = SamplingJob(**stored["job"])
+        # Runs that were started before frames were steered go on without.
+        job = SamplingJob(**{"steer": False, **stored["job"]})
         if frames is not None:
             job = replace(job, frames=frames)
         if job.frames < stored["frame"]:
@@ -223,6 +224,9 @@ class SamplingRun:
         """Say what the run is, whatever its length and wherever its models lie; JSON-able."""
         passing = ("input", "model", "interpolator", "frames", "device")
         options = {name: value for name, value in asdict(self.job).items() if name not in passing}
+        if not self.job.steer:
+            # As in runs from before frames were steered.
+            del options["steer"]
         positions = np.ascontiguousarray(self._structure.positions)
         return {
             "atoms": ase.Atoms(self._structure.numbers).get_chemical_formula(),

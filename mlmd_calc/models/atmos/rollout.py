@@ -12,7 +12,7 @@ from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos.config import SamplerConfig
 from mlmd_calc.models.atmos.features import Features, Memory
 from mlmd_calc.models.atmos.network import ATMOS
-from mlmd_calc.models.atmos.sampler import random_steps, run_sampler, standard_normal
+from mlmd_calc.models.atmos.sampler import Steer, random_steps, run_sampler, standard_normal
 from mlmd_calc.models.recorder import Recorder
 
 
@@ -33,6 +33,9 @@ class Rollout:
         Noise levels and step rule; None for those of the network.
     lag_ps
         Time between frames, for networks that are told the lag.
+    steer
+        What is done to the structures that the network predicts on the way to a frame; None for
+        nothing.
     settle
         What is done to all frames ``(b, a, 3)`` Å that are drawn, before they are judged; None for
         nothing.
@@ -69,6 +72,7 @@ class Rollout:
         *,
         sampler: SamplerConfig | None = None,
         lag_ps: float | None = None,
+        steer: Steer | None = None,
         settle: Callable[[Tensor], Tensor] | None = None,
         accept: Callable[[Tensor], Tensor] | None = None,
         redraws: int = 0,
@@ -77,6 +81,7 @@ class Rollout:
             raise InputError("this network is told the time between frames; give lag_ps")
         self.network = network
         self.sampler = network.config.sampler if sampler is None else sampler
+        self.steer = steer
         self.settle = settle
         self.accept = accept
         self.redraws = 0 if accept is None else redraws
@@ -244,6 +249,7 @@ class Rollout:
                 features.atom_mask,
                 self.sampler,
                 self.network.config.sigma_data,
+                self.steer,
             )
         frames = drawn[:, 0].to("cpu", torch.float64, copy=True)
         if not bool(frames.isfinite().all()):

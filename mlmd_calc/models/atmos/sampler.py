@@ -22,6 +22,9 @@ from mlmd_calc.models.atmos.geometry import centred
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Noisy coordinates ``(b, k, a, 3)`` and noise levels ``(b, k)`` to denoised coordinates."""
 
+Steer: TypeAlias = Callable[[Tensor, float], Tensor]
+"""Denoised coordinates ``(b, k, a, 3)`` and the noise level in Å to those that are wanted."""
+
 
 def noise_levels(sampler: SamplerConfig, sigma_data: float) -> list[float]:
     """Return the ``steps + 1`` noise levels of a sampler in Å, from the largest to zero."""
@@ -115,6 +118,7 @@ def run_sampler(
     mask: Tensor,
     sampler: SamplerConfig,
     sigma_data: float,
+    steer: Steer | None = None,
 ) -> Tensor:
     """Turn noise into structures.
 
@@ -136,6 +140,8 @@ def run_sampler(
         ODE, else the SDE.
     sigma_data
         Unit of the noise levels in Å.
+    steer
+        What is done to every denoised structure before the step towards it; None for nothing.
 
     Returns
     -------
@@ -151,8 +157,10 @@ def run_sampler(
         raised = before * (1.0 + (sampler.gamma_0 if after > sampler.gamma_min else 0.0))
         x = draw.pose.apply(x, atoms)
         x = x + sampler.noise_scale * math.sqrt(raised**2 - before**2) * draw.noise
-        slope = (x - denoise(x, x.new_full(x.shape[:2], raised))) / raised
-        x = x + sampler.step_scale * (after - raised) * slope
+        denoised = denoise(x, x.new_full(x.shape[:2], raised))
+        if steer is not None:
+            denoised = steer(denoised, raised)
+        x = x + sampler.step_scale * (after - raised) * (x - denoised) / raised
     return x * atoms[..., None]
 
 
