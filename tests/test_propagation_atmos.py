@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from mlmd_calc import units
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
+from mlmd_calc.geometry.bonds import Bonds, bond_lengths
 from mlmd_calc.md import JumpNVE, JumpNVT
 from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.models.atmos.rollout import Rollout
@@ -91,6 +92,23 @@ def test_jumps_are_those_of_the_network(propagator, model, dipeptide):
         state = jump(propagator, state, seed)
         np.testing.assert_allclose(system.select(state.positions), positions[0], atol=1e-12)
     assert int(state.memory["step"]) == 3
+
+
+def test_jumps_are_steered_unless_told_otherwise(model, dipeptide):
+    """Steering shortens the bonds of an untrained network; restart files tell which it was."""
+    system = build_system(dipeptide)
+    sampler = replace(model.network.config.sampler, steps=20)
+    steered, free = (
+        ATMOSPropagator(model, system, sampler=sampler, steer=steer, **BARE)
+        for steer in (True, False)
+    )
+    bonds = Bonds(system.bonds, bond_lengths(system.reference, system.bonds))
+    worst = [
+        np.abs(bonds.deviations(system.select(jump(own, state_of(dipeptide)).positions))).max()
+        for own in (steered, free)
+    ]
+    assert worst[0] < 0.2 * worst[1]
+    assert steered.identity != free.identity
 
 
 def test_order_of_the_engine_does_not_matter(propagator, model, dipeptide):
