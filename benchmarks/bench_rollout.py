@@ -49,6 +49,7 @@ def measure(
     import torch
 
     from mlmd_calc.biomolecules import build_system
+    from mlmd_calc.biomolecules.steering import Steering
     from mlmd_calc.cli.sample import read_start
     from mlmd_calc.models import ATMOS, ATMOSConfig
     from mlmd_calc.models.atmos.rollout import Rollout
@@ -64,8 +65,11 @@ def measure(
     sampler = network.config.sampler
     if steps is not None:
         sampler = replace(sampler, steps=steps)
-    system = build_system(read_start(start, seed=0))
-    rollout = Rollout(network, system.features, sampler=sampler, lag_ps=lag_ps)
+    structure = read_start(start, seed=0)
+    system = build_system(structure)
+    # As `mlmd sample` draws, but whatever comes is kept.
+    steer = Steering(system, structure.positions)
+    rollout = Rollout(network, system.features, sampler=sampler, lag_ps=lag_ps, steer=steer)
     trajectories = Trajectories(rollout, system.reference, 1, seed=0)
     trajectories.advance(WARM_UP)
     wall, cpu, resident = [time.perf_counter()], [time.process_time()], []
