@@ -89,13 +89,24 @@ class GeometryLimits:
         """
         reach = 2.0 * self._radii.max() * max(CONTACT_LIMITS) + slack
         pairs = np.sort(KDTree(positions).query_pairs(reach, output_type="ndarray"), axis=1)
+        pairs, limits = self._with_limits(pairs)
+        near = bond_lengths(positions, pairs) < limits + slack
+        return pairs[near], limits[near]
+
+    def all_contacts(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """All pairs that :meth:`contacts` may find, and how near they may be."""
+        return self._with_limits(np.stack(np.triu_indices(len(self.inside), 1), axis=1))
+
+    def _with_limits(
+        self, pairs: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Those pairs that are three bonds apart or more, and how near they may be."""
         first, second = self.inside[pairs].T
-        light = (self.numbers[[first, second]] == 1).any(axis=0)
+        pairs = pairs[~np.isin(first * len(self.numbers) + second, self._near_pairs)]
+        ends = self.inside[pairs]
+        light = (self.numbers[ends] == 1).any(axis=1)
         limits = np.where(light, CONTACT_LIMITS[1], CONTACT_LIMITS[0])
-        limits *= self._radii[first] + self._radii[second]
-        apart = ~np.isin(first * len(self.numbers) + second, self._near_pairs)
-        chosen = apart & (bond_lengths(positions, pairs) < limits + slack)
-        return pairs[chosen], limits[chosen]
+        return pairs, limits * self._radii[ends].sum(axis=1)
 
 
 def _angles(count: int, bonds: NDArray[np.int64]) -> NDArray[np.int64]:

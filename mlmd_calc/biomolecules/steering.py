@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mlmd_calc.biomolecules.limits import ANGLE_LIMIT, BOND_LIMIT, GeometryLimits
 from mlmd_calc.biomolecules.system import MolecularSystem
+from mlmd_calc.geometry.bonds import bond_lengths
 
 _LARGEST_NOISE: Final = 1.0
 """Å; above this level a predicted structure is a mean of many, whose bonds need not be right."""
@@ -42,6 +43,9 @@ _PEPTIDE_BOND: Final = (0.9, 1.15)
 """Distance of the outer atoms of a peptide bond over that of the reference: trans it does not come
 half-way to cis (0.78), nor cis to trans (1.29)."""
 
+_MANY: Final = 300
+"""Atoms beyond which contacts are looked for among neighbours in space, not in all pairs."""
+
 _ROUNDS: Final = 10
 _OVER_RELAXATION: Final = 1.2
 
@@ -51,6 +55,17 @@ class _Push(NamedTuple):
 
     atoms: Tensor
     displacements: Tensor
+
+
+class _Distances(NamedTuple):
+    """What distances may be: ``(m,)`` or ``(b, m)`` Å.
+
+    Pairs ``(2, m)`` are places in `GeometryLimits.inside`.
+    """
+
+    pairs: Tensor
+    shortest: Tensor
+    longest: Tensor
 
 
 class Steering:
@@ -86,26 +101,24 @@ class Steering:
     ) -> None:
         self._system, self._positions = system, positions
         self._limits = limits = GeometryLimits(system, hydrogens=positions is not None)
-        self._bonds = torch.from_numpy(limits.bonds.pairs).T
-        lengths = torch.from_numpy(limits.bonds.lengths)
-        self._lengths = lengths - _MARGIN * BOND_LIMIT, lengths + _MARGIN * BOND_LIMIT
         self._angles = torch.from_numpy(limits.angles).T
         widest = _MARGIN * ANGLE_LIMIT
         self._cosines = tuple(
             torch.from_numpy(np.cos(np.radians(np.clip(each, 0.0, 180.0))))
             for each in (limits.reference_angles - widest, limits.reference_angles + widest)
         )
-        reference = torch.from_numpy(system.reference)
-        self._peptide_bonds = torch.from_numpy(system.omega[:, [0, 3]]).T
-        first, last = self._peptide_bonds
-        apart = (reference[first] - reference[last]).norm(dim=-1)
-        self._widths = tuple(factor * apart for factor in _PEPTIDE_BOND)
         named = {tuple(each) for each in system.equal_arms[:, :4].tolist()}
         kept = [tuple(each) not in named for each in system.chirality_centres.tolist()]
         self._centres = torch.from_numpy(system.chirality_centres[np.array(kept, dtype=bool)])
+        reference = torch.from_numpy(system.reference)
         arms = reference[self._centres[:, 1:]] - reference[self._centres[:, :1]]
         self._volumes = torch.linalg.det(arms)
+        self._all_pairs: tuple[Tensor, Tensor] | None = None
+        if len(limits.inside) <= _MANY:
+            pairs, nearest = limits.all_contacts()
+            self._all_pairs = torch.from_numpy(pairs).T, torch.from_numpy(nearest)
         self._carriers = torch.from_numpy(self._heavy_atoms_of(limits.inside))
+        self._kept = self._kept_distances()
 
     def _heavy_atoms_of(self, atoms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Heavy atoms of the network that atoms in the engine's order are or belong to."""
@@ -115,6 +128,18 @@ class Steering:
         found[system.hydrogens.hydrogens] = found[system.hydrogens.parents]
         carriers: NDArray[np.int64] = found[atoms]
         return carriers
+
+    def _kept_distances(self) -> _Distances:
+        """Those of bonds, and of the outer atoms of peptide bonds."""
+        limits, system = self._limits, self._system
+        outer = system.omega[:, [0, 3]]
+        lengths, widths = limits.bonds.lengths, bond_lengths(system.reference, outer)
+        change = _MARGIN * BOND_LIMIT
+        shortest = np.concatenate([lengths - change, _PEPTIDE_BOND[0] * widths])
+        longest = np.concatenate([lengths + change, _PEPTIDE_BOND[1] * widths])
+        pairs = np.concatenate([limits.bonds.pairs, outer])
+        places = np.searchsorted(limits.inside, system.atoms[pairs])
+        return _Distances(*(torch.from_numpy(each) for each in (places.T, shortest, longest)))
 
     def __call__(self, predicted: Tensor, noise: float) -> Tensor:
         """Put structures right.
@@ -136,13 +161,11 @@ class Steering:
             return predicted
         positions = predicted.flatten(0, 1).to("cpu", torch.float64, copy=True)
         offsets = self._offsets(positions)
-        pairs, nearest = self._near(positions, offsets)
+        distances = self._distances(positions, offsets)
         for _ in range(_ROUNDS):
             pushes = [
-                *self._at_pairs(positions, self._bonds, *self._lengths),
-                *self._at_pairs(positions, self._peptide_bonds, *self._widths),
+                *self._at_distances(positions, offsets, distances),
                 *self._at_angles(positions),
-                *self._at_contacts(positions, offsets, pairs, nearest),
                 *self._at_centres(positions),
             ]
             atoms = torch.cat([push.atoms for push in pushes])
@@ -162,30 +185,45 @@ class Steering:
         whole = self._system.restore(positions.numpy(), self._positions)[:, self._limits.inside]
         return torch.from_numpy(whole) - positions[:, self._carriers]
 
-    def _near(self, positions: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs ``(2, p)`` of atoms that are or may come too near, and how near they may be.
+    def _distances(self, positions: Tensor, offsets: Tensor) -> _Distances:
+        """Join what is to be kept, and contacts of atoms that are or may come too near.
 
-        The latter, ``(b, p)`` Å, are zero in structures where the two are far from each other, so
-        that none depends on what the others are.
+        Contacts may have any distance in structures where the two are far from each other, so that
+        none depends on what the others are.
         """
-        found = [
-            self._limits.contacts(frame, _SLACK)
-            for frame in (positions[:, self._carriers] + offsets).numpy()
-        ]
-        pairs, places = np.unique(
+        pairs, nearest = self._near(positions[:, self._carriers] + offsets)
+        kept, count = self._kept, len(positions)
+        return _Distances(
+            torch.cat([kept.pairs, pairs], dim=1),
+            torch.cat([kept.shortest.expand(count, -1), _CONTACT_MARGIN * nearest], dim=1),
+            torch.cat([kept.longest.expand(count, -1), torch.full_like(nearest, torch.inf)], dim=1),
+        )
+
+    def _near(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs ``(2, p)`` near each other in any structure, and how near they may be in each."""
+        if self._all_pairs is not None:
+            pairs, limits = self._all_pairs
+            near = (atoms[:, pairs[0]] - atoms[:, pairs[1]]).norm(dim=-1) < limits + _SLACK
+            chosen = near.any(dim=0)
+            return pairs[:, chosen], near[:, chosen] * limits[chosen]
+        found = [self._limits.contacts(frame, _SLACK) for frame in atoms.numpy()]
+        joined, places = np.unique(
             np.concatenate([pairs for pairs, _ in found]), axis=0, return_inverse=True
         )
         rows = np.repeat(np.arange(len(found)), [len(limits) for _, limits in found])
-        nearest = np.zeros((len(found), len(pairs)))
-        nearest[rows, places] = _CONTACT_MARGIN * np.concatenate([limits for _, limits in found])
-        return torch.from_numpy(pairs).T, torch.from_numpy(nearest)
+        nearest = np.zeros((len(found), len(joined)))
+        nearest[rows, places] = np.concatenate([limits for _, limits in found])
+        return torch.from_numpy(joined).T, torch.from_numpy(nearest)
 
-    def _at_pairs(
-        self, positions: Tensor, pairs: Tensor, lowest: Tensor, highest: Tensor
+    def _at_distances(
+        self, positions: Tensor, offsets: Tensor, distances: _Distances
     ) -> Iterator[_Push]:
-        first, second = pairs
-        vectors = positions[:, second] - positions[:, first]
-        return _into_range(first, second, vectors, lowest, highest)
+        """Hydrogens push the heavy atoms they belong to."""
+        atoms = positions[:, self._carriers] + offsets
+        first, second = distances.pairs
+        vectors = atoms[:, second] - atoms[:, first]
+        first, second = self._carriers[distances.pairs]
+        return _into_range(first, second, vectors, distances.shortest, distances.longest)
 
     def _at_angles(self, positions: Tensor) -> Iterator[_Push]:
         """Angles by the distance of their ends, whatever the bonds are."""
@@ -199,18 +237,6 @@ class Steering:
         )
         vectors = positions[:, second] - positions[:, first]
         return _into_range(first, second, vectors, lowest, highest)
-
-    def _at_contacts(
-        self, positions: Tensor, offsets: Tensor, pairs: Tensor, nearest: Tensor
-    ) -> Iterator[_Push]:
-        """Hydrogens push the heavy atoms they belong to."""
-        first, second = pairs
-        carriers = self._carriers
-        vectors = (positions[:, carriers[second]] + offsets[:, second]) - (
-            positions[:, carriers[first]] + offsets[:, first]
-        )
-        farthest = torch.full_like(nearest, torch.inf)
-        return _into_range(carriers[first], carriers[second], vectors, nearest, farthest)
 
     def _at_centres(self, positions: Tensor) -> Iterator[_Push]:
         """Along the gradients of the volume, by a step that would make it large enough."""
