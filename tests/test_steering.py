@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
+from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system, steering
 from mlmd_calc.biomolecules.limits import GeometryLimits
 from mlmd_calc.biomolecules.steering import Steering
 from mlmd_calc.data.biomolecules import structure_from_smiles
@@ -31,10 +31,10 @@ def _disturbed(system: MolecularSystem, size: float, count: int = 6) -> torch.Te
     return torch.from_numpy(system.reference + size * noise)
 
 
-def _settled(steering: Steering, frames: torch.Tensor) -> torch.Tensor:
+def _settled(steer: Steering, frames: torch.Tensor) -> torch.Tensor:
     """What the steps of a sampler make of a prediction that does not change."""
     for _ in range(20):
-        frames = steering(frames, 0.1)
+        frames = steer(frames, 0.1)
     return frames
 
 
@@ -101,27 +101,27 @@ def test_a_peptide_bond_half_way_to_cis_goes_back(system: MolecularSystem) -> No
 
 def test_above_an_angstrom_of_noise_nothing_is_done(system: MolecularSystem) -> None:
     frames = _disturbed(system, 0.5)
-    steering = Steering(system)
-    assert torch.equal(steering(frames, 1.01), frames)
-    assert not torch.equal(steering(frames, 0.99), frames)
+    steer = Steering(system)
+    assert torch.equal(steer(frames, 1.01), frames)
+    assert not torch.equal(steer(frames, 0.99), frames)
 
 
 def test_structures_do_not_depend_on_each_other(
     structure: BondedStructure, system: MolecularSystem
 ) -> None:
     frames = _disturbed(system, 0.3)
-    steering = Steering(system, structure.positions)
-    together = steering(frames, 0.1)
-    alone = torch.cat([steering(frame[None], 0.1) for frame in frames])
+    steer = Steering(system, structure.positions)
+    together = steer(frames, 0.1)
+    alone = torch.cat([steer(frame[None], 0.1) for frame in frames])
     assert torch.equal(together, alone)
 
 
 def test_dtype_is_kept_and_what_is_not_finite_left(system: MolecularSystem) -> None:
     frames = _disturbed(system, 0.3).float()
-    steering = Steering(system)
-    assert steering(frames, 0.1).dtype == torch.float32
+    steer = Steering(system)
+    assert steer(frames, 0.1).dtype == torch.float32
     frames[2, 0, 5] = torch.nan
-    assert torch.equal(steering(frames, 0.1).isnan(), frames.isnan())
+    assert torch.equal(steer(frames, 0.1).isnan(), frames.isnan())
 
 
 def test_hydrogens_push_the_atoms_they_belong_to() -> None:
@@ -149,3 +149,14 @@ def test_atoms_without_bonds_pass() -> None:
     system = build_system(structure_from_smiles("C"))
     frames = torch.ones(2, 1, 1, 3)
     assert torch.equal(Steering(system)(frames, 0.1), frames)
+
+
+def test_large_molecules_are_steered_alike(
+    structure: BondedStructure, system: MolecularSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neighbours in space are found in another way than among all pairs."""
+    frames = _disturbed(system, 0.3)
+    few = Steering(system, structure.positions)(frames, 0.1)
+    monkeypatch.setattr(steering, "_MANY", 0)
+    many = Steering(system, structure.positions)(frames, 0.1)
+    torch.testing.assert_close(many, few, rtol=0, atol=1e-12)
