@@ -126,7 +126,7 @@ class Mover:
         """Draw jumps until each is accepted or nothing is left to try but forces."""
         propagator, guard = self._setup.propagator, self._setup.guard
         results = self._draw(molecules, states, stride)
-        varies = propagator.stochastic or self._setup.corrections.random_rotation
+        varies = propagator.stochastic or self._setup.random_rotation
         for _ in range(guard.redraws if varies else 0):
             again = self._put_back(molecules, states, results, "redraw")
             tries = self._draw([molecules[k] for k in again], [states[k] for k in again], stride)
@@ -235,12 +235,20 @@ class Mover:
                 starts,
                 stride,
                 setup.generator,
-                rotate=setup.corrections.random_rotation,
+                rotate=setup.random_rotation,
             )
+        if setup.forces is setup.propagator.potential:
+            proposals = [self._with_known_energy(proposal) for proposal in proposals]
         proposals = [self._relaxed(proposal) for proposal in proposals]
         if not setup.propagator.gives_velocities:
             proposals = [self._with_velocities(proposal) for proposal in proposals]
         return self._judge.judge(molecules, proposals, kick=kicking)
+
+    def _with_known_energy(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
+        if isinstance(proposal, Rejected):
+            return proposal
+        energy = self._setup.propagator.known_energy(proposal.after)
+        return replace(proposal, after=replace(proposal.after, energy=energy))
 
     def _relaxed(self, proposal: Proposal | Rejected) -> Proposal | Rejected:
         if isinstance(proposal, Rejected):

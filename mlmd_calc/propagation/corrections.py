@@ -15,6 +15,9 @@ import numpy as np
 from mlmd_calc import units
 from mlmd_calc.propagation.state import FloatArray, State
 
+_ROUNDING: Final = 1e-10
+"""Å. A centre of mass that is off by less is where it should be."""
+
 _LINEAR: Final = 0.01
 """A molecule whose radius of gyration about an axis is below this part of the largest is linear."""
 
@@ -119,15 +122,17 @@ class Corrections:
 
     def apply(self, before: State, after: State) -> State:
         """Correct positions and velocities after a jump; the energy comes later."""
-        masses = before.masses
-        x, v = np.array(after.positions), np.array(after.velocities)
+        masses, x, v = before.masses, after.positions, np.array(after.velocities)
         drift = centre_of_mass(before.velocities, masses)
         if self.centre_of_mass or self.fix_centre:
             way = (after.time - before.time) * (0.0 if self.fix_centre else 1.0) * drift
-            x += centre_of_mass(before.positions, masses) + way - centre_of_mass(x, masses)
+            shift = centre_of_mass(before.positions, masses) + way - centre_of_mass(x, masses)
+            # Positions that are right stay as they are, so that what is known at them does too.
+            if np.abs(shift).max() > _ROUNDING:
+                after = after.moved_to(x + shift)
         if self.momentum:
             v += drift - centre_of_mass(v, masses)
-        after = replace(after, positions=x, velocities=v)
+        after = replace(after, velocities=v)
         if self.angular_momentum:
             after = self._keep_angular_momentum(before, after)
         return self.stop_centre(after)

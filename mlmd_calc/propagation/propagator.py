@@ -212,6 +212,9 @@ class Propagator(ABC):
         distribution of the thermostat, and the centre of mass stays where it is put.
     conserves_energy
         Whether its jumps conserve the energy of its potential, as force-based steps do.
+    orientation_error
+        Whether its answer depends on the orientation in which it sees a molecule, so that random
+        ones (:class:`.Corrections`) average its errors.
     temperature_K
         The only temperature it was made for; None: any.
     conditions
@@ -226,6 +229,7 @@ class Propagator(ABC):
     stochastic: bool = False
     gives_velocities: bool = True
     conserves_energy: bool = False
+    orientation_error: bool = True
     temperature_K: float | None = None  # noqa: N815
     conditions: Conditions = Conditions()
     potential: ForceModel | None = None
@@ -238,6 +242,10 @@ class Propagator(ABC):
         InputError
             With what is wrong.
         """
+
+    def known_energy(self, state: State) -> float | None:
+        """Potential energy in eV of a state if it has just evaluated it; None if not."""
+        return None
 
     @abstractmethod
     def propagate(

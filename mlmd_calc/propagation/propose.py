@@ -109,7 +109,12 @@ def propose_force_steps(
     return [
         proposal
         if isinstance(proposal, Rejected)
-        else Proposal(state, replace(proposal.after, memory=state.memory))
+        else Proposal(
+            state,
+            replace(
+                proposal.after, memory=state.memory, energy=verlet.known_energy(proposal.after)
+            ),
+        )
         for state, proposal in zip(states, proposals, strict=True)
     ]
 

@@ -103,6 +103,11 @@ class Setup:
         known = bool(getattr(self.forces, "has_energy", False))
         return known and self.propagator.gives_velocities and self.other_forces != "ignore"
 
+    @property
+    def random_rotation(self) -> bool:
+        """Whether the propagator sees molecules in random orientations."""
+        return self.corrections.random_rotation and self.propagator.orientation_error
+
     def check(self) -> None:
         """Refuse options that do not fit together."""
         self.check_stride(self.stride_fs)

@@ -14,14 +14,15 @@ from mlmd_calc.potential import Structure
 from mlmd_calc.propagation.constraints import constraints_of, drifted
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Propagator, Strides
-from mlmd_calc.propagation.state import FloatArray, Frames, State
+from mlmd_calc.propagation.state import FloatArray, Frames, Memory, State
 
 
 class VerletPropagator(Propagator):
     """Jumps made of velocity-Verlet steps: the reference for learned ones.
 
-    Its memory holds the forces at the last frame, so that a jump of n steps costs n evaluations as
-    long as nothing else moves the atoms.
+    Its memory holds forces and energy at the last frame, so that a jump of n steps costs n
+    evaluations as long as nothing else moves the atoms. Molecules are not turned: it is the force
+    model that knows how to average over orientations.
 
     Parameters
     ----------
@@ -37,6 +38,7 @@ class VerletPropagator(Propagator):
     """
 
     conserves_energy = True
+    orientation_error = False
 
     def __init__(self, forces: ForceModel, timestep_fs: float) -> None:
         if not 0.0 < timestep_fs < np.inf:
@@ -60,6 +62,7 @@ class VerletPropagator(Propagator):
         x = [np.array(state.positions) for state in states]
         v = [np.array(state.velocities) for state in states]
         forces = self._first_forces(states)
+        energies: list[float | None] = []
         half = [0.5 * self.timestep_fs * units.FS**2 / state.masses[:, None] for state in states]
         molecules = range(len(states))
         constraints = constraints_of(self.forces)
@@ -68,7 +71,7 @@ class VerletPropagator(Propagator):
             for i in molecules:
                 v[i] = v[i] + half[i] * forces[i]
                 x[i], v[i] = drifted(x[i], v[i], self.timestep_fs, constraints)
-            forces = self._evaluate_own(states, x)
+            energies, forces = self._evaluate_own(states, x, last=step == wanted[-1])
             for i in molecules:
                 v[i] = v[i] + half[i] * forces[i]
                 if constraints is not None:
@@ -79,42 +82,49 @@ class VerletPropagator(Propagator):
                 times=np.array(times_fs),
                 positions=np.stack([positions[i] for positions, _ in kept]),
                 velocities=np.stack([velocities[i] for _, velocities in kept]),
-                memory={"positions": x[i], "forces": forces[i]},
+                memory=_memory(x[i], forces[i], energies[i]),
             )
             for i in molecules
         ]
 
     def _first_forces(self, states: Sequence[State]) -> list[FloatArray]:
-        def known(state: State) -> bool:
-            remembered = state.memory.get("positions")
-            return remembered is not None and np.array_equal(remembered, state.positions)
+        others = [state for state in states if not _remembered(state)]
+        fresh = iter(self._evaluate(others, [state.positions for state in others], ("forces",))[1])
+        return [state.memory["forces"] if _remembered(state) else next(fresh) for state in states]
 
-        others = [state for state in states if not known(state)]
-        fresh = iter(self._evaluate(others, [state.positions for state in others]))
-        return [state.memory["forces"] if known(state) else next(fresh) for state in states]
-
-    def _evaluate_own(self, states: Sequence[State], x: Sequence[FloatArray]) -> list[FloatArray]:
+    def _evaluate_own(
+        self, states: Sequence[State], x: Sequence[FloatArray], *, last: bool
+    ) -> tuple[list[float | None], list[FloatArray]]:
         """Evaluate where the steps have led, for which the caller is not to blame."""
+        with_energy = last and bool(getattr(self.forces, "has_energy", False))
         try:
-            return self._evaluate(states, x)
+            return self._evaluate(states, x, ("energy", "forces") if with_energy else ("forces",))
         except InputError as error:
             raise PredictionError(f"force-based steps have led astray: {error}") from error
 
-    def _evaluate(self, states: Sequence[State], x: Sequence[FloatArray]) -> list[FloatArray]:
+    def _evaluate(
+        self, states: Sequence[State], x: Sequence[FloatArray], properties: tuple[str, ...]
+    ) -> tuple[list[float | None], list[FloatArray]]:
+        """Evaluate energies in eV, None where they are not asked for, and forces in eV/Å."""
         if not states:
-            return []
+            return [], []
         structures = [
             Structure(state.numbers, positions, state.charge, state.multiplicity)
             for state, positions in zip(states, x, strict=True)
         ]
-        results = self.forces.evaluate(structures, ("forces",))
+        results = self.forces.evaluate(structures, properties)
         forces = [result.forces for result in results if result.forces is not None]
         if len(forces) != len(states):
             raise ConfigError(
                 f"{type(self.forces).__qualname__} gave forces for {len(forces)} of {len(states)} "
                 "molecules; force-based steps need a model with forces"
             )
-        return forces
+        return [result.energy for result in results], forces
+
+    def known_energy(self, state: State) -> float | None:
+        """Energy at the end of a jump; see :meth:`Propagator.known_energy`."""
+        known = _remembered(state) and "energy" in state.memory
+        return float(state.memory["energy"]) if known else None
 
     def state_dict(self) -> dict[str, Any]:
         """State of the force model."""
@@ -123,3 +133,14 @@ class VerletPropagator(Propagator):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         load_model_state(self.forces, state["forces"])
+
+
+def _memory(positions: FloatArray, forces: FloatArray, energy: float | None) -> Memory:
+    memory = {"positions": positions, "forces": forces}
+    return memory if energy is None else {**memory, "energy": np.array(energy)}
+
+
+def _remembered(state: State) -> bool:
+    """Whether the memory of a state is of its positions."""
+    positions = state.memory.get("positions")
+    return positions is not None and np.array_equal(positions, state.positions)

@@ -1,0 +1,134 @@
+"""What steps of jumps cost in force calls, and that saving them changes no number."""
+
+import numpy as np
+import pytest
+from ase.md.verlet import VelocityVerlet
+from jump_run_child import SpringPotential, spring_molecule, springs
+
+from mlmd_calc import units
+from mlmd_calc.md import Ensemble, JumpNVE, JumpSettings, MDSettings, Run, draw_momenta
+from mlmd_calc.propagation import (
+    Corrections,
+    FunctionForces,
+    JumpLoop,
+    VerletPropagator,
+    make_thermostat,
+    state_from_ase,
+)
+
+
+class Counting(FunctionForces):
+    """Springs that count the molecules they are asked for."""
+
+    def __init__(self):
+        super().__init__(springs)
+        self.calls = 0
+
+    def evaluate(self, structures, properties=("energy", "forces")):
+        self.calls += len(structures)
+        return super().evaluate(structures, properties)
+
+
+class CountingPotential(SpringPotential):
+    """The same as what a calculator has."""
+
+    calls = 0
+
+    def evaluate(self, structures, properties=(), coverage=None):
+        self.calls += len(structures)
+        return super().evaluate(structures, properties, coverage)
+
+
+def moving(seed=0):
+    atoms = spring_molecule(CountingPotential)
+    draw_momenta(atoms, 300.0, np.random.default_rng(seed))
+    return atoms
+
+
+@pytest.mark.parametrize("ensemble", [Ensemble.NVE, Ensemble.LANGEVIN])
+@pytest.mark.parametrize("steps_per_jump", [1, 4])
+def test_a_recorded_run_of_force_steps_makes_one_force_call_per_step(
+    tmp_path, ensemble, steps_per_jump
+):
+    atoms = moving()
+    jumps = JumpSettings("verlet", 0.5 * steps_per_jump, replicas=3)
+    settings = MDSettings(ensemble, timestep_fs=0.5, seed=1, interval=2, jumps=jumps)
+    propagator = VerletPropagator(atoms.calc.potential, 0.5)
+    with Run.start(atoms, tmp_path / "run", settings, propagator=propagator) as run:
+        run.run(1)
+        before = atoms.calc.potential.calls
+        run.run(11)
+    assert atoms.calc.potential.calls - before == 10 * steps_per_jump * 3
+
+
+def test_force_steps_after_jumps_tell_their_energy():
+    forces = Counting()
+    loop = JumpLoop(
+        [state_from_ase(moving())],
+        VerletPropagator(forces, 0.5),
+        0.5,
+        md_steps_per_jump=1,
+        md_timestep_fs=0.5,
+    )
+    loop.advance()
+    before = forces.calls
+    loop.advance()
+    # The steps after a jump know nothing of its forces, nor the next jump of theirs.
+    assert forces.calls - before == 4
+
+
+def test_steps_are_those_of_ase():
+    atoms, states = moving(), [state_from_ase(moving())]
+    loop = JumpLoop(states, VerletPropagator(FunctionForces(springs), 0.5), 0.5)
+    for _ in range(100):
+        loop.advance()
+    atoms.calc = moving().calc
+    VelocityVerlet(atoms, 0.5 * units.FS).run(100)
+    np.testing.assert_allclose(loop.states[0].positions, atoms.positions, rtol=0.0, atol=1e-11)
+    assert loop.energies() == pytest.approx([springs(loop.states[0].positions)[0]], abs=1e-12)
+
+
+def test_energies_are_those_of_the_engine_where_it_has_other_forces():
+    other = FunctionForces(lambda positions: (springs(positions)[0] + 7.0, springs(positions)[1]))
+    loop = JumpLoop(
+        [state_from_ase(moving())],
+        VerletPropagator(FunctionForces(springs), 0.5),
+        0.5,
+        forces=other,
+        thermostat=make_thermostat("langevin", 300.0, 1e-3),
+        rng=np.random.default_rng(0),
+    )
+    for _ in range(3):
+        loop.advance()
+        energy = loop.states[0].energy
+        assert energy == pytest.approx(7.0 + springs(loop.states[0].positions)[0], abs=1e-12)
+
+
+def test_a_net_force_moves_the_molecule_and_its_energy_is_evaluated_there():
+    def lifted(positions):
+        energy, forces = springs(positions)
+        return energy - 2.0 * positions[:, 2].sum(), forces + [0.0, 0.0, 2.0]
+
+    loop = JumpLoop(
+        [state_from_ase(moving())],
+        VerletPropagator(FunctionForces(lifted), 0.5),
+        2.0,
+        corrections=Corrections(rescale_energy=True),
+    )
+    for _ in range(3):
+        loop.advance()
+        assert loop.states[0].energy == pytest.approx(
+            lifted(loop.states[0].positions)[0], abs=1e-12
+        )
+
+
+def test_atoms_that_are_moved_in_between_have_their_own_forces():
+    atoms = moving()
+    dynamics = JumpNVE(atoms, 0.5 * units.FS, VerletPropagator(FunctionForces(springs), 0.5))
+    dynamics.run(2)
+    atoms.positions[0] += [0.05, 0.0, 0.0]
+    expected = atoms.copy()
+    expected.calc = moving().calc
+    dynamics.run(1)
+    VelocityVerlet(expected, 0.5 * units.FS).run(1)
+    np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0.0, atol=1e-12)
