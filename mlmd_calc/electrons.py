@@ -30,6 +30,7 @@ import numpy as np
 
 from mlmd_calc.errors import InputError
 from mlmd_calc.options import check_types
+from mlmd_calc.wording import counted
 
 _CHARGE_KEYS: Final = frozenset(
     {"charge", "totalcharge", "netcharge", "molecularcharge", "systemcharge"}
@@ -89,7 +90,8 @@ class TrainedState:
 
     def __str__(self) -> str:
         state = ElectronicState(self.charge, self.multiplicity)
-        return f"{state} ({self.molecules} molecules of up to {self.most_atoms} atoms)"
+        size = counted(self.most_atoms, "atom")
+        return f"{state} ({counted(self.molecules, 'molecule')} of up to {size})"
 
 
 def check_trained(
@@ -126,7 +128,8 @@ def check_trained(
         )
     if atoms > _FAR_LARGER * found[0].most_atoms:
         warnings.warn(
-            f"the model was trained on {found[0]}; for {atoms} atoms its answers are a guess",
+            f"the model was trained on {found[0]}; for {counted(atoms, 'atom')} its answers are a "
+            "guess",
             stacklevel=2,
         )
 
@@ -225,7 +228,7 @@ def check_parity(where: str, protons: int, state: ElectronicState) -> None:
         possible = range(1 + electrons % 2, electrons + 2, 2)
         shown = ", ".join(str(m) for m in possible[:3]) + (", ..." if possible[3:] else "")
         raise InputError(
-            f"{where}charge={charge} leaves {electrons} electrons, which cannot have "
+            f"{where}charge={charge} leaves {counted(electrons, 'electron')}, which cannot have "
             f"multiplicity={multiplicity} (2S + 1); state another charge or multiplicity "
             f"(multiplicities possible at this charge: {shown})"
         )

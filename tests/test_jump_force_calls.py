@@ -107,7 +107,7 @@ def test_energies_are_those_of_the_engine_where_it_has_other_forces():
 def test_a_net_force_moves_the_molecule_and_its_energy_is_evaluated_there():
     def lifted(positions):
         energy, forces = springs(positions)
-        return energy - 2.0 * positions[:, 2].sum(), forces + [0.0, 0.0, 2.0]
+        return energy - 2.0 * positions[:, 2].sum(), forces + np.array([0.0, 0.0, 2.0])
 
     loop = JumpLoop(
         [state_from_ase(moving())],

@@ -19,6 +19,7 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models.atom import ATOM, input_features, return_probabilities
+from mlmd_calc.wording import counted
 
 SLOTS: Final = 8
 """Frames that published models were trained to predict, evenly spaced up to the horizon."""
@@ -82,7 +83,7 @@ def operator_starts(frames: MoleculeFrames, horizon: int, most: int) -> NDArray[
     if not len(possible):
         raise ConfigError(
             f"molecule {frames.name!r} has no {horizon + 1} frames with velocities in a row, as a "
-            f"horizon of {horizon} frames needs; ask for a shorter time"
+            f"horizon of {counted(horizon, 'frame')} needs; ask for a shorter time"
         )
     return possible[spread_index(len(possible), most)]
 

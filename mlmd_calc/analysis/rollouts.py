@@ -33,6 +33,7 @@ from mlmd_calc.geometry.stereochemistry import dihedrals
 from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import Trajectories
+from mlmd_calc.wording import counted
 
 WHOLE: Final = 0.2
 """Å; a frame is whole if no bond is further than this from its mean length in the reference."""
@@ -87,8 +88,8 @@ def _spaced(run: BiomolecularTrajectory, interval_ps: float) -> Frames:
     frames = run.positions[::stride].astype(np.float64)
     if len(frames) < _FEWEST:
         raise InputError(
-            f"trajectory {run.name!r} has {len(frames)} frames {interval_ps:g} ps apart; a "
-            f"comparison needs {_FEWEST} or more"
+            f"trajectory {run.name!r} has {counted(len(frames), 'frame')} {interval_ps:g} ps "
+            f"apart; a comparison needs {_FEWEST} or more"
         )
     return frames
 

@@ -17,6 +17,7 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.propagation import State
 from mlmd_calc.propagation.corrections import rigid_basis
+from mlmd_calc.wording import counted
 
 _FEWEST: Final = 16
 """Frames of a window."""
@@ -99,8 +100,9 @@ def velocity_spectrum(molecule: MoleculeFrames, resolution: float = 10.0) -> Spe
         best = units.PER_CM / (longest * dt_fs)
         raise InputError(
             f"molecule {molecule.name!r}: a resolution of {resolution:g} 1/cm needs windows of "
-            f"{length} frames; the longest run has {longest}, and {_FEWEST} are the fewest. Choose "
-            f"a resolution of {best:.2g} 1/cm or more, or sample more often or longer"
+            f"{counted(length, 'frame')}; the longest run has {longest}, and {_FEWEST} are the "
+            f"fewest. Choose a resolution of {best:.2g} 1/cm or more, or sample more often or "
+            "longer"
         )
     taper = np.hanning(length + 1)[:-1, None]
     # Zeros at the end interpolate between the wavenumbers that the window tells apart.

@@ -15,6 +15,7 @@ from mlmd_calc.biomolecules.residues import ACIDS, PARENTS, RESIDUES
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 from mlmd_calc.options import check_count, check_types, refuse_unknown, shown
+from mlmd_calc.wording import counted
 
 FREE: Final = "free"
 """Stands for the end of a chain without a cap."""
@@ -163,7 +164,7 @@ class Domain:
             else (f"{self.shortest} to {self.longest}")
         )
         lines = [
-            f"{length} amino acids in at most {self.chains} chain{'s' * (self.chains != 1)}, of "
+            f"{length} amino acids in at most {counted(self.chains, 'chain')}, of "
             f"{' '.join(self.residues)}",
             f"chains from {' or '.join(self.first)} to {' or '.join(self.last)}",
             f"{'cis and ' * self.cis}trans peptide bonds, L-{'and D-' * self.mirrored}amino acids, "

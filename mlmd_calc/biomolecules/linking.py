@@ -25,6 +25,7 @@ from mlmd_calc.biomolecules.structure import (
 )
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import STRETCH, check_contacts, find_bonds
+from mlmd_calc.wording import counted
 
 _SURE: Final = 1.15
 """Atoms nearer than this times the sum of their covalent radii are bonded, whatever they are."""
@@ -217,9 +218,9 @@ class _Linker:
             name = self._structure.residue_names[residues[sulfur]]
             if len(bridged) + len(hydrogens) > 1:
                 raise InputError(
-                    f"{self._label(sulfur)} has {len(bridged)} bonds to other residues and "
-                    f"{len(hydrogens)} hydrogens; remove the hydrogens of disulfide bridges, and "
-                    "mend the positions of cysteines that are none"
+                    f"{self._label(sulfur)} has {counted(len(bridged), 'bond')} to other residues "
+                    f"and {counted(len(hydrogens), 'hydrogen')}; remove the hydrogens of disulfide "
+                    "bridges, and mend the positions of cysteines that are none"
                 )
             if name in BRIDGED and not bridged:
                 raise InputError(

@@ -29,6 +29,7 @@ from mlmd_calc.biomolecules.residues import (
     standard_atom_name,
 )
 from mlmd_calc.errors import InputError
+from mlmd_calc.wording import counted
 
 LONGEST_NAME: Final = 4
 """Characters of an atom name that the network reads."""
@@ -176,8 +177,9 @@ def _check_hydrogens(
         found = graph.hydrogens_on([atom])
         if found + _links(graph, atom, name) != count and not (polar_only and atom in carbons):
             raise InputError(
-                f"{graph.structure.residue_label(residue)} has {found} hydrogens on {name} where "
-                f"{count} belong; complete the structure first, for example with PDBFixer"
+                f"{graph.structure.residue_label(residue)} has {counted(found, 'hydrogen')} on "
+                f"{name} where {count} belong; complete the structure first, for example with "
+                "PDBFixer"
             )
 
 
@@ -193,7 +195,7 @@ def _proton_charge(graph: BondGraph, residue: int, by_name: Mapping[str, int], a
     charge = hydrogens + sum(len(graph.across(atom)) for atom in atoms) - acid.hydrogens
     if charge not in (0, acid.charged):
         raise InputError(
-            f"{graph.structure.residue_label(residue)} has {hydrogens} hydrogens on "
+            f"{graph.structure.residue_label(residue)} has {counted(hydrogens, 'hydrogen')} on "
             f"{', '.join(acid.atoms)}, which would be a charge of {charge:+d}; possible are 0 and "
             f"{acid.charged:+d}. Complete the structure first, for example with PDBFixer"
         )

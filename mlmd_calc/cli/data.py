@@ -31,6 +31,7 @@ from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.files import FolderLock
 from mlmd_calc.optional import require
+from mlmd_calc.wording import counted
 
 app = typer.Typer(help="Generate, convert and inspect training data.", no_args_is_help=True)
 
@@ -96,7 +97,7 @@ def generate_command(
     _advise_to_repeat("molecules", out)
     with raise_on_signal():
         paths = generate(chosen, out, settings, workers=workers, console=console)
-    console.print(f"{len(paths)} molecules in {out}")
+    console.print(f"{counted(len(paths), 'molecule')} in {out}")
 
 
 @app.command("propagate")
@@ -186,7 +187,7 @@ def propagate_command(
             dtype=dtype,
             console=console,
         )
-    console.print(f"{len(paths)} molecules in {out}")
+    console.print(f"{counted(len(paths), 'molecule')} in {out}")
 
 
 @app.command("peptides")
@@ -245,7 +246,7 @@ def peptides_command(
             workers=workers,
             console=console,
         )
-    console.print(f"{len(paths)} runs in {out}")
+    console.print(f"{counted(len(paths), 'run')} in {out}")
 
 
 def _advise_to_repeat(kind: str, out: Path) -> None:
@@ -293,7 +294,10 @@ def label_command(
             labelled = label_forces(molecule, potential, lambda n: progress.advance(bar, n))
             metadata = {**molecule.metadata, "forces": name, "name": molecule.name}
             write_trajectory(path, replace(labelled, metadata=metadata))
-    console.print(f"{len(pending)} molecules labelled in {out}, {len(files)} files in all")
+    console.print(
+        f"{counted(len(pending), 'molecule')} labelled in {out}, {counted(len(files), 'file')} in "
+        "all"
+    )
 
 
 @app.command("info")
@@ -322,8 +326,7 @@ def info_command(
             "none" if rms is None else f"{rms:.3f}",
         )
     total = sum(row["frames"] for row in rows)
-    entries = "1 entry" if len(rows) == 1 else f"{len(rows)} entries"
-    table.caption = f"{entries}, {total} frames"
+    table.caption = f"{counted(len(rows), 'entry', 'entries')}, {counted(total, 'frame')}"
     print_table(table)
 
 

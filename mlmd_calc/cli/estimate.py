@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc.cli.tables import print_table
+from mlmd_calc.wording import counted
 
 _LIBRARIES = 0.85e9
 """Bytes of Python with torch and numba."""
@@ -55,7 +56,10 @@ def show_estimate(atoms: int, model: str | None, *, as_json: bool) -> None:
         "memory",
         "",
         box=None,
-        title=f"One force call of {atoms} atoms, {loaded.card.name}, {threads} thread(s)",
+        title=(
+            f"One force call of {counted(atoms, 'atom')}, {loaded.card.name}, "
+            f"{counted(threads, 'thread')}"
+        ),
         caption=(
             "Estimates from smaller molecules on this machine as busy as it is, to within a factor "
             f"of two in time; memory with Python and its libraries. The machine has "

@@ -18,6 +18,7 @@ from mlmd_calc.analysis.operator import SLOTS, measure_operator, operator_frames
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.wording import counted
 from mlmd_calc.zoo import OperatorModel
 
 HORIZON: Final = 3000
@@ -148,8 +149,8 @@ def _test_starts(
     assert isinstance(recipe, OperatorRecipe)
     if horizon != recipe.horizon:
         raise ConfigError(
-            f"--time asks for {horizon} frames, but the start frames of the test were drawn for "
-            f"{recipe.horizon}; leave out --time or --held-out"
+            f"--time asks for {counted(horizon, 'frame')}, but the start frames of the test were "
+            f"drawn for {recipe.horizon}; leave out --time or --held-out"
         )
     test = split_starts(frames, recipe).test
     return test[spread_index(len(test), most)]

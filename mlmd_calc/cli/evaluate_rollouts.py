@@ -37,6 +37,7 @@ from mlmd_calc.sampling.rollouts import (
     check_redraws,
     make_rollout,
 )
+from mlmd_calc.wording import counted
 from mlmd_calc.zoo import ATMOSModel
 
 _SAME_K: Final = 1.0
@@ -373,7 +374,7 @@ def _tell(page: Report, report: Mapping[str, Any]) -> None:
         if seconds is not None:
             page.text(f"{name}: {seconds:.3g} s per frame")
     for name, refused in report["refused_frames"].items():
-        page.text(f"{name}: {sum(refused.values())} frames drawn in vain")
+        page.text(f"{name}: {counted(sum(refused.values()), 'frame')} drawn in vain")
     for name, objections in report["beyond_training"].items():
         page.text(f"{name} is beyond the training of the model: {'; '.join(objections)}")
     for entry in report["trajectories"]:
@@ -387,5 +388,5 @@ def _complaints(entry: Mapping[str, Any]) -> list[str]:
     if entry["broken_at_ps"] is not None:
         found.append(f"broke apart at {entry['broken_at_ps']:g} ps")
     if entry["stopped"] is not None:
-        found.append(f"stopped after {entry['frames']} frames: {entry['stopped']}")
+        found.append(f"stopped after {counted(entry['frames'], 'frame')}: {entry['stopped']}")
     return found

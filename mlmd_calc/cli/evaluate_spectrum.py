@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mlmd_calc.cli.data_options import FrameSpacing, Reading, VelocityUnitOption
 from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +94,7 @@ def _table(found: dict[str, Any]) -> Table:
     peaks = np.array(found["peaks_per_cm"])
     harmonic = found["harmonic_per_cm"]
     title = (
-        f"{found['molecule']}: {found['windows']} windows, resolution "
+        f"{found['molecule']}: {counted(found['windows'], 'window')}, resolution "
         f"{found['resolution_per_cm']:.1f} 1/cm"
     )
     if harmonic is None:

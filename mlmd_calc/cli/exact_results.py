@@ -16,6 +16,7 @@ from mlmd_calc.cli.tables import describe_temperature
 from mlmd_calc.errors import InputError
 from mlmd_calc.md import ExactNVT, RunRecord
 from mlmd_calc.md.exact_engine import FAR_FRAMES_FILE
+from mlmd_calc.wording import counted
 
 
 def samples_of(record: RunRecord) -> RunRecord:
@@ -78,12 +79,13 @@ def exact_table(summary: dict[str, Any]) -> Table:
         "reason": summary["reason"],
         "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
         "proposals by": summary["calculator"]["model"],
-        "samples": f"{exact['proposals']}, after {settings['exact']['warmup']} steps of warm-up",
+        "samples": f"{exact['proposals']}, after "
+        f"{counted(settings['exact']['warmup'], 'step')} of warm-up",
         "physical time": "none: frames are samples, read off no rates or spectra",
         "not summarised": exact["problem"],
         **_quality(exact),
-        "calls of the target": f"{exact['target_energies']} energies, "
-        f"{exact['target_gradients']} gradients",
+        "calls of the target": f"{counted(exact['target_energies'], 'energy', 'energies')}, "
+        f"{counted(exact['target_gradients'], 'gradient')}",
         "temperature, K": f"{temperature} (wanted {settings['temperature_K']:g})",
         "speed": f"{summary['proposals_per_hour']:.3g} trajectories per hour",
         "seed": str(settings["seed"]),

@@ -13,6 +13,7 @@ from mlmd_calc.bonded.force_field import LEFT_OUT, NETWORK_FRAMES, NETWORK_NEURO
 from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, InnerForces, MDSettings
+from mlmd_calc.wording import counted
 
 _STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: NETWORK_FRAMES}
 """How many are fitted to."""
@@ -87,7 +88,7 @@ def fit_inner_forces(
             on_frame=advance,
         )
     console.print(
-        f"Cheap forces fitted to {structures} structures: "
+        f"Cheap forces fitted to {counted(structures, 'structure')}: "
         f"{fitted.error / units.MEV:.0f} meV/Å of them are left to correct (root mean square).",
         highlight=False,
     )

@@ -17,6 +17,7 @@ from mlmd_calc.cli.sample import SUMMARY_FILE, Steer, describe_faults, read_star
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import write_json
+from mlmd_calc.wording import counted
 
 _End: TypeAlias = Annotated[
     str, typer.Argument(help="PDB or mmCIF file, or what else mlmd sample takes.")
@@ -105,8 +106,8 @@ def interpolate(
         f"{drawn.interval_ps:g} ps apart",
         "RMSD from frame to frame": f"{drawn.steps[:, :-1].mean():.2f} Å",
         "RMSD of the last step": f"{drawn.steps[:, -1].mean():.2f} Å",
-        "drawn in vain": f"{drawn.guard.refused} frames",
-        "unsound": f"{quality['unsound']} of {quality['frames']} frames"
+        "drawn in vain": counted(drawn.guard.refused, "frame"),
+        "unsound": f"{quality['unsound']} of {counted(quality['frames'], 'frame')}"
         f"{describe_faults(quality['faults'])}",
         "seed": str(seed),
         "files": " … ".join(dict.fromkeys([str(paths[0]), str(paths[-1])])),

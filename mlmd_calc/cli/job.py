@@ -33,6 +33,7 @@ from mlmd_calc.md.start import refuse_run
 from mlmd_calc.optional import require
 from mlmd_calc.options import check_types
 from mlmd_calc.propagation import Propagator
+from mlmd_calc.wording import counted
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
@@ -278,8 +279,8 @@ def resume(
                 else f"--proposals {proposals} with the warm-up"
             )
             raise ConfigError(
-                f"{asked} is {steps} steps, but the run has done {run.step} already; give a "
-                "longer one"
+                f"{asked} is {counted(steps, 'step')}, but the run has done {run.step} already; "
+                "give a longer one"
             )
         job = replace(job, steps=steps)
         job.write(folder)
@@ -334,7 +335,7 @@ def relax(atoms: ase.Atoms) -> str:
             "--no-relax"
         )
     force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-    steps = f"{optimiser.nsteps} steps, largest force {force:.3f} eV/Å"
+    steps = f"{counted(optimiser.nsteps, 'step')}, largest force {force:.3f} eV/Å"
     return f"Relaxed in {steps}." if converged else f"Relaxation not converged after {steps}."
 
 
@@ -382,7 +383,7 @@ def _progress_text(run: Run, steps_per_second: float) -> str:
     sampler, settings = run.sampler, run.settings
     if sampler is not None:
         state = (
-            f"{len(sampler.samples)} samples  {sampler.acceptance:.0%} accepted"
+            f"{counted(len(sampler.samples), 'sample')}  {sampler.acceptance:.0%} accepted"
             if len(sampler.samples)
             else f"warm-up, time step {sampler.dt / units.FS:.2f} fs"
         )

@@ -19,6 +19,7 @@ from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.cli.tables import describe_temperature
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
+from mlmd_calc.wording import counted
 
 _WITH_RESTART: Final = ("out", "duration", "proposals", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
@@ -436,7 +437,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "verdict": summary["verdict"],
         "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
         "reason": summary["reason"],
-        "simulated": f"{summary['time_ps']:.3f} ps, {summary['step']} steps",
+        "simulated": f"{summary['time_ps']:.3f} ps, {counted(summary['step'], 'step')}",
         "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),
         "warming up": _warming_up(summary),
         "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
@@ -506,7 +507,11 @@ def _jumps(summary: dict[str, Any]) -> str:
     jumps = summary["settings"]["jumps"]
     if jumps is None:
         return ""
-    steps = f", {jumps['md_steps_per_jump']} steps after each" if jumps["md_steps_per_jump"] else ""
+    steps = (
+        f", {counted(jumps['md_steps_per_jump'], 'step')} after each"
+        if jumps["md_steps_per_jump"]
+        else ""
+    )
     copies = f", {jumps['replicas']} replicas" if jumps["replicas"] > 1 else ""
     return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{copies}"
 

@@ -22,6 +22,7 @@ from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
 from mlmd_calc.io.files import write_json
+from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
     from mlmd_calc.biomolecules import BondedStructure
@@ -387,7 +388,8 @@ def _energy(energy: dict[str, Any] | None) -> str:
 def _again(energy: dict[str, Any] | None) -> str:
     if energy is None:
         return ""
-    return f"{energy['relaxed_again']} frames; refused for their energy: {energy['refused']}"
+    again = counted(energy["relaxed_again"], "frame")
+    return f"{again}; refused for their energy: {energy['refused']}"
 
 
 def _table(summary: dict[str, Any]) -> Table:
@@ -395,11 +397,11 @@ def _table(summary: dict[str, Any]) -> Table:
     seconds, paths = summary["seconds_per_frame"], summary["trajectories"]
     rows = {
         "verdict": summary["verdict"],
-        "sampled": f"{job['replicas']} × {summary['frame']} frames, "
+        "sampled": f"{job['replicas']} × {counted(summary['frame'], 'frame')}, "
         f"{summary['interval_ps']:g} ps apart",
         "ended early": summary["ended_early"] or "",
-        "drawn in vain": f"{summary['refused']} frames{describe_faults(summary['faults'])}",
-        "unsound": f"{quality['unsound']} of {quality['frames']} frames"
+        "drawn in vain": counted(summary["refused"], "frame") + describe_faults(summary["faults"]),
+        "unsound": f"{quality['unsound']} of {counted(quality['frames'], 'frame')}"
         f"{describe_faults(quality['faults'])}",
         "potential energy": _energy(summary["energy"]),
         "relaxed again": _again(summary["energy"]),

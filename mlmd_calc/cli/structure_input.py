@@ -37,6 +37,7 @@ from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_huge
+from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
 """How the names of formats begin whose charge and multiplicity ASE does not pass on."""
@@ -197,7 +198,7 @@ def _from_structure(structure: BondedStructure, report: Callable[[str], None]) -
     if charge is not None:
         atoms.info["charge"] = charge
         if any(PARENTS.get(name, name) in RESIDUES for name in structure.residue_names):
-            report(f"Charge {charge:+d}, from the hydrogens of {len(structure)} atoms.")
+            report(f"Charge {charge:+d}, from the hydrogens of {counted(len(structure), 'atom')}.")
     return atoms
 
 

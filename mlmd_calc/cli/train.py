@@ -22,6 +22,7 @@ from mlmd_calc.cli.data_options import (
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
+from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
     from mlmd_calc.training.recipe import Recipe, TrainingData
@@ -164,7 +165,7 @@ def _run(
     console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
     frames = _read(data, reading, recipe)
     count = sum(len(molecule) for molecule in frames)
-    console.print(f"{len(frames)} molecules, {count:,} structures")
+    console.print(f"{counted(len(frames), 'molecule')}, {counted(count, 'structure')}")
     if recipe_name in list_recipes() and "held_out_molecules" not in overrides:
         recipe = spare_molecules(frames, recipe)
     names = ", ".join(recipe.held_out_molecules) or "no molecules"
@@ -174,8 +175,8 @@ def _run(
 
         checkpoint, (start, report) = start, start_from_protenix(start, recipe, frames)
         console.print(
-            f"{len(report.loaded):,} tensors from {checkpoint}; left out: {len(report.unused):,} "
-            f"of known parts, {len(report.unknown):,} of unknown ones"
+            f"{counted(len(report.loaded), 'tensor')} from {checkpoint}; left out: "
+            f"{len(report.unused):,} of known parts, {len(report.unknown):,} of unknown ones"
         )
     with stop_on_signal() as should_stop:
         advise(f"steps up to the last checkpoint are kept in {out}; {_GO_ON}")

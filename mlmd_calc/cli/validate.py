@@ -19,6 +19,7 @@ from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Report
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
     import ase
@@ -290,7 +291,8 @@ def _mean_text(mean: Mean) -> str:
 def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings) -> None:
     errors = found.map
     table = Table(
-        title=f"{name}: runs of {settings.duration_ps:g} ps, {settings.replicas} replicas",
+        title=f"{name}: runs of {settings.duration_ps:g} ps, "
+        f"{counted(settings.replicas, 'replica')}",
         caption=_JUMP_CAPTION,
     )
     for column in _JUMP_COLUMNS:

@@ -15,6 +15,7 @@ from rich.table import Table
 from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading
 from mlmd_calc.cli.evaluate import HeldOut, Only, chosen_data
 from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.spread import SpreadCalibration
@@ -94,7 +95,7 @@ def validate_spread(
 
 
 def _tell(report: Report, found: SpreadCalibration, caption: str) -> None:
-    table = Table(title=f"{found.structures} structures, meV/Å", caption=caption)
+    table = Table(title=f"{counted(found.structures, 'structure')}, meV/Å", caption=caption)
     for column in ("structures", "spread", "RMS error", "a tenth below", "a tenth above"):
         table.add_column(column, justify="right")
     for one in found.bins:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mlmd_calc.electrons import ElectronicState, check_parity
 from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
+from mlmd_calc.wording import counted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -417,7 +418,7 @@ def _embed(graph: Any, molecule: Molecule, conformers: int, seed: int) -> list[i
             break
     raise InputError(
         f"molecule {molecule.name!r}: only {len(found)} of {conformers} conformers of "
-        f"{molecule.smiles[:60]!r} ({graph.GetNumAtoms()} atoms) could be built within "
+        f"{molecule.smiles[:60]!r} ({counted(graph.GetNumAtoms(), 'atom')}) could be built within "
         f"{_EMBEDDING_ATTEMPTS} attempts and {_EMBEDDING_SECONDS} s; ask for fewer, "
         "check the SMILES, or give a structure file"
     )

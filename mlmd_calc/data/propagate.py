@@ -39,6 +39,7 @@ from mlmd_calc.io.files import FolderLock
 from mlmd_calc.md.attached import ForceModelCalculator
 from mlmd_calc.potential import Potential, Structure
 from mlmd_calc.propagation.forces import ForceModel
+from mlmd_calc.wording import counted
 from mlmd_calc.zoo import Model
 
 _FEWEST_FRAMES: Final = 3
@@ -183,7 +184,7 @@ def propagate(
         with progress_bar(console) as progress:
             bar = progress.add_task("", total=sum(costs))
             for i, (molecule, cost) in enumerate(zip(pending, costs, strict=True)):
-                description = f"{i}/{len(pending)} molecules"
+                description = f"{i}/{counted(len(pending), 'molecule')}"
                 progress.update(bar, description=description, completed=sum(costs[:i]))
                 rng = generator_of(molecule, settings.seed)
                 # Random orientations, too, are those of the molecule.
@@ -200,7 +201,7 @@ def propagate(
                     frames.metadata["forces"] = own.model.card.name
                     frames.metadata["provenance"] = json.dumps(provenance)
                     write_trajectory(files[molecule], frames)
-            progress.update(bar, description=f"{len(pending)}/{len(pending)} molecules")
+            progress.update(bar, description=f"{len(pending)}/{counted(len(pending), 'molecule')}")
             progress.update(bar, completed=sum(costs))
         _report([path for path in files.values() if path.exists()], settings, console)
     finally:
@@ -269,8 +270,9 @@ def follow(
         runs.end(int(run), DRIFTED)
     if not len(runs.running):
         raise PredictionError(
-            f"none of {settings.runs} runs can be kept ({_counted(runs.ended.values())}); "
-            "use a shorter time step, or a model that knows this molecule"
+            f"none of {counted(settings.runs, 'run')} can be kept "
+            f"({_counted(runs.ended.values())}); use a shorter time step, or a model that knows "
+            "this molecule"
         )
     found = frames.molecule(molecule, runs.kind.numbers, runs.running, settings.stride_fs)
     found.metadata["starts"] = json.dumps(
@@ -439,7 +441,7 @@ def _report(paths: Sequence[Path], settings: PropagationSettings, console: Conso
     dropped = {path.stem: json.loads(_metadata(path)["provenance"])["dropped"] for path in paths}
     total = settings.runs * len(paths)
     reasons = [reason for ended in dropped.values() for reason in ended.values()]
-    console.print(f"{total - len(reasons)} of {total} runs kept", highlight=False)
+    console.print(f"{total - len(reasons)} of {counted(total, 'run')} kept", highlight=False)
     if reasons:
         console.print(
             f"dropped: {_counted(reasons)} (limit of the drift {settings.max_drift:g} "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
     from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
@@ -135,9 +136,9 @@ def split_by_block(
         held = _single_frames(frames, fraction)
     if not any(chosen.any() for chosen in held):
         raise ConfigError(
-            f"none of the {sum(map(len, frames))} frames of {len(frames)} molecules can be held "
-            "out: the others would lack an element, or there are none; add frames, or hold out "
-            "nothing (held_out_fraction=0)"
+            f"none of the {counted(sum(map(len, frames)), 'frame')} of "
+            f"{counted(len(frames), 'molecule')} can be held out: the others would lack an "
+            "element, or there are none; add frames, or hold out nothing (held_out_fraction=0)"
         )
     pairs = list(zip(frames, held, strict=True))
     train = [m.select(np.flatnonzero(~chosen)) for m, chosen in pairs if not chosen.all()]

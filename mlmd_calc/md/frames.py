@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.wording import counted
 
 FRAMES_FILE: Final = "frames.npy"
 
@@ -70,9 +71,9 @@ class FrameWriter:
             found = read_frames(path)
             if found.dtype != self._dtype or len(found) < keep:
                 raise ModelFileError(
-                    f"{path} holds {len(found)} frames of layout {found.dtype}, but the checkpoint "
-                    f"beside it belongs to {keep} frames of {n_atoms} atoms; bring back the "
-                    "original file or start a new run"
+                    f"{path} holds {counted(len(found), 'frame')} of layout {found.dtype}, but the "
+                    f"checkpoint beside it belongs to {counted(keep, 'frame')} of "
+                    f"{counted(n_atoms, 'atom')}; bring back the original file or start a new run"
                 )
             del found
         self._file = path.open("r+b" if keep else "w+b")

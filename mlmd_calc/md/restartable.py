@@ -15,6 +15,7 @@ from ase.md.md import MolecularDynamics
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.io.files import replacing
 from mlmd_calc.io.restart import check_identity, read_restart, write_restart
+from mlmd_calc.wording import counted
 
 
 class StepLoop(MolecularDynamics):
@@ -208,8 +209,8 @@ def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
     with Trajectory(path) as old:
         if len(old) < frames:
             raise ModelFileError(
-                f"{path} holds {len(old)} frames, but {frames} were written before the restart "
-                "file; bring back the original file or choose another name"
+                f"{path} holds {counted(len(old), 'frame')}, but {frames} were written before the "
+                "restart file; bring back the original file or choose another name"
             )
         if len(old) == frames:
             return

@@ -30,6 +30,7 @@ from mlmd_calc.propagation.relaxation import (
 )
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
+from mlmd_calc.wording import counted
 from mlmd_calc.zoo import ATMOSModel
 
 _STALE: Final = 0.1
@@ -197,9 +198,9 @@ class ATMOSPropagator(Propagator):
         heavy = self.system.features.ref_element.numpy() + 1
         if len(state) != expected or (state.numbers[self.system.atoms] != heavy).any():
             raise InputError(
-                f"a molecule of {len(state)} atoms is to move, but the propagator was made for a "
-                f"system of {expected} atoms, or for other elements in another order; build the "
-                "system from the structure that is to move"
+                f"a molecule of {counted(len(state), 'atom')} is to move, but the propagator was "
+                f"made for a system of {expected} atoms, or for other elements in another order; "
+                "build the system from the structure that is to move"
             )
 
     def _memory(self, state: State) -> Memory:

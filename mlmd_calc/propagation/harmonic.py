@@ -11,6 +11,7 @@ from mlmd_calc.errors import InputError
 from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.state import Frames, State
+from mlmd_calc.wording import counted
 
 
 class HarmonicPropagator(Propagator):
@@ -42,7 +43,9 @@ class HarmonicPropagator(Propagator):
         frames = []
         for state in states:
             if len(state) != n:
-                raise InputError(f"the state has {len(state)} atoms, but the potential has {n}")
+                raise InputError(
+                    f"the state has {counted(len(state), 'atom')}, but the potential has {n}"
+                )
             x, v = self.harmonic.evolve(state.positions, state.velocities, state.masses, times_fs)
             frames.append(Frames(np.array(times_fs, dtype=np.float64), x, v))
         return frames

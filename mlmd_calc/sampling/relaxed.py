@@ -32,6 +32,7 @@ from mlmd_calc.propagation.relaxation import (
 from mlmd_calc.propagation.state import State
 from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.sampling.trajectories import generators_of
+from mlmd_calc.wording import counted
 
 MINIMISE_STEPS: Final = 100
 DYNAMICS_STEPS: Final = 1000
@@ -345,8 +346,8 @@ class RelaxedTrajectories:
                 break
         else:
             raise RefusedFramesError(
-                f"a frame was drawn and relaxed {self._redraws + 1} times, and refused every "
-                f"time, the last because {self.relaxation.reason}"
+                f"a frame was drawn and relaxed {counted(self._redraws + 1, 'time')}, and refused "
+                f"every time, the last because {self.relaxation.reason}"
             )
         known = [memory for memory in memories if memory is not None]
         self._memory = Memory(*(torch.cat(parts) for parts in zip(*known, strict=True)))

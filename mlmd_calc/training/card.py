@@ -6,6 +6,7 @@ import json
 from typing import Any, Final
 
 from mlmd_calc.training.recipe import Recipe, TrainingData
+from mlmd_calc.wording import counted
 from mlmd_calc.zoo import KINDS, LoadedModel, list_models
 
 _NAMED: Final = 12
@@ -96,7 +97,7 @@ def data_summary(data: TrainingData) -> str:
     names = sorted({molecule.name for molecule in data})
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     frames = sum(len(molecule) for molecule in data)
-    return f"{frames:,} frames of {', '.join(names[:_NAMED])}{more}"
+    return f"{counted(frames, 'frame')} of {', '.join(names[:_NAMED])}{more}"
 
 
 def _stated(data: TrainingData, key: str) -> list[str]:

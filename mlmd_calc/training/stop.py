@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from mlmd_calc.errors import MLMDError
+from mlmd_calc.wording import counted
 
 
 class TrainingStopped(MLMDError):  # noqa: N818 - nothing went wrong
@@ -23,7 +24,7 @@ class TrainingStopped(MLMDError):  # noqa: N818 - nothing went wrong
     """
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped as asked after {step:,} steps")
+        super().__init__(f"stopped as asked after {counted(step, 'step')}")
         self.step = step
 
 

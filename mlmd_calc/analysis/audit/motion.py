@@ -21,6 +21,7 @@ from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation import ForceModel, State
 from mlmd_calc.propagation.state import FloatArray
+from mlmd_calc.wording import counted
 
 TIMESTEP_FS: Final = 1.0
 """Of thermostatted runs. Momenta keep their distribution at any time step, as long as vibrations
@@ -131,8 +132,8 @@ def thermal_run(
     alive = runs.running
     if not len(alive):
         raise PredictionError(
-            f"none of {replicas} replicas came through {duration_fs + _WARMING_FS:g} fs at "
-            f"{temperature_K:g} K ({', '.join(sorted(set(runs.ended.values())))})"
+            f"none of {counted(replicas, 'replica')} came through {duration_fs + _WARMING_FS:g} fs "
+            f"at {temperature_K:g} K ({', '.join(sorted(set(runs.ended.values())))})"
         )
     sample = Sample(
         np.array(minimum.numbers),
@@ -274,7 +275,9 @@ def energy_drift(
             energies.append(runs.conserved_energies.copy())
         if runs.ended:
             reasons = ", ".join(sorted(set(runs.ended.values())))
-            raise PredictionError(f"{len(runs.ended)} of {replicas} runs ended: {reasons}")
+            raise PredictionError(
+                f"{len(runs.ended)} of {counted(replicas, 'run')} ended: {reasons}"
+            )
         times = timestep / units.FS_PER_PS * np.arange(len(energies))
         scale = units.MEV * len(run.kind)
         drifts.append([fit_drift(times, e).slope / scale for e in np.array(energies).T])

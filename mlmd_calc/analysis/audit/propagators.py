@@ -29,6 +29,7 @@ from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.geometry.bonds import bond_lengths, find_bonds
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation import ForceModel, Propagator, State
+from mlmd_calc.wording import counted
 
 ROTATION_LIMIT: Final = 1.0
 REVERSIBILITY_LIMIT: Final = 0.1
@@ -192,7 +193,9 @@ class PropagatorAudit:
         """
         alive = self.run.replicas - self.run.died
         if alive < FEWEST_REPLICAS or not self.run.frames:
-            raise PredictionError(f"{alive} of {self.run.replicas} replicas came through")
+            raise PredictionError(
+                f"{alive} of {counted(self.run.replicas, 'replica')} came through"
+            )
         return Sample.from_states(self.run.frames)
 
     @cached_property

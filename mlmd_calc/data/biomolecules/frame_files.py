@@ -14,6 +14,7 @@ from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.geometry.bonds import bond_lengths
 from mlmd_calc.io.files import refuse_huge_array
 from mlmd_calc.optional import require
+from mlmd_calc.wording import counted
 
 FRAME_FILES: Final = (".xtc", ".dcd")
 """Endings of the files that :func:`read_frames` knows."""
@@ -86,8 +87,8 @@ def _check_count(path: Path, first: NDArray[np.float32], count: int) -> None:
         raise InputError(f"{path} has no frame")
     if first.shape[1] != count:
         raise InputError(
-            f"the frames of {path} have {first.shape[1]} atoms, the topology has {count}; give "
-            "the topology of this very trajectory"
+            f"the frames of {path} have {counted(first.shape[1], 'atom')}, the topology has "
+            f"{count}; give the topology of this very trajectory"
         )
 
 

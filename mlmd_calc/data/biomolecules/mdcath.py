@@ -24,6 +24,7 @@ from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.wording import counted
 
 DT_PS: Final = 1000.0
 """Time between frames."""
@@ -147,8 +148,8 @@ def _pdb_atoms(domain: Any, count: int) -> tuple[NDArray[np.str_], NDArray[np.fl
     lines = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
     if len(lines) != count:
         raise ModelFileError(
-            f"{domain.file.filename}: pdbProteinAtoms has {len(lines)} atoms, z has {count}; the "
-            "file is damaged"
+            f"{domain.file.filename}: pdbProteinAtoms has {counted(len(lines), 'atom')}, z has "
+            f"{count}; the file is damaged"
         )
     names = np.array([line[12:16].strip() for line in lines])
     try:

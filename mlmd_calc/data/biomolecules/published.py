@@ -44,6 +44,7 @@ from mlmd_calc.data.biomolecules.frame_files import (
 from mlmd_calc.data.biomolecules.trajectories import LETTERS, BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.io.files import refuse_huge_array
+from mlmd_calc.wording import counted
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -214,7 +215,9 @@ def read_timewarp(
             f"{len(structure)}, 3) by the structure beside it"
         )
     if len(times) not in (0, len(positions)):
-        raise InputError(f"{path} has {len(times)} times for {len(positions)} frames")
+        raise InputError(
+            f"{path} has {counted(len(times), 'time')} for {counted(len(positions), 'frame')}"
+        )
     interval = frame_interval(path, times, interval_ps)
     frames = positions[::every].astype(np.float32) * np.float32(units.NM)
     return _trajectory(path, name, structure, frames, interval * every, "timewarp")

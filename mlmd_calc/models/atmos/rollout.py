@@ -14,6 +14,7 @@ from mlmd_calc.models.atmos.features import Features, Memory
 from mlmd_calc.models.atmos.network import ATMOS
 from mlmd_calc.models.atmos.sampler import Steer, random_steps, run_sampler, standard_normal
 from mlmd_calc.models.recorder import Recorder
+from mlmd_calc.wording import counted
 
 
 class Rollout:
@@ -231,7 +232,7 @@ class Rollout:
                 again = Memory(*(part[rows] for part in memory))
                 frames[rows] = self._draw(again, [generators[row] for row in rows])
         raise RefusedFramesError(
-            f"a frame was drawn {self.redraws + 1} times, and refused every time"
+            f"a frame was drawn {counted(self.redraws + 1, 'time')}, and refused every time"
         )
 
     def _draw(self, memory: Memory, generators: Sequence[torch.Generator]) -> Tensor:

@@ -17,6 +17,7 @@ from mlmd_calc.models.atmos import ATMOSConfig, Features
 from mlmd_calc.models.atmos.sampler import training_noise
 from mlmd_calc.training.atmos.recipe import ATMOSRecipe
 from mlmd_calc.training.batches import BatchStream, padded_size
+from mlmd_calc.wording import counted
 
 
 class WindowBatch(NamedTuple):
@@ -112,7 +113,7 @@ class WindowTable:
             )
         if self.starts(trajectory, stride_ps) < 1:
             raise InputError(
-                f"trajectory {trajectory.name!r} has {len(trajectory)} frames of "
+                f"trajectory {trajectory.name!r} has {counted(len(trajectory), 'frame')} of "
                 f"{trajectory.dt_ps:g} ps, but a window needs "
                 f"{self.steps * round(frames) + 1}; give longer trajectories, a smaller window or "
                 "stride, or another held_out_fraction"

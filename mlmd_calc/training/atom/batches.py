@@ -21,6 +21,7 @@ from mlmd_calc.training.batches import (
     random_orientations,
     spread_batches,
 )
+from mlmd_calc.wording import counted
 
 _LEAST_MOTION: Final = 0.1
 """Of a run, in units of that of all; runs that hardly move must not rule the loss."""
@@ -202,8 +203,8 @@ class TrajectoryTable:
             remedy = "hold out more or nothing (held_out_fraction)" if held_out else "hold out less"
             raise ConfigError(
                 f"the longest run of {kind} frames has {longest}, but jumps of up to "
-                f"{horizons[1]:g} fs need {needed} frames {self.dt_fs:g} fs apart; {remedy}, give "
-                "longer runs, or train shorter jumps (model.integrator.max_horizon)"
+                f"{horizons[1]:g} fs need {counted(needed, 'frame')} {self.dt_fs:g} fs apart; "
+                f"{remedy}, give longer runs, or train shorter jumps (model.integrator.max_horizon)"
             )
 
     @property

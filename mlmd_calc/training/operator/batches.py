@@ -16,6 +16,7 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atom import input_features, return_probabilities
 from mlmd_calc.training.batches import BatchStream
 from mlmd_calc.training.operator.recipe import OperatorRecipe
+from mlmd_calc.wording import counted
 
 _WITH_NOISE: Final = 9
 """Channels of the context features before the return probabilities."""
@@ -66,10 +67,11 @@ def split_starts(frames: MoleculeFrames, recipe: OperatorRecipe) -> StartSplit:
     counts = (recipe.train_starts, recipe.validation_structures, recipe.test_starts)
     if len(possible) < sum(counts):
         raise ConfigError(
-            f"molecule {frames.name!r} has {len(possible):,} frames that a sample may start at, "
-            f"with {recipe.margin:,} frames left out at both ends and {recipe.horizon:,} after it; "
-            f"the recipe asks for {sum(counts):,} (train_starts, validation_structures, "
-            "test_starts). Give a longer trajectory, or lower these, margin or horizon"
+            f"molecule {frames.name!r} has {counted(len(possible), 'frame')} that a sample may "
+            f"start at, with {counted(recipe.margin, 'frame')} left out at both ends and "
+            f"{recipe.horizon:,} after it; the recipe asks for {sum(counts):,} (train_starts, "
+            "validation_structures, test_starts). Give a longer trajectory, or lower these, "
+            "margin or horizon"
         )
     drawn = np.random.default_rng(recipe.seed).permutation(possible)
     first, second = counts[0], counts[0] + counts[1]
