@@ -149,7 +149,7 @@ def test_autocorrelation_is_that_of_the_vibrations():
 
 def test_what_makes_no_spectrum_is_refused():
     frames = vibrating(frames=100)
-    with pytest.raises(InputError, match=r"needs windows of 3336 frames; the longest run has 100"):
+    with pytest.raises(InputError, match=r"needs windows of 3,336 frames; the longest run has 100"):
         velocity_spectrum(frames, 10.0)
     with pytest.raises(ConfigError, match="resolution=0"):
         velocity_spectrum(frames, 0.0)

@@ -457,13 +457,13 @@ def test_half_modelled_side_chains(tmp_path):
         j for i, j in peptide.bonds.tolist() if i == lysine["CE"] and peptide.numbers[j] == 1
     ]
     half = without_atoms(peptide, on_carbon[:1])
-    with pytest.raises(InputError, match="LYS 2 of chain A has 1 hydrogens on CE where 2 belong"):
+    with pytest.raises(InputError, match="LYS 2 of chain A has 1 hydrogen on CE where 2 belong"):
         total_charge(read_structure(written(tmp_path / "half.pdb", half)))
     on_nitrogen = [
         j for i, j in peptide.bonds.tolist() if i == lysine["NZ"] and peptide.numbers[j] == 1
     ]
     half = without_atoms(peptide, on_nitrogen[:2])
-    with pytest.raises(InputError, match=r"LYS 2 .* 1 hydrogens on NZ, .* a charge of -1"):
+    with pytest.raises(InputError, match=r"LYS 2 .* 1 hydrogen on NZ, .* a charge of -1"):
         total_charge(read_structure(written(tmp_path / "half.pdb", half)))
 
 

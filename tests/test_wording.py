@@ -1,6 +1,5 @@
 """Counts in sentences: one molecule, two molecules."""
 
-import numpy as np
 import pytest
 from ase.build import molecule
 from typer.testing import CliRunner
