@@ -20,6 +20,7 @@ import numpy as np
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
+from mlmd_calc.bonded.arrangement import check_arrangement, senses_of
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
 from mlmd_calc.bonded.network import ResidualNetwork
@@ -116,6 +117,7 @@ class BondedForceField:
         self._rotors = Rotors.find(atoms.numbers, bonds, positions)
         positions, forces = self._rotors.fold(positions, forces)
         self._build(atoms.numbers, bonds, _contacts(bonds, positions))
+        self._senses = senses_of(len(atoms), bonds, positions)
         if forces.size <= len(self._terms):
             raise InputError(
                 f"{len(positions)} structures have {forces.size} forces for {len(self._terms)} "
@@ -288,6 +290,18 @@ class BondedForceField:
         """Return the forces ``(n, 3)`` in eV/Å."""
         return self.energy_and_forces(positions)[1]
 
+    def check_start(self, atoms: ase.Atoms) -> None:
+        """Refuse to begin a run with atoms that stand elsewhere than those of the fit.
+
+        Raises
+        ------
+        InputError
+            If they are in another order, or two of them have each other's place.
+        """
+        # Other elements are refused wherever forces are asked for.
+        if np.array_equal(atoms.numbers, self.numbers):
+            check_arrangement(self.numbers, self._bonds, self._senses, atoms.positions)
+
     def _all_forces(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.stack([self.forces(own) for own in positions])
 
@@ -297,6 +311,7 @@ class BondedForceField:
             "numbers": self.numbers,
             "bonds": self._bonds,
             "contacts": self._contacts,
+            "senses": self._senses,
             "rotors": self._rotors.atoms,
             "middles": self._rotors.middles,
             "reference": self._reference,
@@ -322,6 +337,8 @@ class BondedForceField:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._build(*(np.array(state[name]) for name in ("numbers", "bonds", "contacts")))
+        # Runs of earlier versions have none.
+        self._senses = np.array(state.get("senses", np.zeros((0, 5))), dtype=np.int64)
         self._rotors = Rotors(*(np.array(state[name]) for name in ("rotors", "middles")))
         self._reference, self.weights = np.array(state["reference"]), np.array(state["weights"])
         self.error = state["error"]

@@ -23,6 +23,7 @@ from typing import Any
 import ase
 import numpy as np
 
+from mlmd_calc.bonded import BondedForceField
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.canonical import refreshed
@@ -88,7 +89,8 @@ class MTSVelocityVerlet(RestartableDynamics):
     ConfigError
         If an option has a value that is not allowed, or there are no cheap forces.
     InputError
-        If the atoms carry constraints.
+        If the atoms carry constraints, or stand elsewhere than those that fitted cheap forces are
+        of.
 
     Examples
     --------
@@ -117,6 +119,8 @@ class MTSVelocityVerlet(RestartableDynamics):
         self.inner_steps = inner_steps
         check_count(self, "inner_steps")
         cheap = direct_forces(atoms.calc) if fast is None else fast
+        if isinstance(cheap, BondedForceField):
+            cheap.check_start(atoms)
         self._fast = ForceSource(atoms, cheap, partner=atoms.calc)
         self._accurate = AttachedCalculator(atoms)
         self._names = {
