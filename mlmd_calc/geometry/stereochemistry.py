@@ -90,7 +90,7 @@ def ramachandran_divergence(
     return float(np.mean(divergences)) if divergences else float("nan")
 
 
-def handedness(frames: NDArray[np.float64], centres: NDArray[np.int64]) -> NDArray[np.float64]:
+def handedness(frames: NDArray[np.floating], centres: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sign ``(f, k)`` of the triple product of the vectors from a centre to three neighbours.
 
     Parameters

@@ -35,6 +35,7 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import RESIDUES, UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import build_system
+from mlmd_calc.data.biomolecules.consistency import check_hands, check_natural, check_residues
 from mlmd_calc.data.biomolecules.frame_files import (
     POSITION_BYTES,
     check_whole,
@@ -88,7 +89,8 @@ def read_atlas(folder: PathLike, *, every: int = 1) -> list[BiomolecularTrajecto
     ModelFileError
         If files are missing or damaged.
     InputError
-        If a residue is incomplete, molecules are not whole, or frames not at equal spacing.
+        If a residue is incomplete or another than it is called, molecules are not whole or mirror
+        images, or frames not at equal spacing.
     MissingDependencyError
         If mdtraj is not installed.
     """
@@ -143,8 +145,8 @@ def read_mdgen(
     ModelFileError
         If files are missing, damaged, or of another kind.
     InputError
-        If the content does not fit the sequence, molecules are not whole, or nobody tells the time
-        between frames.
+        If the content does not fit the sequence, molecules are not whole or mirror images, or
+        nobody tells the time between frames.
     MissingDependencyError
         If mdtraj is needed but not installed.
     """
@@ -187,8 +189,8 @@ def read_timewarp(
     ModelFileError
         If files are missing, damaged, or of another kind.
     InputError
-        If positions do not fit the structure, molecules are not whole, or frames are not at equal
-        spacing.
+        If positions do not fit the structure, molecules are not whole or mirror images, or frames
+        are not at equal spacing.
     """
     _check_every(every)
     path = Path(path)
@@ -242,7 +244,7 @@ def _with_topology(
     frames, times = read_frames(path, len(structure), system.atoms, every)
     check_whole(path, frames, system.bonds, structure.numbers[system.atoms])
     interval = frame_interval(path, times, None if interval_ps is None else interval_ps * every)
-    return BiomolecularTrajectory(
+    trajectory = BiomolecularTrajectory(
         name=topology.stem,
         structure=structure,
         system=system,
@@ -252,6 +254,8 @@ def _with_topology(
         replica=replica,
         metadata={"source": path.name},
     )
+    _check_consistent(path, trajectory)
+    return trajectory
 
 
 def _slots(
@@ -339,4 +343,12 @@ def _trajectory(
     )
     system = trajectory.system
     check_whole(path, trajectory.positions, system.bonds, structure.numbers[system.atoms])
+    _check_consistent(path, trajectory)
     return trajectory
+
+
+def _check_consistent(path: Path, trajectory: BiomolecularTrajectory) -> None:
+    content = trajectory.structure, trajectory.system, trajectory.positions
+    check_residues(path, *content)
+    check_natural(path, trajectory.system)
+    check_hands(path, *content, tolerated=0.0)

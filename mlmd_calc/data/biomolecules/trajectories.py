@@ -35,6 +35,7 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
+from mlmd_calc.data.biomolecules.consistency import check_hands, check_residues
 from mlmd_calc.data.biomolecules.frame_files import (
     FRAME_FILES,
     check_whole,
@@ -52,6 +53,8 @@ LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
 
 _LATER: Final = ("insertion_codes", "notes")
 """Fields that older files lack."""
+_DRAWN: Final = 0.5
+"""Share of frames of other programs that may have the other hand somewhere: a model drew them."""
 _NAMES: Final = ("names", "residue_names", "chain_names", *_LATER)
 _STRUCTURE: Final = tuple(
     entry.name for entry in fields(BondedStructure) if entry.name not in _LATER
@@ -235,6 +238,8 @@ def _read_foreign(
     system = build_system(structure)
     frames, times = read_frames(path, len(structure), system.atoms)
     check_whole(path, frames, system.bonds, structure.numbers[system.atoms])
+    check_residues(path, structure, system, frames)
+    check_hands(path, structure, system, frames, tolerated=_DRAWN)
     return BiomolecularTrajectory(
         name=Path(topology).stem,
         structure=structure,

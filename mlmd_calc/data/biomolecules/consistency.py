@@ -1,0 +1,148 @@
+"""Whether coordinates are of the residues, and of the hand, that a topology says.
+
+No file says that it contradicts itself: published collections hold mirror images, which double the
+data of models that cannot tell hands, and residues under the names of others. A model that is
+trained on them learns both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+from numpy.typing import NDArray
+
+from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
+from mlmd_calc.biomolecules.structure import BondedStructure
+from mlmd_calc.biomolecules.system import MolecularSystem
+from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import bond_lengths
+from mlmd_calc.geometry.stereochemistry import handedness
+
+_USUAL: Final = (0.84, 1.06)
+"""Mean lengths of bonds of amino acids over the sum of covalent radii: 0.855 to 1.03 are right."""
+
+
+def check_residues(
+    path: Path,
+    structure: BondedStructure,
+    system: MolecularSystem,
+    positions: NDArray[np.float32],
+) -> None:
+    """Refuse amino acids whose bonds have lengths between other elements.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    structure, system
+        The topology.
+    positions
+        ``(f, a, 3)`` Å of the atoms of the system.
+
+    Raises
+    ------
+    InputError
+        With the bond that is farthest off, and what to do.
+    """
+    residues = structure.residues[system.atoms]
+    known = np.array([_parent(name) in RESIDUES for name in structure.residue_names])
+    bonds = system.bonds[known[residues[system.bonds]].all(axis=1)]
+    if not len(bonds):
+        return
+    numbers = structure.numbers[system.atoms]
+    lengths = bond_lengths(positions, bonds).mean(axis=0)
+    usual = covalent_radii[numbers[bonds]].sum(axis=1)
+    shortest, longest = _USUAL
+    ratios = lengths / usual
+    beyond = np.maximum(shortest / ratios, ratios / longest)
+    worst = int(beyond.argmax())
+    if beyond[worst] <= 1.0:
+        return
+    first, second = bonds[worst]
+    names = "-".join(structure.names[system.atoms[atom]] for atom in (first, second))
+    elements = " and ".join(chemical_symbols[numbers[atom]] for atom in (first, second))
+    raise InputError(
+        f"the bond {names} of {structure.residue_label(int(residues[first]))} in {path} is "
+        f"{lengths[worst]:.2f} Å long on average, where {usual[worst]:.2f} Å are usual between "
+        f"{elements}: the residue is another one than it is called, as a cysteine under the name "
+        "of serine, or its atoms are in another order; give the topology or sequence of this very "
+        "trajectory, or leave it out"
+    )
+
+
+def check_hands(
+    path: Path,
+    structure: BondedStructure,
+    system: MolecularSystem,
+    positions: NDArray[np.float32],
+    *,
+    tolerated: float,
+) -> None:
+    """Refuse frames that are mirror images of what the topology says.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    structure, system
+        The topology.
+    positions
+        ``(f, a, 3)`` Å of the atoms of the system.
+    tolerated
+        Share of the frames in which a centre may have the other hand, as in some that a model has
+        drawn. In molecular dynamics none has.
+
+    Raises
+    ------
+    InputError
+        With the first of those frames, and what to do.
+    """
+    equal = {tuple(row) for row in system.equal_arms[:, :4].tolist()}
+    # Where two arms are alike the hand is a matter of names.
+    rows = [row for row in system.chirality_centres.tolist() if tuple(row) not in equal]
+    centres = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    expected = handedness(system.reference[None], centres)
+    wrong = handedness(positions, centres) != expected
+    frames = np.flatnonzero(wrong.any(axis=1))
+    if len(frames) <= tolerated * len(wrong):
+        return
+    frame = int(frames[0])
+    centre = int(system.atoms[centres[int(wrong[frame].argmax()), 0]])
+    residue = structure.residue_label(int(structure.residues[centre]))
+    raise InputError(
+        f"{structure.names[centre]} of {residue} in frame {frame} of {path} has the other hand "
+        f"than in the topology, and so it is in {len(frames)} of {len(wrong)} frames: mirror "
+        "images, as some collections add, or another molecule. Leave those frames out, or reflect "
+        "them (positions[..., 0] *= -1), or give the topology of this very trajectory"
+    )
+
+
+def check_natural(path: Path, system: MolecularSystem) -> None:
+    """Refuse D amino acids under the names of natural ones.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    system
+        The topology.
+
+    Raises
+    ------
+    InputError
+        With the first of them, and what to do.
+    """
+    for residue in system.residues:
+        if residue.mirrored:
+            raise InputError(
+                f"{residue.label} in {path} is a mirror image at {', '.join(residue.mirrored)}, "
+                "but has the name of the natural amino acid; reflect structure and frames "
+                "(positions[..., 0] *= -1) if all residues are, or leave this trajectory out"
+            )
+
+
+def _parent(name: str) -> str:
+    return PARENTS.get(name, name)
