@@ -79,3 +79,14 @@ def test_a_file_has_room_for_all_columns(monkeypatch, capsys):
     print_table(wide_table())
     rows = [words_of(line) for line in shown(capsys)]
     assert [row for row in rows if row and row[0] in NAMES] == [[n, *NUMBERS] for n in NAMES]
+
+
+def test_labels_are_not_wrapped_where_a_path_is_long(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    table = Table("", "", show_header=False)
+    table.add_row("steps accepted", "97 %")
+    table.add_row("folder", "/folder" * 30)
+    print_table(table)
+    lines = shown(capsys)
+    assert any("steps accepted" in line for line in lines)
+    assert any("/folder" * 30 in line for line in lines)

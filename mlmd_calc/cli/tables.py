@@ -10,12 +10,14 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 _UNLIMITED: Final = 1000
+_LABEL: Final = 30
+"""In a file columns up to this width are not wrapped."""
 
 
 def print_table(table: Table) -> None:
     """Print a table whole.
 
-    In a file it is as wide as its words. In a terminal texts are wrapped between words; a table
+    In a file it is as wide as its words and labels. In a terminal texts are wrapped between words; a table
     that is too wide nevertheless continues in further ones below it, which begin with the same
     column. Only a word that is longer than a line is folded.
     """
@@ -23,7 +25,7 @@ def print_table(table: Table) -> None:
     for column in table.columns:
         column.overflow = "fold"
     if not console.is_terminal:
-        console = Console(width=max(console.width, _least_width(console, table)))
+        console = Console(width=max(console.width, _least_width(console, table, _LABEL)))
     parts = _parts(console, table)
     for i, part in enumerate(parts):
         part.title = table.title if i == 0 else None
@@ -52,12 +54,12 @@ def _with_columns(table: Table, columns: list[Column]) -> Table:
     return part
 
 
-def _least_width(console: Console, table: Table) -> int:
-    """Width of a table in which no word is cut."""
+def _least_width(console: Console, table: Table, unwrapped: int = 0) -> int:
+    """Width of a table in which no word is cut, and no column of so few characters wrapped."""
     options = console.options.update(width=_UNLIMITED)
-    cut = sum(high - low for column in table.columns for low, high in [_widths(console, column)])
-    whole = Measurement.get(console, options, table).maximum
-    return whole - cut
+    limits = [_widths(console, column) for column in table.columns]
+    cut = sum(high - max(low, min(high, unwrapped)) for low, high in limits)
+    return Measurement.get(console, options, table).maximum - cut
 
 
 def _widths(console: Console, column: Column) -> tuple[int, int]:
@@ -70,19 +72,17 @@ def _widths(console: Console, column: Column) -> tuple[int, int]:
 
 
 def _fit(console: Console, table: Table) -> None:
-    """Set the widths of columns such that they fill the terminal at most, and cut no word."""
+    """Narrow the widest columns until the table fills the terminal at most, and cut no word."""
     limits = [_widths(console, column) for column in table.columns]
-    widths, most = [low for low, _ in limits], [high for _, high in limits]
-    spare = console.width - _least_width(console, table)
-    # The narrowest columns that could be wider grow first, so texts share what numbers leave.
-    while spare > 0 and widths != most:
-        level = min(width for width, high in zip(widths, most, strict=True) if width < high)
-        widths[next(i for i, w in enumerate(widths) if w == level < most[i])] += 1
-        spare -= 1
-    # The longest words are folded first: names and paths rather than numbers.
-    while spare < 0 and max(widths) > 1:
-        widths[widths.index(max(widths))] -= 1
-        spare += 1
+    excess = _least_width(console, table, _UNLIMITED) - console.width
+    # Where a word is longer than a line, it is the longest that are folded: names, not numbers.
+    folds = _least_width(console, table) > console.width
+    least, widths = [1 if folds else low for low, _ in limits], [high for _, high in limits]
+    while excess > 0 and widths != least:
+        widest = max(width for width, low in zip(widths, least, strict=True) if width > low)
+        i = next(i for i, w in enumerate(widths) if w == widest and w > least[i])
+        widths[i] -= 1
+        excess -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width, column.no_wrap = width, False
 
