@@ -215,7 +215,7 @@ def check_parity(where: str, protons: int, state: ElectronicState) -> None:
     Raises
     ------
     InputError
-        If there are fewer than no electrons, or 2S exceeds their number or has the wrong parity.
+        If there are no electrons, or 2S exceeds their number or has the wrong parity.
     """
     charge, multiplicity = state
     electrons, unpaired = protons - charge, multiplicity - 1
@@ -223,6 +223,11 @@ def check_parity(where: str, protons: int, state: ElectronicState) -> None:
         raise InputError(
             f"{where}charge={charge} is more than all {protons} electrons; pass the charge in units"
             " of e"
+        )
+    if electrons == 0:
+        raise InputError(
+            f"{where}charge={charge} leaves no electrons, and bare nuclei have no energy to "
+            "predict; correct the charge"
         )
     if unpaired < 0 or unpaired > electrons or (electrons - unpaired) % 2:
         possible = range(1 + electrons % 2, electrons + 2, 2)
@@ -250,7 +255,11 @@ def as_integer(name: str, value: Any) -> int | None:
         or not np.isfinite(value)
         or value != int(value)
     ):
-        raise InputError(f"{name}={value!r} is not an integer")
+        plain = value.item() if isinstance(value, np.generic) else value
+        raise InputError(
+            f"{name}={plain!r} is not an integer; give a whole number: a total charge in e, a "
+            "multiplicity 2S + 1, or the number of an atom"
+        )
     return int(value)
 
 
@@ -298,6 +307,10 @@ def _agreed(
         if values is None or not np.any(values):
             continue
         total = float(np.sum(values))
+        if not np.isfinite(total):
+            raise InputError(
+                f"{name} is {total:g}; leave out these values of the atoms, or correct them"
+            )
         nearest = round(total)
         if abs(total - nearest) > _UNCLEAR and not explicit:
             what = "multiplicity (2S + 1)" if moments else "charge (in e)"

@@ -10,6 +10,7 @@ from typing import Any, Final
 import ase
 import ase.build
 import ase.io
+import numpy as np
 from ase.collections import g2
 from ase.constraints import FixAtoms
 from ase.io.formats import extension2format, filetype
@@ -140,8 +141,15 @@ def check_start(atoms: ase.Atoms) -> None:
     Raises
     ------
     InputError
-        If atoms overlap or are bonded to nothing, or there is no hydrogen where some belong.
+        If atoms overlap or are bonded to nothing, there is no hydrogen where some belong, or an
+        atom is none.
     """
+    dummies = np.flatnonzero(atoms.numbers < 1)
+    if len(dummies):
+        raise InputError(
+            f"atom {dummies[0]} is X, a dummy atom or one of an unknown element; remove it, or "
+            "write its chemical symbol"
+        )
     check_contacts(atoms.numbers, atoms.positions)
     check_hydrogens(atoms)
     check_bonded(atoms)
@@ -220,6 +228,11 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             raise InputError(
                 f"{path} has {error.args[0]!r} where ASE expects a chemical symbol; write symbols, "
                 "and for isotopes H and a column masses:R:1 (or a SMILES with [2H])"
+            ) from error
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(
+                f"{path} is not text in UTF-8 ({error}); save it as UTF-8, or give it the ending "
+                "of its kind"
             ) from error
         raise InputError(
             f"ASE cannot read {path} ({type(error).__name__}: {error}); give a whole file that is "

@@ -17,9 +17,9 @@ _LABEL: Final = 30
 def print_table(table: Table) -> None:
     """Print a table whole.
 
-    In a file it is as wide as its words and labels. In a terminal texts are wrapped between words; a table
-    that is too wide nevertheless continues in further ones below it, which begin with the same
-    column. Only a word that is longer than a line is folded.
+    In a file it is as wide as its words and labels. In a terminal texts are wrapped between words;
+    a table that is too wide nevertheless continues in further ones below it, which begin with the
+    same column. Only a word that is longer than a line is folded.
     """
     console = Console()
     for column in table.columns:

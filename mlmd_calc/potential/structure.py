@@ -90,7 +90,9 @@ class Structure:
     def _check_electrons(self) -> None:
         lowest, highest = -CHARGE_OFFSET, NUM_STATES - CHARGE_OFFSET - 1
         if not lowest <= self.charge <= highest:
-            raise InputError(f"charge={self.charge} is outside {lowest}..{highest}")
+            raise InputError(
+                f"charge={self.charge} is outside {lowest}..{highest}; give the total charge in e"
+            )
         if not 1 <= self.multiplicity < NUM_STATES:
             raise InputError(
                 f"multiplicity={self.multiplicity} is outside 1..{NUM_STATES - 1}; it is 2S + 1, "

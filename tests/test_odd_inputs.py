@@ -1,0 +1,50 @@
+"""Everyday inputs with something odd: sentences that say what to do, and no absurd numbers."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+
+from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.electrons import electronic_state
+from mlmd_calc.errors import InputError
+from mlmd_calc.potential import structure_from_ase
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["initial_charges", "initial_magnetic_moments"])
+def test_charges_and_moments_of_atoms_that_are_no_numbers(name, value):
+    atoms = molecule("H2O")
+    getattr(atoms, f"set_{name}")([value, 0.0, 0.0])
+    with pytest.raises(InputError, match=rf"is {value}; leave out these values"):
+        electronic_state(atoms)
+
+
+@pytest.mark.parametrize("value", [1.5, np.float64(1.5), True, "one", [0], np.nan])
+def test_a_charge_that_is_no_whole_number_has_a_remedy(value):
+    atoms = molecule("H2O")
+    atoms.info["charge"] = value
+    with pytest.raises(InputError, match="is not an integer; give a whole number") as refused:
+        electronic_state(atoms)
+    assert "np." not in str(refused.value)
+
+
+def test_bare_nuclei_are_refused():
+    for atoms, charge in ((Atoms("H"), 1), (Atoms("H2", [[0, 0, 0], [0, 0, 0.74]]), 2)):
+        atoms.info["charge"] = charge
+        with pytest.raises(InputError, match=r"leaves no electrons.*correct the charge"):
+            structure_from_ase(atoms).check()
+
+
+def test_dummy_atoms_are_named(tmp_path):
+    lines = ["4", "", "X 0 0 0", "H 0.96 0 0", "H -0.24 0.93 0", "O 0 0 1.0"]
+    (tmp_path / "x.xyz").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"atom 0 is X, a dummy atom .* remove it"):
+        load_structure(str(tmp_path / "x.xyz"))
+
+
+def test_text_in_another_encoding_is_to_be_saved_as_utf8(tmp_path):
+    lines = ["2", "bond of 0.74 Å", "H 0 0 0", "H 0 0 0.74"]
+    (tmp_path / "latin.xyz").write_bytes("\n".join(lines).encode("latin-1"))
+    with pytest.raises(InputError, match=r"not text in UTF-8 .* save it as UTF-8"):
+        load_structure(str(tmp_path / "latin.xyz"))
