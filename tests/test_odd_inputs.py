@@ -6,8 +6,9 @@ from ase import Atoms
 from ase.build import molecule
 
 from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.data import read_dataset
 from mlmd_calc.electrons import electronic_state
-from mlmd_calc.errors import InputError
+from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.potential import structure_from_ase
 
 
@@ -48,3 +49,33 @@ def test_text_in_another_encoding_is_to_be_saved_as_utf8(tmp_path):
     (tmp_path / "latin.xyz").write_bytes("\n".join(lines).encode("latin-1"))
     with pytest.raises(InputError, match=r"not text in UTF-8 .* save it as UTF-8"):
         load_structure(str(tmp_path / "latin.xyz"))
+
+
+def frame(symbols="HH", comment="energy=-1.0"):
+    atoms = "".join(f"{s} 0 0 {0.74 * i}\n" for i, s in enumerate(symbols))
+    return f"{len(symbols)}\nProperties=species:S:1:pos:R:3 {comment}\n{atoms}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (frame("HD").encode(), "'D' is no chemical symbol .* correct it, or leave the file out"),
+        (frame(comment="who=Å").encode("latin-1"), "not text in UTF-8 .* save it as UTF-8"),
+        (frame().encode()[:-12], "copy or write it again"),
+        (b"", "holds no frames; leave the file out"),
+    ],
+)
+def test_frames_that_cannot_be_read_have_a_remedy(tmp_path, content, message):
+    (tmp_path / "odd.extxyz").write_bytes(content)
+    with pytest.raises((InputError, ModelFileError), match=message):
+        read_dataset(tmp_path / "odd.extxyz")
+
+
+def test_a_free_energy_alone_is_not_left_out_in_silence(tmp_path):
+    path = tmp_path / "free.extxyz"
+    path.write_text(frame(comment="free_energy=-31.0") * 2)
+    with pytest.warns(UserWarning, match=r"left out are free_energy \(--energy-key\)"):
+        (bare,) = read_dataset(path)
+    assert bare.energies is None
+    (read,) = read_dataset(path, energy_key="free_energy")
+    assert read.energies.tolist() == [-31.0, -31.0]

@@ -116,10 +116,21 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
     try:
         frames = list(read(path))
     except Exception as error:  # ASE raises whatever its parsers stumble over
-        raise ModelFileError(f"ASE cannot read {path}: {error or type(error).__name__}") from error
+        raise ModelFileError(
+            f"ASE cannot read {path}: {_reason(error)}, or leave the file out"
+        ) from error
     if not frames:
-        raise InputError(f"{path} holds no frames")
+        raise InputError(f"{path} holds no frames; leave the file out")
     return _molecules(path, frames, options)
+
+
+def _reason(error: Exception) -> str:
+    """Say what ASE stumbled over, and what to do."""
+    if isinstance(error, KeyError) and error.args:
+        return f"{error.args[0]!r} is no chemical symbol or key that it knows; correct it"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not text in UTF-8 ({error}); save it as UTF-8"
+    return f"{error or type(error).__name__}; copy or write it again"
 
 
 def _iread(path: Path, kind: str) -> Iterator[Atoms]:
@@ -303,8 +314,11 @@ def _own(atoms: Atoms) -> dict[str, Any]:
 def _alike(members: list[Atoms], kind: str) -> list[str]:
     """Names of numbers that look like energies, or of columns of three that look like forces."""
     shape = () if kind == "energy" else (len(members[0]), 3)
+    # ASE has a place of its own for the energy that the forces are the slope of.
+    free = {"free_energy"} if kind == "energy" and "free_energy" in _results(members[0]) else set()
     return sorted(
-        {
+        free
+        | {
             key
             for atoms in members
             for key, value in _own(atoms).items()

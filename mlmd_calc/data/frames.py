@@ -74,7 +74,8 @@ class MoleculeFrames:
             value = getattr(self, key)
             if value is not None and value.shape != shape:
                 raise InputError(
-                    f"molecule {self.name!r}: {key} have shape {value.shape}, expected {shape}"
+                    f"molecule {self.name!r}: {key} have shape {value.shape}, expected {shape}; "
+                    "correct the file"
                 )
 
     def __len__(self) -> int:
