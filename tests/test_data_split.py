@@ -138,7 +138,7 @@ def test_held_out_structures_leave_every_element_in_training():
     train, held_out = split_by_block([rare, *(trajectory(name, 1) for name in "ab")], 0.9)
     assert names(held_out) == {"a", "b"}
     assert names(train) == {"rare"}
-    with pytest.raises(ConfigError, match="none of the 1 frames of 1 molecules can be held out"):
+    with pytest.raises(ConfigError, match="none of the 1 frame of 1 molecule can be held out"):
         split_by_block([rare], 0.9)
 
 

@@ -1,12 +1,16 @@
 """What steps of jumps cost in force calls, and that saving them changes no number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from ase.md.verlet import VelocityVerlet
 from jump_run_child import SpringPotential, spring_molecule, springs
 
 from mlmd_calc import units
 from mlmd_calc.md import Ensemble, JumpNVE, JumpSettings, MDSettings, Run, draw_momenta
+from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import (
     Corrections,
     FunctionForces,
@@ -132,3 +136,31 @@ def test_atoms_that_are_moved_in_between_have_their_own_forces():
     dynamics.run(1)
     VelocityVerlet(expected, 0.5 * units.FS).run(1)
     np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0.0, atol=1e-12)
+
+
+def test_forces_of_another_charge_are_not_taken_from_memory():
+    def of_charge(structure):
+        energy, forces = springs(structure.positions)
+        return Evaluation((1 + structure.charge) * energy, (1 + structure.charge) * forces)
+
+    class Charged:
+        has_energy = True
+
+        def evaluate(self, structures, properties=()):
+            return [of_charge(structure) for structure in structures]
+
+    verlet, generator = VerletPropagator(Charged(), 0.5), torch.Generator()
+    start = state_from_ase(moving())
+    (frames,) = verlet.propagate([start], [0.5], generator)
+    end = replace(
+        start,
+        positions=frames.positions[-1],
+        velocities=frames.velocities[-1],
+        memory=frames.memory,
+        charge=2,
+    )
+    assert verlet.known_energy(end) is None
+    assert verlet.known_energy(replace(end, charge=0)) is not None
+    (remembering,) = verlet.propagate([end], [0.5], generator)
+    (forgetful,) = verlet.propagate([replace(end, memory={})], [0.5], generator)
+    np.testing.assert_array_equal(remembering.positions, forgetful.positions)

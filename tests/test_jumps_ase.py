@@ -421,7 +421,7 @@ def test_newer_frames_are_removed_and_none_is_missing():
     np.testing.assert_array_equal(again.atoms.get_momenta(), dyn.atoms.get_momenta())
     with Trajectory("short.traj", "w") as file:
         file.write(atoms)
-    with pytest.raises(ModelFileError, match=r"short.traj holds 1 frames, but 3"):
+    with pytest.raises(ModelFileError, match=r"short.traj holds 1 frame, but 3"):
         make(harmonic, atoms, 2, trajectory="short.traj", loginterval=2, restart="run.npz")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
@@ -82,7 +83,7 @@ class VerletPropagator(Propagator):
                 times=np.array(times_fs),
                 positions=np.stack([positions[i] for positions, _ in kept]),
                 velocities=np.stack([velocities[i] for _, velocities in kept]),
-                memory=_memory(x[i], forces[i], energies[i]),
+                memory=_memory(states[i], x[i], forces[i], energies[i]),
             )
             for i in molecules
         ]
@@ -135,12 +136,21 @@ class VerletPropagator(Propagator):
         load_model_state(self.forces, state["forces"])
 
 
-def _memory(positions: FloatArray, forces: FloatArray, energy: float | None) -> Memory:
-    memory = {"positions": positions, "forces": forces}
+def _memory(
+    state: State, positions: FloatArray, forces: FloatArray, energy: float | None
+) -> Memory:
+    memory = {"positions": positions, "forces": forces, "electrons": _electrons(state)}
     return memory if energy is None else {**memory, "energy": np.array(energy)}
 
 
 def _remembered(state: State) -> bool:
-    """Whether the memory of a state is of its positions."""
-    positions = state.memory.get("positions")
-    return positions is not None and np.array_equal(positions, state.positions)
+    """Whether the memory of a state is of its positions, charge and multiplicity."""
+    known = {"positions": state.positions, "electrons": _electrons(state)}
+    return all(
+        name in state.memory and np.array_equal(state.memory[name], value)
+        for name, value in known.items()
+    )
+
+
+def _electrons(state: State) -> NDArray[np.int64]:
+    return np.array([state.charge, state.multiplicity])
