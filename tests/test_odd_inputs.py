@@ -79,3 +79,11 @@ def test_a_free_energy_alone_is_not_left_out_in_silence(tmp_path):
     assert bare.energies is None
     (read,) = read_dataset(path, energy_key="free_energy")
     assert read.energies.tolist() == [-31.0, -31.0]
+
+
+@pytest.mark.parametrize("broken", ["0.2\t3.1", "********"])
+def test_columns_of_pdb_files_that_hold_no_numbers_have_a_remedy(tmp_path, broken):
+    line = "ATOM      1  CH3 ACE A   1    " + broken.ljust(8) + "  -3.574  -0.179  1.00  0.00"
+    (tmp_path / "x.pdb").write_text(line + "\nEND\n")
+    with pytest.raises(ModelFileError, match=r"is no number.*write the file again"):
+        load_structure(str(tmp_path / "x.pdb"))
