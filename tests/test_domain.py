@@ -43,7 +43,8 @@ def test_shipped_models_know_what_they_were_trained_on(card):
     assert len(sequences) >= 40
     for sequence in ("ACDE", "FGHI", "KLMN", "PQRS", "TVWY", "A", "P"):
         assert objections(card.domain, capped_peptide(sequence, 0)) == []
-    assert card.domain.longest == max(map(len, sequences))
+    # Training on longer ones need not have made the model good at them.
+    assert card.domain.longest <= max(map(len, sequences))
     trained = set("".join(sequences))
     states = {"HIE": "HIS", "HID": "HIS"}
     assert len({states.get(name, name) for name in card.domain.residues}) == len(trained) == 20
