@@ -1,11 +1,9 @@
 """The force field that is fitted to another's forces: right derivatives, known answers, errors."""
 
-import subprocess
-import sys
-
 import ase
 import numpy as np
 import pytest
+from another_process import code, run_child
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
@@ -261,7 +259,7 @@ def test_goes_on_in_another_process(tmp_path, with_network, network):
     if network:
         atoms, field = molecule("H2O"), with_network[1]
     field.save(tmp_path / "bonded.npz")
-    code = """
+    answer = """
 import numpy as np
 from mlmd_calc.bonded import BondedForceField
 field = BondedForceField.load("bonded.npz")
@@ -269,7 +267,7 @@ np.save("forces.npy", field.forces(np.load("positions.npy")))
 """
     positions = shaken(atoms, 1, 0.1)[0]
     np.save(tmp_path / "positions.npy", positions)
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+    run_child(code, answer, cwd=tmp_path)
     assert np.array_equal(np.load(tmp_path / "forces.npy"), field.forces(positions))
     write_restart(tmp_path / "other.npz", {"numbers": atoms.numbers})
     with pytest.raises(ModelFileError, match="bonds"):

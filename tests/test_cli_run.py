@@ -9,7 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from analytic_potentials import Morse, Springs
-from another_process import COMMAND_LINE, run_python
+from another_process import mlmd, run_child
 from ase import Atoms
 from ase.build import molecule
 from toy_models import write_model
@@ -119,7 +119,7 @@ def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, monkeypatch, ens
 def go_on(out, *options):
     """Continue a run in another process; return its summary."""
     restart = ("run", "--restart", "--out", out, "--json")
-    return json.loads(run_python(*COMMAND_LINE, *restart, *options))
+    return json.loads(run_child(mlmd, *restart, *options))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import multiprocessing
 import signal
 from dataclasses import asdict, replace
 
@@ -10,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from another_process import PROCESSES
 from atmos_systems import FINE_STEPS, STRIDE_PS, draw, small_network, write_model
 from scipy.spatial.transform import Rotation
 from torch.utils.flop_counter import FlopCounterMode
@@ -453,10 +453,7 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     assert whole.run()
     killed = start(tmp_path / "killed", dipeptide, models, **options)
     killed.close()
-    # Children of a server that has imported what takes long start at once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlmd_calc.sampling"])
-    child = context.Process(target=run_until_killed, args=(killed.folder, 2 * FINE_STEPS))
+    child = PROCESSES.Process(target=run_until_killed, args=(killed.folder, 2 * FINE_STEPS))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
