@@ -4,8 +4,10 @@ To import torch and what else there is takes seconds, and a restart needs no mor
 process. Tests of how Python starts, imports and ends need :mod:`subprocess`.
 """
 
+import io
 import multiprocessing
 import os
+import pickle
 import resource
 import runpy
 import signal
@@ -98,9 +100,26 @@ def script(path, *arguments):
     runpy.run_path(str(path), run_name="__main__")
 
 
+def pool_process(task, advance, running, given_up):
+    """Run a task of :mod:`mlmd_calc.data.pool`: stands in for what starts a process for it."""
+    with Child(_worker, pickle.dumps(task)) as child:
+        status, printed, errors = child.wait()
+    for _ in printed.splitlines():
+        advance(task.cost)
+    return None if status == 0 else errors.strip().splitlines()[-1]
+
+
 def code(text):
     """Be a script of which this is the text; work for a child."""
     exec(text, {"__name__": "__main__"})
+
+
+def _worker(task):
+    from mlmd_calc.data.worker import main
+
+    warnings.simplefilter("default")
+    sys.stdin = io.TextIOWrapper(io.BytesIO(task))
+    sys.exit(main())
 
 
 def _perform(work, arguments, cwd, outputs, file_size):

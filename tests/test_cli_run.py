@@ -15,6 +15,7 @@ from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
+from mlmd_calc.bonded import network
 from mlmd_calc.cli import app, inner_forces
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
@@ -132,6 +133,7 @@ def test_fitted_cheap_forces_go_on_in_another_process(
     structures = {InnerForces.BONDED: 20, InnerForces.NETWORK: 24}
     monkeypatch.setattr(inner_forces, "_STRUCTURES", structures)
     monkeypatch.setattr(inner_forces, "_NEURONS", 4)
+    monkeypatch.setattr(network, "_STEPS", 50)
     options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
     options += ("--seed", 3, "-e", ensemble, "-T", 20, "--interval", 4)
     options += ("--mts", 3, "--mts-forces", forces, *test, "--timestep", 0.2)

@@ -26,7 +26,13 @@ DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 SHORTER = {
     "dyn.run(1000)": "dyn.run(5)",
     "repeat=100": "repeat=2",
-    "frames=1600, neurons=128": "frames=230, neurons=8",
+    # To fit cheap forces takes long.
+    "atoms.calc = MDETCalculator()\ncheap": (
+        'atoms = molecule("H2O")\natoms.calc = MDETCalculator()\n'
+        "from mlmd_calc.bonded import network\nnetwork._STEPS = 50\ncheap"
+    ),
+    "frames=1600, neurons=128": "frames=40, neurons=4",
+    "frames=100, seed": "frames=40, seed",
     "dyn.run(100)": "dyn.run(5)",
     "run.run(500)": "run.run(5)",
     "dyn = JumpNVT(atoms, 1e4": (
@@ -40,7 +46,7 @@ SHORTER = {
     # As it was before TorchSim 0.4.
     "=ts.Integrator.": "=getattr(ts, 'Integrator', ts).",
 }
-"""Smaller numbers in scripts."""
+"""Smaller numbers in scripts, and smaller molecules."""
 
 BEFORE = {
     "mixed = MLPotential": """
