@@ -119,7 +119,8 @@ def rotated(atoms, turning, centre, other, degrees):
 
 
 @pytest.mark.parametrize("neurons", [0, 8])
-def test_methyl_groups_may_turn(neurons):
+def test_methyl_groups_may_turn(neurons, monkeypatch):
+    monkeypatch.setattr("mlmd_calc.bonded.network._STEPS", 50)
     atoms = molecule("isobutane")
     atoms.calc = MDETCalculator()
     field = BondedForceField.fit(atoms, frames=60, neurons=neurons, seed=1)

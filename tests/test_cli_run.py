@@ -123,6 +123,7 @@ def go_on(out, *options):
     return json.loads(run_child(mlmd, *restart, *options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forces", "ensemble", "test"),
     [("bonded", "nve", ()), ("network", "langevin", ("--metropolis",))],

@@ -76,6 +76,7 @@ def shorter(script):
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", scripts())
 def test_script_runs(script, tmp_path):
     if "openmm" in script:

@@ -65,6 +65,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills",
     [KILLS, pytest.param(MANY_KILLS, marks=pytest.mark.kills)],

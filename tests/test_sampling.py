@@ -446,6 +446,7 @@ def start(folder, structure, models, **options):
     return SamplingRun.start(folder, replace(job, keyframes_per_checkpoint=2), structure)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     # A DCD file counts its frames, so a wrong count would show as well.
     options = {"format": "dcd"}
@@ -466,6 +467,7 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
         assert path.read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.slow
 def test_refused_draws_are_counted_across_restarts(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "ANGLE_LIMIT", 9.0)  # of which a good model exceeds some
     models, options = {"model": "atmos-peptides"}, {"replicas": 1, "redraws": 40, "steps": 20}
@@ -590,6 +592,7 @@ def test_changed_model_is_refused(dipeptide, tmp_path):
         SamplingRun.resume(tmp_path)
 
 
+@pytest.mark.slow
 def test_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()

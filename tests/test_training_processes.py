@@ -93,6 +93,7 @@ def steps_of(out):
     return torch.load(out / "last.ckpt", weights_only=True)["global_step"]
 
 
+@pytest.mark.slow
 def test_signals_and_kills_change_no_weight(folder, tmp_path):
     out = tmp_path / "run"
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
