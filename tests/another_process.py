@@ -127,7 +127,7 @@ def _perform(work, arguments, cwd, outputs, file_size):
     # Where programs of this environment are, which need not be active.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for path, descriptor in zip(outputs, (1, 2), strict=True):
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), descriptor)
     # As in a terminal, though a test under nohup or in the background ignores them.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -92,7 +92,8 @@ def test_script_runs(script, tmp_path):
 
 
 EXAMPLES = [
-    pytest.param(path.read_text("utf-8"), id=path.name) for path in (ROOT / "examples").glob("*.py")
+    pytest.param(path.read_text("utf-8"), id=path.name)
+    for path in sorted((ROOT / "examples").glob("*.py"))
 ]
 
 
