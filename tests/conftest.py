@@ -23,3 +23,9 @@ def model_file(tmp_path: Path) -> Path:
     path = tmp_path / "toy.safetensors"
     save_model(path, random_network(SMALL), {}, {"name": "toy", "elements": [1, 6, 7, 8]})
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of slow tests: no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

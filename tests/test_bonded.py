@@ -1,11 +1,9 @@
 """The force field that is fitted to another's forces: right derivatives, known answers, errors."""
 
-import subprocess
-import sys
-
 import ase
 import numpy as np
 import pytest
+from another_process import code, run_child
 from ase.build import molecule
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
@@ -121,7 +119,8 @@ def rotated(atoms, turning, centre, other, degrees):
 
 
 @pytest.mark.parametrize("neurons", [0, 8])
-def test_methyl_groups_may_turn(neurons):
+def test_methyl_groups_may_turn(neurons, monkeypatch):
+    monkeypatch.setattr("mlmd_calc.bonded.network._STEPS", 50)
     atoms = molecule("isobutane")
     atoms.calc = MDETCalculator()
     field = BondedForceField.fit(atoms, frames=60, neurons=neurons, seed=1)
@@ -261,7 +260,7 @@ def test_goes_on_in_another_process(tmp_path, with_network, network):
     if network:
         atoms, field = molecule("H2O"), with_network[1]
     field.save(tmp_path / "bonded.npz")
-    code = """
+    answer = """
 import numpy as np
 from mlmd_calc.bonded import BondedForceField
 field = BondedForceField.load("bonded.npz")
@@ -269,7 +268,7 @@ np.save("forces.npy", field.forces(np.load("positions.npy")))
 """
     positions = shaken(atoms, 1, 0.1)[0]
     np.save(tmp_path / "positions.npy", positions)
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+    run_child(code, answer, cwd=tmp_path)
     assert np.array_equal(np.load(tmp_path / "forces.npy"), field.forces(positions))
     write_restart(tmp_path / "other.npz", {"numbers": atoms.numbers})
     with pytest.raises(ModelFileError, match="bonds"):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from another_process import Child, mlmd
 from toy_models import write_model
 from typer.testing import CliRunner
 
@@ -108,12 +109,13 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, number):
     model = write_model(tmp_path / "weak.safetensors", 0.3)
     options = ["run", "CH4", "-m", model, "--seed", 1, "--interval", 4, "-o"]
     arguments = [*options, tmp_path / "run", "-d", 1000]
-    process = python("from mlmd_calc.cli import main; main()", arguments=arguments)
-    while not (tmp_path / "run" / CHECKPOINT_FILE).exists():
-        time.sleep(0.05)
-        assert process.poll() is None
-    process.send_signal(number)
-    status, stderr = ends(process)
+    with Child(mlmd, *arguments) as child:
+        while not (tmp_path / "run" / CHECKPOINT_FILE).exists():
+            time.sleep(0.05)
+            assert child.is_alive
+        child.send_signal(number)
+        status, _, stderr = child.wait()
+    assert "Traceback" not in stderr
     assert status == 128 + number
     assert f"mlmd: stopped by {number.name}; all " in stderr
     assert f"kept in {tmp_path / 'run'}; go on with: mlmd run --restart --out" in stderr

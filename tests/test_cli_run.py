@@ -9,12 +9,13 @@ import ase.io
 import numpy as np
 import pytest
 from analytic_potentials import Morse, Springs
-from another_process import COMMAND_LINE, run_python
+from another_process import mlmd, run_child
 from ase import Atoms
 from ase.build import molecule
 from toy_models import write_model
 from typer.testing import CliRunner
 
+from mlmd_calc.bonded import network
 from mlmd_calc.cli import app, inner_forces
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
@@ -119,9 +120,10 @@ def test_multiple_time_steps_go_on_bit_for_bit(tmp_path, model, monkeypatch, ens
 def go_on(out, *options):
     """Continue a run in another process; return its summary."""
     restart = ("run", "--restart", "--out", out, "--json")
-    return json.loads(run_python(*COMMAND_LINE, *restart, *options))
+    return json.loads(run_child(mlmd, *restart, *options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forces", "ensemble", "test"),
     [("bonded", "nve", ()), ("network", "langevin", ("--metropolis",))],
@@ -132,6 +134,7 @@ def test_fitted_cheap_forces_go_on_in_another_process(
     structures = {InnerForces.BONDED: 20, InnerForces.NETWORK: 24}
     monkeypatch.setattr(inner_forces, "_STRUCTURES", structures)
     monkeypatch.setattr(inner_forces, "_NEURONS", 4)
+    monkeypatch.setattr(network, "_STEPS", 50)
     options = ("-m", model, "--forces", "conservative", "--rotation", "none", "--no-relax")
     options += ("--seed", 3, "-e", ensemble, "-T", 20, "--interval", 4)
     options += ("--mts", 3, "--mts-forces", forces, *test, "--timestep", 0.2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import typer
 from analytic_potentials import Springs
-from another_process import COMMAND_LINE, run_python
+from another_process import mlmd, run_child
 from toy_models import write_model
 from typer.testing import CliRunner
 
@@ -46,7 +46,7 @@ def sample(model, out, proposals, *options):
 def go_on(out, proposals):
     """Continue a run in another process; return its summary."""
     restart = ("run", "--restart", "--out", out, "--json")
-    return json.loads(run_python(*COMMAND_LINE, *restart, "--proposals", proposals))
+    return json.loads(run_child(mlmd, *restart, "--proposals", proposals))
 
 
 def test_run_in_parts_is_the_run_in_one_go(tmp_path, model):

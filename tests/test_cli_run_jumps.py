@@ -2,8 +2,6 @@
 
 import json
 import re
-import shlex
-from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -22,7 +20,6 @@ from mlmd_calc.propagation import EventLog
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "jumps.md"
 SHIPPED = "atom-small-organics"
 
 APP = typer.Typer()
@@ -151,20 +148,3 @@ def test_the_force_model_of_the_run_is_that_of_the_propagator():
     made = choose_propagator(SHIPPED).make(potential, 0.5, "cpu")
     assert isinstance(made, ATOMPropagator)
     assert made.potential is potential
-
-
-@pytest.mark.slow
-def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch):
-    pytest.importorskip("openmm", reason="openmm is not installed")
-    monkeypatch.chdir(tmp_path)
-    text = DOCS.read_text(encoding="utf-8")
-    lines = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1].splitlines()
-    assert len(lines) == 6
-    for line in lines:
-        short = re.sub("--duration [12]", "--duration 0.008", line).replace("CH3CH2OH", "CH4")
-        assert invoke(*shlex.split(short)[1:]).exit_code == 0
-    assert (tmp_path / "replicas" / "replica-7" / "trajectory.extxyz").exists()
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    assert "run.run(500)" in code
-    exec(code.replace("run.run(500)", "run.run(2)"), {})
-    assert read_record(tmp_path / "ethanol" / "replica-3").frames["step"].tolist() == [0, 2]

@@ -12,11 +12,12 @@ import ase
 import numpy as np
 import pytest
 from analytic_potentials import water_springs
+from another_process import pool_process
 from typer.testing import CliRunner
 
 from mlmd_calc import units
 from mlmd_calc.cli.data import app
-from mlmd_calc.data import MOLECULES, read_dataset
+from mlmd_calc.data import MOLECULES, pool, read_dataset
 from mlmd_calc.data.generate import generate
 from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.data.sampling import DISTORTED, MINIMUM, SAMPLED, sample
@@ -197,6 +198,12 @@ def test_impossible_settings_are_refused(mode, changes, message):
 # generator
 
 
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of the pool that need not import anything."""
+    monkeypatch.setattr(pool, "_run_process", pool_process)
+
+
 def arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as file:
         return dict(file)
@@ -225,6 +232,7 @@ def test_result_does_not_depend_on_workers_or_company(tmp_path):
     assert provenance["temperatures"] == [300.0]
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_killed_generation_continues(tmp_path):
     names = ["water", "methane", "methanol", "ammonia"]
     script = (
@@ -256,6 +264,7 @@ def test_killed_generation_continues(tmp_path):
     assert [path.stat().st_mtime_ns for path in paths] == times
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_files_of_other_settings_are_refused(tmp_path):
     water = [MOLECULES["water"]]
     generate(water, tmp_path, settings())
@@ -270,6 +279,7 @@ def test_files_of_other_settings_are_refused(tmp_path):
         generate([MOLECULES["methane"]], tmp_path, settings())
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_one_failure_does_not_stop_the_others(tmp_path):
     from mlmd_calc.data import molecule_from_smiles
 
@@ -287,6 +297,7 @@ def test_number_of_workers_is_checked(tmp_path):
 # command line
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_commands(tmp_path):
     run = CliRunner().invoke
     arguments = ["water", "hydroxyl", "--out", str(tmp_path), "--mode", "nve", "--frames", "3"]

@@ -332,6 +332,7 @@ def arguments(path, *names):
     return ["propagate", *names, "--out", str(path), *options.split()]
 
 
+@pytest.mark.slow
 def test_file_is_what_training_reads(folder, model):
     (frames,) = read_dataset(folder / "water.npz")
     assert frames.dt_fs == 2.0

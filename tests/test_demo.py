@@ -8,10 +8,12 @@ import ase.io
 import numpy as np
 import pytest
 import typer
+from another_process import pool_process
 from toy_models import write_model
 from typer.testing import CliRunner
 
 from mlmd_calc.cli import demo as demo_module
+from mlmd_calc.data import pool
 from mlmd_calc.errors import ConfigError, MissingDependencyError
 from mlmd_calc.md import read_record
 
@@ -27,6 +29,7 @@ def invoke(*arguments):
 @pytest.mark.slow
 def test_demo_shows_everything_and_runs_that_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_module, "_require_openmm", missing("openmm"))
+    monkeypatch.setattr(pool, "_run_process", pool_process)
     wild = write_model(tmp_path / "wild.safetensors", 0.6)
     out = tmp_path / "demo"
     result = invoke("--quick", "--model", wild, "--out", out, "--json")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import restart_child
 from analytic_potentials import Springs, Tethers
-from another_process import run_python
+from another_process import run_child, script
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, PropertyNotImplementedError
 from ase.io.trajectory import Trajectory
@@ -233,7 +233,7 @@ def test_goes_on_in_another_process_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "parts")
     # Both stop five steps after their restart files.
     for steps in (12, 13):
-        run_python(restart_child.__file__, steps, cwd=tmp_path / "parts")
+        run_child(script, restart_child.__file__, steps, cwd=tmp_path / "parts")
     parts = restart_child.run(15)
     for kind, known in whole.items():
         found = parts[kind]

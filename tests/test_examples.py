@@ -1,13 +1,12 @@
 """The examples and the script in the README run."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from another_process import run_child, script
 
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
@@ -24,41 +23,27 @@ ARGUMENTS = {
 }
 
 
-# Where programs of this environment are, which need not be active.
-PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-
-def run(script, folder):
-    return subprocess.run(
-        [sys.executable, "-W", "error", script, *ARGUMENTS.get(script.name, [])],
-        cwd=folder,
-        env={**os.environ, "PATH": PATH},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
+    "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
 )
-def test_example_runs(script, tmp_path):
-    if script.name.startswith("openmm"):
+def test_example_runs(path, tmp_path):
+    if path.name.startswith("openmm"):
         pytest.importorskip("openmm", reason="openmm is not installed")
-    if script.name.startswith("ipi") and shutil.which("i-pi", path=PATH) is None:
+    if path.name.startswith("ipi") and not Path(sys.executable).with_name("i-pi").exists():
         pytest.skip("i-pi is not installed (pip install ipi)")
-    done = run(script, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert run_child(script, path, *ARGUMENTS.get(path.name, []), cwd=tmp_path)
 
 
-def test_readme_script_runs(tmp_path):
+def test_readme_script_runs_in_a_python_of_its_own(tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
     assert code is not None
     assert "dyn.run(1000)" in code[1]
-    script = tmp_path / "readme.py"
-    script.write_text(code[1].replace("dyn.run(1000)", "dyn.run(5)"), encoding="utf-8")
-    done = run(script, tmp_path)
+    path = tmp_path / "readme.py"
+    path.write_text(code[1].replace("dyn.run(1000)", "dyn.run(5)"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", path], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
+    assert done.stdout

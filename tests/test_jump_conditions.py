@@ -1,13 +1,12 @@
 """Where a propagator works: strides, masses, thermostats, warm molecules; changed during a run."""
 
 import pickle
-import subprocess
-import sys
 import threading
 import warnings
 
 import numpy as np
 import pytest
+from another_process import code, run_child
 from ase.build import molecule
 from jump_systems import Spoilt, forces_of, nan, tethered
 
@@ -252,15 +251,16 @@ def test_a_propagator_by_name():
 
 def test_a_pickled_propagator_answers_alike_in_another_process(atom, tmp_path):
     (tmp_path / "propagator.pickle").write_bytes(pickle.dumps(atom))
-    code = """
-import pickle, sys, numpy as np
+    answer = """
+import pickle, numpy as np
 from ase.build import molecule
 from mlmd_calc.propagation import state_from_ase
-propagator = pickle.load(open("propagator.pickle", "rb"))
+with open("propagator.pickle", "rb") as file:
+    propagator = pickle.load(file)
 frames, = propagator.propagate([state_from_ase(molecule("H2O"))], [8.0], None)
 np.save("answer.npy", frames.positions)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    run_child(code, answer, cwd=tmp_path)
     (frames,) = atom.propagate([state_from_ase(molecule("H2O"))], [8.0], None)
     np.testing.assert_array_equal(np.load(tmp_path / "answer.npy"), frames.positions)
 

@@ -1,7 +1,6 @@
 """Recorded runs made of jumps: the same in both engines, and after a SIGKILL."""
 
 import json
-import multiprocessing
 import signal
 from dataclasses import replace
 from importlib.util import find_spec
@@ -9,6 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from analytic_potentials import Springs
+from another_process import PROCESSES
 from jump_run_child import (
     R0,
     STEPS,
@@ -64,16 +64,11 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, engine):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     outcome, simulation = run(whole, engine)
     assert outcome.verdict == "completed"
-    # Children of a server that has imported what takes long start at once.
-    context = multiprocessing.get_context("forkserver")
-    modules = ["pytest", "mlmd_calc.md.run", "mlmd_calc.md.jumps", "toy_models"]
-    bridge = ["openmm.app", "openmm_bridge.engine"]
-    context.set_forkserver_preload(modules + (bridge if find_spec("openmm") else []))
     rng = np.random.default_rng()
     for kill in range(KILLS + 1):
         step = 10 * kill + int(rng.integers(1, 10)) if kill < KILLS else None
         arguments = (killed, engine, step, 0.01 * rng.random())
-        child = context.Process(target=run, args=arguments)
+        child = PROCESSES.Process(target=run, args=arguments)
         child.start()
         child.join()
         assert child.exitcode == (0 if step is None else -signal.SIGKILL)

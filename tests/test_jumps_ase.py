@@ -2,13 +2,13 @@
 
 import io
 import json
-import multiprocessing
 import signal
 
 import ase.io
 import numpy as np
 import pytest
 from analytic_potentials import HarmonicCalculator, Morse
+from another_process import PROCESSES
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
@@ -365,20 +365,17 @@ def test_killed_runs_go_on_to_the_same_trajectory(tmp_path):
     whole.mkdir()
     killed.mkdir()
     expected = run(whole)
-    # Children of a server that has imported what takes long start at once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlmd_calc.md.jumps"])
     rng = np.random.default_rng()
     for kill in range(6):
         # The first part begins like the whole run; the seeds of the others must not matter.
         step = 15 * kill + int(rng.integers(3, 15))
-        child = context.Process(target=run, args=(killed, 1 + kill, step, 0.01 * rng.random()))
+        child = PROCESSES.Process(target=run, args=(killed, 1 + kill, step, 0.01 * rng.random()))
         child.start()
         child.join()
         assert child.exitcode == -signal.SIGKILL
         child.close()
         assert 0 < read_restart(killed / "run.npz")["step"] < STEPS
-    child = context.Process(target=run, args=(killed, 7))
+    child = PROCESSES.Process(target=run, args=(killed, 7))
     child.start()
     child.join()
     assert child.exitcode == 0

@@ -1,6 +1,5 @@
 """SIGKILL at random moments, each time in a process of its own: nothing changes, none in limbo."""
 
-import multiprocessing
 import signal
 import time
 from functools import partial
@@ -9,6 +8,7 @@ from importlib.util import find_spec
 import kill_child
 import numpy as np
 import pytest
+from another_process import PROCESSES, code, run_child
 from toy_models import write_model
 
 KILLS = 2
@@ -54,20 +54,6 @@ TIMES = {"run, ase": 2, "run, openmm": 2, "jumps, openmm": 2}
 """Kinds with more kills than others."""
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Children of a server that has imported what takes long start at once."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ["kill_child", "mlmd_calc.cli.commands", "mlmd_calc.cli.run_results", "torch"]
-    modules += ["mlmd_calc.md.run", "mlmd_calc.sampling", "ase.build", "numba"]
-    modules += ["mlmd_calc.cli.structure_input", "mlmd_calc.models.mdet.network"]
-    modules += ["openmm.app", "openmm_bridge.engine", "openmm_bridge.peptides"]
-    modules += ["openmmtorch", "rdkit.Chem", "tblite.ase"]
-    installed = [name for name in modules if find_spec(name.partition(".")[0])]
-    context.set_forkserver_preload(installed)
-    return context
-
-
 def contents(folder):
     """What must not depend on kills: frames, trajectories, events, labels."""
     suffixes = (".npy", ".extxyz", ".dcd", ".jsonl", ".npz")
@@ -79,17 +65,20 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills",
     [KILLS, pytest.param(MANY_KILLS, marks=pytest.mark.kills)],
     ids=["some", "many"],
 )
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=NEEDS.get(k, ())) for k in WORK])
-def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kills):
+def test_killed_work_goes_on_bit_for_bit(tmp_path, models, kind, kills):
     work, count = WORK[kind](models), kills * TIMES.get(kind, 1)
     whole = tmp_path / "whole"
+    # The server is there before anything is timed.
+    run_child(code, "")
     begin = time.monotonic()
-    assert finish(processes, work, whole) == 0
+    assert finish(work, whole) == 0
     span = time.monotonic() - begin
     expected = contents(whole)
     assert expected
@@ -97,14 +86,14 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, processes, kind, kill
     folder, done, runs = tmp_path / "0", 0, 0
     while done < count:
         # Several kills of one run, one after the other, and as many runs as that takes.
-        status = finish(processes, work, folder, kill_after=span * rng.random())
+        status = finish(work, folder, kill_after=span * rng.random())
         assert status in (0, -signal.SIGKILL)
         done += status != 0
         if status == 0:
             assert contents(folder) == expected
             runs += 1
             folder = tmp_path / str(runs)
-    assert finish(processes, work, folder) == 0
+    assert finish(work, folder) == 0
     assert contents(folder) == expected
 
 
@@ -132,9 +121,9 @@ def test_the_first_checkpoint_is_as_good_as_any(tmp_path, models, monkeypatch, e
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def finish(processes, work, folder, kill_after=None):
+def finish(work, folder, kill_after=None):
     """Do work in a process; return its exit status."""
-    child = processes.Process(target=work, args=(folder,))
+    child = PROCESSES.Process(target=work, args=(folder,))
     child.start()
     if kill_after is not None:
         child.join(kill_after)

@@ -97,6 +97,7 @@ def test_commands_go_beyond_the_training_if_asked(tmp_path):
         choose_propagator("atmos-peptides").make(None, 0.5, "cpu", pdb, beyond_training=True)
 
 
+@pytest.mark.slow
 def test_a_command_jumps_and_goes_on(tmp_path, monkeypatch):
     """With little of what relaxes a jump, which is most of its cost."""
     defaults = ATMOSPropagator.__init__.__kwdefaults__
@@ -104,7 +105,7 @@ def test_a_command_jumps_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(defaults, "langevin_steps", 5)
     monkeypatch.setitem(defaults, "reference_steps", 20)
     options = ["run", "sequence:G", "--propagator", "atmos-peptides", "--interval", "1"]
-    options += ["--model", "mdet-small-organics", "--dtype", "float32", "--seed", "1"]
+    options += ["--model", "mdet-small-organics", "--dtype", "float32", "--seed", "1", "--no-relax"]
 
     def run(*arguments):
         done = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from another_process import run_python
+from another_process import run_child, script
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
@@ -52,7 +52,7 @@ def test_ensemble_is_that_of_the_system_with_a_proposal_that_is_off():
 
 
 def test_goes_on_in_another_process_bit_for_bit(tmp_path):
-    run_python(openmm_exact_systems.__file__, tmp_path)
+    run_child(script, openmm_exact_systems.__file__, tmp_path)
     whole, steps = begin()
     steps.step(25)
     parts, again = begin()

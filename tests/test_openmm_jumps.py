@@ -2,7 +2,6 @@
 
 import gc
 import io
-import multiprocessing
 import os
 import signal
 import struct
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from analytic_potentials import HarmonicCalculator
+from another_process import PROCESSES
 from ase.calculators.mixing import SumCalculator
 from jump_systems import Noisy, Spoilt, nan, springs, springs_state, tethered
 
@@ -584,15 +584,12 @@ def test_killed_runs_go_on_to_the_last_bit(platform, tmp_path):
     whole.mkdir()
     killed.mkdir()
     run_to_the_end(whole, platform, 1)
-    # Children of a server that has imported what takes long start at once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "openmm.app", "openmm_bridge.integrators", "ase.io"])
     rng = np.random.default_rng()
     for kill in range(KILLS + 1):
         # The first part begins like the whole run; the seeds of the others must not matter.
         step = 10 * kill + int(rng.integers(2, 10)) if kill < KILLS else None
         arguments = (killed, platform, 1 + kill, step, 0.01 * rng.random())
-        child = context.Process(target=run_to_the_end, args=arguments)
+        child = PROCESSES.Process(target=run_to_the_end, args=arguments)
         child.start()
         child.join()
         assert child.exitcode == (0 if step is None else -signal.SIGKILL)

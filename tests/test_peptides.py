@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from another_process import pool_process
 from scipy.spatial.distance import pdist
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.cli.data import app as command
 from mlmd_calc.cli.sample import read_start
 from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.data import pool
 from mlmd_calc.data.biomolecules.peptides import (
     AMINO_ACIDS,
     Peptide,
@@ -410,7 +412,8 @@ def test_generator_refuses(tmp_path, options, message):
 
 
 @pytest.mark.slow
-def test_one_failure_does_not_stop_the_others(tmp_path):
+def test_one_failure_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_run_process", pool_process)
     (tmp_path / ".Ace-A-Nme_300K_r0.state").write_bytes(b"damaged")
     with pytest.raises(PredictionError, match=r"1 of 2 runs failed.*\n  Ace-A-Nme_300K_r0: the"):
         generate_peptides(["A", "G"], tmp_path, QUICK)

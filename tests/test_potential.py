@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+from another_process import code, run_child
 from ase.build import molecule
 from toy_models import CONFIGS, SMALL, molecules, random_network, toy_model
 
@@ -779,20 +778,17 @@ def test_spin_means_multiplicity() -> None:
 def test_forked_children_draw_their_own_orientations(model_file: Path) -> None:
     # A process of its own, because a test runner may have threads, which do not survive a fork.
     script = (
-        "import os, sys\n"
+        "import os\n"
         "from ase.build import molecule\n"
         "from mlmd_calc import MDETCalculator\n"
-        "calculator = MDETCalculator(sys.argv[1], forces='direct', rotation='random')\n"
+        f"calculator = MDETCalculator({str(model_file)!r}, forces='direct', rotation='random')\n"
         "for _ in range(2):\n"
         "    if os.fork() == 0:\n"
         "        print(calculator.get_potential_energy(molecule('H2O')), flush=True)\n"
         "        os._exit(0)\n"
         "    os.wait()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(model_file)], capture_output=True, text=True, check=True
-    )
-    first, second = done.stdout.split()
+    first, second = run_child(code, script).split()
     assert first != second
 
 

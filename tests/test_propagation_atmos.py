@@ -1,13 +1,12 @@
 """ATMOS as a propagator: atom order, memory, restarts, relaxation, guard, OpenMM, refusals."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from another_process import run_child, script
 from ase.data import atomic_masses
 from atmos_systems import STRIDE_PS, small_model, small_network, write_model
 from scipy.spatial.transform import Rotation
@@ -538,15 +537,7 @@ class TestOpenMM:
     def test_example(self, tmp_path):
         pytest.importorskip("openmm", reason="openmm is not installed")
         path = write_model(tmp_path / "toy.safetensors", card={"strides_ps": [0.05]})
-        script = EXAMPLES / "openmm_atmos_jump.py"
-        done = subprocess.run(
-            [sys.executable, "-W", "error", script, "1", path],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"jumps of {path}: 0.05 ps in" in done.stdout
-        assert done.stdout.count("changes of basin") == 2
-        assert "Jensen-Shannon divergence of the histograms" in done.stdout
+        printed = run_child(script, EXAMPLES / "openmm_atmos_jump.py", 1, path)
+        assert f"jumps of {path}: 0.05 ps in" in printed
+        assert printed.count("changes of basin") == 2
+        assert "Jensen-Shannon divergence of the histograms" in printed

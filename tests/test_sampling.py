@@ -2,7 +2,6 @@
 
 import gc
 import json
-import multiprocessing
 import signal
 from dataclasses import asdict, replace
 
@@ -10,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from another_process import PROCESSES
 from atmos_systems import FINE_STEPS, STRIDE_PS, draw, small_network, write_model
 from scipy.spatial.transform import Rotation
 from torch.utils.flop_counter import FlopCounterMode
@@ -446,6 +446,7 @@ def start(folder, structure, models, **options):
     return SamplingRun.start(folder, replace(job, keyframes_per_checkpoint=2), structure)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     # A DCD file counts its frames, so a wrong count would show as well.
     options = {"format": "dcd"}
@@ -453,10 +454,7 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
     assert whole.run()
     killed = start(tmp_path / "killed", dipeptide, models, **options)
     killed.close()
-    # Children of a server that has imported what takes long start at once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlmd_calc.sampling"])
-    child = context.Process(target=run_until_killed, args=(killed.folder, 2 * FINE_STEPS))
+    child = PROCESSES.Process(target=run_until_killed, args=(killed.folder, 2 * FINE_STEPS))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
@@ -469,6 +467,7 @@ def test_killed_run_goes_on_bit_for_bit(dipeptide, models, tmp_path):
         assert path.read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.slow
 def test_refused_draws_are_counted_across_restarts(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "ANGLE_LIMIT", 9.0)  # of which a good model exceeds some
     models, options = {"model": "atmos-peptides"}, {"replicas": 1, "redraws": 40, "steps": 20}
@@ -593,6 +592,7 @@ def test_changed_model_is_refused(dipeptide, tmp_path):
         SamplingRun.resume(tmp_path)
 
 
+@pytest.mark.slow
 def test_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()

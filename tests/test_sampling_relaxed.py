@@ -2,11 +2,11 @@
 
 import csv
 import json
-import multiprocessing
 
 import numpy as np
 import pytest
 import torch
+from another_process import run_child
 from atmos_systems import write_model
 from typer.testing import CliRunner
 
@@ -53,10 +53,7 @@ def test_a_longer_run_in_another_process_is_the_same(dipeptide, model, tmp_path)
     part = start(tmp_path / "part", dipeptide, model, replicas=2)
     part.run()
     part.close()
-    child = multiprocessing.get_context("spawn").Process(target=go_on, args=(tmp_path / "part", 4))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
+    run_child(go_on, tmp_path / "part", 4)
     for name in ("trajectory-0.xtc", "trajectory-1.xtc", "energies.csv"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

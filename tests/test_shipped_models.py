@@ -152,6 +152,7 @@ def test_fresh_trajectories_confirm_the_card(name, tmp_path):
             assert found < 100.0 * ballistic.relative(quantity)[column] / 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROPAGATORS)
 def test_jumps_keep_the_temperature_without_help(name):
     """A picosecond of eight molecules at the recommended stride: no jump is refused."""
@@ -206,6 +207,7 @@ def test_sampled_frames_are_whole_and_of_the_right_hand(name):
     assert_sound(*keyframes(name, "A", 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INTERPOLATORS)
 def test_interpolated_frames_lead_from_one_keyframe_to_the_next(name):
     # Several on, because the next keyframe may be as near as thermal motion.

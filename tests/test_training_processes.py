@@ -1,20 +1,19 @@
 """`mlmd train` in processes of its own: signals, kills, full disks."""
 
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
 
+import needs_lightning  # noqa: F401
 import pytest
 import torch
+from another_process import Child, mlmd
 from spring_molecules import spring_frames
 
 from mlmd_calc.data import write_labels
 from mlmd_calc.zoo import load_model
-
-COMMAND = [sys.executable, "-c", "from mlmd_calc.cli import main; main()"]
 
 RECIPE = """
 steps = 60
@@ -36,9 +35,14 @@ energy = 1.0
 """
 
 
+def arguments(folder, out):
+    options = ["-o", out, "--recipe", folder / "recipe.toml", "--accelerator", "cpu"]
+    return ["train", folder / "labels", *options]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Labels, a recipe, and a run of it from end to end."""
+    """Labels, a recipe, and a run of it from end to end in a Python of its own."""
     path = tmp_path_factory.mktemp("springs")
     (path / "labels").mkdir()
     for frames in (
@@ -47,21 +51,16 @@ def folder(tmp_path_factory):
     ):
         write_labels(path / "labels" / f"{frames.name}.npz", frames)
     (path / "recipe.toml").write_text(RECIPE)
-    assert finish(path, path / "straight")[0] == 0
+    command = [sys.executable, "-c", "from mlmd_calc.cli import main; main()"]
+    subprocess.run([*command, *map(str, arguments(path, path / "straight"))], check=True)
     return path
-
-
-def start(folder, out, **options):
-    arguments = [folder / "labels", "-o", out, "--recipe", folder / "recipe.toml"]
-    command = [*COMMAND, "train", *map(str, arguments), "--accelerator", "cpu"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
 def finish(folder, out, **options):
     """Exit status of a run that is left alone, and what it said."""
-    with start(folder, out, **options) as process:
-        said = process.communicate(timeout=500)[1]
-    return process.returncode, said
+    with Child(mlmd, *arguments(folder, out), **options) as child:
+        status, _, said = child.wait()
+    return status, said
 
 
 def interrupt(folder, out, number, delay=0.0):
@@ -71,14 +70,14 @@ def interrupt(folder, out, number, delay=0.0):
     """
     checkpoint = out / "last.ckpt"
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    with start(folder, out) as process:
+    with Child(mlmd, *arguments(folder, out)) as child:
         while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
-            assert process.poll() is None, process.stderr.read()
+            assert child.is_alive, child.wait()
             time.sleep(0.002)
         time.sleep(delay)
-        process.send_signal(number)
-        said = process.communicate(timeout=500)[1]
-    return process.returncode, said
+        child.send_signal(number)
+        status, _, said = child.wait()
+    return status, said
 
 
 def assert_same_model(folder, out):
@@ -94,6 +93,7 @@ def steps_of(out):
     return torch.load(out / "last.ckpt", weights_only=True)["global_step"]
 
 
+@pytest.mark.slow
 def test_signals_and_kills_change_no_weight(folder, tmp_path):
     out = tmp_path / "run"
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
@@ -123,12 +123,7 @@ def test_kills_at_random_times_change_no_weight(folder, tmp_path, seed):
 
 def test_full_disk_ends_with_a_sentence_and_the_run_goes_on(folder, tmp_path):
     """The limit is above the first checkpoint's metrics and below the size of a checkpoint."""
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    status, said = finish(folder, tmp_path, preexec_fn=limit)
+    status, said = finish(folder, tmp_path, file_size=20_000)
     assert status == 1
     assert "Traceback" not in said
     assert "mlmd: File too large" in said

@@ -91,6 +91,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path):
     frames = [spring_frames("carbon monoxide", [6, 8], 300)]
     recipe = MDETRecipe(
