@@ -522,8 +522,9 @@ def _jumps(summary: dict[str, Any]) -> str:
         if jumps["md_steps_per_jump"]
         else ""
     )
+    frames = f", {jumps['frames_per_jump']} frames of each" if "frames_per_jump" in jumps else ""
     copies = f", {jumps['replicas']} replicas" if jumps["replicas"] > 1 else ""
-    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{copies}"
+    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{frames}{copies}"
 
 
 def _interventions(summary: dict[str, Any]) -> str:
