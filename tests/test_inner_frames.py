@@ -366,6 +366,37 @@ def test_frames_that_would_not_be_equally_spaced_are_refused(tmp_path):
         JumpSettings("x", STRIDE, frames_per_jump=0)
 
 
+def test_scripts_of_openmm_find_the_frames_beside_their_reporters():
+    pytest.importorskip("openmm", reason="openmm is not installed")
+    from openmm import app, unit
+    from openmm_systems import system_of, topology_of
+
+    from openmm_bridge import JumpNVEIntegrator
+
+    harmonic, state = springs(), springs_state()
+    atoms = state.to_atoms()
+    integrator = JumpNVEIntegrator(
+        HarmonicPropagator(harmonic),
+        topology_of(atoms),
+        STRIDE * unit.femtosecond,
+        guard=OFF,
+        frames_per_jump=4,
+    )
+    simulation = app.Simulation(topology_of(atoms), system_of(atoms), integrator)
+    simulation.context.setPositions(state.positions / units.NM)
+    simulation.context.setVelocities(state.velocities * units.FS_PER_PS / units.NM)
+    times = []
+    for _ in range(2):
+        simulation.step(1)
+        times += [frame.time for frame in integrator.loop.inner_frames[0]]
+    assert times == pytest.approx([2.0, 4.0, 6.0, 10.0, 12.0, 14.0])
+    with pytest.raises(ConfigError, match="would not be equally spaced"):
+        integrator.setStepSize(4 * unit.femtosecond)
+    assert integrator.getStepSize() == STRIDE * unit.femtosecond
+    simulation.step(1)
+    assert simulation.context.getTime().value_in_unit(unit.femtosecond) == pytest.approx(24.0)
+
+
 # ---- recorded runs ---------------------------------------------------------------------------
 
 

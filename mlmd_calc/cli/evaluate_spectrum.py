@@ -63,7 +63,7 @@ def spectrum_command(
     )
     from mlmd_calc.zoo import load_any_model
 
-    others = [] if reference is None else _read_reference(reference)
+    others = None if reference is None else _read_reference(reference)
     found: list[dict[str, Any]] = []
     report = Report("Vibrations of trajectories")
     for molecule in joined_runs(Reading(None, None, velocity_unit, frame_spacing).read(data)):
@@ -125,34 +125,31 @@ def _harmonic(molecule: MoleculeFrames, model: str) -> NDArray[np.float64]:
     return harmonic_wavenumbers(atoms.calc.get_hessian(atoms), atoms.numbers, atoms.positions)
 
 
-def _read_reference(path: Path) -> list[dict[str, Any]]:
-    """Read what ``--json`` has written."""
+def _read_reference(path: Path) -> dict[str, list[float]]:
+    """Peaks of each molecule in what ``--json`` has written."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            {"molecule": one["molecule"], "peaks_per_cm": one["peaks_per_cm"]} for one in content
-        ]
+        return {one["molecule"]: one["peaks_per_cm"] for one in content}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"{path} is no spectrum ({error}); write one with mlmd evaluate spectrum --json"
         ) from error
 
 
-def _tables(found: dict[str, Any], others: list[dict[str, Any]]) -> list[Table]:
+def _tables(found: dict[str, Any], others: dict[str, list[float]] | None) -> list[Table]:
     """Peaks beside the frequencies of a Hessian and the peaks of a reference, or alone."""
     title = (
         f"{found['molecule']}: {counted(found['windows'], 'window')}, resolution "
         f"{found['resolution_per_cm']:.1f} 1/cm"
     )
     known = {"harmonic, 1/cm": found["harmonic_per_cm"]}
-    if others:
-        names = [other["molecule"] for other in others]
-        if found["molecule"] not in names:
+    if others is not None:
+        if found["molecule"] not in others:
             raise InputError(
-                f"the reference has {', '.join(names)}, but not {found['molecule']}; give files "
-                "of molecules the same names"
+                f"the reference has {', '.join(others) or 'nothing'}, but not "
+                f"{found['molecule']}; give files of one molecule the same name"
             )
-        known["reference, 1/cm"] = others[names.index(found["molecule"])]["peaks_per_cm"]
+        known["reference, 1/cm"] = others[found["molecule"]]
     peaks = np.array(found["peaks_per_cm"])
     tables = [
         _comparison(name, waves, peaks, found["wavenumbers_per_cm"][-1], title)

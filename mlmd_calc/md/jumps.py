@@ -193,7 +193,7 @@ class JumpDynamics(StepLoop):
         yield from super().irun(steps)
 
     def set_timestep(self, timestep: float) -> None:
-        """Change the length of a jump, in ASE time units; see :class:`JumpDynamics`."""
+        """Change the length of a jump, in ASE time units; not with frames inside jumps."""
         self.loop.stride_fs = _femtoseconds(timestep)
         self.dt = timestep
 
