@@ -327,6 +327,7 @@ class JumpLoop:
         self._log.step = state["step"]
         self._log.events = EventLog.from_json(state["events"])
         self._states = restore_molecules(self._molecules, state)
+        self._frames = [[] for _ in self._states]
         restore_setup(self.setup, state)
         self.stopped = None
 

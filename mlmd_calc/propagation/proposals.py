@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isclose
 from typing import Literal, TypeAlias
-
-import numpy as np
 
 from mlmd_calc.propagation.state import FloatArray, State
 
@@ -18,7 +17,7 @@ Times: TypeAlias = tuple[float, ...]
 def halved(times_fs: Times) -> tuple[Times, Times]:
     """Split a jump into two: the times of both halves, each from its own start."""
     middle = 0.5 * times_fs[-1]
-    apart = [time for time in times_fs if not np.isclose(time, middle)]
+    apart = [time for time in times_fs if not isclose(time, middle)]
     first = (*(time for time in apart if time < middle), middle)
     return first, tuple(time - middle for time in apart if time > middle)
 
@@ -49,7 +48,8 @@ class Proposal:
 
     def then(self, second: Proposal, times_fs: Times) -> Proposal:
         """Join the halves of a jump with frames at some times, the last of which is its end."""
-        middle = (self.after,) if any(np.isclose(t, self.stride) for t in times_fs[:-1]) else ()
+        wanted = any(isclose(time, 0.5 * times_fs[-1]) for time in times_fs)
+        middle = (self.after,) if wanted else ()
         return replace(second, before=self.before, inner=(*self.inner, *middle, *second.inner))
 
 
