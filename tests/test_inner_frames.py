@@ -269,6 +269,26 @@ def test_frames_of_jumps_that_other_forces_kick():
     assert error < 0.2 * np.abs(unmoved.positions - answer.positions).max()
 
 
+def test_a_kicked_half_that_is_rescued_from_the_frame_before_keeps_its_frames():
+    harmonic, state = tethered()
+    spoilt = Spoilt(harmonic, explode, lambda call, stride: call == 2)
+    spoilt.potential = forces_of(harmonic)
+    loop = loop_of(
+        harmonic,
+        state,
+        spoilt,
+        forces=forces_of(harmonic),
+        other_forces="kick",
+        corrections=Corrections.none(),
+        guard=strict(redraws=0, halvings=0),
+    )
+    loop.advance()
+    assert len(loop.events) == 0
+    loop.advance()
+    assert loop.events.counts() == {"fallback": 1}
+    assert is_exact(harmonic, state, loop.inner_frames[0], (10.0, 12.0, 14.0), atol=1e-3)
+
+
 # ---- in ASE ----------------------------------------------------------------------------------
 
 
