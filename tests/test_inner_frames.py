@@ -29,9 +29,11 @@ from typer.testing import CliRunner
 
 from mlmd_calc import load_propagator, units
 from mlmd_calc.cli import app
+from mlmd_calc.data import read_dataset
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md import Ensemble, JumpNVE, JumpSettings, MDSettings, Run, read_record
 from mlmd_calc.md.dynamics import draw_momenta
+from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.frames import FRAMES_FILE
 from mlmd_calc.propagation import (
     Corrections,
@@ -464,6 +466,13 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, engine):
     record = read_record(whole if engine == "openmm" else whole / "replica-1")
     # A jump of 2 fs and two steps of 0.5 fs.
     np.testing.assert_allclose(1000.0 * record.times_ps, np.arange(3 * STEPS + 1), atol=1e-9)
+    # OpenMM tells forces, but not inside steps, and readers refuse labels of some frames only.
+    export_frames(record, tmp_path / "run.extxyz")
+    (read,) = read_dataset(tmp_path / "run.extxyz")
+    assert read.dt_fs == pytest.approx(1.0)
+    assert len(read) == len(record)
+    assert read.forces is None
+    assert read.energies is None
 
 
 def test_killed_dynamics_of_ase_go_on_to_the_same_trajectory(tmp_path):

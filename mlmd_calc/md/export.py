@@ -30,8 +30,8 @@ def export_frames(record: RunRecord, path: Path) -> None:
         Recorded frames.
     path
         File to write; its suffix decides. ``.extxyz`` and ``.traj`` hold positions, velocities (as
-        momenta) and, unless frames lie inside steps, energies, ``.dcd`` positions in single
-        precision, ``.xtc`` positions to 0.01 Å.
+        momenta) and, unless frames lie inside steps, energies and forces where known, ``.dcd``
+        positions in single precision, ``.xtc`` positions to 0.01 Å.
 
     Raises
     ------
@@ -72,10 +72,10 @@ def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
         atoms.set_masses(description.masses)
     atoms.set_velocities(frame["velocities"] / units.FS)
     results: dict[str, Any] = {}
-    # In a trajectory all frames have an energy or none, or its readers would stumble.
+    # Frames inside steps have none, and files with labels in some frames only cannot be read.
     if np.isfinite(frame["potential"]) and not record.timed:
         results["energy"] = float(frame["potential"])
-    if np.isfinite(frame["forces"]).all():
+    if np.isfinite(frame["forces"]).all() and not record.timed:
         results["forces"] = np.array(frame["forces"])
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
