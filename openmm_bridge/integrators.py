@@ -70,6 +70,9 @@ class JumpIntegrator(PythonSteps):
     ``CompoundIntegrator``. Such a copy makes all positions NaN in its first step rather than stand
     still. For force-based steps in between, use `md_steps_per_jump`.
 
+    Reporters see ends of steps. With `frames_per_jump` above 1 the frames inside the last step are
+    in ``loop.inner_frames[0]``, as :class:`mlmd_calc.propagation.State` in Å and Å/fs.
+
     Parameters
     ----------
     propagator
@@ -87,8 +90,8 @@ class JumpIntegrator(PythonSteps):
     md_timestep
         Time step of force-based steps, a Quantity or ps; None for 0.5 fs.
     **options
-        `corrections`, `guard`, `other_forces`, `md_steps_per_jump` and `rng`, see
-        :class:`mlmd_calc.propagation.loop_options.LoopOptions`.
+        `corrections`, `guard`, `other_forces`, `md_steps_per_jump`, `frames_per_jump` and `rng`,
+        see :class:`mlmd_calc.propagation.loop_options.LoopOptions`.
 
     Raises
     ------
@@ -209,13 +212,14 @@ class JumpIntegrator(PythonSteps):
         Raises
         ------
         ConfigError
-            If the propagator cannot do this stride.
+            If the propagator cannot do this stride, or frames inside jumps would not be equally
+            spaced any more.
         """
         stride_fs = round(_femtoseconds(size) - self._md_fs, 9)
         self._propagator.strides.check(stride_fs)
-        self._stride_fs = stride_fs
         if self._loop is not None:
             self._loop.stride_fs = stride_fs
+        self._stride_fs = stride_fs
         super().setStepSize((stride_fs + self._md_fs) / units.FS_PER_PS)
 
     def setRandomNumberSeed(self, seed: int) -> None:  # noqa: N802

@@ -1,6 +1,7 @@
 """Spectra of motions whose frequencies are known."""
 
 import json
+from dataclasses import replace
 
 import ase.data
 import ase.io
@@ -15,12 +16,13 @@ from typer.testing import CliRunner
 from mlmd_calc import units
 from mlmd_calc.analysis.spectra import (
     harmonic_wavenumbers,
+    joined_runs,
     velocity_autocorrelation,
     velocity_spectrum,
 )
 from mlmd_calc.cli import app
 from mlmd_calc.data import MoleculeFrames
-from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models.analytic import Harmonic
 
 WATER = molecule("H2O")
@@ -194,3 +196,63 @@ def test_command_reads_a_trajectory_and_compares_with_a_hessian(tmp_path):
     assert 2200.0 < row[0] < 2700.0
     assert row[1] == pytest.approx(peak, abs=0.06)
     assert row[2] == pytest.approx(peak - row[0], abs=0.11)
+
+
+def test_trajectories_of_one_molecule_are_averaged_over():
+    both = vibrating(runs=2)
+    first, second = (both.select(both.segment == run) for run in range(2))
+    alone = replace(second, segment=None)
+    (joined,) = joined_runs([first, alone])
+    assert joined.segment.tolist() == both.segment.tolist()
+    one, other = (velocity_spectrum(frames, 20.0) for frames in (joined, both))
+    assert one.windows == other.windows
+    np.testing.assert_array_equal(one.density, other.density)
+    # What is another molecule, or sampled otherwise, stays by itself.
+    others = [replace(alone, name="other"), replace(alone, dt_fs=2.0), replace(alone, charge=1)]
+    assert len(joined_runs([first, alone, *others])) == 4
+    assert joined_runs([alone])[0] is alone
+
+
+def write_vibrating(path, dt_fs):
+    """A file of exact vibrations."""
+    frames = vibrating(frames=1200, dt_fs=dt_fs)
+    written = []
+    for index in range(len(frames)):
+        atoms = Atoms(WATER.numbers, frames.positions[index])
+        atoms.set_velocities(frames.velocities[index] / units.FS)
+        atoms.info["time_fs"] = dt_fs * index
+        written.append(atoms)
+    ase.io.write(path, written)
+
+
+def test_command_compares_with_other_dynamics_and_says_what_is_folded_back(tmp_path):
+    for folder, dt_fs in (("often", 2.0), ("seldom", 8.0)):
+        (tmp_path / folder).mkdir()
+        write_vibrating(tmp_path / folder / "water.extxyz", dt_fs)
+
+    def spectrum(folder, *options):
+        path = tmp_path / folder / "water.extxyz"
+        arguments = ["evaluate", "spectrum", str(path), "--resolution", "40", *options]
+        return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+    often = spectrum("often", "--json")
+    reference = tmp_path / "often.json"
+    reference.write_text(often.stdout)
+    assert "folded back" not in often.stderr
+    seldom = spectrum("seldom", "--reference", str(reference))
+    assert "frames 8 fs apart tell wavenumbers up to 2085/cm" in seldom.stderr
+    assert "folded back" in seldom.stderr
+    same = spectrum("often", "--reference", str(reference)).stdout
+    rows = [line.split("│")[1:4] for line in same.splitlines() if line.startswith("│")]
+    peaks = json.loads(often.stdout)[0]["peaks_per_cm"]
+    assert [float(row[0]) for row in rows] == pytest.approx(peaks, abs=0.06)
+    assert {row[2].strip() for row in rows} == {"+0.0"}
+    rows = [line.split("│")[1:4] for line in seldom.stdout.splitlines() if line.startswith("│")]
+    too_fast = [row for row in rows if float(row[0]) > 2085.0]
+    assert too_fast
+    assert all(row[1].strip() == "–" for row in too_fast)
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(InputError, match="the reference has nothing, but not water"):
+        spectrum("often", "--reference", str(tmp_path / "empty.json"))
+    with pytest.raises(ModelFileError, match="is no spectrum"):
+        spectrum("often", "--reference", str(tmp_path / "often" / "water.extxyz"))

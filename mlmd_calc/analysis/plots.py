@@ -37,6 +37,7 @@ def plot_run(record: RunRecord, path: Path, title: str) -> None:
     title
         Heading of the picture.
     """
+    record = record.at_steps
     figure, axes = _figure(title)
     energy, temperature, bonds = axes
     _draw_energies(energy, record)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import ase.data
@@ -118,6 +120,43 @@ def velocity_spectrum(molecule: MoleculeFrames, resolution: float = 10.0) -> Spe
     if not area > 0.0:
         raise InputError(f"molecule {molecule.name!r}: nothing moves within the molecule")
     return Spectrum(wavenumbers, power / area, units.PER_CM / (length * dt_fs), windows)
+
+
+def joined_runs(molecules: Sequence[MoleculeFrames]) -> list[MoleculeFrames]:
+    """Join the trajectories of each molecule, such as those of replicas, as runs of one.
+
+    Trajectories belong together if name, atoms, charge, multiplicity and frame spacing are the
+    same. Of frames positions, velocities and their runs are kept.
+
+    Parameters
+    ----------
+    molecules
+        Trajectories.
+    """
+    together: dict[tuple[object, ...], list[MoleculeFrames]] = defaultdict(list)
+    for one in molecules:
+        moving = one.velocities is not None
+        together[one.name, one.numbers.tobytes(), one.state, one.dt_fs, moving].append(one)
+    return [_joined(parts) for parts in together.values()]
+
+
+def _joined(parts: list[MoleculeFrames]) -> MoleculeFrames:
+    if len(parts) == 1:
+        return parts[0]
+    velocities = [part.velocities for part in parts if part.velocities is not None]
+    segments, first = [], 0
+    for part in parts:
+        own = np.zeros(len(part), dtype=np.int64) if part.segment is None else part.segment
+        segments.append(first + own)
+        first = int(segments[-1].max()) + 1
+    return replace(
+        parts[0],
+        positions=np.concatenate([part.positions for part in parts]),
+        velocities=np.concatenate(velocities) if velocities else None,
+        forces=None,
+        energies=None,
+        segment=np.concatenate(segments),
+    )
 
 
 def velocity_autocorrelation(molecule: MoleculeFrames, most_fs: float) -> Float64Array:

@@ -85,6 +85,7 @@ def summarise(record: RunRecord) -> RunSummary:
     record
         Recorded frames, at least one.
     """
+    record = record.at_steps
     description = record.description
     skip = int(EQUILIBRATION * len(record)) if description.settings.thermostatted else 0
     deviation, bond = largest_bond_deviation(record)

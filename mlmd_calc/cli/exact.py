@@ -87,13 +87,18 @@ def exact_settings(
 
 
 def intervals(context: typer.Context) -> tuple[int, int]:
-    """Return the steps between frames and between checkpoints, as given or usual."""
+    """Return the steps between frames and between checkpoints, as given or usual.
+
+    Frames inside jumps are recorded of every jump.
+    """
     usual = {"interval": _INTERVAL, "checkpoint_interval": _CHECKPOINT_INTERVAL}
     exact = context.params["exact"] is not None
     frames, checkpoints = (
         value if exact and not is_given(context, name) else int(context.params[name])
         for name, value in usual.items()
     )
+    if (context.params["frames_per_jump"] or 1) > 1 and not is_given(context, "interval"):
+        frames = 1
     return frames, checkpoints
 
 

@@ -130,6 +130,7 @@ def check_jump_options(
     propagator: str | None,
     jump: float | None,
     steps_per_jump: int | None,
+    frames_per_jump: int | None,
     replicas: int | None,
     beyond_training: bool = False,
 ) -> None:
@@ -143,6 +144,7 @@ def check_jump_options(
     choices = {
         "jump": jump,
         "steps-per-jump": steps_per_jump,
+        "frames-per-jump": frames_per_jump,
         "replicas": replicas,
         "beyond-training": beyond_training or None,
     }
@@ -163,6 +165,7 @@ def jump_settings(
     propagator: Propagator,
     jump: float | None,
     steps_per_jump: int | None,
+    frames_per_jump: int | None,
     replicas: int | None,
 ) -> JumpSettings:
     """Fill in the defaults of options that were not given.
@@ -177,4 +180,5 @@ def jump_settings(
         choice.usual_stride(propagator) if jump is None else jump,
         steps_per_jump or 0,
         1 if replicas is None else replicas,
+        frames_per_jump=1 if frames_per_jump is None else frames_per_jump,
     )

@@ -131,6 +131,14 @@ _StepsPerJump: TypeAlias = Annotated[
     int | None,
     typer.Option("--steps-per-jump", help="Force-based steps after each jump. Default: none."),
 ]
+_FramesPerJump: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--frames-per-jump",
+        help="Frames recorded of each jump, at equal spacing: its end and those inside it, which "
+        "the same call predicts. --interval is then 1. Default: the end.",
+    ),
+]
 _Replicas: TypeAlias = Annotated[
     int | None,
     typer.Option("--replicas", help="Copies that jump together, each with its own trajectory."),
@@ -285,6 +293,7 @@ def run(
     propagator: _Propagator = None,
     jump: _Jump = None,
     steps_per_jump: _StepsPerJump = None,
+    frames_per_jump: _FramesPerJump = None,
     replicas: _Replicas = None,
     mts: _InnerSteps = 1,
     mts_forces: _InnerForces = None,
@@ -329,7 +338,8 @@ def run(
         if molecule is None:
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
-        check_jump_options(engine, propagator, jump, steps_per_jump, replicas, beyond_training)
+        of_jumps = jump, steps_per_jump, frames_per_jump, replicas
+        check_jump_options(engine, propagator, *of_jumps, beyond_training)
         check_inner_options(engine, mts, mts_forces, metropolis)
         check_exact_options(context)
         chosen = run_engine(engine, platform=platform, backend=backend)
@@ -352,7 +362,7 @@ def run(
                 # What --restart reads, so that both make the same propagator.
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
-            jumps = jump_settings(choice, made, jump, steps_per_jump, replicas)
+            jumps = jump_settings(choice, made, *of_jumps)
         settings = MDSettings(
             *(ensemble, temperature, timestep, friction, seed, *intervals(context)),
             jumps=jumps,
@@ -512,8 +522,9 @@ def _jumps(summary: dict[str, Any]) -> str:
         if jumps["md_steps_per_jump"]
         else ""
     )
+    frames = f", {jumps['frames_per_jump']} frames of each" if "frames_per_jump" in jumps else ""
     copies = f", {jumps['replicas']} replicas" if jumps["replicas"] > 1 else ""
-    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{copies}"
+    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{frames}{copies}"
 
 
 def _interventions(summary: dict[str, Any]) -> str:

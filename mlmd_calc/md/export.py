@@ -30,7 +30,8 @@ def export_frames(record: RunRecord, path: Path) -> None:
         Recorded frames.
     path
         File to write; its suffix decides. ``.extxyz`` and ``.traj`` hold positions, velocities (as
-        momenta) and energies, ``.dcd`` positions in single precision, ``.xtc`` positions to 0.01 Å.
+        momenta) and, unless frames lie inside steps, energies and forces where known, ``.dcd``
+        positions in single precision, ``.xtc`` positions to 0.01 Å.
 
     Raises
     ------
@@ -64,15 +65,17 @@ def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
     frame, description = record.frames[index], record.description
     info = {**description.info, "step": int(frame["step"])}
     if description.settings.exact is None:
-        info["time_fs"] = float(frame["step"]) * description.settings.step_fs
+        step_fs = description.settings.step_fs
+        info["time_fs"] = float(frame["time"] if record.timed else frame["step"] * step_fs)
     atoms = ase.Atoms(description.numbers, np.array(frame["positions"]), info=info)
     if (atoms.get_masses() != description.masses).any():
         atoms.set_masses(description.masses)
     atoms.set_velocities(frame["velocities"] / units.FS)
     results: dict[str, Any] = {}
-    if np.isfinite(frame["potential"]):
+    # Frames inside steps have none, and files with labels in some frames only cannot be read.
+    if np.isfinite(frame["potential"]) and not record.timed:
         results["energy"] = float(frame["potential"])
-    if np.isfinite(frame["forces"]).all():
+    if np.isfinite(frame["forces"]).all() and not record.timed:
         results["forces"] = np.array(frame["forces"])
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)

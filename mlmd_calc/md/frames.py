@@ -15,18 +15,21 @@ from mlmd_calc.wording import counted
 FRAMES_FILE: Final = "frames.npy"
 
 
-def frame_dtype(n_atoms: int) -> np.dtype[np.void]:
+def frame_dtype(n_atoms: int, *, timed: bool = False) -> np.dtype[np.void]:
     """Layout of one recorded frame.
 
     ``step``; ``potential`` and ``kinetic`` energy in eV (potential NaN if the model has none);
     ``bond_deviation``, the largest deviation in Å of any bond at any step since the frame before;
     ``positions`` in Å and ``velocities`` in Å/fs; ``forces`` in eV/Å, NaN where the engine does not
-    tell them.
+    tell them; and where frames lie inside steps, too, ``time`` in fs.
 
     Parameters
     ----------
     n_atoms
         Number of atoms.
+    timed
+        Whether frames lie inside steps, too. These have no potential energy, and the number of the
+        step before.
     """
     return np.dtype(
         [
@@ -37,6 +40,7 @@ def frame_dtype(n_atoms: int) -> np.dtype[np.void]:
             ("positions", "<f8", (n_atoms, 3)),
             ("velocities", "<f8", (n_atoms, 3)),
             ("forces", "<f8", (n_atoms, 3)),
+            *([("time", "<f8")] if timed else []),
         ]
     )
 
@@ -52,8 +56,8 @@ class FrameWriter:
     ----------
     path
         File to write.
-    n_atoms
-        Number of atoms.
+    dtype
+        Layout of a frame, see :func:`frame_dtype`.
     keep
         Number of frames of an existing file to keep; whatever follows is dropped. With 0 the file
         is made anew.
@@ -64,16 +68,16 @@ class FrameWriter:
         If there are fewer frames than are to be kept, or they do not fit the molecule.
     """
 
-    def __init__(self, path: Path, n_atoms: int, keep: int = 0) -> None:
+    def __init__(self, path: Path, dtype: np.dtype[np.void], keep: int = 0) -> None:
         self.count = keep
-        self._dtype = frame_dtype(n_atoms)
+        self._dtype = dtype
         if keep:
             found = read_frames(path)
             if found.dtype != self._dtype or len(found) < keep:
                 raise ModelFileError(
                     f"{path} holds {counted(len(found), 'frame')} of layout {found.dtype}, but the "
-                    f"checkpoint beside it belongs to {counted(keep, 'frame')} of "
-                    f"{counted(n_atoms, 'atom')}; bring back the original file or start a new run"
+                    f"checkpoint beside it belongs to {counted(keep, 'frame')} of layout {dtype}; "
+                    "bring back the original file or start a new run"
                 )
             del found
         self._file = path.open("r+b" if keep else "w+b")

@@ -21,6 +21,7 @@ from mlmd_calc.propagation import (
     Guard,
     JumpLoop,
     Propagator,
+    State,
     Thermostat,
     make_thermostat,
 )
@@ -138,13 +139,18 @@ class Jumps:
     def show(self) -> None:
         """Give the atoms the positions and momenta of the loop."""
         for atoms, state in zip(self._molecules, self.loop.states, strict=True):
-            momenta = state.masses[:, None] * (state.velocities / units.FS)
-            atoms.set_positions(state.positions, apply_constraint=False)
-            atoms.set_momenta(momenta, apply_constraint=False)
+            show(state, atoms)
         self._remember()
 
     def _remember(self) -> None:
         self._shown = [(atoms.get_positions(), atoms.get_momenta()) for atoms in self._molecules]
+
+
+def show(state: State, atoms: ase.Atoms) -> None:
+    """Give atoms the positions and momenta of a state."""
+    momenta = state.masses[:, None] * (state.velocities / units.FS)
+    atoms.set_positions(state.positions, apply_constraint=False)
+    atoms.set_momenta(momenta, apply_constraint=False)
 
 
 @dataclass(frozen=True)
@@ -214,5 +220,6 @@ def run_options(
         guard=Guard(frames_file=folder / REJECTED_FILE),
         other_forces=settings.jumps.other_forces,
         md_steps_per_jump=settings.jumps.md_steps_per_jump,
+        frames_per_jump=settings.frames_per_jump,
         rng=rng,
     )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import IO, Any
 
 import ase
 from ase.constraints import FixCom
+from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md.attached import AttachedCalculator
-from mlmd_calc.md.jump_engine import Jumps
+from mlmd_calc.md.jump_engine import Jumps, show
 from mlmd_calc.md.jump_logger import JumpLogger
 from mlmd_calc.md.restartable import StepLoop, trajectory_options
 from mlmd_calc.propagation import (
@@ -43,6 +45,10 @@ class JumpDynamics(StepLoop):
     lists all of them. If the guard is told to stop instead, ``run`` returns False and ``stopped``
     says why.
 
+    With ``frames_per_jump`` above 1 the call that predicts the end of a jump predicts frames inside
+    it as well. `trajectory` has them all, equally spaced, and :attr:`inner_frames` has those of the
+    last step; ``attach`` and the log know ends of steps only.
+
     Parameters
     ----------
     atoms
@@ -54,7 +60,8 @@ class JumpDynamics(StepLoop):
     thermostat
         None for constant energy.
     trajectory, logfile, loginterval
-        As in ASE, but the log is a :class:`JumpLogger`.
+        As in ASE, but the log is a :class:`JumpLogger`. A trajectory with frames inside jumps has
+        those of every jump, which takes a `loginterval` of 1.
     md_timestep
         Time step of force-based steps in ASE time units; None for 0.5 fs.
     restart
@@ -62,10 +69,10 @@ class JumpDynamics(StepLoop):
         must be those of the interrupted run. A trajectory given by its name is appended to, after
         frames that are newer than the restart file have been removed.
     **options
-        `corrections`, `guard`, `other_forces`, `md_steps_per_jump` and `rng`, see
-        :class:`mlmd_calc.propagation.loop_options.LoopOptions`; those of ASE's dynamics, such as
-        `append_trajectory`; `fixcm`, which keeps the centre of mass where it is as the constraint
-        ``FixCom`` does; and a `communicator` of one process.
+        `corrections`, `guard`, `other_forces`, `md_steps_per_jump`, `frames_per_jump` and `rng`,
+        see :class:`mlmd_calc.propagation.loop_options.LoopOptions`; those of ASE's dynamics, such
+        as `append_trajectory`; `fixcm`, which keeps the centre of mass where it is as the
+        constraint ``FixCom`` does; and a `communicator` of one process.
 
     Raises
     ------
@@ -113,12 +120,21 @@ class JumpDynamics(StepLoop):
             md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
             **of_loop,
         )
+        within = self.loop.setup.frames_per_step
+        if within > 1 and trajectory is not None and loginterval != 1:
+            raise ConfigError(
+                f"loginterval={loginterval} with a trajectory of frames inside jumps "
+                f"(frames_per_jump={self.loop.setup.frames_per_jump}), which are those of every "
+                "jump; set it to 1, and attach a JumpLogger for fewer lines in the log"
+            )
         frames = None
         if restart is not None:
             self.loop.load(restart)
-            frames = 1 + self.loop.step // loginterval
+            frames = 1 + within * (self.loop.step // loginterval)
         options |= trajectory_options(trajectory, frames)
         super().__init__(atoms, timestep, loginterval=loginterval, **options)
+        if within > 1 and trajectory is not None:
+            self.insert_observer(self._write_inner_frames)  # type: ignore[no-untyped-call]
         if logfile:
             logger = JumpLogger(self, atoms, logfile)
             self.closelater(logger)  # type: ignore[no-untyped-call]
@@ -142,6 +158,29 @@ class JumpDynamics(StepLoop):
         """Why the run stopped; None if it did not."""
         return self.loop.stopped
 
+    @property
+    def inner_frames(self) -> list[ase.Atoms]:
+        """Frames inside the last step, in the order of time, without calculator.
+
+        ``info["time_fs"]`` is the time of each. There are none before the first step, after a
+        restart, and with ``frames_per_jump=1``.
+        """
+        frames = []
+        for state in self.loop.inner_frames[0]:
+            frame = self.atoms.copy()
+            frame.info["time_fs"] = state.time
+            show(state, frame)
+            frames.append(frame)
+        return frames
+
+    def _write_inner_frames(self) -> None:
+        # Newer versions of ASE open a file that is given by its name for every frame.
+        given: Any = self.trajectory
+        opened = nullcontext(given) if hasattr(given, "write") else Trajectory(given, "a")
+        with opened as trajectory:
+            for frame in self.inner_frames:
+                trajectory.write(frame)
+
     def step(self) -> None:
         """Do one jump, and the force-based steps after it."""
         self._jumps.look()
@@ -154,7 +193,7 @@ class JumpDynamics(StepLoop):
         yield from super().irun(steps)
 
     def set_timestep(self, timestep: float) -> None:
-        """Change the length of a jump, in ASE time units; see :class:`JumpDynamics`."""
+        """Change the length of a jump, in ASE time units; not with frames inside jumps."""
         self.loop.stride_fs = _femtoseconds(timestep)
         self.dt = timestep
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,8 +133,24 @@ class RunRecord:
         return len(self.frames)
 
     @property
+    def timed(self) -> bool:
+        """Whether frames lie inside steps, too."""
+        return self.description.settings.frames_per_jump > 1
+
+    @property
+    def at_steps(self) -> RunRecord:
+        """The record without frames inside steps, which have no potential energy."""
+        if not self.timed:
+            return self
+        # Frames inside a step follow the end of the step before, and have its number.
+        ends = np.diff(self.frames["step"], prepend=-1) > 0
+        return replace(self, frames=self.frames[ends])
+
+    @property
     def times_ps(self) -> NDArray[np.float64]:
         """Time of each frame in ps, ``(f,)``; ConfigError for samples of an exact ensemble."""
+        if self.timed:
+            return np.asarray(self.frames["time"] / units.FS_PER_PS)
         timestep = self.description.settings.step_fs / units.FS_PER_PS
         return np.asarray(self.frames["step"] * timestep)
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from mlmd_calc import units
 from mlmd_calc.md.engine import Measured
-from mlmd_calc.md.frames import FRAMES_FILE, FrameWriter
+from mlmd_calc.md.frames import FRAMES_FILE, FrameWriter, frame_dtype
 from mlmd_calc.md.record import STOPPED_FILE, Description, replica_folders
+from mlmd_calc.propagation import State
 
 
 class Recorder:
@@ -41,6 +42,8 @@ class Recorder:
         self.description = description
         self.bond_deviations = [0.0] * len(self.molecules)
         self._folders = replica_folders(folder, description.settings)
+        self._timed = description.settings.frames_per_jump > 1
+        self._layout = frame_dtype(len(description.numbers), timed=self._timed)
         self._writers: list[FrameWriter] = []
         self._ended_at: int | None = None
         """Number of frames before those that :meth:`record_end` has added."""
@@ -60,16 +63,16 @@ class Recorder:
 
     def create(self) -> None:
         """Begin to record, in folders that are made."""
-        for folder, atoms in zip(self._folders, self.molecules, strict=True):
+        for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
             self.description.write(folder)
-            self._writers.append(FrameWriter(folder / FRAMES_FILE, len(atoms)))
+            self._writers.append(FrameWriter(folder / FRAMES_FILE, self._layout))
 
     def reopen(self, frames: int, bond_deviations: Sequence[float]) -> None:
         """Go on to record after a number of frames; newer ones are dropped."""
         self.bond_deviations = list(bond_deviations)
-        for folder, atoms in zip(self._folders, self.molecules, strict=True):
-            self._writers.append(FrameWriter(folder / FRAMES_FILE, len(atoms), keep=frames))
+        for folder in self._folders:
+            self._writers.append(FrameWriter(folder / FRAMES_FILE, self._layout, keep=frames))
             (folder / STOPPED_FILE).unlink(missing_ok=True)
 
     def watch_bonds(self) -> str | None:
@@ -94,8 +97,25 @@ class Recorder:
             f"Å long instead of {length:.2f} Å: the molecule has come apart"
         )
 
-    def record(self, step: int, measured: Sequence[Measured]) -> None:
-        """Append the present state to the recorded frames."""
+    def record(
+        self,
+        step: int,
+        measured: Sequence[Measured],
+        inside: Sequence[Sequence[State]] = (),
+    ) -> None:
+        """Append the present state to the recorded frames.
+
+        Parameters
+        ----------
+        step
+            Steps done.
+        measured
+            What the engine has measured of each molecule.
+        inside
+            Frames inside the step that has led here, of each molecule; empty without them.
+        """
+        for writer, states in zip(self._writers, inside, strict=False):
+            self._append_inside(writer, step, states)
         self._append(step, measured)
         self.bond_deviations = [0.0] * len(self.molecules)
 
@@ -123,6 +143,24 @@ class Recorder:
                     atoms.positions,
                     atoms.get_velocities() * units.FS,
                     np.full((len(atoms), 3), np.nan) if forces is None else forces,
+                    *([step * self.description.settings.step_fs] if self._timed else []),
+                )
+            )
+
+    def _append_inside(self, writer: FrameWriter, step: int, states: Sequence[State]) -> None:
+        """Append frames inside the step that ends with a number."""
+        settings, bonds = self.description.settings, self.description.bonds
+        for k, state in enumerate(states, start=1):
+            writer.append(
+                (
+                    step - 1,
+                    np.nan,
+                    state.kinetic_energy,
+                    np.abs(bonds.deviations(state.positions)).max(initial=0.0),
+                    state.positions,
+                    state.velocities,
+                    np.full((len(state), 3), np.nan),
+                    (step - 1 + k / (len(states) + 1)) * settings.step_fs,
                 )
             )
 

@@ -323,7 +323,8 @@ class Run:
                 return "positions or velocities are not finite any more"
             reason = self._recorder.watch_bonds()
             if reason is not None or self.step % self.settings.interval == 0:
-                self._recorder.record(self.step, self.dynamics.measure())
+                inside = () if self.loop is None else self.loop.inner_frames
+                self._recorder.record(self.step, self.dynamics.measure(), inside)
         except (MLMDError, CalculatorError) as error:
             # A molecule that has come apart is the reason, not what the model makes of it.
             reason = reason or str(error)

@@ -70,6 +70,8 @@ class JumpSettings:
     other_forces
         What is done with forces that the propagator does not know, see
         :class:`mlmd_calc.md.JumpNVT`.
+    frames_per_jump
+        Frames recorded of each jump at equal spacing, its end and those inside it.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class JumpSettings:
     md_steps_per_jump: int = 0
     replicas: int = 1
     other_forces: OtherForces = "refuse"
+    frames_per_jump: int = 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.stride_fs) and self.stride_fs > 0):
@@ -92,6 +95,11 @@ class JumpSettings:
             )
         if self.replicas < 1:
             raise ConfigError(f"replicas={self.replicas}; there must be at least 1")
+        if self.frames_per_jump < 1:
+            raise ConfigError(
+                f"frames_per_jump={self.frames_per_jump}; it must be at least 1, the end of the "
+                "jump"
+            )
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,12 @@ class MDSettings:
                 "ensemble 'nose-hoover' has no jumps; use 'langevin', 'bussi' or 'nve' with a "
                 "propagator"
             )
+        if self.frames_per_jump > 1 and self.interval != 1:
+            raise ConfigError(
+                f"frames_per_jump={self.frames_per_jump} with interval={self.interval}; frames "
+                "inside jumps are recorded of every jump, so that all are equally spaced: set "
+                "interval to 1"
+            )
         self._check_inner_steps()
         self._check_exact()
 
@@ -298,6 +312,11 @@ class MDSettings:
         return 1 if self.jumps is None else self.jumps.replicas
 
     @property
+    def frames_per_jump(self) -> int:
+        """Frames recorded of each jump; 1 without jumps."""
+        return 1 if self.jumps is None else self.jumps.frames_per_jump
+
+    @property
     def thermostatted(self) -> bool:
         """Whether a thermostat acts on the molecule."""
         return self.ensemble is not Ensemble.NVE
@@ -319,6 +338,8 @@ class MDSettings:
         for name, usual in usual_values.items():
             if values[name] == usual:
                 del values[name]
+        if self.jumps is not None and self.frames_per_jump == 1:
+            del values["jumps"]["frames_per_jump"]
         return values
 
     @classmethod

@@ -14,7 +14,7 @@ from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
 from mlmd_calc.propagation.constraints import constraints_of, with_constrained_velocities
 from mlmd_calc.propagation.judging import Judge
 from mlmd_calc.propagation.other_forces import kicked
-from mlmd_calc.propagation.proposals import Action, Finding, Proposal, Rejected
+from mlmd_calc.propagation.proposals import Action, Finding, Proposal, Rejected, Times, halved
 from mlmd_calc.propagation.propose import (
     BrokenPropagatorError,
     propose_force_steps,
@@ -49,8 +49,20 @@ class Mover:
         self._log = log
         self._judge = Judge(setup, log)
 
-    def jump(self, states: list[State], stride: float) -> list[State]:
+    def jump(self, states: list[State], times: Times) -> list[Proposal]:
         """Jump with all molecules, in two halves where other forces kick them.
+
+        Parameters
+        ----------
+        states
+            Where to start from.
+        times
+            Times of frames inside the jumps, and the length of the jumps.
+
+        Returns
+        -------
+        list of Proposal
+            What was accepted, or done in the place of a jump.
 
         Raises
         ------
@@ -58,20 +70,22 @@ class Mover:
             If a jump fails for good, as the guard wants it.
         """
         if self._setup.other_forces != "kick":
-            return self._jump_once(states, stride)
-        for _ in range(2):
-            states = self._jump_once(self._judge.with_other_forces(states), 0.5 * stride)
-        return states
+            return self._jump_once(states, times)
+        first, second = halved(times)
+        begun = self._jump_once(self._judge.with_other_forces(states), first)
+        middle = self._judge.with_other_forces([jump.after for jump in begun])
+        ended = self._jump_once(middle, second)
+        return [a.then(b, times) for a, b in zip(begun, ended, strict=True)]
 
     def force_steps(
-        self, states: list[State], duration: float, molecules: list[Molecule] | None = None
-    ) -> list[State]:
-        """Move by force-based steps; errors as of :meth:`jump`.
+        self, states: list[State], times: Times, molecules: list[Molecule] | None = None
+    ) -> list[Proposal]:
+        """Move by force-based steps; results and errors as of :meth:`jump`.
 
         Parameters
         ----------
-        states, duration
-            Where to start from, and for how long in fs.
+        states, times
+            As of :meth:`jump`.
         molecules
             Which molecules these are; None: all.
         """
@@ -80,7 +94,7 @@ class Mover:
         molecules = self._molecules if molecules is None else molecules
         with self._ending(molecules, states):
             proposals = propose_force_steps(
-                forces, states, duration, self._setup.md_timestep_fs, self._setup.generator
+                forces, states, times, self._setup.md_timestep_fs, self._setup.generator
             )
         moved = []
         results = self._judge.judge(molecules, proposals)
@@ -92,14 +106,14 @@ class Mover:
 
     # ---- from a jump to its rescue -----------------------------------------------------------
 
-    def _jump_once(self, states: list[State], stride: float) -> list[State]:
+    def _jump_once(self, states: list[State], times: Times) -> list[Proposal]:
         """Jump with all molecules; those that fail are rescued one by one."""
         pairs = list(zip(self._molecules, states, strict=True))
         ready = [(molecule, state) for molecule, state in pairs if self._is_warm(molecule, state)]
         reached = self._reach(
             [molecule for molecule, _ in ready],
             [state for _, state in ready],
-            stride,
+            times,
             self._setup.guard.halvings,
         )
         results = {
@@ -108,40 +122,41 @@ class Mover:
         moved = []
         for molecule, state in pairs:
             result = results.get(molecule.index)
-            if isinstance(result, State):
+            if isinstance(result, Proposal):
                 molecule.fallbacks = 0
                 # Energies tell at once whether the end of a jump is sound.
                 confirmed = self._setup.needs_energy or self._setup.window is not None
                 molecule.before = None if confirmed else state
                 moved.append(result)
             elif result is None:
-                moved.append(self._warm_up(molecule, state, stride))
+                moved.append(self._warm_up(molecule, state, times))
             else:
-                moved.append(self._rescue(molecule, state, stride, result))
+                moved.append(self._rescue(molecule, state, times, result))
         return moved
 
     def _reach(
-        self, molecules: list[Molecule], states: list[State], stride: float, halvings: int
-    ) -> list[State | Rejected]:
+        self, molecules: list[Molecule], states: list[State], times: Times, halvings: int
+    ) -> list[Proposal | Rejected]:
         """Draw jumps until each is accepted or nothing is left to try but forces."""
         propagator, guard = self._setup.propagator, self._setup.guard
-        results = self._draw(molecules, states, stride)
+        results = self._draw(molecules, states, times)
         varies = propagator.stochastic or self._setup.random_rotation
         for _ in range(guard.redraws if varies else 0):
             again = self._put_back(molecules, states, results, "redraw")
-            tries = self._draw([molecules[k] for k in again], [states[k] for k in again], stride)
+            tries = self._draw([molecules[k] for k in again], [states[k] for k in again], times)
             for k, result in zip(again, tries, strict=True):
                 results[k] = result
-        if halvings and 0.5 * stride in propagator.strides:
+        halves = halved(times)
+        if halvings and all(time in propagator.strides for half in halves for time in half):
             for k in self._put_back(molecules, states, results, "shorter"):
-                results[k] = self._in_halves(molecules[k], states[k], stride, halvings)
+                results[k] = self._in_halves(molecules[k], states[k], times, halvings)
         return results
 
     def _put_back(
         self,
         molecules: list[Molecule],
         states: list[State],
-        results: list[State | Rejected],
+        results: list[Proposal | Rejected],
         action: str,
     ) -> list[int]:
         """Record the jumps that are to be drawn again; return which they are."""
@@ -153,16 +168,18 @@ class Mover:
         return again
 
     def _in_halves(
-        self, molecule: Molecule, state: State, stride: float, halvings: int
-    ) -> State | Rejected:
-        for _ in range(2):
-            result = self._reach([molecule], [state], 0.5 * stride, halvings - 1)[0]
-            if isinstance(result, Rejected):
-                return result
-            state = result
-        return state
+        self, molecule: Molecule, state: State, times: Times, halvings: int
+    ) -> Proposal | Rejected:
+        first_times, second_times = halved(times)
+        first = self._reach([molecule], [state], first_times, halvings - 1)[0]
+        if isinstance(first, Rejected):
+            return first
+        second = self._reach([molecule], [first.after], second_times, halvings - 1)[0]
+        return second if isinstance(second, Rejected) else first.then(second, times)
 
-    def _rescue(self, molecule: Molecule, state: State, stride: float, rejected: Rejected) -> State:
+    def _rescue(
+        self, molecule: Molecule, state: State, times: Times, rejected: Rejected
+    ) -> Proposal:
         """Take force-based steps instead of a jump, or end the run."""
         guard = self._setup.guard
         hopeless = self._setup.forces is None or molecule.fallbacks >= guard.max_fallbacks
@@ -173,8 +190,9 @@ class Mover:
         before, molecule.before = molecule.before, None
         if before is not None:
             # The state, the end of a jump that nothing was found wrong with, may be to blame.
-            state, stride = before, stride + state.time - before.time
-        return self.force_steps([state], stride, [molecule])[0]
+            times = tuple(time + state.time - before.time for time in times)
+            state = before
+        return self.force_steps([state], times, [molecule])[0]
 
     def _action(self, rejected: Rejected) -> Action:
         return rejected.finding.action or self._setup.guard.failure
@@ -203,7 +221,7 @@ class Mover:
         warming = self._setup.thermostat is not None and self._setup.forces is not None
         return self._setup.propagator.conditions.coldest_K(len(state), warming=warming)
 
-    def _warm_up(self, molecule: Molecule, state: State, stride: float) -> State:
+    def _warm_up(self, molecule: Molecule, state: State, times: Times) -> Proposal:
         """Take force-based steps instead of a jump from a state that is too cold for one."""
         coldest = self._coldest_K(state)
         reason = (
@@ -218,22 +236,22 @@ class Mover:
             )
         finding = Finding("cold", state.kinetic_temperature, coldest, reason)
         self._log.note(molecule.index, state, finding, "fallback")
-        return self.force_steps([state], stride, [molecule])[0]
+        return self.force_steps([state], times, [molecule])[0]
 
     # ---- one draw ----------------------------------------------------------------------------
 
     def _draw(
-        self, molecules: list[Molecule], states: list[State], stride: float
-    ) -> list[State | Rejected]:
+        self, molecules: list[Molecule], states: list[State], times: Times
+    ) -> list[Proposal | Rejected]:
         """Ask the propagator once, and judge its answers."""
         setup = self._setup
         kicking = setup.other_forces == "kick"
-        starts = [kicked(state, 0.5 * stride) for state in states] if kicking else states
+        starts = [kicked(state, 0.5 * times[-1]) for state in states] if kicking else states
         with self._ending(molecules, states):
             proposals = propose_jumps(
                 setup.propagator,
                 starts,
-                stride,
+                times,
                 setup.generator,
                 rotate=setup.random_rotation,
             )

@@ -32,8 +32,10 @@ class Judge:
 
     def judge(
         self, molecules: list[Molecule], proposals: list[Proposal | Rejected], *, kick: bool = False
-    ) -> list[State | Rejected]:
-        """Judge and correct jumps, and give them the kick after them.
+    ) -> list[Proposal | Rejected]:
+        """Judge jumps by their ends, correct those that pass, and give them the kick after them.
+
+        Frames inside a jump are corrected like its end, except for the energy, which is not known.
 
         Parameters
         ----------
@@ -50,7 +52,7 @@ class Judge:
             results = self._completed(molecules, results, self._kicked_after)
         if self._setup.needs_energy:
             results = self._completed(molecules, results, self._judged_by_energy)
-        return [result.after if isinstance(result, Proposal) else result for result in results]
+        return results
 
     def with_other_forces(self, states: list[State]) -> list[State]:
         """Evaluate what acts besides the propagator's potential."""
@@ -61,14 +63,22 @@ class Judge:
 
     def _judge_motion(self, molecule: Molecule, proposal: Proposal) -> Proposal | Rejected:
         after = proposal.after
-        wrong = int(np.count_nonzero(~np.isfinite([after.positions, after.velocities])))
+        wrong = sum(
+            int(np.count_nonzero(~np.isfinite([state.positions, state.velocities])))
+            for state in (*proposal.inner, after)
+        )
         if wrong:
             reason = f"{wrong} coordinates and velocities are not finite"
             return Rejected(Finding("finite", wrong, 0.0, reason), after.positions)
         rejected = self._run_checks(molecule, proposal, with_energy=False)
         if rejected is not None:
             return rejected
-        return replace(proposal, after=self._setup.corrections.apply(proposal.before, after))
+        correct = self._setup.corrections.apply
+        return replace(
+            proposal,
+            after=correct(proposal.before, after),
+            inner=tuple(correct(proposal.before, state) for state in proposal.inner),
+        )
 
     def _run_checks(
         self, molecule: Molecule, proposal: Proposal, *, with_energy: bool

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.propagation.acceptance import Mover, Stopped
 from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
@@ -32,13 +32,16 @@ from mlmd_calc.propagation.guards import Guard
 from mlmd_calc.propagation.loop_options import LoopOptions, check_names
 from mlmd_calc.propagation.other_forces import COMPARE_EVERY
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.propagation.relaxation import PotentialWindow
+from mlmd_calc.propagation.proposals import Proposal, Times
 from mlmd_calc.propagation.setup import Setup
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Thermostat
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_Move: TypeAlias = tuple[Times, Callable[[list[State], Times], list[Proposal]]]
+"""Times of the frames of a part of a step, and what moves the molecules."""
 
 
 class JumpLoop:
@@ -107,10 +110,12 @@ class JumpLoop:
             other_forces=options.get("other_forces", "refuse"),
             md_steps_per_jump=options.get("md_steps_per_jump", 0),
             md_timestep_fs=md_timestep_fs,
+            frames_per_jump=options.get("frames_per_jump", 1),
             rng=_checked_rng(options.get("rng")),
         )
         self.stopped: str | None = None
         self._states = _checked(states)
+        self._frames: list[list[State]] = [[] for _ in self._states]
         for state in self._states:
             propagator.check(state)
         self._compared = False
@@ -159,8 +164,7 @@ class JumpLoop:
 
     @stride_fs.setter
     def stride_fs(self, stride_fs: float) -> None:
-        self.setup.check_stride(stride_fs)
-        self.setup.stride_fs = stride_fs
+        self.setup.change_stride(stride_fs)
 
     @property
     def forces(self) -> ForceModel | None:
@@ -180,21 +184,6 @@ class JumpLoop:
     def _compare_forces(self) -> None:
         self._compared = True
         self.setup.compare_forces(self._states[0])
-
-    def _energy_window(self) -> PotentialWindow | None:
-        """Let the propagator measure which energies jumps may lead to."""
-        setup = self.setup
-        if setup.guard.checks == ():
-            return None
-        try:
-            return setup.propagator.energy_window(
-                self._states[0], setup.forces, setup.thermostat, setup.rng
-            )
-        except (InputError, PredictionError) as error:
-            raise PredictionError(
-                f"dynamics from the start, which tells the energies to expect, fails: {error}; "
-                "start from a better structure, or use forces that know the molecule"
-            ) from error
 
     def _begin_checks(self) -> None:
         for state, molecule in zip(self._states, self._molecules, strict=True):
@@ -225,6 +214,12 @@ class JumpLoop:
                 molecule.warm = False
         self._states = new
 
+    @property
+    def inner_frames(self) -> tuple[tuple[State, ...], ...]:
+        """Frames inside the last step that this loop has done, of each molecule."""
+        last = -1 if self.setup.frames_per_jump > 1 else 0
+        return tuple(tuple(frames[:last]) for frames in self._frames)
+
     def advance(self) -> bool:
         """Do one step of all molecules.
 
@@ -242,35 +237,42 @@ class JumpLoop:
             return False
         if not self._compared or (self.step and self.step % COMPARE_EVERY == 0):
             self._compare_forces()
-        if self.setup.window is None:
-            self.setup.window = self._energy_window()
+        self.setup.measure_window(self._states[0])
+        moves: list[_Move] = [(self.setup.jump_times_fs, self._mover.jump)]
+        if self.setup.md_steps_per_jump:
+            moves.append((self.setup.md_times_fs, self._mover.force_steps))
+        states = self._states
+        frames: list[list[State]] = [[] for _ in states]
         try:
-            states = self._thermostatted(self._states, self.stride_fs, self._mover.jump)
-            if self.setup.md_steps_per_jump:
-                duration = self.setup.md_steps_per_jump * self.setup.md_timestep_fs
-                states = self._thermostatted(states, duration, self._mover.force_steps)
+            for times, move in moves:
+                states = self._thermostatted(states, times, move, frames)
         except Stopped as stop:
             self.stopped = str(stop)
             return False
-        self._states = states
+        self._states, self._frames = states, frames
         self._log.step += 1
         return True
 
     def _thermostatted(
         self,
         states: list[State],
-        duration: float,
-        move: Callable[[list[State], float], list[State]],
+        times: Times,
+        move: Callable[[list[State], Times], list[Proposal]],
+        frames: list[list[State]],
     ) -> list[State]:
-        """Thermostat for half the time, move, thermostat for half the time."""
+        """Thermostat for half the time, move, thermostat for half the time; append the frames."""
+        duration = times[-1]
         states = [self._heat(state, 0.5 * duration) for state in states]
         if self.setup.needs_energy:
             states = self._with_totals(states)
-        moved = move(states, duration)
-        for molecule, state in zip(self._molecules, moved, strict=True):
+        moved = move(states, times)
+        for molecule, jump in zip(self._molecules, moved, strict=True):
             for check in molecule.checks:
-                check.accepted(state, duration)
-        return [self._heat(state, 0.5 * duration) for state in moved]
+                check.accepted(jump.after, duration)
+        states = [self._heat(jump.after, 0.5 * duration) for jump in moved]
+        for passed, jump, state in zip(frames, moved, states, strict=True):
+            passed += [*jump.inner, state]
+        return states
 
     def _heat(self, state: State, duration: float) -> State:
         if self.thermostat is not None:
@@ -325,6 +327,7 @@ class JumpLoop:
         self._log.step = state["step"]
         self._log.events = EventLog.from_json(state["events"])
         self._states = restore_molecules(self._molecules, state)
+        self._frames = [[] for _ in self._states]
         restore_setup(self.setup, state)
         self.stopped = None
 

@@ -27,6 +27,11 @@ class LoopOptions(TypedDict, total=False):
         two jumps over half the stride, or "ignore" them in jumps.
     md_steps_per_jump
         Force-based steps after each jump, part of the same step; the time advances by them too.
+    frames_per_jump
+        Frames of a jump at equal spacing: its end and, if there are more, frames inside it, from
+        the same call of the propagator. Where force-based steps are made, after a jump or in its
+        place, these give frames at that spacing. Frames inside a step are corrected like its end,
+        except that velocities are not scaled to an energy; the guard judges ends alone.
     rng
         ``numpy.random.Generator``, the source of all randomness; None draws a seed.
     """
@@ -35,6 +40,7 @@ class LoopOptions(TypedDict, total=False):
     guard: Guard | None
     other_forces: OtherForces
     md_steps_per_jump: int
+    frames_per_jump: int
     rng: np.random.Generator | None
 
 

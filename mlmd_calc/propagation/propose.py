@@ -14,7 +14,7 @@ from mlmd_calc.geometry.rotations import random_rotations
 from mlmd_calc.propagation.corrections import centre_of_mass
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.propagator import Propagator
-from mlmd_calc.propagation.proposals import Finding, Proposal, Rejected
+from mlmd_calc.propagation.proposals import Finding, Proposal, Rejected, Times
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.verlet import VerletPropagator
 
@@ -41,7 +41,7 @@ class BrokenPropagatorError(Exception):
 def propose_jumps(
     propagator: Propagator,
     states: Sequence[State],
-    stride_fs: float,
+    times_fs: Times,
     generator: torch.Generator,
     *,
     rotate: bool,
@@ -54,8 +54,8 @@ def propose_jumps(
         Propagator.
     states
         Where to start from.
-    stride_fs
-        Length of the jumps in fs.
+    times_fs
+        Times of frames inside the jumps, and the length of the jumps.
     generator
         Source of random numbers of rotations and propagator.
     rotate
@@ -72,15 +72,19 @@ def propose_jumps(
         turns = list(random_rotations(len(states), generator).numpy())
         shown = [_turned(state, turn) for state, turn in zip(states, turns, strict=True)]
         answers = [
-            answer if isinstance(answer, Rejected) else _turned_back(answer, before, turn)
+            answer
+            if isinstance(answer, Rejected)
+            else [_turned_back(after, before, turn) for after in answer]
             for answer, before, turn in zip(
-                _ask(propagator, shown, stride_fs, generator), states, turns, strict=True
+                _ask(propagator, shown, times_fs, generator), states, turns, strict=True
             )
         ]
     else:
-        answers = _ask(propagator, list(states), stride_fs, generator)
+        answers = _ask(propagator, list(states), times_fs, generator)
     return [
-        answer if isinstance(answer, Rejected) else Proposal(before, answer)
+        answer
+        if isinstance(answer, Rejected)
+        else Proposal(before, answer[-1], inner=tuple(answer[:-1]))
         for before, answer in zip(states, answers, strict=True)
     ]
 
@@ -88,34 +92,45 @@ def propose_jumps(
 def propose_force_steps(
     forces: ForceModel,
     states: Sequence[State],
-    duration_fs: float,
+    times_fs: Times,
     timestep_fs: float,
     generator: torch.Generator,
 ) -> list[Proposal | Rejected]:
     """Take velocity-Verlet steps instead of jumps; the memory stays that of the jumps.
 
-    The time step is shortened if it does not divide the duration.
+    The time step is shortened where it does not divide the time to the next frame. If one molecule
+    is rejected, the others may not have reached the end.
 
     Raises
     ------
     BrokenPropagatorError
         If the force model raises anything but a failed prediction.
     """
-    # Less than rounding above a whole number of steps is that number.
-    steps = max(1, int(np.ceil(duration_fs / timestep_fs - 1e-9)))
-    verlet = VerletPropagator(forces, duration_fs / steps)
-    bare = [replace(state, memory={}) for state in states]
-    proposals = propose_jumps(verlet, bare, duration_fs, generator, rotate=False)
+    reached = [replace(state, memory={}) for state in states]
+    passed: list[list[State]] = [[] for _ in states]
+    begin = 0.0
+    for end in times_fs:
+        # Less than rounding above a whole number of steps is that number.
+        steps = max(1, int(np.ceil((end - begin) / timestep_fs - 1e-9)))
+        verlet = VerletPropagator(forces, (end - begin) / steps)
+        moved = propose_jumps(verlet, reached, (end - begin,), generator, rotate=False)
+        reached = [move.after for move in moved if isinstance(move, Proposal)]
+        if len(reached) < len(moved):
+            return moved
+        reached = [
+            replace(after, time=state.time + end)
+            for state, after in zip(states, reached, strict=True)
+        ]
+        for frames, after in zip(passed, reached, strict=True):
+            frames.append(after)
+        begin = end
     return [
-        proposal
-        if isinstance(proposal, Rejected)
-        else Proposal(
+        Proposal(
             state,
-            replace(
-                proposal.after, memory=state.memory, energy=verlet.known_energy(proposal.after)
-            ),
+            replace(frames[-1], memory=state.memory, energy=verlet.known_energy(frames[-1])),
+            inner=tuple(replace(frame, memory={}) for frame in frames[:-1]),
         )
-        for state, proposal in zip(states, proposals, strict=True)
+        for state, frames in zip(states, passed, strict=True)
     ]
 
 
@@ -136,22 +151,22 @@ def _turned_back(after: State, before: State, turn: FloatArray) -> State:
 def _ask(
     propagator: Propagator,
     states: list[State],
-    stride_fs: float,
+    times_fs: Times,
     generator: torch.Generator,
     first: int = 0,
-) -> list[State | Rejected]:
-    """Call a propagator; where it gives up on a batch, one molecule at a time.
+) -> list[list[State] | Rejected]:
+    """Call a propagator for frames; where it gives up on a batch, one molecule at a time.
 
     The index of the first state is for error messages.
     """
     name = propagator.identity
     try:
-        answers = propagator.propagate(states, [stride_fs], generator)
+        answers = propagator.propagate(states, list(times_fs), generator)
     except PredictionError as error:
         if len(states) == 1:
             return [Rejected(Finding("propagator", np.nan, 0.0, f"{name} gave up: {error}"))]
         single = [
-            _ask(propagator, [state], stride_fs, generator, first + k)
+            _ask(propagator, [state], times_fs, generator, first + k)
             for k, state in enumerate(states)
         ]
         return [answer for (answer,) in single]
@@ -162,21 +177,22 @@ def _ask(
         reason = f"{name} gave {len(answers)} answers for {len(states)} molecules"
         raise BrokenPropagatorError(first, reason)
     for k, (state, frames) in enumerate(zip(states, answers, strict=True)):
-        problem = _problem(frames, state, stride_fs, propagator.gives_velocities)
+        problem = _problem(frames, state, times_fs, propagator.gives_velocities)
         if problem is not None:
             reason = f"{name} answered with {problem}"
             raise BrokenPropagatorError(first + k, reason, _shown_positions(frames))
-    return [_last(frames, state, stride_fs) for frames, state in zip(answers, states, strict=True)]
+    return [_states(frames, state, times_fs) for frames, state in zip(answers, states, strict=True)]
 
 
-def _problem(frames: Any, state: State, stride_fs: float, gives_velocities: bool) -> str | None:
+def _problem(frames: Any, state: State, times_fs: Times, gives_velocities: bool) -> str | None:
     """Say in what an answer is not what was asked for."""
     if not isinstance(frames, Frames):
         return f"a {type(frames).__name__} instead of Frames"
-    times = np.asarray(frames.times)
-    if times.shape != (1,) or not abs(times[0] - stride_fs) <= 1e-6 * stride_fs:
-        return f"frames at {times.tolist()} fs instead of [{stride_fs:g}] fs"
-    expected = (1, len(state), 3)
+    times, wanted = np.asarray(frames.times), np.array(times_fs)
+    if times.shape != wanted.shape or not (abs(times - wanted) <= 1e-6 * wanted).all():
+        shown = ", ".join(f"{time:g}" for time in times_fs)
+        return f"frames at {times.tolist()} fs instead of [{shown}] fs"
+    expected = (len(times_fs), len(state), 3)
     names = ("positions", "velocities") if gives_velocities else ("positions",)
     for name in names:
         shape = np.asarray(getattr(frames, name)).shape
@@ -191,12 +207,16 @@ def _shown_positions(frames: Any) -> FloatArray | None:
     return positions[-1] if positions.ndim == 3 and positions.shape[2] == 3 else None
 
 
-def _last(frames: Frames, state: State, stride_fs: float) -> State:
-    """State at the last frame, with the old velocities if it has none."""
-    velocities = state.velocities if frames.velocities is None else frames.velocities[-1]
-    return state.moved_to(
-        frames.positions[-1],
-        velocities=velocities,
-        time=state.time + stride_fs,
-        memory=frames.memory,
-    )
+def _states(frames: Frames, state: State, times_fs: Times) -> list[State]:
+    """States at the frames, with the old velocities if they have none."""
+    last = len(times_fs) - 1
+    return [
+        state.moved_to(
+            frames.positions[k],
+            velocities=state.velocities if frames.velocities is None else frames.velocities[k],
+            time=state.time + time,
+            # That of the last frame, where the next call starts.
+            memory=frames.memory if k == last else {},
+        )
+        for k, time in enumerate(times_fs)
+    ]

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
 from mlmd_calc.propagation.other_forces import OtherForces, checked_choice, compare
 from mlmd_calc.propagation.propagator import Propagator
+from mlmd_calc.propagation.proposals import Times, halved
 from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Bussi, Thermostat
@@ -28,7 +29,7 @@ class Setup:
     ----------
     propagator, stride_fs, thermostat, corrections, guard, forces, other_forces
         As in :class:`mlmd_calc.propagation.JumpLoop`. Stride, thermostat and forces may change.
-    md_steps_per_jump, md_timestep_fs, rng
+    md_steps_per_jump, md_timestep_fs, frames_per_jump, rng
         As there.
     generator
         Source of random numbers of propagators and rotations.
@@ -54,6 +55,7 @@ class Setup:
     other_forces: OtherForces
     md_steps_per_jump: int
     md_timestep_fs: float
+    frames_per_jump: int
     rng: np.random.Generator
     generator: torch.Generator = field(init=False)
     checks: tuple[Check, ...] = field(init=False)
@@ -121,6 +123,7 @@ class Setup:
                 f"{self.propagator.identity} predicts no velocities, so constant energy has no "
                 "meaning; run it with a thermostat"
             )
+        self.check_frames()
         self.check_thermostat()
         self.propagator.conditions.check_potential(self.propagator.potential)
         if self.forces is None and (self.needs_energy or self.md_steps_per_jump):
@@ -151,14 +154,96 @@ class Setup:
             "checks": [check.name for check in self.checks],
             "md_steps_per_jump": self.md_steps_per_jump,
             "md_timestep_fs": self.md_timestep_fs,
+            "frames_per_jump": self.frames_per_jump,
             "random numbers": type(self.rng.bit_generator).__name__,
         }
+
+    @property
+    def jump_times_fs(self) -> Times:
+        """Times of the frames of a jump, the last of which is its length."""
+        count, stride = self.frames_per_jump, self.stride_fs
+        return (*(k * stride / count for k in range(1, count)), stride)
+
+    @property
+    def md_times_fs(self) -> Times:
+        """The same of the force-based steps after a jump; empty without them."""
+        if not self.md_steps_per_jump:
+            return ()
+        duration = self.md_steps_per_jump * self.md_timestep_fs
+        if self.frames_per_jump == 1:
+            return (duration,)
+        spacing = self.stride_fs / self.frames_per_jump
+        return (*(k * spacing for k in range(1, round(duration / spacing))), duration)
+
+    @property
+    def frames_per_step(self) -> int:
+        """Frames of a step, those inside it and its end."""
+        if self.frames_per_jump == 1:
+            return 1
+        return len(self.jump_times_fs) + len(self.md_times_fs)
+
+    def change_stride(self, stride_fs: float) -> None:
+        """Set another length of jumps in fs, if that is possible."""
+        if self.frames_per_jump > 1 and stride_fs != self.stride_fs:
+            raise ConfigError(
+                f"a stride of {stride_fs:g} fs after one of {self.stride_fs:g} fs with "
+                f"frames_per_jump={self.frames_per_jump}: the frames would not be equally spaced; "
+                "start a new run with it"
+            )
+        self.check_stride(stride_fs)
+        self.stride_fs = stride_fs
+
+    def measure_window(self, state: State) -> None:
+        """Let the propagator measure which energies jumps may lead to, unless that is known."""
+        if self.window is not None or self.guard.checks == ():
+            return
+        try:
+            self.window = self.propagator.energy_window(
+                state, self.forces, self.thermostat, self.rng
+            )
+        except (InputError, PredictionError) as error:
+            raise PredictionError(
+                f"dynamics from the start, which tells the energies to expect, fails: {error}; "
+                "start from a better structure, or use forces that know the molecule"
+            ) from error
 
     def compare_forces(self, state: State) -> None:
         """Refuse an engine with forces that jumps do not know, unless they were asked for."""
         potential = self.propagator.potential
         if self.other_forces == "refuse" and self.forces is not None and potential is not None:
             compare(self.forces, potential, state)
+
+    def check_frames(self) -> None:
+        """Refuse frames inside jumps that the propagator cannot predict."""
+        count, stride = self.frames_per_jump, self.stride_fs
+        if count < 1:
+            raise ConfigError(
+                f"frames_per_jump={count}; it must be at least 1, the end of the jump"
+            )
+        if count == 1:
+            return
+        named = f"frames_per_jump={count} with a jump of {stride:g} fs"
+        if not self.propagator.gives_velocities:
+            raise ConfigError(
+                f"{named}: {self.propagator.identity} predicts no velocities, and no frames "
+                "inside its jumps; leave frames_per_jump out"
+            )
+        times = self.jump_times_fs
+        parts = halved(times) if self.other_forces == "kick" else (times,)
+        wrong = [time for part in parts for time in part if time not in self.propagator.strides]
+        if wrong:
+            halves = ", of two halves," if len(parts) > 1 else ""
+            raise ConfigError(
+                f"{named}{halves} asks for a frame {wrong[0]:g} fs after its start, but the "
+                f"propagator was made for {self.propagator.strides}; choose another number"
+            )
+        duration, spacing = self.md_steps_per_jump * self.md_timestep_fs, stride / count
+        if not np.isclose(duration, spacing * round(duration / spacing)):
+            raise ConfigError(
+                f"{named} gives frames {spacing:g} fs apart, which do not divide the "
+                f"{duration:g} fs of force-based steps after each jump; choose another number "
+                "of either"
+            )
 
     def check_stride(self, stride_fs: float) -> None:
         """Refuse a jump that the propagator was not made for."""
