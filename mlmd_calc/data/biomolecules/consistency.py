@@ -21,8 +21,9 @@ from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import bond_lengths
 from mlmd_calc.geometry.stereochemistry import handedness
 
-_USUAL: Final = (0.84, 1.06)
-"""Mean lengths of bonds of amino acids over the sum of covalent radii: 0.855 to 1.03 are right."""
+_USUAL: Final = (0.8, 1.15)
+"""Mean lengths of bonds of amino acids over the sum of covalent radii. In molecular dynamics they
+are 0.855 to 1.03; of sulfur under the name of oxygen 1.27, of oxygen under that of sulfur 0.78."""
 
 
 def check_residues(

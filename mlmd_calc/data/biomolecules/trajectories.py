@@ -35,7 +35,7 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import MolecularSystem, build_system
-from mlmd_calc.data.biomolecules.consistency import check_hands, check_residues
+from mlmd_calc.data.biomolecules.consistency import check_hands
 from mlmd_calc.data.biomolecules.frame_files import (
     FRAME_FILES,
     check_whole,
@@ -53,7 +53,7 @@ LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
 
 _LATER: Final = ("insertion_codes", "notes")
 """Fields that older files lack."""
-_DRAWN: Final = 0.5
+_DRAWN: Final = 0.9
 """Share of frames of other programs that may have the other hand somewhere: a model drew them."""
 _NAMES: Final = ("names", "residue_names", "chain_names", *_LATER)
 _STRUCTURE: Final = tuple(
@@ -238,7 +238,6 @@ def _read_foreign(
     system = build_system(structure)
     frames, times = read_frames(path, len(structure), system.atoms)
     check_whole(path, frames, system.bonds, structure.numbers[system.atoms])
-    check_residues(path, structure, system, frames)
     check_hands(path, structure, system, frames, tolerated=_DRAWN)
     return BiomolecularTrajectory(
         name=Path(topology).stem,
