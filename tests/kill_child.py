@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from unittest import mock
 
 from mlmd_calc.errors import ConfigError, ModelFileError
 
@@ -37,8 +38,8 @@ def run(folder, model, engine, jumps):
     from mlmd_calc.cli import run_results
 
     # A picture takes as long as all the rest.
-    run_results.plot_run = lambda record, path, title: None
-    run_or_restart("run", folder, arguments)
+    with mock.patch.object(run_results, "plot_run"):
+        run_or_restart("run", folder, arguments)
 
 
 def sample(folder, model):
