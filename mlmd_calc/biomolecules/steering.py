@@ -107,9 +107,7 @@ class Steering:
             torch.from_numpy(np.cos(np.radians(np.clip(each, 0.0, 180.0))))
             for each in (limits.reference_angles - widest, limits.reference_angles + widest)
         )
-        named = {tuple(each) for each in system.equal_arms[:, :4].tolist()}
-        kept = [tuple(each) not in named for each in system.chirality_centres.tolist()]
-        self._centres = torch.from_numpy(system.chirality_centres[np.array(kept, dtype=bool)])
+        self._centres = torch.from_numpy(system.handed_centres)
         reference = torch.from_numpy(system.reference)
         arms = reference[self._centres[:, 1:]] - reference[self._centres[:, :1]]
         self._volumes = torch.linalg.det(arms)

@@ -92,6 +92,14 @@ class MolecularSystem:
     residues: tuple[ResidueState, ...]
     notes: tuple[str, ...]
 
+    @property
+    def handed_centres(self) -> NDArray[np.int64]:
+        """Chirality centres without equal arms, ``(h, 4)``; their hand is no matter of names."""
+        equal = {tuple(centre) for centre in self.equal_arms[:, :4].tolist()}
+        kept = [tuple(centre) not in equal for centre in self.chirality_centres.tolist()]
+        centres: NDArray[np.int64] = self.chirality_centres[np.array(kept, dtype=bool)]
+        return centres
+
     def select(self, positions: NDArray[np.floating]) -> NDArray[np.float64]:
         """Pick the network's atoms: ``(..., n, 3)`` of the engine to ``(..., a, 3)``.
 

@@ -101,10 +101,7 @@ def check_hands(
     InputError
         With the first of those frames, and what to do.
     """
-    equal = {tuple(row) for row in system.equal_arms[:, :4].tolist()}
-    # Where two arms are alike the hand is a matter of names.
-    rows = [row for row in system.chirality_centres.tolist() if tuple(row) not in equal]
-    centres = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    centres = system.handed_centres
     expected = handedness(system.reference[None], centres)
     wrong = handedness(positions, centres) != expected
     frames = np.flatnonzero(wrong.any(axis=1))
