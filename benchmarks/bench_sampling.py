@@ -115,7 +115,7 @@ def measure(sequence: str, model_name: str, frames: int, mdet: str, mdet_atoms: 
     (stride_ps,) = model.card.strides_ps
     temperature_K = model.card.temperature_K or 300.0
     options = SamplerOptions()
-    sampler = options.of(model)
+    sampler = options.of(model, system)
     judged = FrameFaults(system, structure, hydrogens=False)
 
     def rollout() -> Rollout:

@@ -28,7 +28,6 @@ from mlmd_calc.analysis.jump_baselines import ALL, MODEL, compare_with_baselines
 from mlmd_calc.analysis.spread import calibrate_spread, spreads_and_errors
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.models import ATMOS
 from mlmd_calc.training.held_out import held_out
 from mlmd_calc.training.recipe import Recipe, read_toml
 from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model, ModelCard, load_any_model, save_model
@@ -160,14 +159,6 @@ def rollout_errors(path: Path) -> dict[str, Any]:
     }
 
 
-def with_noise_scale(model: ATMOSModel, noise_scale: float) -> ATMOSModel:
-    """Exchange what a model draws with unless something else is asked for; same weights."""
-    config = model.network.config
-    network = ATMOS(replace(config, sampler=replace(config.sampler, noise_scale=noise_scale)))
-    network.load_state_dict(model.network.state_dict())
-    return replace(model, network=network.eval())
-
-
 def main() -> None:
     """Measure, write, register."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -176,7 +167,6 @@ def main() -> None:
     parser.add_argument("--test", action="append", default=[], metavar="NAME=PATH[,PATH]")
     parser.add_argument("--held-out", nargs="+", type=Path, help="data the recipe split")
     parser.add_argument("--evaluation", type=Path, help="of an ATMOS model")
-    parser.add_argument("--noise-scale", type=float, help="of the sampler of an ATMOS model")
     parser.add_argument("--default", default="mdet-small-organics")
     arguments = parser.parse_args()
     console = Console()
@@ -195,8 +185,6 @@ def main() -> None:
         if arguments.evaluation is None:
             parser.error("an ATMOS model needs --evaluation")
         errors, references = rollout_errors(arguments.evaluation), {}
-        if arguments.noise_scale is not None:
-            model = with_noise_scale(model, arguments.noise_scale)
     elif isinstance(model, ATOMModel):
         errors, references = jump_errors(model, card, tests), {}
     else:

@@ -30,6 +30,7 @@ from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.sampling import TrajectoryFile
+from mlmd_calc.sampling.rollouts import SamplerOptions
 from mlmd_calc.sampling.trajectory_file import write_start
 from mlmd_calc.training.held_out import held_out
 from mlmd_calc.training.recipe import Recipe
@@ -229,8 +230,10 @@ def test_json_of_all_variants(data, models, tmp_path):
     ]
     samplers = found["settings"]["samplers"]
     assert list(samplers) == ["sde", "sde, bi-level", "ode", "ode, bi-level"]
-    assert [samplers[row]["gamma_0"] > 0 for row in samplers] == [True, True, False, False]
-    assert {samplers[row]["steps"] for row in samplers} == {1}
+    assert {name for own in samplers.values() for name in own} == {"alanine", "valine"}
+    noisy = [[own["gamma_0"] > 0 for own in row.values()] for row in samplers.values()]
+    assert noisy == [[True] * 2] * 2 + [[False] * 2] * 2
+    assert {own["steps"] for row in samplers.values() for own in row.values()} == {1}
     keys, fine = found["tables"]
     baselines = ["reference", "shuffled", "static"]
     assert (keys["interval_ps"], fine["interval_ps"]) == (STRIDE_PS, FINE_PS)
@@ -370,7 +373,7 @@ def test_models_of_other_kinds(data, models, tmp_path):
 def test_what_does_not_fit_is_refused(data, dipeptide, models, tmp_path):
     data = data / "valine_r0.npz"
     with pytest.raises(ConfigError, match="--ablation draws with both samplers"):
-        RolloutOptions(sampler="ode", ablation=True)
+        RolloutOptions(sampler=SamplerOptions("ode"), ablation=True)
     with pytest.raises(ConfigError, match="no molecule is called"):
         evaluate(data, "--model", models["key"], "--only", "leucine")
     with pytest.raises(ConfigError, match="sampler 'langevin'"):

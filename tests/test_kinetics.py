@@ -10,13 +10,16 @@ from mlmd_calc.analysis.biomolecular import EnsembleTarget, evaluate_ensembles
 from mlmd_calc.analysis.kinetics import (
     LAG,
     basin_changes,
+    basin_populations,
     basins,
+    extended_phi_width,
     rmsd_after,
     rotatable_torsions,
     torsion_divergences,
 )
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.data.biomolecules import structure_from_smiles
+from mlmd_calc.geometry.stereochemistry import dihedrals
 
 pytest.importorskip("rdkit", reason="rdkit is not installed")
 
@@ -101,3 +104,30 @@ def test_rows_tell_the_speed(system):
     assert after["static"] < after["generated"] < after["reference"]
     assert rows["generated"]["torsion_divergence_nats"] < 0.1
     assert np.isnan(rmsd_after([slow[:LAG]]))
+
+
+def test_populations_and_widths_of_basins(system):
+    """Of ten frames three are turned into the other basin of ψ, and φ stays where it is."""
+    start = basins(dihedrals(system.reference[None], system.phi_psi))[0, 0]
+    turned = psi_turned(system, [0.0] * 7 + [180.0] * 3)
+    (populations,) = basin_populations(system, [turned[:4], turned[4:]])
+    assert sorted(populations) == pytest.approx([0.0, 0.3, 0.7])
+    assert populations[start] == pytest.approx(0.7)
+    assert extended_phi_width(system, [turned]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_width_of_phi_is_that_of_extended_residues(system):
+    rng = np.random.default_rng(1)
+    (phi,) = system.phi_psi[:, 0]
+    start = dihedrals(system.reference[None], system.phi_psi)[0, 0, 0]
+    axis = system.reference[phi[2]] - system.reference[phi[1]]
+    before = [atom for atom in range(len(system.atoms)) if atom < phi[1]]
+    angles = np.deg2rad(rng.normal(-100.0, 12.0, 200))
+    frames = np.repeat(system.reference[None], 200, axis=0)
+    for frame, angle in zip(frames, angles, strict=True):
+        turn = Rotation.from_rotvec((start - angle) * axis / np.linalg.norm(axis))
+        frame[before] = turn.apply(frame[before] - frame[phi[1]]) + frame[phi[1]]
+    assert dihedrals(frames, system.phi_psi)[:, 0, 0] == pytest.approx(angles)
+    extended = psi_turned(system, [0.0])[0]
+    assert basins(dihedrals(extended[None], system.phi_psi))[0, 0] == 2
+    assert extended_phi_width(system, [frames]) == pytest.approx(np.rad2deg(angles.std()), rel=0.01)

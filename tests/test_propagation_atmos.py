@@ -81,6 +81,16 @@ def loop_of(propagator, state, seed=1, **options):
     return JumpLoop([state], propagator, STRIDE, rng=rng, **options)
 
 
+def test_noise_is_what_the_card_recommends(dipeptide):
+    system, changes = build_system(dipeptide), {"recommended": {"noise_scale": {"1": 1.5}}}
+    recommending = ATMOSPropagator(small_model(card=changes), system, **BARE)
+    plain = ATMOSPropagator(small_model(), system, **BARE)
+    assert "noise_scale=1.5" in recommending.identity
+    assert "noise_scale=1.003" in plain.identity
+    moved = [jump(own, state_of(dipeptide)).positions for own in (recommending, plain)]
+    assert not np.array_equal(*moved)
+
+
 def test_jumps_are_those_of_the_network(propagator, model, dipeptide):
     system = propagator.system
     rollout = Rollout(model.network, system.features)

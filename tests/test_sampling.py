@@ -41,7 +41,9 @@ from mlmd_calc.sampling import (
     quality,
 )
 from mlmd_calc.sampling.quality import FAULTS, FrameFaults, FrameGuard
+from mlmd_calc.sampling.rollouts import SamplerOptions
 from mlmd_calc.sampling.trajectory_file import topology_of, write_start
+from mlmd_calc.zoo import load_atmos
 
 mdtraj = pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 pytest.importorskip("rdkit", reason="rdkit is not installed")
@@ -577,6 +579,26 @@ def test_sampler_and_steps_change_the_frames(dipeptide, models, tmp_path):
         run.run()
         found.append(run.paths[0].read_bytes())
     assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize(("length", "scale"), [("2", 1.003), ("1", 1.5)])
+def test_noise_is_what_the_card_recommends_for_the_length(
+    dipeptide, system, tmp_path, length, scale
+):
+    """The system has one amino acid; what is recommended from two on is not for it."""
+    assert len(system.alpha_carbons) == 1
+    card = {"recommended": {"noise_scale": {length: 1.5, "7": 2.0}}}
+    model = load_atmos(str(write_model(tmp_path / "m.safetensors", card=card)), device="cpu")
+    assert SamplerOptions().of(model, system).noise_scale == scale
+    assert SamplerOptions(noise_scale=1.1).of(model, system).noise_scale == 1.1
+    assert model.sampler(9).noise_scale == 2.0
+    frames = []
+    for index, options in enumerate([{}, {"noise_scale": scale}, {"noise_scale": scale + 0.1}]):
+        place = tmp_path / str(index)
+        run = start(place, dipeptide, {"model": model.source}, frames=1, format="dcd", **options)
+        run.run()
+        frames.append(run.paths[0].read_bytes())
+    assert frames[0] == frames[1] != frames[2]
 
 
 def test_changed_model_is_refused(dipeptide, tmp_path):

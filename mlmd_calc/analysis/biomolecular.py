@@ -33,7 +33,14 @@ from mlmd_calc.analysis.ensembles import (
     transient_contacts,
     weak_contacts,
 )
-from mlmd_calc.analysis.kinetics import LAG, basin_changes, rmsd_after, torsion_divergences
+from mlmd_calc.analysis.kinetics import (
+    LAG,
+    basin_changes,
+    basin_populations,
+    extended_phi_width,
+    rmsd_after,
+    torsion_divergences,
+)
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.stereochemistry import (
@@ -130,6 +137,10 @@ class EnsembleComparison:
         Mean over residues, nats.
     torsion_divergences
         Of each rotatable bond, nats.
+    basin_population_error
+        Largest deviation of the population of a basin of (φ, ψ), mean over residues.
+    extended_phi_width
+        Standard deviation of φ of extended residues, degrees.
     basin_changes
         Of (φ, ψ), per residue and frame.
     rmsd_after
@@ -154,6 +165,8 @@ class EnsembleComparison:
     chirality_flips: float
     ramachandran_divergence: float
     torsion_divergences: dict[str, float]
+    basin_population_error: float
+    extended_phi_width: float
     basin_changes: float
     rmsd_after: float
 
@@ -260,9 +273,20 @@ def compare_ensembles(
             dihedrals(made, system.phi_psi), dihedrals(true, system.phi_psi)
         ),
         torsion_divergences=torsion_divergences(system, made, true),
+        basin_population_error=_population_error(system, generated, reference),
+        extended_phi_width=extended_phi_width(system, generated),
         basin_changes=basin_changes(system, generated),
         rmsd_after=rmsd_after([frames[:, atoms] for frames in generated]),
     )
+
+
+def _population_error(
+    system: MolecularSystem, generated: Sequence[Frames], reference: Sequence[Frames]
+) -> float:
+    if not len(system.phi_psi):
+        return float("nan")
+    ours, theirs = (basin_populations(system, frames) for frames in (generated, reference))
+    return float(np.abs(ours - theirs).max(axis=1).mean())
 
 
 def _agreement(
@@ -291,10 +315,11 @@ def evaluate_ensembles(
     """Compare trajectories of several molecules with molecular dynamics.
 
     Correlations of pairwise RMSD (from three targets on) and of all fluctuations are over all
-    targets; clashes, flips, errors of the RMSD in time, divergences and what tells the speed are
-    means, other columns medians over targets, of those that have a value. Changes of basin and the
-    RMSD of frames some time apart are those of each row itself: "reference" has those of molecular
-    dynamics, and "shuffled" those of frames that have nothing to do with each other.
+    targets; clashes, flips, errors of the RMSD in time, divergences and what is of basins or tells
+    the speed are means, other columns medians over targets, of those that have a value. The width
+    of φ, changes of basin and the RMSD of frames some time apart are those of each row itself:
+    "reference" has those of molecular dynamics, and "shuffled" those of frames that have nothing to
+    do with each other.
 
     Parameters
     ----------
@@ -386,9 +411,15 @@ def _summary(comparisons: Sequence[EnsembleComparison]) -> dict[str, float | Non
         "chirality_flips_per_1000_frames": mean("chirality_flips"),
         "ramachandran_divergence_nats": mean("ramachandran_divergence"),
         "torsion_divergence_nats": mean("torsion_divergence"),
+        "basin_population_error_percent": _percent(mean("basin_population_error")),
+        "extended_phi_width_degrees": mean("extended_phi_width"),
         "basin_changes_per_frame": mean("basin_changes"),
         f"rmsd_{LAG}_frames_apart_A": mean("rmsd_after"),
     }
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100.0 * fraction
 
 
 def _json(value: float) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
+from scipy.stats import circstd
 
 from mlmd_calc.analysis.ensembles import Frames, lag_rmsd
 from mlmd_calc.biomolecules import MolecularSystem
@@ -22,6 +23,7 @@ LAG: Final = 4
 """Frames between the structures whose RMSD is told."""
 
 _BINS: Final = 36
+_EXTENDED: Final = 2
 _HELICAL: Final = np.deg2rad((-120.0, 60.0))
 """ψ of helices; the rest is extended."""
 
@@ -47,6 +49,28 @@ def basin_changes(system: MolecularSystem, trajectories: Sequence[Frames]) -> fl
         return float("nan")
     changes = [np.diff(basins(dihedrals(x, system.phi_psi)), axis=0) != 0 for x in trajectories]
     return float(np.concatenate(changes).mean())
+
+
+def basin_populations(
+    system: MolecularSystem, trajectories: Sequence[Frames]
+) -> NDArray[np.float64]:
+    """Fractions of the frames ``(r, 3)`` that each residue spends in each of the :func:`basins`."""
+    angles = [dihedrals(frames, system.phi_psi) for frames in trajectories]
+    found = basins(np.concatenate(angles))
+    fractions: NDArray[np.float64] = np.stack([(found == b).mean(axis=0) for b in range(3)], axis=1)
+    return fractions
+
+
+def extended_phi_width(system: MolecularSystem, trajectories: Sequence[Frames]) -> float:
+    """Circular standard deviation of φ in degrees, of extended residues.
+
+    It is the mean over those that are extended in at least two frames; not a number if none is.
+    """
+    angles = np.concatenate([dihedrals(frames, system.phi_psi) for frames in trajectories])
+    extended = basins(angles) == _EXTENDED
+    own = [phi[there] for phi, there in zip(angles[..., 0].T, extended.T, strict=True)]
+    widths = [np.rad2deg(circstd(phi)) for phi in own if len(phi) > 1]
+    return float(np.mean(widths)) if widths else float("nan")
 
 
 def rmsd_after(trajectories: Sequence[Frames]) -> float:

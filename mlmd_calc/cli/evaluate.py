@@ -233,7 +233,10 @@ def rollouts_command(
     steps: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per frame.")] = None,
     noise_scale: Annotated[
         float | None,
-        typer.Option(help="Factor on the sampler's noise; default: that of the model."),
+        typer.Option(
+            help="Factor on the sampler's noise; default: what the model's card recommends for the "
+            "length of the molecule."
+        ),
     ] = None,
     step_scale: Annotated[
         float | None,
@@ -271,7 +274,7 @@ def rollouts_command(
     """Trajectories that an ATMOS propagator draws, compared with molecular dynamics."""
     from mlmd_calc.cli.evaluate_rollouts import RolloutOptions, evaluate_rollouts
     from mlmd_calc.data.biomolecules.trajectories import read_trajectories
-    from mlmd_calc.sampling.rollouts import REDRAWS
+    from mlmd_calc.sampling.rollouts import REDRAWS, SamplerOptions
     from mlmd_calc.zoo import load_atmos
 
     trajectories = read_trajectories(data, topology=topology, interval_ps=interval)
@@ -299,12 +302,8 @@ def rollouts_command(
             frames=frames,
             replicas=replicas,
             stride_ps=stride,
-            sampler=sampler,
+            sampler=SamplerOptions(sampler, steps, noise_scale, step_scale, steer),
             ablation=ablation,
-            steps=steps,
-            noise_scale=noise_scale,
-            step_scale=step_scale,
-            steer=steer,
             redraws=REDRAWS if redraws is None else redraws,
             seed=seed,
         ),

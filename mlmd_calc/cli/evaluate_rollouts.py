@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from mlmd_calc.analysis.rollouts import (
     plot_rollouts,
     roll_out,
 )
+from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.cli.evaluate_sampled import comparison
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
@@ -57,15 +58,9 @@ class RolloutOptions:
     stride_ps
         Time between frames, for models that know several.
     sampler
-        "sde" or "ode"; None for that of the model.
+        What of the samplers of the models is changed.
     ablation
         Draw with both samplers.
-    steps
-        Denoiser calls per frame; None for those of the model.
-    noise_scale, step_scale
-        Factors on noise and steps of the sampler; None for those of the model.
-    steer
-        Put bonds, angles, hands and contacts right while a frame is drawn.
     redraws
         How often a frame that a :class:`~mlmd_calc.sampling.quality.FrameGuard` refuses is drawn
         again before the trajectory ends; 0 keeps every frame.
@@ -76,27 +71,29 @@ class RolloutOptions:
     frames: int = 100
     replicas: int = 1
     stride_ps: float | None = None
-    sampler: str | None = None
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
     ablation: bool = False
-    steps: int | None = None
-    noise_scale: float | None = None
-    step_scale: float | None = None
-    steer: bool = True
     redraws: int = REDRAWS
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_redraws(self.redraws)
-        if self.ablation and self.sampler is not None:
+        if self.ablation and self.sampler.name is not None:
             raise ConfigError(
-                f"--ablation draws with both samplers and --sampler {self.sampler} with one; leave "
-                "out one of the options"
+                f"--ablation draws with both samplers and --sampler {self.sampler.name} with one; "
+                "leave out one of the options"
             )
 
     def of_sampler(self, name: str | None) -> SamplerOptions:
         """Return the options of one of the samplers; only "sde" has noise to scale."""
-        noise_scale = None if self.ablation and name == "ode" else self.noise_scale
-        return SamplerOptions(name, self.steps, noise_scale, self.step_scale, self.steer)
+        noise_scale = None if self.ablation and name == "ode" else self.sampler.noise_scale
+        return replace(self.sampler, name=name, noise_scale=noise_scale)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was asked for, in one dictionary."""
+        of_sampler = vars(self.sampler)
+        own = {name: value for name, value in vars(self).items() if name != "sampler"}
+        return {**own, "sampler": of_sampler["name"], **of_sampler}
 
 
 @dataclass(frozen=True)
@@ -147,10 +144,10 @@ def evaluate_rollouts(
         at its strides.
     """
     stride_ps = trained_stride_ps(model, options.stride_ps)
-    variants = _variants(model, interpolator, options, stride_ps)
     for trajectory in trajectories:
         _check_temperature(model, trajectory)
     references = group_runs(trajectories)
+    variants = _variants(model, interpolator, options, stride_ps, references[0].system)
     for reference in references:
         check_elements(model, reference.system)
         for variant in variants:
@@ -175,10 +172,13 @@ def evaluate_rollouts(
         "settings": {
             "model": model.source,
             "interpolator": None if interpolator is None else interpolator.source,
-            **vars(options),
+            **options.settings(),
             "stride_ps": stride_ps,
             "samplers": {
-                variant.name: vars(options.of_sampler(variant.sampler).of(model))
+                variant.name: {
+                    own.name: vars(options.of_sampler(variant.sampler).of(model, own.system))
+                    for own in references
+                }
                 for variant in variants
             },
         },
@@ -224,15 +224,17 @@ def _variants(
     interpolator: ATMOSModel | None,
     options: RolloutOptions,
     stride_ps: float,
+    system: MolecularSystem,
 ) -> list[_Variant]:
+    """Ways to draw; ``system``, any of the molecules, shows whether options fit the models."""
     found = []
-    for sampler in SAMPLERS if options.ablation else (options.sampler,):
-        config = options.of_sampler(sampler).of(model)
+    for sampler in SAMPLERS if options.ablation else (options.sampler.name,):
+        config = options.of_sampler(sampler).of(model, system)
         name = "sde" if config.gamma_0 else "ode"
         found.append(_Variant(name, sampler, None, stride_ps))
         if interpolator is not None:
             # Refused now rather than after the first roll-outs.
-            options.of_sampler(sampler).of(interpolator)
+            options.of_sampler(sampler).of(interpolator, system)
             steps = max(1, interpolator.network.config.max_remaining)
             fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
             found.append(_Variant(f"{name}, bi-level", sampler, interpolator, fine_ps))

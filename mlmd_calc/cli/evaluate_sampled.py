@@ -103,6 +103,8 @@ _LABELS: Final = {
     "chirality_flips_per_1000_frames": "mirror images in 1,000 frames",
     "ramachandran_divergence_nats": "φ, ψ, divergence, nats",
     "torsion_divergence_nats": "torsions, divergence, nats",
+    "basin_population_error_percent": "populations of basins, error, %",
+    "extended_phi_width_degrees": "width of φ, extended, °",
     "basin_changes_per_frame": "basin changes per frame",
     f"rmsd_{LAG}_frames_apart_A": f"RMSD of frames {LAG} apart, Å",
     "whole_frames_percent": "frames with all bonds, %",
@@ -119,8 +121,8 @@ def comparison(table: Mapping[str, Any]) -> Table:
         title=f"frames {table['interval_ps']:g} ps apart",
         caption="reference: molecular dynamics against molecular dynamics, what a perfect "
         "model would get. shuffled: its frames in random order. static: the start. r and Jaccard "
-        "are best at 1, distances, errors and divergences (Jensen-Shannon) at 0; basin changes and "
-        "RMSD between frames as in the reference.",
+        "are best at 1, distances, errors and divergences (Jensen-Shannon) at 0; width of φ, basin "
+        "changes and RMSD between frames as in the reference.",
     )
     for column, label in _LABELS.items():
         if any(row.get(column) is not None for row in rows):

@@ -89,7 +89,7 @@ _NoiseScale: TypeAlias = Annotated[
     typer.Option(
         "--noise-scale",
         help="Factor on the sampler's noise: higher is faster and refused more often. Default: "
-        "that of the model.",
+        "what the model's card recommends for the length of the molecule.",
     ),
 ]
 _StepScale: TypeAlias = Annotated[

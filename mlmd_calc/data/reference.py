@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, Final
 
@@ -26,9 +27,11 @@ _SO3LR_CUTOFF: Final = 1000.0
 """Å, beyond any molecule: long-range interactions in vacuum are not cut."""
 
 
+@cache
 def reference_program(name: str) -> str:
     """Return name and version of the package behind a reference method."""
     module = "so3krates_torch" if name == SO3LR else name.partition(":")[0].partition(".")[0]
+    # Looks through all that is installed, which takes a good part of a second.
     package = next(iter(packages_distributions().get(module, [module])))
     try:
         return f"{package} {version(package)}"

@@ -61,7 +61,8 @@ class ATMOSPropagator(Propagator):
     stride_ps
         Length of a jump, for models that were trained on several.
     sampler
-        Noise levels and step rule of the diffusion sampler; None for those of the model.
+        Noise levels and step rule of the diffusion sampler; None for those that the model has for a
+        molecule of this length.
     minimise_steps
         At most this many steps of minimisation after a jump; 0 for none.
     langevin_steps
@@ -142,7 +143,7 @@ class ATMOSPropagator(Propagator):
         self._rollout = Rollout(
             model.network,
             system.features,
-            sampler=sampler,
+            sampler=model.sampler(len(system.alpha_carbons)) if sampler is None else sampler,
             lag_ps=stride_ps,
             steer=Steering(system) if steer else None,
             settle=system.exchange_arms,

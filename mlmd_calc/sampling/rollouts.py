@@ -22,7 +22,7 @@ RELAXED_REDRAWS: Final = 10
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """What of the sampler of a model is changed; None leaves it as it is.
+    """What of the sampler of a model for a molecule is changed; None leaves it as it is.
 
     Attributes
     ----------
@@ -57,15 +57,15 @@ class SamplerOptions:
                 f"sampler {self.name!r}; choose one of {', '.join(SAMPLERS)}, or leave it out"
             )
 
-    def of(self, model: ATMOSModel) -> SamplerConfig:
-        """Return the sampler of a model with these changes.
+    def of(self, model: ATMOSModel, system: MolecularSystem) -> SamplerConfig:
+        """Return the sampler of a model for a molecule with these changes.
 
         Raises
         ------
         ConfigError
             If a value is not allowed, or noise is wanted from a sampler that adds none.
         """
-        config = model.network.config.sampler
+        config = model.sampler(len(system.alpha_carbons))
         if self.name == "sde" and config.gamma_0 == 0.0:
             raise ConfigError(
                 f"the sampler of model {model.card.name or model.source!r} adds no noise "
@@ -130,7 +130,7 @@ def make_rollout(
     return Rollout(
         model.network,
         system.features,
-        sampler=options.of(model),
+        sampler=options.of(model, system),
         lag_ps=stride_ps,
         steer=Steering(system, structure.positions) if options.steer else None,
         settle=system.exchange_arms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
@@ -20,8 +21,9 @@ RECOMMENDED_SETTINGS: Final = (
     *("forces", "rotation", "n_rotations", "dtype", "max_spread"),
     *("potential", "stride_fs"),
     *("friction_per_ps", "lowest_friction_per_ps", "temperature_range_K"),
+    "noise_scale",
 )
-"""Settings of :class:`mlmd_calc.Potential`, and of jumps, that a card may recommend."""
+"""Settings of :class:`mlmd_calc.Potential`, of jumps and of samplers that a card may recommend."""
 
 _LONGEST_NAME: Final = 200
 _MOST_PARAMETERS: Final = 10**12
@@ -50,8 +52,10 @@ class ModelCard:
         the spread of the forces "max_spread" in eV/Å beyond which they are not to be trusted; for
         propagators the force field "potential", the time step "stride_fs" and a Langevin
         thermostat's "friction_per_ps"; also what was measured to go wrong, friction below
-        "lowest_friction_per_ps", and to go well, "temperature_range_K" from lowest to highest;
-        empty if nothing is recommended.
+        "lowest_friction_per_ps", and to go well, "temperature_range_K" from lowest to highest; for
+        ATMOS models the factor "noise_scale" on the noise of the sampler, by the number of amino
+        acids from which on it holds, e.g. ``{"1": 1.2, "4": 1.0}``; empty if nothing is
+        recommended.
     strides_ps
         Times in ps between the frames the model was trained on, for models that know no others.
     temperature_K
@@ -135,6 +139,7 @@ class ModelCard:
                 f"a model card cannot recommend {shown(unknown)}; known settings are "
                 f"{', '.join(RECOMMENDED_SETTINGS)}"
             )
+        _check_noise_scale(self.recommended.get("noise_scale", {}))
 
     def _check_name(self) -> None:
         """Refuse names that would be taken for a path or break a line."""
@@ -232,6 +237,18 @@ def _check_printable(name: str, value: object) -> None:
         raise ConfigError(
             f"{name}={shown(value)} of a model card holds control characters; take them out"
         )
+
+
+def _check_noise_scale(scales: object) -> None:
+    """Refuse what is not a factor by the least number of amino acids."""
+    entries: dict[Any, Any] = dict(scales) if isinstance(scales, Mapping) else {"": scales}
+    for least, scale in entries.items():
+        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if not (str(least).isdecimal() and number and 0.0 < scale < math.inf):
+            raise ConfigError(
+                f"noise_scale={shown(scales)} recommended by a model card; it must be positive "
+                'factors by the least number of amino acids, like {"1": 1.2, "4": 1.0}'
+            )
 
 
 def _trained_state(values: object) -> TrainedState:

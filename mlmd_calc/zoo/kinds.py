@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 from torch import nn
 
-from mlmd_calc.models.atmos import ATMOS, ATMOSConfig
+from mlmd_calc.models.atmos import ATMOS, ATMOSConfig, SamplerConfig
 from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.zoo.card import ModelCard
@@ -59,6 +59,22 @@ class OperatorModel(LoadedModel[ATOM]):
 @dataclass(frozen=True)
 class ATMOSModel(LoadedModel[ATMOS]):
     """A loaded ATMOS network, see :class:`LoadedModel`."""
+
+    def sampler(self, amino_acids: int) -> SamplerConfig:
+        """Return the sampler for a molecule: the network's, with the noise the card recommends.
+
+        Parameters
+        ----------
+        amino_acids
+            How many the molecule has. The more, the less noise it takes to keep the pace of
+            molecular dynamics.
+        """
+        sampler = self.network.config.sampler
+        scales = self.card.recommended.get("noise_scale", {})
+        reached = [int(least) for least in scales if int(least) <= amino_acids]
+        if not reached:
+            return sampler
+        return replace(sampler, noise_scale=float(scales[str(max(reached))]))
 
 
 @dataclass(frozen=True)
