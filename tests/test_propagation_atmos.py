@@ -82,7 +82,10 @@ def loop_of(propagator, state, seed=1, **options):
 
 
 def test_noise_is_what_the_card_recommends(dipeptide):
-    system, changes = build_system(dipeptide), {"recommended": {"noise_scale": {"1": 1.5}}}
+    system, changes = (
+        build_system(dipeptide),
+        {"recommended": {"noise_scale_by_length": {"1": 1.5}}},
+    )
     recommending = ATMOSPropagator(small_model(card=changes), system, **BARE)
     plain = ATMOSPropagator(small_model(), system, **BARE)
     assert "noise_scale=1.5" in recommending.identity

@@ -587,7 +587,7 @@ def test_noise_is_what_the_card_recommends_for_the_length(
 ):
     """The system has one amino acid; what is recommended from two on is not for it."""
     assert len(system.alpha_carbons) == 1
-    card = {"recommended": {"noise_scale": {length: 1.5, "7": 2.0}}}
+    card = {"recommended": {"noise_scale_by_length": {length: 1.5, "7": 2.0}}}
     model = load_atmos(str(write_model(tmp_path / "m.safetensors", card=card)), device="cpu")
     assert SamplerOptions().of(model, system).noise_scale == scale
     assert SamplerOptions(noise_scale=1.1).of(model, system).noise_scale == 1.1

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
-from scipy.stats import chi2
+from scipy.special import gammainccinv, gammaincinv
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
@@ -280,8 +280,9 @@ class Temperature(Check):
         samples = (1.0 + window / relaxation) / (1.0 if known else 2.0)
         # A single atom has no internal motion; any positive number will do for it.
         degrees = np.maximum(samples * self._degrees, 1e-3)
-        self._highest = chi2.isf(self.false_alarm, degrees) / degrees
-        self._lowest = chi2.ppf(self.false_alarm, degrees) / degrees
+        # Quantiles of χ²; to import scipy.stats for them takes half a second.
+        self._highest = 2.0 * gammainccinv(0.5 * degrees, self.false_alarm) / degrees
+        self._lowest = 2.0 * gammaincinv(0.5 * degrees, self.false_alarm) / degrees
 
     @staticmethod
     def _members(state: State) -> FloatArray:

@@ -21,7 +21,7 @@ RECOMMENDED_SETTINGS: Final = (
     *("forces", "rotation", "n_rotations", "dtype", "max_spread"),
     *("potential", "stride_fs"),
     *("friction_per_ps", "lowest_friction_per_ps", "temperature_range_K"),
-    "noise_scale",
+    "noise_scale_by_length",
 )
 """Settings of :class:`mlmd_calc.Potential`, of jumps and of samplers that a card may recommend."""
 
@@ -53,8 +53,8 @@ class ModelCard:
         propagators the force field "potential", the time step "stride_fs" and a Langevin
         thermostat's "friction_per_ps"; also what was measured to go wrong, friction below
         "lowest_friction_per_ps", and to go well, "temperature_range_K" from lowest to highest; for
-        ATMOS models the factor "noise_scale" on the noise of the sampler, by the number of amino
-        acids from which on it holds, e.g. ``{"1": 1.2, "4": 1.0}``; empty if nothing is
+        ATMOS models "noise_scale_by_length", factors on the noise of the sampler by the number of
+        amino acids from which on they hold, e.g. ``{"1": 1.2, "4": 1.0}``; empty if nothing is
         recommended.
     strides_ps
         Times in ps between the frames the model was trained on, for models that know no others.
@@ -139,7 +139,7 @@ class ModelCard:
                 f"a model card cannot recommend {shown(unknown)}; known settings are "
                 f"{', '.join(RECOMMENDED_SETTINGS)}"
             )
-        _check_noise_scale(self.recommended.get("noise_scale", {}))
+        _check_noise_scale(self.recommended.get("noise_scale_by_length", {}))
 
     def _check_name(self) -> None:
         """Refuse names that would be taken for a path or break a line."""
@@ -246,7 +246,7 @@ def _check_noise_scale(scales: object) -> None:
         number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
         if not (str(least).isdecimal() and number and 0.0 < scale < math.inf):
             raise ConfigError(
-                f"noise_scale={shown(scales)} recommended by a model card; it must be positive "
+                f"noise_scale_by_length={shown(scales)} of a model card; it must be positive "
                 'factors by the least number of amino acids, like {"1": 1.2, "4": 1.0}'
             )
 

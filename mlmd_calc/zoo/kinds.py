@@ -70,7 +70,7 @@ class ATMOSModel(LoadedModel[ATMOS]):
             molecular dynamics.
         """
         sampler = self.network.config.sampler
-        scales = self.card.recommended.get("noise_scale", {})
+        scales = self.card.recommended.get("noise_scale_by_length", {})
         reached = [int(least) for least in scales if int(least) <= amino_acids]
         if not reached:
             return sampler
