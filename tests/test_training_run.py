@@ -63,7 +63,7 @@ RECIPE = MDETRecipe(
 
 
 def run(folder, recipe=RECIPE, frames=FRAMES, **options):
-    return train(frames, recipe, folder, accelerator="cpu", progress=False, **options)
+    return train(frames, recipe, folder, accelerator="cpu", **{"progress": False, **options})
 
 
 def weights(path):
@@ -291,7 +291,7 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, finished, steps):
     assert (metrics(tmp_path) == metrics(finished)) == (steps == 5)
 
 
-def test_time_ends_a_run_with_averaged_and_other_weights(tmp_path, monkeypatch):
+def test_time_ends_a_run_with_averaged_and_other_weights(tmp_path, monkeypatch, capsys):
     recipe = replace(RECIPE, steps=1000, max_minutes=10.0)
     # A clock that goes on by two minutes whenever it is read; stopped amid the run.
     time = itertools.count(0.0, 120.0)
@@ -300,7 +300,11 @@ def test_time_ends_a_run_with_averaged_and_other_weights(tmp_path, monkeypatch):
     with pytest.raises(TrainingStopped):
         run(tmp_path, recipe, should_stop=lambda: next(asked))
     assert checkpoint(tmp_path)["minutes"] == 4.0
-    run(tmp_path, recipe)
+    run(tmp_path, recipe, progress=True)
+    shown = capsys.readouterr().err
+    assert "100%" in shown
+    assert "step 5 " in shown
+    assert shown.index("final: ") < shown.index("final, not averaged: ")
     last = checkpoint(tmp_path)
     assert (last["global_step"], last["minutes"]) == (5, 10.0)
     # Set when the clock had been read for the last time but one.

@@ -8,8 +8,8 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,37 +19,51 @@ from mlmd_calc.training.module import TrainingModule
 
 
 class TrainingProgress(pl.Callback):
-    """A bar of steps, and a line for every validation.
+    """A bar, and a line for every validation.
 
-    Where the output is no terminal, only the lines are shown.
+    The bar shows the steps or the time that are done, whichever is further. Where the output is no
+    terminal, only the lines are shown.
 
     Parameters
     ----------
+    final
+        What to call the validation after the training.
     console
         Where to show it; None for stderr.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, final: str = "final", console: Console | None = None) -> None:
+        self._final = final
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("step {task.fields[step]:,}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console or Console(stderr=True),
         )
-        self._bar = self._progress.add_task("", total=None)
+        self._bar = self._progress.add_task("", total=None, step=0)
 
-    def on_train_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Show the bar, at the step where the run begins or continues."""
         if trainer.is_global_zero:
-            self._progress.reset(self._bar, total=trainer.max_steps, completed=trainer.global_step)
+            self._progress.reset(self._bar, total=1.0)
+            self._show(trainer, module)
             self._progress.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_arguments: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *_arguments: Any
+    ) -> None:
         """Advance the bar."""
-        self._progress.update(self._bar, completed=trainer.global_step)
+        self._show(trainer, module)
+
+    def _show(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        done = trainer.global_step / trainer.max_steps
+        if isinstance(module, TrainingModule) and module.recipe.max_minutes:
+            done = max(done, module.minutes / module.recipe.max_minutes)
+        self._progress.update(self._bar, completed=min(1.0, done), step=trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Show the errors on the validation sets."""
@@ -59,7 +73,8 @@ class TrainingProgress(pl.Callback):
                 for name, value in trainer.callback_metrics.items()
                 if name.partition("/")[0] in module.validation_names
             )
-            label = "final" if trainer.state.fn == "validate" else f"step {trainer.global_step}"
+            over = trainer.state.fn == "validate"
+            label = self._final if over else f"step {trainer.global_step}"
             self._progress.console.print(f"{label}:", ", ".join(errors), soft_wrap=True)
 
     def on_train_end(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:

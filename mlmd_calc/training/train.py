@@ -182,7 +182,9 @@ def train(
             module.load_state_dict(read_last_checkpoint(folder)[1][RAW_KEY])
             # The other trainer would measure the average.
             plain = replace(recipe, ema_decay=0.0)
-            trainer = _trainer(plain, folder, [], devices, accelerator, progress, None)
+            trainer = _trainer(
+                plain, folder, [], devices, accelerator, progress, None, "final, not averaged"
+            )
             description = f"{full.get('description', '')} {_UNAVERAGED}".strip()
             _write(folder / RAW_NAME, trainer, data, {**full, "description": description})
     return path
@@ -226,6 +228,7 @@ def _trainer(
     accelerator: str,
     progress: bool,
     should_stop: Callable[[], bool] | None,
+    final: str = "final",
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(
@@ -246,7 +249,7 @@ def _trainer(
         # After the averaging, so that the checkpoint has the average of the last step.
         callbacks.append(StopWhenAsked(should_stop, folder / LAST_CHECKPOINT))
     if progress:
-        callbacks.append(TrainingProgress())
+        callbacks.append(TrainingProgress(final))
     if loggers:
         callbacks.append(LearningRateMonitor("step"))
     if accelerator == "auto":
