@@ -205,7 +205,8 @@ def test_a_force_that_was_added_twice_is_refused(ethanol, stored):
     assert_refused(
         system_of(ethanol, first, second), second, ethanol, "two forces .* particle 0 in force"
     )
-    check_system(system_of(ethanol, force_on(ethanol, stored, forceGroup=1), force_on(ethanol, stored)))
+    other = force_on(ethanol, stored, forceGroup=1)
+    check_system(system_of(ethanol, other, force_on(ethanol, stored)))
 
 
 def test_restraints_are_no_force_field(ethanol):

@@ -396,7 +396,7 @@ def test_a_molecule_without_bonds_in_a_box_is_refused(ethanol):
             topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
     create_force(topology, toy_model(), atoms=range(9))
     topology.setPeriodicBoxVectors(BOX * unit.nanometer)
-    with pytest.raises(InputError, match="no bonds .* from ML atom 0 to ML atom 1.*addBond"):
+    with pytest.raises(InputError, match=r"no bonds .* from ML atom 0 to ML atom 1.*addBond"):
         create_force(topology, toy_model(), atoms=range(9))
 
 
