@@ -387,6 +387,41 @@ def test_mdl_files_have_formal_charges_radicals_and_isotopes(tmp_path):
         load_structure(str(path))
 
 
+@pytest.mark.parametrize("v3000", [False, True])
+def test_paired_electrons_of_mdl_files(tmp_path, v3000):
+    """A carbene has two electrons that are paired (1) or not (3)."""
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit reads MDL files")
+    pytest.importorskip("rdkit.Chem.AllChem")
+    graph = chem.AddHs(chem.MolFromSmiles("[CH2]"))
+    chem.AllChem.EmbedMolecule(graph, randomSeed=1)
+    triplet = chem.MolToMolBlock(graph, forceV3000=v3000)
+    path = tmp_path / "x.mol"
+    path.write_text(triplet)
+    assert load_structure(str(path)).info["multiplicity"] == 3
+    singlet = triplet.replace("RAD=3", "RAD=1").replace("RAD  1   1   3", "RAD  1   1   1")
+    assert singlet != triplet
+    path.write_text(singlet)
+    assert load_structure(str(path)).info["multiplicity"] == 1
+
+
+def test_drawings_in_mdl_files_are_refused(tmp_path):
+    """Their bonds may be as short as those of a molecule."""
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit reads MDL files")
+    pytest.importorskip("rdkit.Chem.AllChem")
+    path = tmp_path / "x.sdf"
+    for smiles, label in (("O", "2D"), ("CCO", "2D"), ("CCO", "  ")):
+        graph = chem.AddHs(chem.MolFromSmiles(smiles))
+        chem.AllChem.Compute2DCoords(graph, bondLength=1.1)
+        path.write_text(chem.MolToMolBlock(graph).replace("2D", label))
+        with pytest.raises(InputError, match=r"a drawing in the plane, not a structure.*SMILES"):
+            load_structure(str(path))
+    # What is flat may lie in a plane, and there may be empty lines at the end.
+    flat = chem.AddHs(chem.MolFromSmiles("C=C"))
+    chem.AllChem.Compute2DCoords(flat, bondLength=1.1)
+    path.write_text(chem.MolToMolBlock(flat).replace("2D", "  ") + "$$$$\n\n\n")
+    assert len(load_structure(str(path))) == 6
+
+
 def test_smiles_and_table_names_are_built_in_three_dimensions():
     pytest.importorskip("rdkit", reason="RDKit builds molecules from SMILES")
     ion = load_structure("smiles:C[NH3+]", seed=1)

@@ -17,7 +17,6 @@ from ase.io.formats import extension2format, filetype
 
 from mlmd_calc.biomolecules.charges import total_charge
 from mlmd_calc.biomolecules.reader import (
-    COMPRESSED,
     NO_CELL,
     is_structure_file,
     read_structure,
@@ -37,7 +36,12 @@ from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
-from mlmd_calc.io.files import refuse_byte_order_mark, refuse_huge
+from mlmd_calc.io.files import (
+    COMPRESSED,
+    refuse_byte_order_mark,
+    refuse_capital_ending,
+    refuse_huge,
+)
 from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
@@ -172,6 +176,7 @@ def _read(
     path: Path, vacuum: bool, report: Callable[[str], None], *, charge_known: bool
 ) -> ase.Atoms:
     refuse_huge(path)
+    refuse_capital_ending(path)
     if is_structure_file(path):
         file = read_structure_file(path)
         atoms = _from_structure(file.structure, report)
