@@ -213,6 +213,8 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("missing.xyz",), "no file 'missing.xyz'"),
         ((), "no molecule given"),
         (("CH4", "-d", 0), "shorter than one step"),
+        (("CH4", "-d", "inf"), "a duration of inf ps has no end"),
+        (("CH4", "--html", "start.xyz"), "--html start.xyz; give a file that ends in .html"),
         (("CH4", "-f", "pdb"), "'pdb'"),
         (("CH4", "--relax"), "--relax is not possible"),
         (("CH4", "--keep-velocities"), "no velocities"),
@@ -420,6 +422,12 @@ def test_drawings_in_mdl_files_are_refused(tmp_path):
     chem.AllChem.Compute2DCoords(flat, bondLength=1.1)
     path.write_text(chem.MolToMolBlock(flat).replace("2D", "  ") + "$$$$\n\n\n")
     assert len(load_structure(str(path))) == 6
+
+
+def test_a_smiles_may_be_longer_than_the_name_of_a_file():
+    pytest.importorskip("rdkit", reason="RDKit builds molecules from SMILES")
+    with pytest.raises(InputError, match="is a SMILES of several molecules"):
+        load_structure(".".join(["[H]O[H]"] * 40))
 
 
 def test_smiles_and_table_names_are_built_in_three_dimensions():

@@ -238,7 +238,7 @@ _Friction: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[
-    int | None, typer.Option(help="Seed of all random numbers. Default: drawn and recorded.")
+    int | None, typer.Option(min=0, help="Seed of all random numbers. Default: drawn and recorded.")
 ]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 _Format: TypeAlias = Annotated[

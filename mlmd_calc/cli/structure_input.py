@@ -106,7 +106,7 @@ def load_structure(
     if text.startswith(SEQUENCE_PREFIX):
         atoms = _from_structure(_peptide(text, seed), report)
         return _with_state(atoms, charge, multiplicity)
-    if Path(text).is_file():
+    if is_file(text):
         atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
         atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
@@ -130,11 +130,19 @@ def load_structure(
     raise InputError(_unknown(text))
 
 
+def is_file(text: str) -> bool:
+    """Tell whether a text names a file; a SMILES may be too long for that."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
 def read_bonded(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
     """Residues, names and bonds of the molecule that :func:`load_structure` has made of a text."""
     if text.startswith(SEQUENCE_PREFIX):
         return _peptide(text, seed)
-    if Path(text).is_file() and is_structure_file(text):
+    if is_file(text) and is_structure_file(text):
         return read_structure(text)
     return structure_from_ase(atoms)
 
