@@ -315,20 +315,29 @@ def _terms(force: Any) -> Iterator[tuple[Any, ...]]:
 
 def _nonbonded_pair(force: openmm.NonbondedForce, own: dict[int, int]) -> tuple[int, int] | None:
     """Find a pair of ML atoms that the force field's nonbonded interactions act between."""
+    charged, sticky = _offsets(force, "Exception")
     excepted = set()
     for i in range(force.getNumExceptions()):
         first, second, charge, _, epsilon = force.getExceptionParameters(i)
         if first in own and second in own:
-            if charge._value or epsilon._value:
+            if charge._value or epsilon._value or i in charged | sticky:
                 return int(first), int(second)
             excepted.add(frozenset((first, second)))
-    for value in (0, 2):
-        acting = [i for i in own if force.getParticleParameters(i)[value]._value]
+    for value, changed in zip((0, 2), _offsets(force, "Particle"), strict=True):
+        acting = [i for i in own if i in changed or force.getParticleParameters(i)[value]._value]
         for position, first in enumerate(acting):
             for second in acting[:position]:
                 if frozenset((first, second)) not in excepted:
                     return second, first
     return None
+
+
+def _offsets(force: openmm.NonbondedForce, of: str) -> tuple[set[int], set[int]]:
+    """Find the particles or exceptions whose charge, or epsilon, a global parameter changes."""
+    read = getattr(force, f"get{of}ParameterOffset")
+    found = [read(i) for i in range(getattr(force, f"getNum{of}ParameterOffsets")())]
+    charged = {int(index) for _, index, charge, _, _ in found if charge}
+    return charged, {int(index) for _, index, _, _, epsilon in found if epsilon}
 
 
 def _custom_pair(force: openmm.CustomNonbondedForce, own: dict[int, int]) -> tuple[int, int] | None:

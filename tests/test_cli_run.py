@@ -214,6 +214,7 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         ((), "no molecule given"),
         (("CH4", "-d", 0), "shorter than one step"),
         (("CH4", "-d", "inf"), "a duration of inf ps has no end"),
+        (("CH4", "-e", "nve", "--friction", 3), "--friction 3 with --ensemble nve"),
         (("CH4", "--html", "start.xyz"), "--html start.xyz; give a file that ends in .html"),
         (("CH4", "-f", "pdb"), "'pdb'"),
         (("CH4", "--relax"), "--relax is not possible"),

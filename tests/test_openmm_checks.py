@@ -181,6 +181,21 @@ def test_nonbonded_interactions_among_ml_atoms_are_refused(ethanol):
     check_system(system_of(ethanol, nonbonded), force)
 
 
+@pytest.mark.parametrize("of", ["Particle", "Exception"])
+def test_nonbonded_interactions_that_a_parameter_turns_on_are_refused(ethanol, of):
+    force = force_on(ethanol)
+    nonbonded = openmm.NonbondedForce()
+    nonbonded.addGlobalParameter("scale", 0.0)
+    for _ in ethanol:
+        nonbonded.addParticle(0.0, 0.3, 0.0)
+    for i in range(9 if of == "Exception" else 0):
+        for j in range(i):
+            nonbonded.addException(i, j, 0.0, 0.3, 0.0)
+    for index in (0, 1):
+        getattr(nonbonded, f"add{of}ParameterOffset")("scale", index, 0.2, 0.0, 0.0)
+    assert_refused(system_of(ethanol, nonbonded, force), force, ethanol, "acts between ML atoms")
+
+
 def test_custom_nonbonded_interactions_among_ml_atoms_are_refused(ethanol, stored):
     """As the Lennard-Jones terms of CHARMM, which OpenMM puts beside the NonbondedForce."""
     force = force_on(ethanol, stored)
