@@ -1,5 +1,6 @@
 """`mlmd run` as a user types it."""
 
+import gzip
 import json
 import os
 import re
@@ -388,6 +389,10 @@ def test_mdl_files_have_formal_charges_radicals_and_isotopes(tmp_path):
     path.write_text("no structure")
     with pytest.raises(InputError, match="cannot be read"):
         load_structure(str(path))
+    packed = tmp_path / "x.sdf.gz"
+    packed.write_bytes(gzip.compress(chem.MolToMolBlock(graph).encode())[:-20])
+    with pytest.raises(InputError, match="cannot be read as an MDL file"):
+        load_structure(str(packed))
 
 
 @pytest.mark.parametrize("v3000", [False, True])

@@ -199,10 +199,11 @@ def _cell(cell: tuple[float, ...]) -> tuple[float, ...]:
 
 def _in_capitals(atom: Site) -> Site:
     """Give residues that have templates their names, also where a file has small letters."""
-    residue_name = atom.residue_name.upper()
-    if not is_known_residue(residue_name) and residue_name not in NUCLEOTIDES:
+    residue_name, name = atom.residue_name.upper(), atom.name.upper()
+    if (residue_name, name) == (atom.residue_name, atom.name):
         return atom
-    return atom._replace(residue_name=residue_name, name=atom.name.upper())
+    known = is_known_residue(residue_name) or residue_name in NUCLEOTIDES
+    return atom._replace(residue_name=residue_name, name=name) if known else atom
 
 
 def _residues(atoms: Sequence[Site], notes: list[str]) -> Iterator[list[Site]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +57,7 @@ def read_molfile(path: Path) -> ase.Atoms:
             records = list(
                 chem.ForwardSDMolSupplier(io.BytesIO(content), sanitize=False, removeHs=False)
             )
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise InputError(f"{path} cannot be read as an MDL file: {error}") from error
         if len(records) > 1:
             raise InputError(

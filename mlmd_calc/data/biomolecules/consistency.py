@@ -24,8 +24,6 @@ from mlmd_calc.geometry.stereochemistry import handedness
 _USUAL: Final = (0.8, 1.15)
 """Mean lengths of bonds of amino acids over the sum of covalent radii. In molecular dynamics they
 are 0.855 to 1.03; of sulfur under the name of oxygen 1.27, of oxygen under that of sulfur 0.78."""
-
-
 _LOOKALIKES: Final = {
     "ASP": ("CG", "OD2", 1.1, 1.285),
     "ASN": ("CG", "ND2", 1.285, 1.43),
