@@ -54,7 +54,8 @@ def check_system(system: openmm.System, force: Any = None) -> None:
         If the number of particles does not fit; if ML atoms are virtual sites, are held by
         constraints among themselves or bonded to others; if the System is periodic and the force
         does not know it; if the force field's terms among the ML atoms are there too and would be
-        counted besides the model's, or are missing where the two are interpolated; if there is a
+        counted besides the model's, or are missing where the two are interpolated; if two forces
+        of this package act on the same atoms in the same force group; if there is a
         barostat and the forces are not conservative, or the ML atoms are not tied together by
         bonds, so that the barostat would tear the molecule apart. Also if there is no such force,
         or it does not say which atoms it acts on.
@@ -70,6 +71,7 @@ def check_system(system: openmm.System, force: Any = None) -> None:
     for one in placed:
         region, conservative = _described(one.force)
         _check(system, region, conservative, one.beside)
+    _check_one_model(system)
 
 
 def check_contexts(computation: Any) -> None:
@@ -82,6 +84,7 @@ def check_contexts(computation: Any) -> None:
             if _is_of(placed.force, computation):
                 potential = computation.potential
                 _check(system, computation.region, potential.conservative, placed.beside)
+                _check_one_model(system)
 
 
 def _placed(system: openmm.System) -> Iterator[_Placed]:
@@ -173,6 +176,29 @@ def _check(
         _check_barostat(system, conservative, own)
 
 
+def _check_one_model(system: openmm.System) -> None:
+    """Refuse a second force on the same atoms, as of a script whose lines were run twice.
+
+    Groups may be integrated apart, and what collective variables add up is the user's affair.
+    """
+    taken: set[tuple[int, int]] = set()
+    for force in filter(_is_ours, system.getForces()):
+        try:
+            region, _ = _described(force)
+        except InputError:
+            # Forces of models in memory do not say which atoms they act on.
+            continue
+        group = force.getForceGroup()
+        atoms = {(group, int(particle)) for particle in region.particles}
+        if both := sorted(taken & atoms):
+            raise InputError(
+                f"two forces of this package act on particle {both[0][1]} in force group {group}, "
+                "so that its model would count twice; take one away (System.removeForce) or make "
+                "the System anew"
+            )
+        taken |= atoms
+
+
 def _check_constraints(system: openmm.System, own: dict[int, int]) -> None:
     found = (system.getConstraintParameters(i) for i in range(system.getNumConstraints()))
     pairs = [(int(first), int(second)) for first, second, _ in found]
@@ -228,6 +254,14 @@ def _check_not_counted_twice(system: openmm.System, own: dict[int, int]) -> None
                     "model does too; add an exception with zero charge and epsilon for every pair "
                     "of ML atoms, as OpenMM-ML's createMixedSystem does"
                 )
+        elif isinstance(force, openmm.CustomNonbondedForce):
+            pair = _custom_pair(force, own)
+            if pair is not None:
+                raise InputError(
+                    f"a CustomNonbondedForce ({force.getName()}) acts between ML atoms {pair[0]} "
+                    f"and {pair[1]}, which the model does too; add an exclusion for every pair of "
+                    "ML atoms, as OpenMM-ML's createMixedSystem does"
+                )
 
 
 def _check_interpolation(beside: Sequence[Any], own: dict[int, int]) -> None:
@@ -281,19 +315,43 @@ def _terms(force: Any) -> Iterator[tuple[Any, ...]]:
 
 def _nonbonded_pair(force: openmm.NonbondedForce, own: dict[int, int]) -> tuple[int, int] | None:
     """Find a pair of ML atoms that the force field's nonbonded interactions act between."""
+    charged, sticky = _offsets(force, "Exception")
     excepted = set()
     for i in range(force.getNumExceptions()):
         first, second, charge, _, epsilon = force.getExceptionParameters(i)
         if first in own and second in own:
-            if charge._value or epsilon._value:
+            if charge._value or epsilon._value or i in charged | sticky:
                 return int(first), int(second)
             excepted.add(frozenset((first, second)))
-    for value in (0, 2):
-        acting = [i for i in own if force.getParticleParameters(i)[value]._value]
+    for value, changed in zip((0, 2), _offsets(force, "Particle"), strict=True):
+        acting = [i for i in own if i in changed or force.getParticleParameters(i)[value]._value]
         for position, first in enumerate(acting):
             for second in acting[:position]:
                 if frozenset((first, second)) not in excepted:
                     return second, first
+    return None
+
+
+def _offsets(force: openmm.NonbondedForce, of: str) -> tuple[set[int], set[int]]:
+    """Find the particles or exceptions whose charge, or epsilon, a global parameter changes."""
+    read = getattr(force, f"get{of}ParameterOffset")
+    found = [read(i) for i in range(getattr(force, f"getNum{of}ParameterOffsets")())]
+    charged = {int(index) for _, index, charge, _, _ in found if charge}
+    return charged, {int(index) for _, index, _, _, epsilon in found if epsilon}
+
+
+def _custom_pair(force: openmm.CustomNonbondedForce, own: dict[int, int]) -> tuple[int, int] | None:
+    """Find a pair of ML atoms that a force with an energy of the user's acts between."""
+    excluded = {frozenset(force.getExclusionParticles(i)) for i in range(force.getNumExclusions())}
+    groups = [
+        force.getInteractionGroupParameters(i) for i in range(force.getNumInteractionGroups())
+    ]
+    everything = range(force.getNumParticles())
+    for one, other in groups or [(everything, everything)]:
+        for first in own.keys() & set(one):
+            for second in own.keys() & set(other):
+                if first != second and frozenset((first, second)) not in excluded:
+                    return min(first, second), max(first, second)
     return None
 
 

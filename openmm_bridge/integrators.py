@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openmm import unit
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.propagation import (
     Bussi,
     Corrections,
@@ -147,10 +147,7 @@ class JumpIntegrator(PythonSteps):
             context = context_of(self)
             system = context.getSystem()
             self._acting = self._acting_forces(system)
-            # Velocities that a propagator predicts would not be what it meant.
-            constrained = bool(self._acting) and not self._propagator.gives_velocities
-            check_jump_system(system, len(self._structure), constrained=constrained)
-            masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
+            masses = self._checked_masses(system)
             # The Context holds the integrator, which must not keep it alive in turn.
             self._context = weakref.proxy(context)
             positions, velocities, time = self._shown = self._read()
@@ -158,7 +155,7 @@ class JumpIntegrator(PythonSteps):
                 positions=positions * units.NM,
                 velocities=velocities * VELOCITY_UNIT,
                 numbers=self._structure.numbers,
-                masses=np.array(masses),
+                masses=masses,
                 time=time * units.FS_PER_PS,
                 charge=self._structure.charge,
                 multiplicity=self._structure.multiplicity,
@@ -191,8 +188,16 @@ class JumpIntegrator(PythonSteps):
         PredictionError
             If a jump fails and the guard says so; positions, velocities, time and step count are
             those before the jump.
+        InputError
+            If the System is no longer the one the run began with.
         """
         loop = self.loop
+        masses = self._checked_masses(self._context.getSystem())
+        if not np.allclose(masses, loop.states[0].masses, rtol=1e-6, atol=0.0):
+            raise InputError(
+                "masses of the System have changed since the run began; begin anew with another "
+                "integrator"
+            )
         for _ in range(steps):
             self._look()
             try:
@@ -264,6 +269,14 @@ class JumpIntegrator(PythonSteps):
         self.setStepSize((self.loop.stride_fs + self._md_fs) / units.FS_PER_PS)
         self._show()
         self._context.setStepCount(self.loop.step)
+
+    def _checked_masses(self, system: openmm.System) -> NDArray[np.float64]:
+        """Masses ``(n,)`` amu of a System that jumps do justice to; others are refused."""
+        # Velocities that a propagator predicts would not be what it meant.
+        constrained = bool(self._acting) and not self._propagator.gives_velocities
+        check_jump_system(system, len(self._structure), constrained=constrained)
+        count = system.getNumParticles()
+        return np.array([system.getParticleMass(i)._value for i in range(count)])
 
     def _acting_forces(self, system: openmm.System) -> list[str]:
         """Names of the forces that are in the integration force groups."""

@@ -129,7 +129,7 @@ def region_from_topology(
     InputError
         If the topology is not one or has no elements, the atoms are out of range or repeated,
         charge or multiplicity are not integers, the charge contradicts the topology's formal
-        charges, or all atoms of a periodic system are meant.
+        charges, or all atoms of a periodic system are meant, or some that no bonds tie together.
     """
     if not hasattr(topology, "getPeriodicBoxVectors"):
         raise InputError(
@@ -166,6 +166,8 @@ def region_from_topology(
             f"; pass charge={sum(formal)} or correct the topology"
         )
     bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
+    if periodic:
+        _check_tied(particles, bonds)
     return Region(
         numbers=np.array([everything[i].element.atomic_number for i in particles], dtype=np.int64),
         particles=np.array(particles, dtype=np.int64),
@@ -250,8 +252,14 @@ def region_from_structure(structure: Structure) -> Region:
 def _particles(atoms: Iterable[int] | None, count: int) -> list[int]:
     if atoms is None:
         return list(range(count))
+    if not isinstance(atoms, Iterable):
+        raise InputError(f"atoms={atoms!r}; list the indices of the atoms, such as range(9)")
     chosen = []
     for atom in atoms:
+        if hasattr(atom, "index") and hasattr(atom, "residue"):
+            raise InputError(
+                f"atoms contains {atom}; list indices, that is [atom.index for atom in ...]"
+            )
         index = as_integer("an entry of atoms", atom)
         if index is None or not 0 <= index < count:
             raise InputError(
@@ -266,11 +274,31 @@ def _particles(atoms: Iterable[int] | None, count: int) -> list[int]:
     return sorted(chosen)
 
 
+def _check_tied(particles: list[int], bonds: Iterable[tuple[int, int]]) -> None:
+    """Refuse atoms without bonds between them, whose images in a box nothing decides.
+
+    The image nearest to another atom is the wrong one for a molecule longer than half the box.
+    """
+    fragments = fragments_of(len(particles), _inside(particles, bonds))
+    if fragments.max() > 0:
+        raise InputError(
+            f"no bonds of the topology lead from ML atom {particles[0]} to ML atom "
+            f"{particles[int(np.argmax(fragments > 0))]}, and without them a molecule that lies "
+            "across the periodic box cannot be made whole; add them (topology.addBond), or read "
+            "the molecule from a file that has them, such as a PDB file with CONECT records. "
+            "Molecules that are apart need a force each"
+        )
+
+
+def _inside(particles: list[int], bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Bonds among some particles, by their places in the list."""
+    local = {particle: i for i, particle in enumerate(particles)}
+    return [(local[i], local[j]) for i, j in bonds if i in local and j in local]
+
+
 def _parents(particles: list[int], bonds: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
     """Spanning tree along bonds; the first atom of a further fragment hangs on atom 0."""
-    local = {particle: i for i, particle in enumerate(particles)}
-    inside = ((local[i], local[j]) for i, j in bonds if i in local and j in local)
-    neighbours = neighbour_lists(len(particles), inside)
+    neighbours = neighbour_lists(len(particles), _inside(particles, bonds))
     parents = np.full(len(particles), -1, dtype=np.int64)
     for start in range(len(particles)):
         if parents[start] >= 0:

@@ -71,6 +71,7 @@ def test_default_model_fails_nowhere(tmp_path):
     ("arguments", "message"),
     [
         (["audit_systems:missing"], "cannot be imported"),
+        (["audit_systems:WaterSprings", "--temperature", "inf"], "temperature_K=inf; it must be"),
         (["audit_systems:SPRING"], "is a float; name an ASE calculator"),
         (["audit_systems:springs_of_nothing"], "makes a NoneType; name an ASE calculator"),
         (["audit_systems:WaterSprings", "H2O", "--stride", "4"], "options of propagators"),

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from mlmd_calc import MDETCalculator, units
 from mlmd_calc.cli import app
-from mlmd_calc.errors import InputError
+from mlmd_calc.errors import ConfigError, InputError
 
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")
 if "torchscript" not in (found := __import__("openmm_bridge").available_backends()):
@@ -45,3 +45,17 @@ def test_unknown_element_is_refused_and_no_file_is_written(tmp_path, model_file)
     with pytest.raises(InputError, match="is Cl"):
         invoke("HCl", "--openmm", str(path), "--model", str(model_file))
     assert not path.exists()
+
+
+def test_the_molecule_is_not_replaced(tmp_path, model_file):
+    start = tmp_path / "water.xyz"
+    molecule("H2O").write(start)
+    before = start.read_bytes()
+    for path, message in (
+        (start, "would replace MOLECULE"),
+        (tmp_path, "give a file in a folder that is there"),
+        (tmp_path / "missing" / "water.pt", "give a file in a folder that is there"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            invoke(str(start), "--openmm", str(path), "--model", str(model_file))
+    assert start.read_bytes() == before

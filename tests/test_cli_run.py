@@ -1,5 +1,6 @@
 """`mlmd run` as a user types it."""
 
+import gzip
 import json
 import os
 import re
@@ -213,6 +214,9 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("missing.xyz",), "no file 'missing.xyz'"),
         ((), "no molecule given"),
         (("CH4", "-d", 0), "shorter than one step"),
+        (("CH4", "-d", "inf"), "a duration of inf ps has no end"),
+        (("CH4", "-e", "nve", "--friction", 3), "--friction 3 with --ensemble nve"),
+        (("CH4", "--html", "start.xyz"), "--html start.xyz; give a file that ends in .html"),
         (("CH4", "-f", "pdb"), "'pdb'"),
         (("CH4", "--relax"), "--relax is not possible"),
         (("CH4", "--keep-velocities"), "no velocities"),
@@ -385,6 +389,51 @@ def test_mdl_files_have_formal_charges_radicals_and_isotopes(tmp_path):
     path.write_text("no structure")
     with pytest.raises(InputError, match="cannot be read"):
         load_structure(str(path))
+    packed = tmp_path / "x.sdf.gz"
+    packed.write_bytes(gzip.compress(chem.MolToMolBlock(graph).encode())[:-20])
+    with pytest.raises(InputError, match="cannot be read as an MDL file"):
+        load_structure(str(packed))
+
+
+@pytest.mark.parametrize("v3000", [False, True])
+def test_paired_electrons_of_mdl_files(tmp_path, v3000):
+    """A carbene has two electrons that are paired (1) or not (3)."""
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit reads MDL files")
+    pytest.importorskip("rdkit.Chem.AllChem")
+    graph = chem.AddHs(chem.MolFromSmiles("[CH2]"))
+    chem.AllChem.EmbedMolecule(graph, randomSeed=1)
+    triplet = chem.MolToMolBlock(graph, forceV3000=v3000)
+    path = tmp_path / "x.mol"
+    path.write_text(triplet)
+    assert load_structure(str(path)).info["multiplicity"] == 3
+    singlet = triplet.replace("RAD=3", "RAD=1").replace("RAD  1   1   3", "RAD  1   1   1")
+    assert singlet != triplet
+    path.write_text(singlet)
+    assert load_structure(str(path)).info["multiplicity"] == 1
+
+
+def test_drawings_in_mdl_files_are_refused(tmp_path):
+    """Their bonds may be as short as those of a molecule."""
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit reads MDL files")
+    pytest.importorskip("rdkit.Chem.AllChem")
+    path = tmp_path / "x.sdf"
+    for smiles, label in (("O", "2D"), ("CCO", "2D"), ("CCO", "  ")):
+        graph = chem.AddHs(chem.MolFromSmiles(smiles))
+        chem.AllChem.Compute2DCoords(graph, bondLength=1.1)
+        path.write_text(chem.MolToMolBlock(graph).replace("2D", label))
+        with pytest.raises(InputError, match=r"a drawing in the plane, not a structure.*SMILES"):
+            load_structure(str(path))
+    # What is flat may lie in a plane, and there may be empty lines at the end.
+    flat = chem.AddHs(chem.MolFromSmiles("C=C"))
+    chem.AllChem.Compute2DCoords(flat, bondLength=1.1)
+    path.write_text(chem.MolToMolBlock(flat).replace("2D", "  ") + "$$$$\n\n\n")
+    assert len(load_structure(str(path))) == 6
+
+
+def test_a_smiles_may_be_longer_than_the_name_of_a_file():
+    pytest.importorskip("rdkit", reason="RDKit builds molecules from SMILES")
+    with pytest.raises(InputError, match="is a SMILES of several molecules"):
+        load_structure(".".join(["[H]O[H]"] * 40))
 
 
 def test_smiles_and_table_names_are_built_in_three_dimensions():

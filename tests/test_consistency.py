@@ -2,8 +2,16 @@
 
 import numpy as np
 import pytest
-from test_published_layouts import moving, peptide, write_array, write_mdgen, write_timewarp
+from test_published_layouts import (
+    moving,
+    peptide,
+    without_hydrogens,
+    write_array,
+    write_mdgen,
+    write_timewarp,
+)
 
+from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.biomolecules.published import read_mdgen, read_timewarp
 from mlmd_calc.data.biomolecules.trajectories import read_trajectories
 from mlmd_calc.errors import InputError
@@ -71,6 +79,26 @@ def test_residues_under_another_name_are_refused(tmp_path, name, slot, length, l
     # Under its own name it is read.
     right = {"ASKW": "ACKW", "ACKW": "ASKW"}[letters]
     assert read_mdgen(path, interval_ps=10.0, sequence=right).sequence == right
+
+
+@pytest.mark.parametrize(
+    ("letter", "others"), [("D", "NL"), ("N", "DL"), ("E", "Q"), ("Q", "E"), ("T", "V"), ("V", "T")]
+)
+def test_residues_whose_atoms_are_joined_alike_are_told_apart(tmp_path, letter, others):
+    """Without hydrogens they differ by the length of a bond, or by the hand of threonine."""
+    structure = build_peptide(Peptide(f"A{letter}A", is_capped=False), 0)
+    heavy = without_hydrogens(structure)
+    array = np.zeros((50, 3, 14, 3), dtype=np.float16)
+    for residue in range(3):
+        # OXT is the last, where there is one.
+        own = [i for i in np.flatnonzero(heavy.residues == residue) if heavy.names[i] != "OXT"]
+        array[:, residue, : len(own)] = moving(heavy, 50)[:, own]
+    path = tmp_path / f"A{letter}A.npy"
+    np.save(path, array)
+    assert read_mdgen(path, interval_ps=10.0).sequence == f"A{letter}A"
+    for other in others:
+        with pytest.raises(InputError, match=r"another one than it is called|is a mirror image"):
+            read_mdgen(path, interval_ps=10.0, sequence=f"A{other}A")
 
 
 def test_frames_of_other_programs_may_have_some_faults_that_models_make(tmp_path):

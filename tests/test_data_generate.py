@@ -182,6 +182,7 @@ def test_molecule_that_rearranges_is_refused():
         ("langevin", {"frames": 0}, "frames is 0"),
         ("langevin", {"temperatures": ()}, "temperatures is"),
         ("langevin", {"temperatures": (300.0, -1.0)}, "temperatures is"),
+        ("nve", {"temperatures": (float("inf"),)}, "temperatures is"),
         ("langevin", {"stride_fs": 0.5}, "stride_fs is 0.5.*multiple of 1.0 fs"),
         ("nve", {"thermalise_fs": 0.75}, "thermalise_fs is 0.75"),
         ("nve", {"noise": (0.1,)}, "no noise in mode nve"),

@@ -1,5 +1,6 @@
 """The exact ensemble: it is that of the target whatever the proposal, and goes on bit for bit."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,9 @@ def test_random_orientations_and_missing_energies_are_refused():
         summarise_exact(sampler(spring(K), spring(K), warmup=5))
     with pytest.raises(ConfigError, match="cannot be changed"):
         sampler(spring(K), spring(K)).set_timestep(1.0)
+    for timestep in (0.0, -1.0, math.inf):
+        with pytest.raises(ConfigError, match=r"timestep=.*must be a positive number"):
+            sampler(spring(K), spring(K), timestep=timestep)
 
 
 # ---- restarts of all dynamics with force models ----------------------------------------------

@@ -126,6 +126,11 @@ def replace(key, data):
             InputError,
             "a bond is .* Å long, allowed are 0.9 to 2.8 Å",
         ),
+        (
+            lambda domain: domain["320/1/coords"].write_direct(-domain["320/1/coords"][()]),
+            InputError,
+            "has the other hand than in the topology",
+        ),
     ],
 )
 def test_refuses_bad_files(tmp_path, change, error, message):

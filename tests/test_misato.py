@@ -133,6 +133,14 @@ def test_refuses_bad_files(tmp_path):
         frames[2, 4:] += 40.0
         group["trajectory_coordinates"][...] = frames
 
+    path, topology, _ = write(
+        tmp_path,
+        change=lambda group: group["trajectory_coordinates"].write_direct(
+            -group["trajectory_coordinates"][()]
+        ),
+    )
+    with pytest.raises(InputError, match=r"ALA.* is a mirror image at CA, but has the name of"):
+        read_misato(path, "10GS", topology)
     path, topology, _ = write(tmp_path, change=broken)
     with pytest.raises(InputError, match=r"in frame 2 a bond is .* Å long"):
         read_misato(path, "10GS", topology)

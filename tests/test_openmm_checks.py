@@ -181,6 +181,49 @@ def test_nonbonded_interactions_among_ml_atoms_are_refused(ethanol):
     check_system(system_of(ethanol, nonbonded), force)
 
 
+@pytest.mark.parametrize("of", ["Particle", "Exception"])
+def test_nonbonded_interactions_that_a_parameter_turns_on_are_refused(ethanol, of):
+    force = force_on(ethanol)
+    nonbonded = openmm.NonbondedForce()
+    nonbonded.addGlobalParameter("scale", 0.0)
+    for _ in ethanol:
+        nonbonded.addParticle(0.0, 0.3, 0.0)
+    for i in range(9 if of == "Exception" else 0):
+        for j in range(i):
+            nonbonded.addException(i, j, 0.0, 0.3, 0.0)
+    for index in (0, 1):
+        getattr(nonbonded, f"add{of}ParameterOffset")("scale", index, 0.2, 0.0, 0.0)
+    assert_refused(system_of(ethanol, nonbonded, force), force, ethanol, "acts between ML atoms")
+
+
+def test_custom_nonbonded_interactions_among_ml_atoms_are_refused(ethanol, stored):
+    """As the Lennard-Jones terms of CHARMM, which OpenMM puts beside the NonbondedForce."""
+    force = force_on(ethanol, stored)
+    energy = openmm.CustomNonbondedForce("4*0.3*((0.3/r)^12-(0.3/r)^6)")
+    for _ in ethanol:
+        energy.addParticle([])
+    apart = openmm.CustomNonbondedForce(energy)
+    apart.addInteractionGroup(range(9), [])
+    check_system(system_of(ethanol, apart, force_on(ethanol, stored)))
+    assert_refused(
+        system_of(ethanol, energy, force), force, ethanol, "CustomNonbondedForce.* atoms 0 and 1"
+    )
+    energy = openmm.CustomNonbondedForce(energy)
+    for i in range(9):
+        for j in range(i):
+            energy.addExclusion(i, j)
+    check_system(system_of(ethanol, energy, force_on(ethanol, stored)))
+
+
+def test_a_force_that_was_added_twice_is_refused(ethanol, stored):
+    first, second = force_on(ethanol, stored), force_on(ethanol, stored)
+    assert_refused(
+        system_of(ethanol, first, second), second, ethanol, "two forces .* particle 0 in force"
+    )
+    other = force_on(ethanol, stored, forceGroup=1)
+    check_system(system_of(ethanol, other, force_on(ethanol, stored)))
+
+
 def test_restraints_are_no_force_field(ethanol):
     restraint = openmm.HarmonicBondForce()
     restraint.addBond(0, 2, 0.24, 1e5)

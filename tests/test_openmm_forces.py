@@ -340,6 +340,7 @@ def test_a_model_in_memory_runs_but_cannot_be_stored(ethanol):
         ({"atoms": [0, 1, 1]}, "atoms contains 1 more than once"),
         ({"atoms": []}, "atoms is empty"),
         ({"atoms": [0.5]}, "0.5 is not an integer"),
+        ({"atoms": 3}, "atoms=3; list the indices"),
         ({"charge": 0.5}, "charge=0.5 is not an integer"),
         ({"charge": None}, "charge=None"),
         ({"multiplicity": -1}, "multiplicity=-1 is outside"),
@@ -351,6 +352,12 @@ def test_a_model_in_memory_runs_but_cannot_be_stored(ethanol):
 def test_wrong_options_are_one_sentence(ethanol, options, message):
     with pytest.raises((InputError, ConfigError), match=message):
         create_force(topology_of(ethanol), toy_model(), **options)
+
+
+def test_atoms_in_place_of_their_indices(ethanol):
+    topology = topology_of(ethanol)
+    with pytest.raises(InputError, match=r"<Atom 0 .*list indices, that is \[atom.index"):
+        create_force(topology, toy_model(), atoms=next(topology.residues()).atoms())
 
 
 def test_unknown_element_names_atom_and_known_elements():
@@ -377,6 +384,20 @@ def test_periodic_system_of_ml_atoms_only_is_refused(ethanol):
     for atoms in (None, range(9)):
         with pytest.raises(InputError, match="periodic and all of it"):
             create_force(topology, toy_model(), atoms=atoms)
+
+
+def test_a_molecule_without_bonds_in_a_box_is_refused(ethanol):
+    """The image nearest to the first atom is the wrong one for what is longer than half a box."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    for name, symbols in (("LIG", ethanol.get_chemical_symbols()), ("ION", ["Na"])):
+        residue = topology.addResidue(name, chain)
+        for symbol in symbols:
+            topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    create_force(topology, toy_model(), atoms=range(9))
+    topology.setPeriodicBoxVectors(BOX * unit.nanometer)
+    with pytest.raises(InputError, match=r"no bonds .* from ML atom 0 to ML atom 1.*addBond"):
+        create_force(topology, toy_model(), atoms=range(9))
 
 
 def test_virtual_site_in_the_topology_is_refused(ethanol):

@@ -510,6 +510,24 @@ def test_forces_added_later_are_looked_at():
         simulation.step(1)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda system: system.setParticleMass(2, 3.0), "masses of the System have changed"),
+        (lambda system: system.setParticleMass(2, 0.0), "particle 2 has no mass"),
+        (constrained, "1 constraints, which a jump would break"),
+    ],
+)
+def test_a_system_that_is_changed_later_is_looked_at(change, message):
+    harmonic, start = tethered()
+    simulation = nve(start, HarmonicPropagator(harmonic))
+    simulation.step(1)
+    change(simulation.system)
+    simulation.context.reinitialize(preserveState=True)
+    with pytest.raises(InputError, match=message):
+        simulation.step(1)
+
+
 # Randomness and restart
 
 

@@ -330,6 +330,63 @@ def test_other_hdf5_files_are_refused(tmp_path, h5py):
         read_dataset(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "atomic_numbers",
+            METHANOL.numbers + 0.5,
+            "cannot be read as int64: its numbers are not whole",
+        ),
+        ("conformations", np.zeros((1, N, 3), complex), "its numbers are complex"),
+        ("smiles", [b"CO", b"CCO"], "smiles is no single text"),
+        ("subset", [3], "subset is no single text"),
+    ],
+)
+def test_content_of_another_kind_is_refused(tmp_path, h5py, key, value, message):
+    content = {
+        "atomic_numbers": METHANOL.numbers,
+        "conformations": METHANOL.positions[None] / units.BOHR,
+        "dft_total_energy": np.zeros(1),
+        "dft_total_gradient": np.zeros((1, N, 3)),
+        "smiles": [b"CO"],
+    }
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        group = file.create_group("methanol")
+        for name, array in {**content, key: value}.items():
+            group[name] = array
+    with pytest.raises(ModelFileError, match=message):
+        read_dataset(tmp_path / "x.h5")
+
+
+def test_damage_in_qm7x_is_refused(tmp_path, h5py):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        group = file.create_group("7/Geom-m7-i1-c1-opt")
+        group["atNUM"] = METHANOL.numbers
+        group["atXYZ"] = METHANOL.positions
+        group["totFOR"] = np.zeros((N, 3))
+        group["ePBE0+MBD"] = [b"unknown"]
+    with pytest.raises(ModelFileError, match=r"has no number 'ePBE0\+MBD'"):
+        read_dataset(tmp_path)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["7/Geom-m7-i1-c1-opt/ePBE0+MBD"]
+        file["7/Geom-m7-i1-c1-opt/ePBE0+MBD"] = [1.0]
+        file["8"] = np.zeros(3)
+    with pytest.raises(ModelFileError, match="/8 is an array, not a group of conformations"):
+        read_dataset(tmp_path)
+
+
+def test_a_file_of_ani_1x_without_a_calculated_frame_is_refused(tmp_path, h5py):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        group = file.create_group("C1H4O1")
+        group["atomic_numbers"] = METHANOL.numbers
+        group["coordinates"] = METHANOL.positions[None]
+        group["wb97x_dz.energy"] = [np.nan]
+        group["wb97x_dz.forces"] = np.full((1, N, 3), np.nan)
+    with pytest.raises(InputError, match="no frame that was calculated"):
+        read_dataset(tmp_path)
+
+
 def test_command_reads_them(tmp_path, h5py, frames):
     test_ani_1x(tmp_path, h5py, frames)
     done = CliRunner().invoke(app, ["data", "info", str(tmp_path / "ani1x-release.h5"), "--json"])

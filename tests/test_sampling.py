@@ -699,6 +699,7 @@ def test_command_with_poor_frames(models, tmp_path, monkeypatch):
         ),
         (["smiles:C", "--model", "atmos-peptides"], "is no amino acid, and the model knows"),
         (["smiles:C", "--model", "M", "-n", "0"], "frames=0; it must be at least 1"),
+        (["smiles:C", "--model", "M", "-b", "99999999999999999999"], "from 1 to 65,536"),
         (["--restart", "--seed", "1"], "--seed cannot be given with --restart"),
         (["smiles:C", "--restart"], "INPUT cannot be given with --restart"),
     ],
@@ -707,6 +708,14 @@ def test_command_refuses(arguments, sentence, models, tmp_path):
     arguments = [models["model"] if text == "M" else text for text in arguments]
     done = CliRunner().invoke(app, ["sample", *arguments, "-o", str(tmp_path / "run")])
     assert sentence in str(done.exception)
+
+
+@pytest.mark.parametrize("command", ["sample", "interpolate", "run", "audit"])
+def test_seeds_are_not_negative(command, tmp_path):
+    words = {"interpolate": ["x", "y"]}.get(command, ["x"])
+    done = CliRunner().invoke(app, [command, *words, "--seed", "-1"])
+    assert done.exit_code == 2
+    assert "--seed" in done.stderr
 
 
 def test_runs_of_earlier_versions_are_refused(dipeptide, models, tmp_path):

@@ -19,6 +19,7 @@ from mlmd_calc.biomolecules.reader import read_structure_file
 from mlmd_calc.biomolecules.residues import HYDROGENS, RESIDUE_BONDS
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
+from mlmd_calc.data.readers import read_dataset
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.geometry.stereochemistry import handedness
 from mlmd_calc.sampling.trajectory_file import topology_of
@@ -257,6 +258,22 @@ def test_names_without_elements_in_the_wrong_columns(rename, tmp_path):
     assert atoms.get_chemical_formula() == "C6H12N2O2"
     plain = read_structure(write_dipeptide(tmp_path / "plain.pdb"))
     np.testing.assert_array_equal(read_structure(tmp_path / "left.pdb").bonds, plain.bonds)
+
+
+@pytest.mark.parametrize("columns", [(12, 16), (17, 20), (12, 20)])
+def test_names_in_small_letters(peptide, bridged, columns, tmp_path):
+    """Taken for ligands, amino acids would be neutral."""
+    for whole in (peptide, bridged):
+        plain = read_structure(written(tmp_path / "plain.pdb", whole))
+        begin, end = columns
+        text = "".join(
+            line[:begin] + line[begin:end].lower() + line[end:] if line.startswith("ATOM") else line
+            for line in format_pdb(whole).splitlines(keepends=True)
+        )
+        small = read_structure(write(tmp_path / "small.pdb", text))
+        assert (small.names, small.residue_names) == (plain.names, plain.residue_names)
+        np.testing.assert_array_equal(small.bonds, plain.bonds)
+        assert total_charge(small) == total_charge(plain)
 
 
 def test_hydrogens_apart_from_their_residue_are_refused(tmp_path):
@@ -613,6 +630,12 @@ def test_names_of_files(tmp_path):
     (tmp_path / "start.xyz.gz").write_bytes(gzip.compress((tmp_path / "start.xyz").read_bytes()))
     for name in ("START.XYZ", "start.xyz.gz"):
         assert len(load_structure(str(tmp_path / name))) == 9
+    for name, small in (("START.XYZ.GZ", "START.XYZ.gz"), ("a.pdb.BZ2", "a.pdb.bz2")):
+        (tmp_path / name).write_bytes((tmp_path / "start.xyz.gz").read_bytes())
+        with pytest.raises(ModelFileError, match=f"small letters; rename it to {small}"):
+            load_structure(str(tmp_path / name))
+    with pytest.raises(ModelFileError, match=r"rename it to START.XYZ.gz"):
+        read_dataset(tmp_path / "START.XYZ.GZ")
     notes = []
     assert len(load_structure("CO", report=notes.append)) == 2
     assert notes == ["CO is taken as ASE's molecule; smiles:CO would be a SMILES."]

@@ -23,15 +23,15 @@ from mlmd_calc.biomolecules.elements import is_aligned, is_known_residue, site_e
 from mlmd_calc.biomolecules.linking import find_links
 from mlmd_calc.biomolecules.mmcif import parse_mmcif
 from mlmd_calc.biomolecules.pdb import parse_pdb
+from mlmd_calc.biomolecules.residues import NUCLEOTIDES
 from mlmd_calc.biomolecules.sites import Site, Sites
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.io.files import refuse_huge
+from mlmd_calc.io.files import COMPRESSED, refuse_capital_ending, refuse_huge
 
 _PARSERS: Final[Mapping[str, Callable[[str, int], Sites]]] = MappingProxyType(
     {".pdb": parse_pdb, ".ent": parse_pdb, ".cif": parse_mmcif, ".mmcif": parse_mmcif}
 )
-COMPRESSED: Final = (".gz", ".bz2", ".xz")
 NO_CELL: Final = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Lengths that stand for the absence of a cell."""
 
@@ -103,6 +103,7 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
     if not path.is_file():
         raise ModelFileError(f"the structure file {path} does not exist")
     refuse_huge(path)
+    refuse_capital_ending(path)
     parse = _PARSERS.get(_suffix(path))
     if parse is None:
         raise ModelFileError(
@@ -150,6 +151,7 @@ def _structure_file(sites: Sites, model: int = 0) -> StructureFile:
         raise ModelFileError(
             "there are no atoms; ATOM or HETATM records, or _atom_site, are needed"
         )
+    sites.atoms = [_in_capitals(atom) for atom in sites.atoms]
     notes = []
     if sites.models > 1:
         taken = model % sites.models + 1
@@ -193,6 +195,15 @@ def _cell(cell: tuple[float, ...]) -> tuple[float, ...]:
             "CRYST1 or _cell where there is none"
         )
     return cell
+
+
+def _in_capitals(atom: Site) -> Site:
+    """Give residues that have templates their names, also where a file has small letters."""
+    residue_name, name = atom.residue_name.upper(), atom.name.upper()
+    if (residue_name, name) == (atom.residue_name, atom.name):
+        return atom
+    known = is_known_residue(residue_name) or residue_name in NUCLEOTIDES
+    return atom._replace(residue_name=residue_name, name=name) if known else atom
 
 
 def _residues(atoms: Sequence[Site], notes: list[str]) -> Iterator[list[Site]]:
@@ -282,11 +293,10 @@ def _stated(sites: Sites, atoms: Sequence[Site]) -> list[tuple[int, int]]:
         ]
     by_address: dict[tuple[str, int, str, str], int] = {}
     for index, atom in enumerate(atoms):
-        key = (atom.key.chain, atom.key.number, atom.key.insertion_code, atom.name)
+        key = (atom.key.chain, atom.key.number, atom.key.insertion_code, atom.name.upper())
         by_address.setdefault(key, index)
-    pairs += [
-        (by_address[first], by_address[second])
-        for first, second in sites.links
-        if first in by_address and second in by_address
-    ]
+    for first, second in sites.links:
+        ends = [end._replace(name=end.name.upper()) for end in (first, second)]
+        if all(end in by_address for end in ends):
+            pairs.append((by_address[ends[0]], by_address[ends[1]]))
     return pairs

@@ -53,7 +53,7 @@ def audit(
     rotation: Annotated[str | None, typer.Option(help="MD-ET: none, random or average.")] = None,
     n_rotations: Annotated[int | None, typer.Option(help="MD-ET: orientations per call.")] = None,
     dtype: Annotated[str | None, typer.Option(help="MD-ET: float64, float32 or mixed.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     html: Html = None,
 ) -> None:

@@ -76,7 +76,7 @@ def generate_command(
     workers: Annotated[
         int, typer.Option(help="Single-threaded processes, one molecule each.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
 ) -> None:
     """Sample molecules and label them; continues where an earlier run was stopped."""
     # Imports ASE's dynamics, which `mlmd --help` need not wait for.
@@ -136,7 +136,7 @@ def propagate_command(
         float,
         typer.Option(help="K; velocities start with 0 to so many, positions with nine tenths."),
     ] = 1000.0,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
 ) -> None:
@@ -216,7 +216,7 @@ def peptides_command(
     workers: Annotated[
         int, typer.Option(help="Single-threaded processes, one run each.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
 ) -> None:
     """Simulate peptides with OpenMM; continues where an earlier run was stopped."""
     require("openmm", extra="openmm", why="simulate peptides")

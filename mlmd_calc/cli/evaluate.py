@@ -41,7 +41,7 @@ HeldOut = Annotated[
 Frames = Annotated[int, typer.Option(min=1, help="At most this many frames per molecule.")]
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures.")]
 Dtype = Annotated[str, typer.Option(help="float64, float32 or, for force fields, mixed.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 

@@ -18,6 +18,7 @@ from mlmd_calc.cli.run import (
     Smiles,
     Vacuum,
 )
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
 
@@ -41,7 +42,9 @@ def export(
     rotation: Rotation = None,
     n_rotations: NRotations = None,
     dtype: Dtype = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the random orientations.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random orientations.")
+    ] = None,
 ) -> None:
     """Write the model for one molecule as a file that OpenMM can use without Python.
 
@@ -50,11 +53,15 @@ def export(
     """
     require("openmm", extra="openmm", why="export for OpenMM")
     # These import torch, which `mlmd --help` need not wait for.
-    from mlmd_calc.cli.structure_input import load_structure
+    from mlmd_calc.cli.structure_input import is_file, load_structure
     from mlmd_calc.potential import Potential, structure_from_ase
     from openmm_bridge.export import export_module
     from openmm_bridge.region import region_from_structure
 
+    if openmm.is_dir() or not openmm.parent.is_dir():
+        raise ConfigError(f"--openmm {openmm}; give a file in a folder that is there")
+    if is_file(molecule) and openmm.exists() and openmm.samefile(molecule):
+        raise ConfigError(f"--openmm {openmm} would replace MOLECULE; give another file")
     atoms = load_structure(
         molecule,
         smiles=smiles,

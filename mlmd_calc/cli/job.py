@@ -149,6 +149,8 @@ def steps_of(duration_ps: float, settings: MDSettings, proposals: int | None = N
             f"a duration of {duration_ps:g} ps is shorter than one step of "
             f"{settings.step_fs:g} fs; give a longer one"
         )
+    if steps == math.inf:
+        raise ConfigError(f"a duration of {duration_ps:g} ps has no end; give a number of ps")
     # The duration is covered; 125 steps of 8 fs are one ps whatever the last digit says.
     return math.ceil(steps - 1e-6)
 

@@ -21,15 +21,28 @@ from rich.text import Text
 
 import mlmd_calc
 from mlmd_calc.cli.tables import print_table
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import replacing
 
 if TYPE_CHECKING:
     from mlmd_calc.zoo import ModelCard
 
+
+def _page_file(path: Path | None) -> Path | None:
+    """Refuse a page in the place of a file of another kind, which it would replace."""
+    if path is not None and (path.suffix.lower() not in (".html", ".htm") or path.is_dir()):
+        raise ConfigError(
+            f"--html {path}; give a file that ends in .html, which is replaced if it is there"
+        )
+    return path
+
+
 Html: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--html", help="Write a page with tables, pictures and cards that needs no other file."
+        "--html",
+        help="Write a page with tables, pictures and cards that needs no other file.",
+        callback=_page_file,
     ),
 ]
 

@@ -238,7 +238,7 @@ _Friction: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[
-    int | None, typer.Option(help="Seed of all random numbers. Default: drawn and recorded.")
+    int | None, typer.Option(min=0, help="Seed of all random numbers. Default: drawn and recorded.")
 ]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 _Format: TypeAlias = Annotated[
@@ -338,6 +338,7 @@ def run(
         if molecule is None:
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
+        _check_friction(ensemble, friction)
         of_jumps = jump, steps_per_jump, frames_per_jump, replicas
         check_jump_options(engine, propagator, *of_jumps, beyond_training)
         check_inner_options(engine, mts, mts_forces, metropolis)
@@ -388,6 +389,14 @@ def run(
         outcome, steps_per_second, stopped = drive(simulation, job.steps, console)
     advise(f"all {outcome.step} steps are kept in {out}; {go_on}")
     _report(finish(simulation, job, outcome, steps_per_second), stopped, as_json, html)
+
+
+def _check_friction(ensemble: Ensemble, friction: float | None) -> None:
+    if ensemble is Ensemble.NVE and friction is not None:
+        raise ConfigError(
+            f"--friction {friction:g} with --ensemble nve, which has no thermostat; leave it out, "
+            "or choose another ensemble"
+        )
 
 
 def _refuse_other_options(context: typer.Context) -> None:

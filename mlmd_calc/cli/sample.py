@@ -307,7 +307,7 @@ def read_start(text: str, seed: int) -> BondedStructure:
         If it is none of these.
     """
     from mlmd_calc.biomolecules import read_structure
-    from mlmd_calc.cli.structure_input import SEQUENCE_PREFIX, SMILES_PREFIX
+    from mlmd_calc.cli.structure_input import SEQUENCE_PREFIX, SMILES_PREFIX, is_file
     from mlmd_calc.data.biomolecules import structure_from_smiles
     from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
     from mlmd_calc.data.molecules import is_smiles
@@ -316,7 +316,7 @@ def read_start(text: str, seed: int) -> BondedStructure:
         return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
     if text.startswith(SMILES_PREFIX):
         return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
-    if not Path(text).is_file():
+    if not is_file(text):
         if is_smiles(text):
             return structure_from_smiles(text, seed=seed)
         raise InputError(

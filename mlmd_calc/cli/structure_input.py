@@ -17,7 +17,6 @@ from ase.io.formats import extension2format, filetype
 
 from mlmd_calc.biomolecules.charges import total_charge
 from mlmd_calc.biomolecules.reader import (
-    COMPRESSED,
     NO_CELL,
     is_structure_file,
     read_structure,
@@ -37,7 +36,12 @@ from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
-from mlmd_calc.io.files import refuse_byte_order_mark, refuse_huge
+from mlmd_calc.io.files import (
+    COMPRESSED,
+    refuse_byte_order_mark,
+    refuse_capital_ending,
+    refuse_huge,
+)
 from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
@@ -102,7 +106,7 @@ def load_structure(
     if text.startswith(SEQUENCE_PREFIX):
         atoms = _from_structure(_peptide(text, seed), report)
         return _with_state(atoms, charge, multiplicity)
-    if Path(text).is_file():
+    if is_file(text):
         atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
         atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
@@ -126,11 +130,19 @@ def load_structure(
     raise InputError(_unknown(text))
 
 
+def is_file(text: str) -> bool:
+    """Tell whether a text names a file; a SMILES may be too long for that."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
 def read_bonded(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
     """Residues, names and bonds of the molecule that :func:`load_structure` has made of a text."""
     if text.startswith(SEQUENCE_PREFIX):
         return _peptide(text, seed)
-    if Path(text).is_file() and is_structure_file(text):
+    if is_file(text) and is_structure_file(text):
         return read_structure(text)
     return structure_from_ase(atoms)
 
@@ -172,6 +184,7 @@ def _read(
     path: Path, vacuum: bool, report: Callable[[str], None], *, charge_known: bool
 ) -> ase.Atoms:
     refuse_huge(path)
+    refuse_capital_ending(path)
     if is_structure_file(path):
         file = read_structure_file(path)
         atoms = _from_structure(file.structure, report)

@@ -100,7 +100,7 @@ def validate_jumps(
         typer.Option(help="Length of the force-based runs in ps. Default: that of the jumps."),
     ] = None,
     replicas: Annotated[int, typer.Option(help="Molecules that move side by side.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     html: Html = None,
 ) -> None:
@@ -186,7 +186,7 @@ def validate_forces(
             "order of time: distances between atoms are compared with theirs."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     html: Html = None,
 ) -> None:

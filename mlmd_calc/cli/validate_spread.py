@@ -45,7 +45,7 @@ def validate_spread(
     keep: Annotated[
         float, typer.Option(help="Share of the structures that the limit to be chosen keeps.")
     ] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     html: Html = None,
     energy_key: EnergyKey = None,

@@ -31,7 +31,7 @@ from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.io.files import refuse_byte_order_mark
+from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
 
@@ -112,6 +112,7 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
     read = _reader(path)
     if read is None:
         raise ModelFileError(f"{path} ends in none of {', '.join(ASE_SUFFIXES)}")
+    refuse_capital_ending(path)
     refuse_byte_order_mark(path)
     try:
         frames = list(read(path))

@@ -54,6 +54,8 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
     ------
     ModelFileError
         If the file is damaged or has an unknown layout.
+    InputError
+        If it has no frames.
     MissingDependencyError
         If h5py is not installed.
     """
@@ -64,7 +66,10 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
         inner = next(iter(first.values()), first) if hasattr(first, "values") else first
         for required, parse in _LAYOUTS:
             if any(required <= set(getattr(group, "keys", tuple)()) for group in (first, inner)):
-                return list(parse(path, file))
+                molecules = list(parse(path, file))
+                if not molecules:
+                    raise InputError(f"{path} holds no frame that was calculated; leave it out")
+                return molecules
         found = sorted(first) if hasattr(first, "keys") else [first.name]
     known = "; ".join(", ".join(sorted(required)) for required, _ in _LAYOUTS)
     raise ModelFileError(
@@ -88,12 +93,12 @@ def _spice(path: Path, file: Any) -> Iterator[MoleculeFrames]:
         shape = (None, len(numbers), 3)
         gradients = read_array(group, "dft_total_gradient", np.float64, shape)
         energies = read_array(group, "dft_total_energy", np.float64, (None,))
-        smiles = _text(group["smiles"][()]) if "smiles" in group else ""
+        smiles = _text(group, "smiles") if "smiles" in group else ""
         metadata = {"source": path.name}
         if smiles:
             metadata["smiles"] = smiles
         if "subset" in group:
-            metadata["subset"] = _text(group["subset"][()])
+            metadata["subset"] = _text(group, "subset")
         yield MoleculeFrames(
             name=name,
             numbers=numbers,
@@ -105,14 +110,19 @@ def _spice(path: Path, file: Any) -> Iterator[MoleculeFrames]:
         )
 
 
-def _text(value: Any) -> str:
+def _text(group: Any, key: str) -> str:
     """Text of a data set of one string, which may be a scalar or an array of length one."""
-    (item,) = np.ravel(value)
+    found = np.ravel(group[key][()])
+    if len(found) != 1 or not isinstance(found[0], str | bytes):
+        raise ModelFileError(f"{group.file.filename}: {group.name}/{key} is no single text")
+    item = found[0]
     return item.decode("utf-8") if isinstance(item, bytes) else str(item)
 
 
 def _qm7x(path: Path, file: Any) -> Iterator[MoleculeFrames]:
     for molecule, conformations in file.items():
+        if not hasattr(conformations, "items"):
+            raise ModelFileError(f"{path}: /{molecule} is an array, not a group of conformations")
         groups: dict[tuple[str, bytes], list[Any]] = defaultdict(list)
         for name, group in conformations.items():
             numbers = read_array(group, "atNUM", np.int64, (None,))
@@ -132,7 +142,7 @@ def _qm7x(path: Path, file: Any) -> Iterator[MoleculeFrames]:
 
 
 def _number(group: Any, key: str) -> float:
-    if key not in group or group[key].size != 1:
+    if key not in group or group[key].size != 1 or group[key].dtype.kind not in "iuf":
         raise ModelFileError(f"{group.file.filename}: {group.name} has no number {key!r}")
     return float(np.ravel(group[key][()])[0])
 

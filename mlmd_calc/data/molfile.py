@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import lzma
+import re
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +17,11 @@ from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
 
 MOLFILE_SUFFIXES: Final = (".mol", ".sdf", ".sd")
+
+_RADICALS: Final = re.compile(rb"^M  RAD +\d+((?: +\d+ +\d+)+)", re.MULTILINE)
+_RADICAL: Final = re.compile(rb"^M  V30 .* RAD=(\d+)", re.MULTILINE)
+_SINGLET: Final = 1
+"""What stands for two electrons that are paired; 2 is a doublet, 3 a triplet."""
 
 
 def read_molfile(path: Path) -> ase.Atoms:
@@ -27,13 +36,14 @@ def read_molfile(path: Path) -> ase.Atoms:
     -------
     ase.Atoms
         ``info`` holds the sum of the formal charges and, if there are radicals, the multiplicity
-        with all unpaired electrons parallel. Isotopes have their masses.
+        with all unpaired electrons parallel; those of a singlet carbene are paired. Isotopes have
+        their masses.
 
     Raises
     ------
     InputError
-        If the file cannot be read, holds several molecules, lacks hydrogens, or has valences that
-        contradict its charges.
+        If the file cannot be read, holds several molecules or a drawing in the plane, lacks
+        hydrogens, or has valences that contradict its charges.
     MissingDependencyError
         If rdkit is not installed.
     """
@@ -42,8 +52,12 @@ def read_molfile(path: Path) -> ase.Atoms:
     with base.BlockLogs():  # the reasons are in our own messages
         try:
             with open_with_compression(str(path), "rb") as file:
-                records = list(chem.ForwardSDMolSupplier(file, sanitize=False, removeHs=False))
-        except (OSError, RuntimeError) as error:
+                # Empty lines at the end would pass for one more molecule.
+                content = file.read().rstrip() + b"\n"
+            records = list(
+                chem.ForwardSDMolSupplier(io.BytesIO(content), sanitize=False, removeHs=False)
+            )
+        except (OSError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise InputError(f"{path} cannot be read as an MDL file: {error}") from error
         if len(records) > 1:
             raise InputError(
@@ -52,10 +66,18 @@ def read_molfile(path: Path) -> ase.Atoms:
             )
         if not records or records[0] is None or records[0].GetNumAtoms() == 0:
             raise InputError(f"{path} cannot be read as an MDL file; write it again")
-        return _atoms(path, chem, records[0])
+        return _atoms(path, chem, records[0], singlets=_singlets(content))
 
 
-def _atoms(path: Path, chem: Any, graph: Any) -> ase.Atoms:
+def _singlets(content: bytes) -> int:
+    """Count the atoms with two paired electrons; RDKit does not tell them from triplets."""
+    kinds = [int(kind) for kind in _RADICAL.findall(content)]
+    for pairs in _RADICALS.findall(content):
+        kinds += map(int, pairs.split()[1::2])
+    return kinds.count(_SINGLET)
+
+
+def _atoms(path: Path, chem: Any, graph: Any, singlets: int) -> ase.Atoms:
     problems = chem.DetectChemistryProblems(graph)
     if problems:
         raise InputError(
@@ -68,16 +90,29 @@ def _atoms(path: Path, chem: Any, graph: Any) -> ase.Atoms:
             f"{path} lacks {missing} hydrogen atoms by its bonds and charges; add them with "
             "coordinates, or state the charges (M  CHG) and radicals (M  RAD)"
         )
+    if _is_drawing(graph):
+        raise InputError(
+            f"{path} holds a drawing in the plane, not a structure; give coordinates in three "
+            "dimensions, or the molecule as a SMILES, from which they are made"
+        )
     atoms = ase.Atoms(
         [atom.GetAtomicNum() for atom in graph.GetAtoms()],
         graph.GetConformer().GetPositions(),
         info={"charge": sum(atom.GetFormalCharge() for atom in graph.GetAtoms())},
     )
-    unpaired = sum(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms())
-    if unpaired:
+    unpaired = sum(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms()) - 2 * singlets
+    if unpaired > 0:
         atoms.info["multiplicity"] = 1 + unpaired
     isotope = np.array([atom.GetIsotope() > 0 for atom in graph.GetAtoms()])
     if isotope.any():
         masses = np.array([atom.GetMass() for atom in graph.GetAtoms()])
         atoms.set_masses(np.where(isotope, masses, atoms.get_masses()))
     return atoms
+
+
+def _is_drawing(graph: Any) -> bool:
+    """Tell whether a file says that it is one, or atoms with four neighbours lie in one plane."""
+    if graph.GetConformer().GetPositions()[:, 2].any():
+        return False
+    says_so = graph.HasProp("_MolFileInfo") and graph.GetProp("_MolFileInfo")[20:22] == "2D"
+    return says_so or any(atom.GetDegree() > 3 for atom in graph.GetAtoms())

@@ -116,7 +116,8 @@ class SamplingSettings:
         require_setting(
             self,
             "temperatures",
-            len(self.temperatures) > 0 and all(value > 0 for value in self.temperatures),
+            len(self.temperatures) > 0
+            and all(0 < value < float("inf") for value in self.temperatures),
             "one or more positive temperatures in K",
         )
         require_setting(self, "conformers", self.conformers >= 1, "at least 1")

@@ -21,6 +21,8 @@ except ImportError:  # not on Windows, where folders are not locked
 
 LOCK_FILE: Final = ".lock"
 _PART: Final = ".part"
+COMPRESSED: Final = (".gz", ".bz2", ".xz")
+"""Endings of texts that are decompressed while they are read."""
 
 
 _TEXT_EXPANDS: Final = 8
@@ -40,6 +42,22 @@ def refuse_huge(path: Path) -> None:
         raise ModelFileError(
             f"{path} has {size / 2**30:.1f} GiB, too much to read as text with "
             f"{memory / 2**30:.0f} GiB of memory; split it, or give another file"
+        )
+
+
+def refuse_capital_ending(path: Path) -> None:
+    """Refuse a compressed file whose ending does not say so to ASE, which knows small letters.
+
+    Raises
+    ------
+    ModelFileError
+        If it ends in .GZ or the like.
+    """
+    small = path.suffix.lower()
+    if small in COMPRESSED and path.suffix != small:
+        raise ModelFileError(
+            f"{path} ends in {path.suffix}, but compressed files are known by small letters; "
+            f"rename it to {path.with_suffix(small).name}"
         )
 
 

@@ -38,10 +38,12 @@ class StepLength:
     Raises
     ------
     ConfigError
-        If `steps` is negative.
+        If `start` is not positive or `steps` is negative.
     """
 
     def __init__(self, start: float, steps: int) -> None:
+        if not 0.0 < start < math.inf:
+            raise ConfigError(f"timestep={start}; it must be a positive number")
         if steps < 0:
             raise ConfigError(f"warmup={steps}; it must not be negative")
         self.value = start

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.superposition import align
+from mlmd_calc.options import LARGEST_COUNT
 from mlmd_calc.propagation.atmos import check_molecule, trained_stride_ps
 from mlmd_calc.sampling.quality import FrameFaults, FrameGuard, FrameQuality
 from mlmd_calc.sampling.rollouts import SamplerOptions, check_redraws, make_rollout
@@ -107,8 +108,10 @@ def draw_between(
             f"the model {model.card.name or model.source!r} is no interpolator (max_remaining=0); "
             "give one that is, such as atmos-peptides-interpolator"
         )
-    if count < 1:
-        raise ConfigError(f"{count} trajectories were asked for; there must be at least one")
+    if not 1 <= count <= LARGEST_COUNT:
+        raise ConfigError(
+            f"{count} trajectories were asked for; there must be one to {LARGEST_COUNT:,}"
+        )
     check_redraws(redraws)
     system = build_system(first)
     end = _end(system, first, last)

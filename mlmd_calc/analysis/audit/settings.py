@@ -72,8 +72,8 @@ class AuditSettings:
             ("states", FEWEST_REPLICAS),
         ):
             value = getattr(self, name)
-            if not value >= least:
-                raise ConfigError(f"{name}={value}; it must be at least {least:g}")
+            if not least <= value < float("inf"):
+                raise ConfigError(f"{name}={value}; it must be at least {least:g} and finite")
 
     @classmethod
     def quick(cls, temperature_K: float = 300.0, seed: int = 0) -> AuditSettings:

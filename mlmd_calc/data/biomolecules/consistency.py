@@ -24,6 +24,19 @@ from mlmd_calc.geometry.stereochemistry import handedness
 _USUAL: Final = (0.8, 1.15)
 """Mean lengths of bonds of amino acids over the sum of covalent radii. In molecular dynamics they
 are 0.855 to 1.03; of sulfur under the name of oxygen 1.27, of oxygen under that of sulfur 0.78."""
+_LOOKALIKES: Final = {
+    "ASP": ("CG", "OD2", 1.1, 1.285),
+    "ASN": ("CG", "ND2", 1.285, 1.43),
+    "GLU": ("CD", "OE2", 1.1, 1.285),
+    "GLN": ("CD", "NE2", 1.285, 1.43),
+    "LEU": ("CG", "CD2", 1.43, 1.7),
+    "THR": ("CB", "OG1", 1.3, 1.475),
+    "VAL": ("CB", "CG1", 1.475, 1.7),
+}
+"""Amino acids whose heavy atoms are joined as those of another one, and a bond by whose mean length
+in Å they differ: 1.26 (COO⁻), 1.31 (CONH₂), 1.42 (C-OH) or 1.53 (C-CH₃) in Amber14."""
+_THERMAL: Final = 0.03
+"""Å that a bond's length varies by from frame to frame."""
 
 
 def check_residues(
@@ -72,6 +85,48 @@ def check_residues(
         "of serine, or its atoms are in another order; give the topology or sequence of this very "
         "trajectory, or leave it out"
     )
+
+
+def check_lookalikes(
+    path: Path,
+    structure: BondedStructure,
+    system: MolecularSystem,
+    positions: NDArray[np.float32],
+) -> None:
+    """Refuse amino acids under the name of another one that has its heavy atoms at like places.
+
+    Where there are hydrogens, these tell them apart.
+
+    Parameters
+    ----------
+    path, structure, system, positions
+        As for :func:`check_residues`.
+
+    Raises
+    ------
+    InputError
+        With the bond whose length says so, and what to do.
+    """
+    place = {int(atom): i for i, atom in enumerate(system.atoms)}
+    with_hydrogens = set(structure.residues[structure.numbers == 1].tolist())
+    for residue, name in enumerate(structure.residue_names):
+        if name not in _LOOKALIKES or residue in with_hydrogens:
+            continue
+        *ends, shortest, longest = _LOOKALIKES[name]
+        own = np.flatnonzero(structure.residues == residue)
+        bond = [place.get(int(atom), -1) for atom in own if structure.names[atom] in ends]
+        if len(bond) != 2 or min(bond) < 0:
+            continue
+        length = float(bond_lengths(positions, np.array([bond])).mean())
+        chance = 3.0 * _THERMAL / len(positions) ** 0.5
+        if not shortest - chance <= length <= longest + chance:
+            raise InputError(
+                f"the bond {'-'.join(ends)} of {structure.residue_label(residue)} in {path} is "
+                f"{length:.3f} Å long on average, where {name} has {shortest} to {longest} Å: the "
+                "residue is another one than it is called, as asparagine under the name of "
+                "aspartate; give the topology or sequence of this very trajectory, call protonated "
+                "acids ASH and GLH, or leave it out"
+            )
 
 
 def check_hands(

@@ -90,11 +90,17 @@ def read_array(
         raise ModelFileError(f"{where}/{key} has shape {found}, expected {wanted}")
     try:
         data = group[key].asstr("utf-8") if dtype is str else group[key]
-        return np.asarray(data[() if rows is None else slice(rows)], dtype=dtype)
+        stored = np.asarray(data[() if rows is None else slice(rows)])
+        if stored.dtype.kind == "c":
+            raise TypeError("its numbers are complex")
+        converted = np.asarray(stored, dtype=dtype)
+        if (stored.dtype.kind, converted.dtype.kind) == ("f", "i") and (stored != converted).any():
+            raise ValueError("its numbers are not whole")
     except (TypeError, ValueError) as error:
         raise ModelFileError(
             f"{where}/{key} cannot be read as {dtype.__name__}: {error}"
         ) from error
+    return converted
 
 
 def check_bonds(trajectory: BiomolecularTrajectory) -> None:

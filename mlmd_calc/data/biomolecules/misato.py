@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from mlmd_calc.biomolecules.structure import BondedStructure
+from mlmd_calc.data.biomolecules.consistency import check_natural, check_residues
 from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
@@ -80,7 +81,8 @@ def read_misato(
         If a file is missing or damaged, or the two do not have the same atoms.
     InputError
         If the complex is none that ATMOS was trained on: it has no residue MOL, the ligand is not
-        that of the SMILES or leaves the protein, or there are residues the features do not know.
+        that of the SMILES or leaves the protein, there are residues the features do not know, or
+        the protein is a mirror image.
     MissingDependencyError
         If h5py or mdtraj is not installed.
     """
@@ -112,6 +114,8 @@ def read_misato(
         metadata={"source": path.name, "data_set": "MISATO"},
     )
     check_bonds(trajectory)
+    check_residues(path, trajectory.structure, trajectory.system, trajectory.positions)
+    check_natural(path, trajectory.system)
     _check_bound(trajectory)
     return trajectory
 

@@ -35,7 +35,12 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import RESIDUES, UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import build_system
-from mlmd_calc.data.biomolecules.consistency import check_hands, check_natural, check_residues
+from mlmd_calc.data.biomolecules.consistency import (
+    check_hands,
+    check_lookalikes,
+    check_natural,
+    check_residues,
+)
 from mlmd_calc.data.biomolecules.frame_files import (
     POSITION_BYTES,
     check_whole,
@@ -350,5 +355,6 @@ def _trajectory(
 def _check_consistent(path: Path, trajectory: BiomolecularTrajectory) -> None:
     content = trajectory.structure, trajectory.system, trajectory.positions
     check_residues(path, *content)
+    check_lookalikes(path, *content)
     check_natural(path, trajectory.system)
     check_hands(path, *content, tolerated=0.0)
