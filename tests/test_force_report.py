@@ -82,6 +82,8 @@ def test_classes_without_smiles_are_elements_and_the_worst_comes_first():
         ("CS(=O)C", {"S(=O)"}),
         ("CC(F)Cl", {"fluoride", "chloride"}),
         ("CC(C)C", {"alkane"}),
+        ("C=C=C=C", {"cumulene"}),
+        ("C[CH2]", {"other"}),
         ("O", {"other"}),
     ],
 )

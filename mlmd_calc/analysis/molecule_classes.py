@@ -23,6 +23,7 @@ _GROUPS: Final = {
     "nitrile": "C#N",
     "nitro": "[NX3+](=O)[O-]",
     "alkene": "[CX3]=[CX3]",
+    "cumulene": "C=[CX2]=C",
     "alkyne": "C#C",
     "benzene ring": "c1ccccc1",
     "heteroaromatic ring": "[n,o,s]",
@@ -33,6 +34,8 @@ _GROUPS: Final = {
     "chloride": "[#6]Cl",
 }
 """SMARTS patterns."""
+
+_NOT_SATURATED_CARBON: Final = "[!$([CX4])]"
 
 ALKANE: Final = "alkane"
 ION: Final = "ion"
@@ -73,8 +76,8 @@ def _functional_groups(smiles: str) -> tuple[str, ...] | None:
     )
     if groups:
         return groups
-    elements = {atom.GetSymbol() for atom in molecule.GetAtoms()}
-    return (ALKANE,) if elements == {"C"} else (OTHER,)
+    other_atoms = molecule.HasSubstructMatch(Chem.MolFromSmarts(_NOT_SATURATED_CARBON))
+    return (OTHER,) if other_atoms else (ALKANE,)
 
 
 @functools.cache
