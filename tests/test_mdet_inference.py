@@ -16,14 +16,15 @@ from toy_models import CONFIGS, molecules, random_network, toy_model
 
 from mlmd_calc import Potential
 from mlmd_calc.models import MDETConfig
-from mlmd_calc.models.mdet import compiled
-from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU
+from mlmd_calc.models.mdet import compiled, dense_kernels
+from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU, CompiledLinear
+from mlmd_calc.models.mdet.dense_kernels import pack
 from mlmd_calc.models.mdet.edge_attention import (
     edge_attention,
     edge_attention_reference,
     pair_bias,
 )
-from mlmd_calc.models.mdet.inference import merge_weights
+from mlmd_calc.models.mdet.inference import Linear, merge_weights
 from mlmd_calc.models.recorder import RECORD_AFTER
 from mlmd_calc.potential import prediction
 
@@ -128,11 +129,66 @@ def test_activation_and_its_slope() -> None:
     torch.testing.assert_close(slope, expected, rtol=4e-15, atol=4e-15)
 
 
-@pytest.mark.parametrize("function", [CompiledAttention, CompiledGELU])
+def packed_maps(weight: Tensor, bias: Tensor, columns: int) -> tuple[Tensor, ...]:
+    nothing = torch.zeros_like(weight[0])
+    return pack(weight, columns), bias, pack(weight.T, columns), nothing
+
+
+@pytest.mark.parametrize("rows", [1, 5, 9, 10, 163])
+@pytest.mark.parametrize("columns", [8, 16])
+def test_linear_maps_and_their_gradients(columns: int, rows: int) -> None:
+    weight, bias = numbers(48, 32), numbers(48, seed=1)
+    x, slope = numbers(1, rows, 32, seed=2).requires_grad_(), numbers(1, rows, 48, seed=3)
+    out = CompiledLinear.apply(x, packed_maps(weight, bias, columns))
+    known = torch.nn.functional.linear(x, weight, bias)
+    torch.testing.assert_close(out, known, rtol=1e-13, atol=1e-13)
+    (found,), (expected,) = (torch.autograd.grad((y * slope).sum(), x) for y in (out, known))
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_linear_maps_in_single_precision() -> None:
+    weight, bias, x = numbers(64, 32).float(), numbers(64).float(), numbers(11, 32).float()
+    found = CompiledLinear.apply(x, packed_maps(weight, bias, 32))
+    assert found.dtype == torch.float32
+    known = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(found.double(), known, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_linear_maps_have_the_same_bits_in_any_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    maps = packed_maps(numbers(16, 32), numbers(16), 16)
+    x = numbers(50, 32, seed=1)
+    known = CompiledLinear.apply(x, maps)
+    assert torch.equal(torch.cat([CompiledLinear.apply(row[None], maps) for row in x]), known)
+    monkeypatch.setattr(compiled, "_ROWS_TOGETHER", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert torch.equal(CompiledLinear.apply(x, maps), known)
+
+
+def test_torch_multiplies_what_does_not_fill_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_kernels, "VECTOR_BYTES", 64)
+    weight, x = numbers(32, 16), numbers(3, 16)
+    assert Linear(weight).packed
+    with pytest.raises(RuntimeError, match="dtype"):
+        Linear(weight)(x.float())
+    assert not Linear(weight.float()).packed
+    assert not Linear(weight[:, :15]).packed
+    monkeypatch.setattr(dense_kernels, "VECTOR_BYTES", 0)
+    plain = Linear(weight)
+    assert not plain.packed
+    assert torch.equal(plain(x), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("function", [CompiledAttention, CompiledGELU, CompiledLinear])
 def test_second_derivatives_are_refused(function: Any) -> None:
-    attending = function is CompiledAttention
-    x = numbers(1, 3, 3, 4, 2, 2).requires_grad_()
-    out = function.apply(x, None) if attending else function.apply(x)
+    x, others = {
+        CompiledAttention: (numbers(1, 3, 3, 4, 2, 2), (None,)),
+        CompiledGELU: (numbers(3), ()),
+        CompiledLinear: (numbers(3, 16), (packed_maps(numbers(16, 16), numbers(16), 16),)),
+    }[function]
+    x.requires_grad_()
+    out = function.apply(x, *others)
     with pytest.raises(RuntimeError, match="first derivative only"):
         torch.autograd.grad(out.sum(), x, create_graph=True)
 

@@ -2,7 +2,8 @@
 
 Between the matrix products of a small network lie some hundred operations that each do less than
 starting them costs. Here the attention of a layer is one operation and so is an activation, and
-their gradients are one each. They are operations of torch, so that they can be recorded, and their
+their gradients are one each; and linear maps are products with what is known of their weights
+beforehand. They are operations of torch, so that they can be recorded, and their
 arrays are laid out for the processor: features are ordered by channel and then by head, so that a
 few neighbouring numbers are all heads of a channel, for which the same is done.
 """
@@ -16,6 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from mlmd_calc.models.mdet.dense_kernels import linear_loop
 from mlmd_calc.models.mdet.kernels import Loops, attention_gradient_loop, attention_loop, gelu_loop
 from mlmd_calc.models.mdet.loops import arrays
 from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
@@ -28,6 +30,9 @@ again, because memory that grows as N³ runs out before time does."""
 _TOGETHER: Final = 48
 """Atoms from which attention is worth all threads of torch."""
 
+_ROWS_TOGETHER: Final = _TOGETHER**2
+"""The same for rows of a linear map."""
+
 
 def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     b, n, _, _, c, h = projections.shape
@@ -36,7 +41,7 @@ def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, T
     norms = projections.new_empty(b, n, 2, n, h)
     out = projections.new_empty(b, n, n, c, h)
     inputs = arrays(projections, _or_nothing(projections, bias), weights, norms, out)
-    _in_parts(attention_loop(h), inputs, _ranges(n))
+    _in_parts(attention_loop(h), inputs, _ranges(n, _TOGETHER))
     return out, weights, norms
 
 
@@ -49,7 +54,7 @@ def _attend_gradients(
     grad: Tensor,
 ) -> tuple[Tensor, Tensor]:
     fading, n = _or_nothing(projections, bias), projections.shape[1]
-    ranges = _ranges(n)
+    ranges = _ranges(n, _TOGETHER)
     dprojections, dbias = projections.new_zeros(projections.shape), fading.new_zeros(fading.shape)
     # Threads must not add to the same numbers.
     other = dbias if len(ranges) == 1 else fading.new_zeros(fading.shape)
@@ -59,10 +64,12 @@ def _attend_gradients(
     return dprojections, dbias if other is dbias else dbias + other
 
 
-def _ranges(atoms: int) -> list[tuple[int, int]]:
-    """Parts of a loop over atoms that are done side by side: one, if that is not worth threads."""
-    parts = 1 if atoms < _TOGETHER else min(torch.get_num_threads(), atoms // 8)
-    cuts = [atoms * part // parts for part in range(parts + 1)]
+def _ranges(count: int, together: int) -> list[tuple[int, int]]:
+    """Parts of a loop that are done side by side: one, if it is too short to be worth threads."""
+    if count < together:
+        return [(0, count)]
+    parts = min(torch.get_num_threads(), count // 8)
+    cuts = [count * part // parts for part in range(parts + 1)]
     return list(itertools.pairwise(cuts))
 
 
@@ -86,6 +93,15 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, slope
 
 
+def _linear(x: Tensor, panels: Tensor, bias: Tensor) -> Tensor:
+    rows, weights, shift = arrays(x, panels, bias)
+    out = x.new_empty((*rows.shape[:-1], len(shift)))
+    rows, result = rows.reshape(-1, rows.shape[-1]), out.numpy().reshape(-1, len(shift))
+    loop = linear_loop(weights.shape[-1])
+    _in_parts(loop, [rows, weights, shift, result], _ranges(len(rows), _ROWS_TOGETHER))
+    return out
+
+
 _ATTEND: Final = single_operation(
     "attend", "Tensor projections, Tensor? bias", "Tensor, Tensor, Tensor", _attend
 )
@@ -96,6 +112,9 @@ _ATTEND_GRADIENTS: Final = single_operation(
     _attend_gradients,
 )
 _GELU: Final = single_operation("gelu", "Tensor x", "Tensor, Tensor", _gelu)
+_LINEAR: Final = single_operation(
+    "linear", "Tensor x, Tensor panels, Tensor bias", "Tensor", _linear
+)
 
 
 class CompiledAttention(torch.autograd.Function):
@@ -140,3 +159,21 @@ class CompiledGELU(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         dx: Tensor = grad * slope
         return dx
+
+
+class CompiledLinear(torch.autograd.Function):
+    """Linear map whose weights, and those of its transpose, are panels (:func:`~.pack`)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, maps: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        """Map ``(..., inputs)`` to ``(..., outputs)``."""
+        panels, bias, *transposed = maps
+        ctx.save_for_backward(*transposed)
+        out: Tensor = _LINEAR(x, panels, bias)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the input."""
+        refuse_second_derivative()
+        return _LINEAR(grad, *ctx.saved_tensors), None

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU
+from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU, CompiledLinear
+from mlmd_calc.models.mdet.dense_kernels import can_pack, pack, panel_columns
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, can_fuse, edge_attention
 from mlmd_calc.models.mdet.loops import known
 from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention
@@ -20,7 +21,7 @@ def merge_weights(network: MDET) -> MDET:
 
     * The four projections of an attention layer are one.
     * The last map before the sum over the partners of an atom comes after it.
-    * On the CPU, attention and activations are single operations (:mod:`~.compiled`).
+    * On the CPU, attention, activations and linear maps are single operations (:mod:`~.compiled`).
 
     Parameters
     ----------
@@ -43,6 +44,8 @@ def merge_weights(network: MDET) -> MDET:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.GELU):
                 setattr(parent, name, GELU())
+            elif isinstance(child, nn.Linear):
+                setattr(parent, name, Linear(child.weight, child.bias))
     return merged.requires_grad_(False)
 
 
@@ -53,9 +56,6 @@ class MergedAttention(nn.Module):
     and channel, so that what a kernel of one head reads lies side by side.
     """
 
-    projection: Tensor
-    out: Tensor
-
     def __init__(self, attention: EdgeAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
@@ -64,19 +64,19 @@ class MergedAttention(nn.Module):
         if not self.by_head:
             order = order.view(self.num_heads, -1).T.flatten()
         maps = (attention.qlin, attention.klin, attention.v1lin, attention.v2lin)
-        projection = torch.cat([linear.weight[order] for linear in maps])
-        self.register_buffer("projection", projection.detach())
-        self.register_buffer("out", attention.olin.weight[:, order].detach())
+        self.projection = Linear(torch.cat([linear.weight[order] for linear in maps]))
+        self.out = Linear(attention.olin.weight[:, order])
 
     def forward(self, pairs: Tensor, bias: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Map pair features ``(b, n, n, E)`` to an update of the same shape."""
         b, n, _, width = pairs.shape
-        projections = functional.linear(pairs, self.projection)
+        projections = self.projection(pairs)
         if self.by_head:
             split = projections.view(b, n, n, 4, self.num_heads, width // self.num_heads)
             query, key, value1, value2 = split.unbind(3)
             attended = attention(query, key, value1, value2, bias)
-            return functional.linear(attended.reshape(pairs.shape), self.out)
+            out: Tensor = self.out(attended.reshape(pairs.shape))
+            return out
         projections = projections.view(b, n, n, 4, width // self.num_heads, self.num_heads)
         if attention is edge_attention and known(projections):
             fading = None if bias is None else bias.to(projections.dtype)
@@ -86,11 +86,14 @@ class MergedAttention(nn.Module):
         else:
             query, key, value1, value2 = projections.transpose(-1, -2).unbind(3)
             attended = attention(query, key, value1, value2, bias).transpose(-1, -2)
-        return functional.linear(attended.reshape(pairs.shape), self.out)
+        update: Tensor = self.out(attended.reshape(pairs.shape))
+        return update
 
 
 class MergedDecomposer(nn.Module):
     """A :class:`~.network.Decomposer` that pools before the last map of pairs."""
+
+    bias: Tensor
 
     def __init__(self, decomposer: Decomposer) -> None:
         super().__init__()
@@ -98,9 +101,8 @@ class MergedDecomposer(nn.Module):
         linear = cast(nn.Linear, decomposer.out_proj[4])
         # Halves for the pairs of an atom as the first and as the second one.
         first, second = linear.weight.detach().chunk(2)
-        self.pooled = nn.Linear(2 * linear.in_features, len(first), device="meta")
-        self.pooled.weight = nn.Parameter(torch.cat([first, second], dim=1))
-        self.pooled.bias = nn.Parameter(linear.bias.detach().view(2, -1).sum(dim=0))
+        self.pooled = Linear(torch.cat([first, second], dim=1))
+        self.register_buffer("bias", linear.bias.detach().view(2, -1).sum(dim=0))
         self.node_mlp = decomposer.node_mlp
 
     def forward(self, pairs: Tensor, mask: Tensor | None, weights: Tensor | None = None) -> Tensor:
@@ -109,8 +111,7 @@ class MergedDecomposer(nn.Module):
         counts = _counts(pairs, mask, weights)
         hidden = hidden * counts
         both = torch.cat([hidden.sum(dim=2), hidden.sum(dim=1)], dim=-1)
-        pooled = functional.linear(both, self.pooled.weight)
-        atoms: Tensor = self.node_mlp(pooled + counts.sum(dim=2) * self.pooled.bias)
+        atoms: Tensor = self.node_mlp(self.pooled(both) + counts.sum(dim=2) * self.bias)
         return atoms
 
 
@@ -131,3 +132,31 @@ class GELU(nn.Module):
             out: Tensor = CompiledGELU.apply(x)  # type: ignore[no-untyped-call]
             return out
         return functional.gelu(x)
+
+
+class Linear(nn.Module):
+    """Linear map that, on most CPUs, has its weights in the order in which they are read."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.detach())
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.packed = known(weight) and can_pack(weight)
+        if self.packed:
+            columns, (outputs, inputs) = panel_columns(weight.dtype), weight.shape
+            shift = weight.new_zeros(outputs) if bias is None else bias
+            self.register_buffer("panels", pack(weight.detach(), columns))
+            self.register_buffer("shift", shift.detach())
+            self.register_buffer("transposed", pack(weight.detach().T, columns))
+            self.register_buffer("nothing", weight.new_zeros(inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., inputs)`` to ``(..., outputs)``."""
+        if self.packed and known(x) and x.dtype == self.weight.dtype:
+            maps = (self.panels, self.shift, self.transposed, self.nothing)
+            out: Tensor = CompiledLinear.apply(x, maps)  # type: ignore[no-untyped-call]
+            return out
+        return functional.linear(x, self.weight, self.bias)

@@ -26,7 +26,10 @@ def known(tensor: Tensor) -> bool:
 
 def arrays(*tensors: Tensor) -> list[Any]:
     """Contiguous arrays, which share the memory of tensors that are contiguous."""
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return [
+        (tensor.detach() if tensor.requires_grad else tensor).contiguous().numpy()
+        for tensor in tensors
+    ]
 
 
 def compiled(function: F) -> F:
