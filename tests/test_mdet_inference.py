@@ -129,9 +129,8 @@ def test_activation_and_its_slope() -> None:
     torch.testing.assert_close(slope, expected, rtol=4e-15, atol=4e-15)
 
 
-def packed_maps(weight: Tensor, bias: Tensor, columns: int) -> tuple[Tensor, ...]:
-    nothing = torch.zeros_like(weight[0])
-    return pack(weight, columns), bias, pack(weight.T, columns), nothing
+def packed(weight: Tensor, bias: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    return pack(weight, bias, columns), pack(weight.T, None, columns)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 9, 10, 163])
@@ -139,7 +138,7 @@ def packed_maps(weight: Tensor, bias: Tensor, columns: int) -> tuple[Tensor, ...
 def test_linear_maps_and_their_gradients(columns: int, rows: int) -> None:
     weight, bias = numbers(48, 32), numbers(48, seed=1)
     x, slope = numbers(1, rows, 32, seed=2).requires_grad_(), numbers(1, rows, 48, seed=3)
-    out = CompiledLinear.apply(x, packed_maps(weight, bias, columns))
+    out = CompiledLinear.apply(x, *packed(weight, bias, columns))
     known = torch.nn.functional.linear(x, weight, bias)
     torch.testing.assert_close(out, known, rtol=1e-13, atol=1e-13)
     (found,), (expected,) = (torch.autograd.grad((y * slope).sum(), x) for y in (out, known))
@@ -148,7 +147,7 @@ def test_linear_maps_and_their_gradients(columns: int, rows: int) -> None:
 
 def test_linear_maps_in_single_precision() -> None:
     weight, bias, x = numbers(64, 32).float(), numbers(64).float(), numbers(11, 32).float()
-    found = CompiledLinear.apply(x, packed_maps(weight, bias, 32))
+    found = CompiledLinear.apply(x, *packed(weight, bias, 32))
     assert found.dtype == torch.float32
     known = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     torch.testing.assert_close(found.double(), known, rtol=1e-5, atol=1e-5)
@@ -157,13 +156,13 @@ def test_linear_maps_in_single_precision() -> None:
 def test_rows_of_linear_maps_have_the_same_bits_in_any_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maps = packed_maps(numbers(16, 32), numbers(16), 16)
+    maps = packed(numbers(16, 32), numbers(16), 16)
     x = numbers(50, 32, seed=1)
-    known = CompiledLinear.apply(x, maps)
-    assert torch.equal(torch.cat([CompiledLinear.apply(row[None], maps) for row in x]), known)
+    known = CompiledLinear.apply(x, *maps)
+    assert torch.equal(torch.cat([CompiledLinear.apply(row[None], *maps) for row in x]), known)
     monkeypatch.setattr(compiled, "_ROWS_TOGETHER", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    assert torch.equal(CompiledLinear.apply(x, maps), known)
+    assert torch.equal(CompiledLinear.apply(x, *maps), known)
 
 
 def test_torch_multiplies_what_does_not_fill_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +184,7 @@ def test_second_derivatives_are_refused(function: Any) -> None:
     x, others = {
         CompiledAttention: (numbers(1, 3, 3, 4, 2, 2), (None,)),
         CompiledGELU: (numbers(3), ()),
-        CompiledLinear: (numbers(3, 16), (packed_maps(numbers(16, 16), numbers(16), 16),)),
+        CompiledLinear: (numbers(3, 16), packed(numbers(16, 16), numbers(16), 16)),
     }[function]
     x.requires_grad_()
     out = function.apply(x, *others)

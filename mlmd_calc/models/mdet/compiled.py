@@ -93,12 +93,12 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, slope
 
 
-def _linear(x: Tensor, panels: Tensor, bias: Tensor) -> Tensor:
-    rows, weights, shift = arrays(x, panels, bias)
-    out = x.new_empty((*rows.shape[:-1], len(shift)))
-    rows, result = rows.reshape(-1, rows.shape[-1]), out.numpy().reshape(-1, len(shift))
-    loop = linear_loop(weights.shape[-1])
-    _in_parts(loop, [rows, weights, shift, result], _ranges(len(rows), _ROWS_TOGETHER))
+def _linear(x: Tensor, panels: Tensor) -> Tensor:
+    count, _, columns = panels.shape
+    out = x.new_empty((*x.shape[:-1], count * columns))
+    rows, weights, result = arrays(x, panels, out)
+    inputs = [rows.reshape(-1, rows.shape[-1]), weights, result.reshape(-1, result.shape[-1])]
+    _in_parts(linear_loop(columns), inputs, _ranges(len(inputs[0]), _ROWS_TOGETHER))
     return out
 
 
@@ -112,9 +112,7 @@ _ATTEND_GRADIENTS: Final = single_operation(
     _attend_gradients,
 )
 _GELU: Final = single_operation("gelu", "Tensor x", "Tensor, Tensor", _gelu)
-_LINEAR: Final = single_operation(
-    "linear", "Tensor x, Tensor panels, Tensor bias", "Tensor", _linear
-)
+_LINEAR: Final = single_operation("linear", "Tensor x, Tensor panels", "Tensor", _linear)
 
 
 class CompiledAttention(torch.autograd.Function):
@@ -162,18 +160,17 @@ class CompiledGELU(torch.autograd.Function):
 
 
 class CompiledLinear(torch.autograd.Function):
-    """Linear map whose weights, and those of its transpose, are panels (:func:`~.pack`)."""
+    """Linear map of :func:`~.dense_kernels.pack`, given that of its transpose, too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, maps: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, panels: Tensor, transposed: Tensor) -> Tensor:
         """Map ``(..., inputs)`` to ``(..., outputs)``."""
-        panels, bias, *transposed = maps
-        ctx.save_for_backward(*transposed)
-        out: Tensor = _LINEAR(x, panels, bias)
+        ctx.save_for_backward(transposed)
+        out: Tensor = _LINEAR(x, panels)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of the input."""
         refuse_second_derivative()
-        return _LINEAR(grad, *ctx.saved_tensors), None
+        return _LINEAR(grad, *ctx.saved_tensors), None, None

@@ -22,7 +22,7 @@ from torch import Tensor
 from mlmd_calc.models.mdet.kernels import intrinsic
 from mlmd_calc.models.mdet.loops import compiled
 
-Loop: TypeAlias = Callable[[Any, Any, Any, Any, int, int], None]
+Loop: TypeAlias = Callable[[Any, Any, Any, int, int], None]
 
 _BESIDE: Final = 2
 """Vector registers beside each other in a tile."""
@@ -59,15 +59,19 @@ def can_pack(weight: Tensor) -> bool:
     return columns > 0 and not any(size % columns for size in weight.shape)
 
 
-def pack(weight: Tensor, columns: int) -> Tensor:
-    """Lay weights ``(outputs, inputs)`` out as panels ``(panels, inputs, columns)``."""
-    outputs, inputs = weight.shape
-    return weight.reshape(outputs // columns, columns, inputs).transpose(1, 2).contiguous()
+def pack(weight: Tensor, bias: Tensor | None, columns: int) -> Tensor:
+    """Lay weights ``(outputs, inputs)`` out as panels ``(panels, 1 + inputs, columns)``.
+
+    The bias is the first row of each.
+    """
+    first = weight.new_zeros(len(weight)) if bias is None else bias
+    rows = torch.cat([first[None], weight.T])
+    return rows.view(len(rows), -1, columns).transpose(0, 1).contiguous()
 
 
 @intrinsic
 def _tile(
-    _: Any, x: Any, panels: Any, bias: Any, out: Any, row: Any, panel: Any, rows: Any, lanes: Any
+    _: Any, x: Any, panels: Any, out: Any, row: Any, panel: Any, rows: Any, lanes: Any
 ) -> Any:
     """Compute a tile: some rows of a panel, from a row on. Rows and lanes are constants."""
     if not all(isinstance(number, types.IntegerLiteral) for number in (rows, lanes)):
@@ -105,17 +109,18 @@ def _tile(
 
         vector = ir.VectorType(context.get_value_type(x.dtype), lane)
         nothing = ir.Constant(vector, ir.Undefined)
-        row, panel = arguments[4:6]
-        (inputs, depth), (weights, _), (shift, _), (outputs, across) = map(array, range(4))
+        row, panel = arguments[3:5]
+        (inputs, depth), (weights, _), (outputs, across) = map(array, range(3))
         left = builder.mul(panel, ir.Constant(panel.type, width))
-        weights = beyond(weights, builder.mul(left, depth))
+        # After the weights of the panels before, and their biases.
+        weights = beyond(beyond(weights, builder.mul(left, depth)), left)
         sources = [beyond(inputs, builder.mul(row, depth))]
         targets = [beyond(beyond(outputs, builder.mul(row, across)), left)]
         for _ in height[1:]:
             sources.append(beyond(sources[-1], depth))
             targets.append(beyond(targets[-1], across))
-        start = load(beyond(shift, left))
-        sums = [[cgutils.alloca_once_value(builder, own) for own in start] for _ in height]  # type: ignore[no-untyped-call]
+        bias, weights = load(weights), beyond(weights, width)
+        sums = [[cgutils.alloca_once_value(builder, own) for own in bias] for _ in height]  # type: ignore[no-untyped-call]
         with cgutils.for_range(builder, depth) as loop:
             loaded = load(beyond(weights, builder.mul(loop.index, ir.Constant(left.type, width))))
             for source, totals in zip(sources, sums, strict=True):
@@ -129,25 +134,24 @@ def _tile(
                 builder.store(builder.load(total), place, align=size)
         return context.get_dummy_value()
 
-    return types.void(x, panels, bias, out, row, panel, rows, lanes), generate
+    return types.void(x, panels, out, row, panel, rows, lanes), generate
 
 
 @functools.cache
 def linear_loop(columns: int) -> Loop:
     """Compile linear maps for a width of panels, which has to be a constant in it.
 
-    Its arrays are rows ``(m, inputs)``, panels of :func:`pack`, bias ``(outputs,)`` and results
-    ``(m, outputs)``, which it fills for a range ``(start, stop)`` of rows. A row has the same bits
-    in any range.
+    Its arrays are rows ``(m, inputs)``, what :func:`pack` makes, and results ``(m, outputs)``,
+    which it fills for a range ``(start, stop)`` of rows. A row has the same bits in any range.
     """
     lanes, rows = columns // _BESIDE, _ROWS
 
     @compiled
-    def linear(x: Any, panels: Any, bias: Any, out: Any, start: int, stop: int) -> None:
+    def linear(x: Any, panels: Any, out: Any, start: int, stop: int) -> None:
         if stop - start < rows:
             for panel in range(len(panels)):
                 for row in range(start, stop):
-                    _tile(x, panels, bias, out, row, panel, 1, lanes)
+                    _tile(x, panels, out, row, panel, 1, lanes)
             return
         tiles = (stop - start + rows - 1) // rows
         for block in range(0, tiles, _BELOW):
@@ -155,6 +159,6 @@ def linear_loop(columns: int) -> Loop:
                 for tile in range(block, min(block + _BELOW, tiles)):
                     # The last one begins earlier instead of being smaller.
                     row = min(start + tile * rows, stop - rows)
-                    _tile(x, panels, bias, out, row, panel, rows, lanes)
+                    _tile(x, panels, out, row, panel, rows, lanes)
 
     return cast(Loop, linear)

@@ -49,7 +49,7 @@ class PairGeometry(NamedTuple):
         return PairGeometry(self.vector.to(dtype), self.length.to(dtype))
 
 
-def pair_geometry(positions: Tensor, mask: Tensor) -> PairGeometry:
+def pair_geometry(positions: Tensor, mask: Tensor | None) -> PairGeometry:
     """Vectors and distances between all atoms.
 
     The diagonal and padding are constants: differentiating ``v/|v|`` at ``v = 0`` would give two
@@ -60,11 +60,12 @@ def pair_geometry(positions: Tensor, mask: Tensor) -> PairGeometry:
     positions
         ``(b, n, 3)`` Bohr.
     mask
-        ``(b, n)`` bool, True for real atoms.
+        ``(b, n)`` bool, True for real atoms; None if there is no padding.
     """
     n = positions.shape[1]
-    diagonal = torch.eye(n, dtype=torch.bool, device=positions.device)
-    constant = diagonal | ~(mask[:, :, None] & mask[:, None, :])
+    constant = torch.eye(n, dtype=torch.bool, device=positions.device)[None]
+    if mask is not None:
+        constant = constant | ~(mask[:, :, None] & mask[:, None, :])
     vector = positions[:, None, :, :] - positions[:, :, None, :]
     vector = vector.masked_fill(constant[..., None], 0.0)
     square = vector.square().sum(-1).masked_fill(constant, 1.0)

@@ -146,17 +146,15 @@ class Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.packed = known(weight) and can_pack(weight)
         if self.packed:
-            columns, (outputs, inputs) = panel_columns(weight.dtype), weight.shape
-            shift = weight.new_zeros(outputs) if bias is None else bias
-            self.register_buffer("panels", pack(weight.detach(), columns))
-            self.register_buffer("shift", shift.detach())
-            self.register_buffer("transposed", pack(weight.detach().T, columns))
-            self.register_buffer("nothing", weight.new_zeros(inputs))
+            columns = panel_columns(weight.dtype)
+            self.register_buffer("panels", pack(self.weight, self.bias, columns))
+            self.register_buffer("transposed", pack(self.weight.T, None, columns))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., inputs)`` to ``(..., outputs)``."""
         if self.packed and known(x) and x.dtype == self.weight.dtype:
-            maps = (self.panels, self.shift, self.transposed, self.nothing)
-            out: Tensor = CompiledLinear.apply(x, maps)  # type: ignore[no-untyped-call]
+            out: Tensor = CompiledLinear.apply(  # type: ignore[no-untyped-call]
+                x, self.panels, self.transposed
+            )
             return out
         return functional.linear(x, self.weight, self.bias)

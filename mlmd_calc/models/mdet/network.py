@@ -312,7 +312,7 @@ class MDET(nn.Module):
         if multiplicity is None:
             multiplicity = torch.ones(batch, dtype=torch.long, device=numbers.device)
         atoms_mask = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
-        geometry = pair_geometry(positions, atoms_mask)
+        geometry = pair_geometry(positions, mask)
         cutoff = self.config.cutoff
         weights = None if cutoff is None else envelope(geometry.length, cutoff)
         pairs = self.composer(
