@@ -41,7 +41,7 @@ def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, T
     norms = projections.new_empty(b, n, 2, n, h)
     out = projections.new_empty(b, n, n, c, h)
     inputs = arrays(projections, _or_nothing(projections, bias), weights, norms, out)
-    _in_parts(attention_loop(h), inputs, _ranges(n, _TOGETHER))
+    _in_parts(attention_loop(c, h), inputs, _ranges(n, _TOGETHER))
     return out, weights, norms
 
 
@@ -58,7 +58,7 @@ def _attend_gradients(
     dprojections, dbias = projections.new_zeros(projections.shape), fading.new_zeros(fading.shape)
     # Threads must not add to the same numbers.
     other = dbias if len(ranges) == 1 else fading.new_zeros(fading.shape)
-    loop = attention_gradient_loop(projections.shape[-1])
+    loop = attention_gradient_loop(*projections.shape[-2:])
     inputs = arrays(projections, fading, weights, norms, out, grad, dprojections, dbias, other)
     _in_parts(loop, inputs, ranges)
     return dprojections, dbias if other is dbias else dbias + other

@@ -126,6 +126,16 @@ def multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def add(_: Any, a: Any, b: Any) -> Any:
+    """Compute ``a + b``."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments, flags=FAST_MATH)
+
+    return a(a, b), generate
+
+
+@intrinsic
 def subtract(_: Any, a: Any, b: Any) -> Any:
     """Compute ``a - b``."""
 
@@ -230,8 +240,8 @@ _COLUMNS: Final = 8
 
 
 @functools.cache
-def attention_loop(heads: int) -> Loops:
-    """Compile attention for a number of heads, which has to be a constant in it.
+def attention_loop(channels: int, heads: int) -> Loops:
+    """Compile attention for numbers of channels and heads, which have to be constants in it.
 
     Its arrays are projections ``(b, n, n, 4, c, h)``, where the four are query, key and two values;
     bias ``(b, n, n)``, or empty; weights ``(b, i, k, j, h)``, where k is the middle atom, or empty
@@ -239,13 +249,14 @@ def attention_loop(heads: int) -> Loops:
     the last three for first atoms i of a range ``(start, stop)``. Norms are the largest score of a
     pair and one over the sum of exponentials relative to it.
     """
+    width = channels * heads
 
     @compiled
     def attend(
         projections: Any, bias: Any, weights: Any, norms: Any, out: Any, start: int, stop: int
     ) -> None:
-        batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
-        width, across = channels * heads, (n + _COLUMNS - 1) // _COLUMNS
+        batch, n = projections.shape[:2]
+        across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_out, flat_norms = projections.ravel(), out.ravel(), norms.ravel()
         zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
@@ -274,13 +285,11 @@ def attention_loop(heads: int) -> Loops:
                                     load(flat, at_key + c, heads),
                                     score,
                                 )
-                            store(own, at_weight + (j - left) * heads, multiply(score, scale))
-                        if bias.size:
-                            for j in range(left, right):
+                            score = multiply(score, scale)
+                            if bias.size:
                                 both = bias[b, i, k] + bias[b, k, j]
-                                here = own[at_weight + (j - left) * heads :]
-                                for h in range(heads):
-                                    here[h] += both
+                                score = add(score, fill(both, heads))
+                            store(own, at_weight + (j - left) * heads, score)
                 for i in range(first, last):
                     at_weight = origin + (i - first) * n * beyond
                     top[:] = -np.inf
@@ -328,7 +337,7 @@ def attention_loop(heads: int) -> Loops:
 
 
 @functools.cache
-def attention_gradient_loop(heads: int) -> Loops:
+def attention_gradient_loop(channels: int, heads: int) -> Loops:
     """Compile the gradients of :func:`attention_loop`.
 
     Its arrays are the five of the attention, where empty weights are computed again, the gradient
@@ -336,6 +345,7 @@ def attention_gradient_loop(heads: int) -> Loops:
     second and first, which may be one array. It adds to the gradients, of zero to begin with, what
     comes from middle atoms of a range ``(start, stop)``.
     """
+    width = channels * heads
 
     @compiled
     def differentiate(
@@ -351,8 +361,8 @@ def attention_gradient_loop(heads: int) -> Loops:
         start: int,
         stop: int,
     ) -> None:
-        batch, n, channels = projections.shape[0], projections.shape[1], projections.shape[4]
-        width, across = channels * heads, (n + _COLUMNS - 1) // _COLUMNS
+        batch, n = projections.shape[:2]
+        across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_norms, flat_out = projections.ravel(), norms.ravel(), out.ravel()
         flat_grad, slopes = grad.ravel(), dprojections.ravel()
         zero = fill(flat.dtype.type(0.0), heads)
@@ -378,8 +388,8 @@ def attention_gradient_loop(heads: int) -> Loops:
                 first, left = start + tile // across * _ROWS, tile % across * _COLUMNS
                 last, right = min(first + _ROWS, stop), min(left + _COLUMNS, n)
                 row = (right - left) * heads
-                for i in range(n):
-                    for k in range(first, last):
+                for k in range(first, last):
+                    for i in range(n):
                         at_query = ((b * n + i) * n + k) * 4 * width
                         at_value1 = at_query + 2 * width
                         at_weight = (((b * n + i) * n + k) * n + left) * heads if kept else 0
@@ -393,11 +403,11 @@ def attention_gradient_loop(heads: int) -> Loops:
                                         load(flat, at_key + c, heads),
                                         score,
                                     )
-                                store(own, (j - left) * heads, multiply(score, scale))
+                                score = multiply(score, scale)
                                 if bias.size:
                                     both = bias[b, i, k] + bias[b, k, j]
-                                    for h in range(heads):
-                                        own[(j - left) * heads + h] += both
+                                    score = add(score, fill(both, heads))
+                                store(own, (j - left) * heads, score)
                             at_norm = ((b * n + i) * 2 * n + left) * heads
                             top = flat_norms[at_norm : at_norm + row]
                             share = flat_norms[at_norm + n * heads : at_norm + n * heads + row]
