@@ -11,6 +11,7 @@ few neighbouring numbers are all heads of a channel, for which the same is done.
 from __future__ import annotations
 
 import itertools
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -94,11 +95,12 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _linear(x: Tensor, panels: Tensor) -> Tensor:
-    count, _, columns = panels.shape
-    out = x.new_empty((*x.shape[:-1], count * columns))
-    rows, weights, result = arrays(x, panels, out)
-    inputs = [rows.reshape(-1, rows.shape[-1]), weights, result.reshape(-1, result.shape[-1])]
-    _in_parts(linear_loop(columns), inputs, _ranges(len(inputs[0]), _ROWS_TOGETHER))
+    x, (count, _, columns) = x.contiguous(), panels.shape
+    *shape, inputs = x.shape
+    out = x.new_empty((*shape, count * columns))
+    loop = linear_loop(columns, x.itemsize)
+    given = [x.data_ptr(), panels.data_ptr(), out.data_ptr(), inputs, count]
+    _in_parts(loop, given, _ranges(math.prod(shape), _ROWS_TOGETHER))
     return out
 
 
