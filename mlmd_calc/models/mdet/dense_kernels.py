@@ -1,16 +1,14 @@
 """Linear maps as loops for the processor.
 
-Libraries for matrix products are made for large matrices, and some use half of what a processor can
-do, depending on who made it. The maps of a network are small and always the same, so their weights
-are laid out once in the order in which they are read, and a tile of the output stays in registers.
-All is in one file because what numba keeps on disk is known to be old by the date of the file.
+Libraries for matrix products are made for large matrices, and the one of torch uses half of the
+vector of some processors. The maps of a network are small and always the same, so their weights are
+laid out once in the order in which they are read, and a tile of the output stays in registers.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import torch
@@ -19,10 +17,8 @@ from numba import types
 from numba.core import cgutils
 from torch import Tensor
 
-from mlmd_calc.models.mdet.kernels import intrinsic
+from mlmd_calc.models.mdet.kernels import Loops, intrinsic
 from mlmd_calc.models.mdet.loops import compiled
-
-Loop: TypeAlias = Callable[..., None]
 
 _BESIDE: Final = 2
 """Vector registers beside each other in a tile."""
@@ -30,22 +26,22 @@ _BESIDE: Final = 2
 _BELOW: Final = 16
 """Tiles below each other for which the weights of a panel stay near the processor."""
 
-# Products are added in one order, whatever the tile.
+# Not FAST_MATH: products are added in one order, whatever the tile.
 _FLAGS: Final = ("contract",)
 
 
-def _vector_bytes() -> int:
+def _registers() -> tuple[int, int]:
+    """Bytes of a vector register, and rows with which a tile fills most of them.
+
+    No bytes where it is not known that the product of torch is slower.
+    """
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
-        return 64
-    return 32 if features.get("avx2") and features.get("fma") else 0
+        return 64, 9
+    return (32, 6) if features.get("avx2") and features.get("fma") else (0, 1)
 
 
-_ROWS: Final = 9 if _vector_bytes() == 64 else 6
-"""Rows of a tile, with which it fills most of 32 or 16 registers."""
-
-VECTOR_BYTES: Final = _vector_bytes()
-"""Bytes of a vector register; 0 where the product of torch is not known to be slower."""
+VECTOR_BYTES, _ROWS = _registers()
 
 
 def panel_columns(dtype: torch.dtype) -> int:
@@ -132,7 +128,7 @@ def _tile(_: Any, x: Any, panel: Any, out: Any, depth: Any, across: Any, constan
 
 
 @functools.cache
-def linear_loop(columns: int, size: int) -> Loop:
+def linear_loop(columns: int, size: int) -> Loops:
     """Compile linear maps for a width of panels and bytes of a number, which are constants in it.
 
     It takes addresses of contiguous rows ``(m, inputs)``, of what :func:`pack` makes, and of
@@ -164,4 +160,4 @@ def linear_loop(columns: int, size: int) -> Loop:
                     place, result = panels + panel * weights, out + row * made + panel * beside
                     _tile(x + row * own, place, result, inputs, outputs, (rows, lanes, bits))
 
-    return cast(Loop, linear)
+    return cast(Loops, linear)
