@@ -16,7 +16,7 @@ from toy_models import CONFIGS, molecules, random_network, toy_model
 
 from mlmd_calc import Potential
 from mlmd_calc.models import MDETConfig
-from mlmd_calc.models.mdet import compiled, dense_kernels
+from mlmd_calc.models.mdet import compiled, dense_kernels, inference
 from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU, CompiledLinear
 from mlmd_calc.models.mdet.dense_kernels import pack
 from mlmd_calc.models.mdet.edge_attention import (
@@ -153,16 +153,13 @@ def test_linear_maps_in_single_precision() -> None:
     torch.testing.assert_close(found.double(), known, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_of_linear_maps_have_the_same_bits_in_any_part(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_of_linear_maps_have_the_same_bits_among_any_others() -> None:
     maps = packed(numbers(16, 32), numbers(16), 16)
     x = numbers(50, 32, seed=1)
     known = CompiledLinear.apply(x, *maps)
-    assert torch.equal(torch.cat([CompiledLinear.apply(row[None], *maps) for row in x]), known)
-    monkeypatch.setattr(compiled, "_ROWS_TOGETHER", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    assert torch.equal(CompiledLinear.apply(x, *maps), known)
+    for part in (1, 8, 11):
+        found = [CompiledLinear.apply(rows, *maps) for rows in x.split(part)]
+        assert torch.equal(torch.cat(found), known)
 
 
 def test_torch_multiplies_what_does_not_fill_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +174,19 @@ def test_torch_multiplies_what_does_not_fill_vectors(monkeypatch: pytest.MonkeyP
     plain = Linear(weight)
     assert not plain.packed
     assert torch.equal(plain(x), torch.nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize(("threads", "rows", "own"), [(1, 7, 1), (2, 7, 0), (2, 6, 1)])
+def test_torch_multiplies_many_rows_on_more_than_one_thread(
+    threads: int, rows: int, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(dense_kernels, "VECTOR_BYTES", 64)
+    monkeypatch.setattr(inference, "_MANY_ROWS", 7)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(CompiledLinear, "apply", lambda *given: calls.append(given) or given[0])
+    Linear(numbers(32, 16))(numbers(rows, 16))
+    assert len(calls) == own
 
 
 @pytest.mark.parametrize("function", [CompiledAttention, CompiledGELU, CompiledLinear])

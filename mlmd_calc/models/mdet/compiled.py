@@ -31,9 +31,6 @@ again, because memory that grows as N³ runs out before time does."""
 _TOGETHER: Final = 48
 """Atoms from which attention is worth all threads of torch."""
 
-_ROWS_TOGETHER: Final = _TOGETHER**2
-"""The same for rows of a linear map."""
-
 
 def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     b, n, _, _, c, h = projections.shape
@@ -42,7 +39,7 @@ def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, T
     norms = projections.new_empty(b, n, 2, n, h)
     out = projections.new_empty(b, n, n, c, h)
     inputs = arrays(projections, _or_nothing(projections, bias), weights, norms, out)
-    _in_parts(attention_loop(c, h), inputs, _ranges(n, _TOGETHER))
+    _in_parts(attention_loop(c, h), inputs, _ranges(n))
     return out, weights, norms
 
 
@@ -55,7 +52,7 @@ def _attend_gradients(
     grad: Tensor,
 ) -> tuple[Tensor, Tensor]:
     fading, n = _or_nothing(projections, bias), projections.shape[1]
-    ranges = _ranges(n, _TOGETHER)
+    ranges = _ranges(n)
     dprojections, dbias = projections.new_zeros(projections.shape), fading.new_zeros(fading.shape)
     # Threads must not add to the same numbers.
     other = dbias if len(ranges) == 1 else fading.new_zeros(fading.shape)
@@ -65,12 +62,10 @@ def _attend_gradients(
     return dprojections, dbias if other is dbias else dbias + other
 
 
-def _ranges(count: int, together: int) -> list[tuple[int, int]]:
-    """Parts of a loop that are done side by side: one, if it is too short to be worth threads."""
-    if count < together:
-        return [(0, count)]
-    parts = min(torch.get_num_threads(), count // 8)
-    cuts = [count * part // parts for part in range(parts + 1)]
+def _ranges(atoms: int) -> list[tuple[int, int]]:
+    """Parts of a loop over atoms that are done side by side: one, if that is not worth threads."""
+    parts = 1 if atoms < _TOGETHER else min(torch.get_num_threads(), atoms // 8)
+    cuts = [atoms * part // parts for part in range(parts + 1)]
     return list(itertools.pairwise(cuts))
 
 
@@ -98,9 +93,8 @@ def _linear(x: Tensor, panels: Tensor) -> Tensor:
     x, (count, _, columns) = x.contiguous(), panels.shape
     *shape, inputs = x.shape
     out = x.new_empty((*shape, count * columns))
-    loop = linear_loop(columns, x.itemsize)
-    given = [x.data_ptr(), panels.data_ptr(), out.data_ptr(), inputs, count]
-    _in_parts(loop, given, _ranges(math.prod(shape), _ROWS_TOGETHER))
+    linear = linear_loop(columns, x.itemsize)
+    linear(x.data_ptr(), panels.data_ptr(), out.data_ptr(), math.prod(shape), inputs, count)
     return out
 
 

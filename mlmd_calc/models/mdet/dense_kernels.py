@@ -132,32 +132,30 @@ def linear_loop(columns: int, size: int) -> Loops:
     """Compile linear maps for a width of panels and bytes of a number, which are constants in it.
 
     It takes addresses of contiguous rows ``(m, inputs)``, of what :func:`pack` makes, and of
-    results ``(m, outputs)``; numbers of inputs and panels; and the range ``(start, stop)`` of rows
-    that it maps. A row has the same bits in any range. To look at tensors as arrays would take a
-    fifth of the time of a small map.
+    results ``(m, outputs)``, and the numbers of rows, inputs and panels. A row has the same bits
+    whatever the others are. To look at tensors as arrays would take a fifth of the time of a small
+    map.
     """
-    lanes, rows, bits = columns // _BESIDE, _ROWS, 8 * size
+    lanes, height, bits = columns // _BESIDE, _ROWS, 8 * size
 
     @compiled
-    def linear(
-        x: int, panels: int, out: int, inputs: int, count: int, start: int, stop: int
-    ) -> None:
+    def linear(x: int, panels: int, out: int, rows: int, inputs: int, count: int) -> None:
         outputs = count * columns
         own, made, beside = inputs * size, outputs * size, columns * size
         weights = (1 + inputs) * beside
-        if stop - start < rows:
-            for row in range(start, stop):
+        if rows < height:
+            for row in range(rows):
                 for panel in range(count):
                     place, result = panels + panel * weights, out + row * made + panel * beside
                     _tile(x + row * own, place, result, inputs, outputs, (1, lanes, bits))
             return
-        tiles = (stop - start + rows - 1) // rows
+        tiles = (rows + height - 1) // height
         for block in range(0, tiles, _BELOW):
             for panel in range(count):
                 for tile in range(block, min(block + _BELOW, tiles)):
                     # The last one begins earlier instead of being smaller.
-                    row = min(start + tile * rows, stop - rows)
+                    row = min(tile * height, rows - height)
                     place, result = panels + panel * weights, out + row * made + panel * beside
-                    _tile(x + row * own, place, result, inputs, outputs, (rows, lanes, bits))
+                    _tile(x + row * own, place, result, inputs, outputs, (height, lanes, bits))
 
     return cast(Loops, linear)

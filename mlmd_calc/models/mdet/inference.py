@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from mlmd_calc.models.mdet.dense_kernels import can_pack, pack, panel_columns
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, can_fuse, edge_attention
 from mlmd_calc.models.mdet.loops import known
 from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention
+
+_MANY_ROWS: Final = 48**2
+"""Pairs of atoms from which it is better that torch multiplies, if it has more than one thread."""
 
 
 def merge_weights(network: MDET) -> MDET:
@@ -135,7 +138,10 @@ class GELU(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear map that, on most CPUs, has its weights in the order in which they are read."""
+    """Linear map that, on most CPUs, has its weights in the order in which they are read.
+
+    Torch multiplies what does not fill vectors, and many rows on more than one thread.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -152,7 +158,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., inputs)`` to ``(..., outputs)``."""
-        if self.packed and known(x) and x.dtype == self.weight.dtype:
+        many = x.numel() >= _MANY_ROWS * x.shape[-1] and torch.get_num_threads() > 1
+        if self.packed and known(x) and x.dtype == self.weight.dtype and not many:
             out: Tensor = CompiledLinear.apply(  # type: ignore[no-untyped-call]
                 x, self.panels, self.transposed
             )
