@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 NVT_MOLECULES: Final = ("ethanol", "aspirin", "uracil", "butane")
 NVE_MOLECULES: Final = ("methane", "ethane", "butane")
@@ -218,7 +218,7 @@ def _mean_temperatures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(
         "molecule",
-        "setting",
+        Column("setting", overflow="fold"),
         "seed",
         "ps",
         "mean T, K",
