@@ -73,6 +73,8 @@ class TrainedState:
         Number of molecules with them.
     most_atoms
         Atoms of the largest of these.
+    fewest_atoms
+        Smaller molecules were too few to learn from; 1 where nothing is known of that.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class TrainedState:
     multiplicity: int
     molecules: int
     most_atoms: int
+    fewest_atoms: int = 1
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -100,7 +103,8 @@ def check_trained(
     """Refuse charges and multiplicities a model was not trained on, and warn of large molecules.
 
     What a network makes of a charge or spin it has never seen is arbitrary. A molecule of more
-    than twice as many atoms as any with this charge and multiplicity is answered with a warning.
+    than twice as many atoms as any with this charge and multiplicity is answered with a warning,
+    and so is one that is too small.
 
     Parameters
     ----------
@@ -125,6 +129,12 @@ def check_trained(
             f"the molecule has {state}, which this model was not trained on; it was trained on "
             f"{known}. Correct charge and multiplicity or use a model that was trained on them "
             "(mlmd models NAME tells what a model knows)"
+        )
+    if atoms < found[0].fewest_atoms:
+        warnings.warn(
+            f"the model is good for molecules of {found[0].fewest_atoms} atoms and more; forces on "
+            f"{counted(atoms, 'atom')} were wrong by 0.5 eV/Å and more. Take another method",
+            stacklevel=2,
         )
     if atoms > _FAR_LARGER * found[0].most_atoms:
         warnings.warn(

@@ -39,7 +39,7 @@ def pair(distance: float) -> ase.Atoms:
 @pytest.mark.parametrize(
     ("atoms", "message"),
     [
-        (moved(0.06), r"atoms 0 and 1 are 0\.06 Å apart.* C and H closer than 0\.64 Å.*unit"),
+        (moved(0.06), r"atoms 0 and 1 are 0\.06 Å apart.* C and H closer than 0\.\d\d Å.*unit"),
         (moved(3.0), r"two parts 3 Å apart \(atoms 0 and 1 are nearest\).* gaps of up to \d\.\d Å"),
         (moved(1e6), r"two parts 1e\+06 Å apart"),
         (moved(1e38), r"two parts 1e\+38 Å apart"),

@@ -803,3 +803,10 @@ def test_only_charges_and_spins_the_model_was_trained_on_are_answered() -> None:
         one.evaluate([structure(ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), charge=-1)])
     with pytest.warns(UserWarning, match="up to 2 atoms.*for 9 atoms"):
         one.evaluate([structure(molecule("CH3CH2OH"), multiplicity=3)])
+
+
+def test_molecules_too_small_for_the_default_are_warned_of() -> None:
+    default = Potential(device="cpu")
+    default.evaluate([molecule("H2O")])
+    with pytest.warns(UserWarning, match="3 atoms and more; forces on 2 atoms were wrong"):
+        default.evaluate([molecule("N2")])

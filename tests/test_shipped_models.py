@@ -115,11 +115,11 @@ def test_stored_labels_confirm_the_card(name, molecule):
     """Four structures with labels of SO3LR, of a molecule or a trajectory never trained on."""
     labels = read_dataset([Path(__file__).parent / f"so3lr_{molecule}.npz"])
     accuracy = measure_accuracy(Potential(name), labels)
-    (claimed,) = [
+    claimed = min(
         errors["force MAE, meV/Å"]
         for setting, errors in load_model(name).card.errors.items()
         if setting.endswith("recommended")
-    ]
+    )
     assert accuracy.forces_mae < 1.5 * claimed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Final
 
 import ase.data
@@ -253,7 +253,8 @@ def _check_noise_scale(scales: object) -> None:
 
 def _trained_state(values: object) -> TrainedState:
     known = refuse_unknown(TrainedState, values, "entries of electronic_states")
-    missing = [item.name for item in fields(TrainedState) if item.name not in known]
+    needed = [item.name for item in fields(TrainedState) if item.default is MISSING]
+    missing = [name for name in needed if name not in known]
     if missing:
         raise ConfigError(f"electronic_states of a model card lack {', '.join(missing)}")
     return TrainedState(**known)

@@ -86,5 +86,6 @@ def trained_states(
             *state,
             max(old.molecules, new.molecules),
             max(old.most_atoms, new.most_atoms),
+            old.fewest_atoms,
         )
     return [asdict(found[state]) for state in sorted(found)]
