@@ -190,8 +190,8 @@ def test_command_reads_a_trajectory_and_compares_with_a_hessian(tmp_path):
     assert peak == pytest.approx(discrete / (2.0 * np.pi) * units.PER_CM, abs=0.5)
     assert found["autocorrelation"][0] == 1.0
     assert (pictures / "nitrogen-spectrum.png").read_bytes().startswith(b"\x89PNG")
-    # The default model has its own opinion on nitrogen.
-    shown = CliRunner().invoke(app, [*arguments, "--model", "mdet-small-organics"])
+    # The model has its own opinion on nitrogen.
+    shown = CliRunner().invoke(app, [*arguments, "--model", "mdet-small-organics-gfn2"])
     row = [float(word) for word in shown.stdout.split("│")[1:4]]
     assert 2200.0 < row[0] < 2700.0
     assert row[1] == pytest.approx(peak, abs=0.06)
