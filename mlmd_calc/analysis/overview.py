@@ -106,6 +106,9 @@ def _draw_energies(axis: Any, runs: list[OverviewRun]) -> None:
         _draw_series(axis, run, record.times_ps, energies, linewidth=1.3)
     axis.set_xlabel("time (ps)")
     axis.set_ylabel("total energy since start (meV/atom)")
+    low, high = axis.get_ylim()
+    # Room for the legend, which covers no data then.
+    axis.set_ylim(low, high + 0.3 * (high - low))
     axis.legend(loc="upper left", frameon=False)
 
 
@@ -117,7 +120,7 @@ def _draw_temperatures(axis: Any, runs: list[OverviewRun]) -> None:
     wanted = runs[0].record.description.settings.temperature_K
     axis.axhline(wanted, **_GUIDE)
     low, high = axis.get_ylim()
-    # Room for the legend, which covers no data then.
+    # Room for the legend here, too.
     axis.set_ylim(min(low, 0.6 * wanted), max(high, 1.3 * wanted) + 0.25 * wanted)
     axis.set_xlabel("time (ps)")
     axis.set_ylabel(f"kinetic temperature, mean over {_WINDOW_PS:g} ps (K)")
