@@ -132,8 +132,8 @@ def check_trained(
         )
     if atoms < found[0].fewest_atoms:
         warnings.warn(
-            f"the model is good for molecules of {found[0].fewest_atoms} atoms and more; forces on "
-            f"{counted(atoms, 'atom')} were wrong by 0.5 eV/Å and more. Take another method",
+            f"the model is good for molecules of {found[0].fewest_atoms} atoms and more; what it "
+            f"answers for {counted(atoms, 'atom')} is far off. Take another method",
             stacklevel=2,
         )
     if atoms > _FAR_LARGER * found[0].most_atoms:
