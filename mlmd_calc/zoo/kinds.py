@@ -70,11 +70,10 @@ class ATMOSModel(LoadedModel[ATMOS]):
             molecular dynamics.
         """
         sampler = self.network.config.sampler
-        scales = self.card.recommended.get("noise_scale_by_length", {})
-        reached = [int(least) for least in scales if int(least) <= amino_acids]
-        if not reached:
-            return sampler
-        return replace(sampler, noise_scale=float(scales[str(max(reached))]))
+        recommended = self.card.recommended.get("noise_scale_by_length", {})
+        scales = {int(least): scale for least, scale in recommended.items()}
+        reached = [least for least in scales if least <= amino_acids]
+        return replace(sampler, noise_scale=float(scales[max(reached)])) if reached else sampler
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,30 @@ _THERMAL: Final = 0.03
 """Å that a bond's length varies by from frame to frame."""
 
 
+def check_simulation(
+    path: Path,
+    structure: BondedStructure,
+    system: MolecularSystem,
+    positions: NDArray[np.float32],
+) -> None:
+    """Refuse what is in no molecular dynamics of the topology: all checks of this module.
+
+    Parameters
+    ----------
+    path, structure, system, positions
+        As for :func:`check_residues`.
+
+    Raises
+    ------
+    InputError
+        With what is wrong, and what to do.
+    """
+    check_residues(path, structure, system, positions)
+    check_lookalikes(path, structure, system, positions)
+    check_natural(path, system)
+    check_hands(path, structure, system, positions, tolerated=0.0)
+
+
 def check_residues(
     path: Path,
     structure: BondedStructure,

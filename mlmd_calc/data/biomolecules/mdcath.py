@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.structure import BondedStructure
-from mlmd_calc.data.biomolecules.consistency import check_hands, check_natural, check_residues
+from mlmd_calc.data.biomolecules.consistency import check_simulation
 from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, ModelFileError
@@ -102,10 +102,7 @@ def read_mdcath(
                 metadata={"source": path.name, "data_set": "mdCATH"},
             )
             check_bonds(trajectory)
-            content = trajectory.structure, trajectory.system, trajectory.positions
-            check_residues(path, *content)
-            check_natural(path, trajectory.system)
-            check_hands(path, *content, tolerated=0.0)
+            check_simulation(path, structure, trajectory.system, trajectory.positions)
             trajectories.append(trajectory)
     return trajectories
 

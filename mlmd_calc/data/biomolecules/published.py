@@ -35,12 +35,7 @@ from mlmd_calc.biomolecules.reader import read_structure, structure_from_pdb
 from mlmd_calc.biomolecules.residues import RESIDUES, UNKNOWN
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.biomolecules.system import build_system
-from mlmd_calc.data.biomolecules.consistency import (
-    check_hands,
-    check_lookalikes,
-    check_natural,
-    check_residues,
-)
+from mlmd_calc.data.biomolecules.consistency import check_simulation
 from mlmd_calc.data.biomolecules.frame_files import (
     POSITION_BYTES,
     check_whole,
@@ -259,7 +254,7 @@ def _with_topology(
         replica=replica,
         metadata={"source": path.name},
     )
-    _check_consistent(path, trajectory)
+    check_simulation(path, trajectory.structure, trajectory.system, trajectory.positions)
     return trajectory
 
 
@@ -348,13 +343,5 @@ def _trajectory(
     )
     system = trajectory.system
     check_whole(path, trajectory.positions, system.bonds, structure.numbers[system.atoms])
-    _check_consistent(path, trajectory)
+    check_simulation(path, structure, system, trajectory.positions)
     return trajectory
-
-
-def _check_consistent(path: Path, trajectory: BiomolecularTrajectory) -> None:
-    content = trajectory.structure, trajectory.system, trajectory.positions
-    check_residues(path, *content)
-    check_lookalikes(path, *content)
-    check_natural(path, trajectory.system)
-    check_hands(path, *content, tolerated=0.0)
