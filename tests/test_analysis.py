@@ -125,7 +125,14 @@ def test_temperature_leaves_out_the_warming_up_only_with_a_thermostat():
 
 @pytest.mark.parametrize(
     ("value", "span_ps", "off"),
-    [(305.0, 1000.0, False), (396.0, 1000.0, True), (204.0, 1000.0, True), (396.0, 2.0, False)],
+    [
+        (305.0, 1000.0, False),
+        (396.0, 1000.0, True),
+        (204.0, 1000.0, True),
+        (396.0, 2.0, False),
+        # A molecule from a minimum, long before the thermostat has warmed it up.
+        (120.0, 0.04, False),
+    ],
 )
 def test_a_thermostat_that_is_not_obeyed_is_noticed(value, span_ps, off):
     # In 2 ps with 1/ps, chance alone explains 100 K in 27 degrees of freedom.

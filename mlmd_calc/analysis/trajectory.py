@@ -135,7 +135,9 @@ def misses_thermostat(
     """Tell whether a mean temperature is further from the thermostat's than chance explains.
 
     It is if it differs by more than a tenth and by more than three times its
-    :func:`temperature_error`. Always false without a thermostat.
+    :func:`temperature_error`. Below the thermostat's, what a start at rest in a minimum lacks is
+    allowed too: its energy rises as 1 - exp(-γ t) with the rate γ of the thermostat. Always false
+    without a thermostat.
 
     Parameters
     ----------
@@ -146,14 +148,22 @@ def misses_thermostat(
     degrees_of_freedom
         Number of degrees of freedom that share the kinetic energy, of all replicas.
     span_ps
-        Time in ps that the mean is over.
+        Time in ps that the mean is over, which the first :data:`EQUILIBRATION` of the run precedes.
     """
     if not settings.thermostatted:
         return False
     wanted = settings.temperature_K
     error = temperature_error(temperature, settings, degrees_of_freedom, span_ps)
     allowed = max(_TEMPERATURE_TOLERANCE * wanted, 3.0 * error)
-    return abs(temperature.value - wanted) > allowed
+    return not -allowed - _warming_up(settings, span_ps) <= temperature.value - wanted <= allowed
+
+
+def _warming_up(settings: MDSettings, span_ps: float) -> float:
+    """Return by how much in K a mean over the span lies below the thermostat after a cold start."""
+    end = settings.rate_per_ps * span_ps / (1.0 - EQUILIBRATION)
+    begin = EQUILIBRATION * end
+    lacking = (np.exp(-begin) - np.exp(-end)) / (end - begin) if end > begin else 1.0
+    return settings.temperature_K * float(lacking)
 
 
 def temperature_error(
