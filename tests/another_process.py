@@ -5,6 +5,7 @@ process. Tests of how Python starts, imports and ends need :mod:`subprocess`.
 """
 
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -100,13 +101,14 @@ def script(path, *arguments):
     runpy.run_path(str(path), run_name="__main__")
 
 
-def pool_process(task, advance, running, given_up):
-    """Run a task of :mod:`mlmd_calc.data.pool`: stands in for what starts a process for it."""
+def pool_process(worker, task, advance):
+    """Run a task of :mod:`mlmd_calc.data.pool`: stands in for its process, which imports first."""
     with Child(_worker, pickle.dumps(task)) as child:
         status, printed, errors = child.wait()
-    for _ in printed.splitlines():
+    *steps, answer = printed.splitlines() if status == 0 else [""]
+    for _ in steps:
         advance(task.cost)
-    return None if status == 0 else errors.strip().splitlines()[-1]
+    return json.loads(answer) if status == 0 else errors.strip().splitlines()[-1]
 
 
 def code(text):

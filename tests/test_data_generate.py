@@ -202,7 +202,7 @@ def test_impossible_settings_are_refused(mode, changes, message):
 @pytest.fixture
 def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of the pool that need not import anything."""
-    monkeypatch.setattr(pool, "_run_process", pool_process)
+    monkeypatch.setattr(pool._Worker, "run", pool_process)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def invoke(*arguments):
 @pytest.mark.slow
 def test_demo_shows_everything_and_runs_that_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_module, "_require_openmm", missing("openmm"))
-    monkeypatch.setattr(pool, "_run_process", pool_process)
+    monkeypatch.setattr(pool._Worker, "run", pool_process)
     wild = write_model(tmp_path / "wild.safetensors", 0.6)
     out = tmp_path / "demo"
     result = invoke("--quick", "--model", wild, "--out", out, "--json")

@@ -413,7 +413,7 @@ def test_generator_refuses(tmp_path, options, message):
 
 @pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_run_process", pool_process)
+    monkeypatch.setattr(pool._Worker, "run", pool_process)
     (tmp_path / ".Ace-A-Nme_300K_r0.state").write_bytes(b"damaged")
     with pytest.raises(PredictionError, match=r"1 of 2 runs failed.*\n  Ace-A-Nme_300K_r0: the"):
         generate_peptides(["A", "G"], tmp_path, QUICK)

@@ -1,7 +1,8 @@
-"""Run tasks that each write one file, several at a time, each in a process of its own."""
+"""Run tasks that each write one file, several at a time, in processes of their own."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -9,11 +10,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import Protocol
+from queue import SimpleQueue
+from typing import IO, Final, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -28,7 +29,12 @@ from rich.progress import (
 from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.io.files import FolderLock
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+STEP: Final = b"\n"
+"""Line that a worker writes after every step; that after a task is its failure in JSON, or null."""
+
+_ONE_THREAD: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
 
 
 class PoolTask(Protocol):
@@ -144,61 +150,117 @@ def _run_all(
     total = sum(task.cost * task.steps for task in tasks)
     bar = progress.add_task(f"0/{len(tasks)} {kind}", total=total)
     failures: dict[str, str] = {}
-    running: set[subprocess.Popen[bytes]] = set()
-    given_up = Event()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        futures = {
-            pool.submit(_run_process, task, partial(progress.advance, bar), running, given_up): task
-            for task in tasks
-        }
-        for done, future in enumerate(as_completed(futures), start=1):
-            reason = future.result()
-            if reason is not None:
-                failures[futures[future].label] = reason
-            progress.update(bar, description=f"{done}/{len(tasks)} {kind}")
-    finally:
-        # After a signal no further task is begun, and those under way are given up.
-        given_up.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):
-            process.terminate()
-        pool.shutdown()
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    with ExitStack() as files:
+        crew = [
+            _Worker(files.enter_context(tempfile.TemporaryFile()))
+            for _ in range(min(workers, len(tasks)))
+        ]
+        for worker in crew:
+            idle.put(worker)
+        pool = ThreadPoolExecutor(len(crew))
+        try:
+            futures = {
+                pool.submit(_run_one, task, partial(progress.advance, bar), idle): task
+                for task in tasks
+            }
+            for done, future in enumerate(as_completed(futures), start=1):
+                reason = future.result()
+                if reason is not None:
+                    failures[futures[future].label] = reason
+                progress.update(bar, description=f"{done}/{len(tasks)} {kind}")
+        finally:
+            # After a signal no further task is begun, and those under way are given up.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in crew:
+                worker.end()
+            pool.shutdown()
+            for worker in crew:
+                worker.close()
     return failures
 
 
-def _run_process(
-    task: PoolTask,
-    advance: Callable[[float], None],
-    running: set[subprocess.Popen[bytes]],
-    given_up: Event,
+def _run_one(
+    task: PoolTask, advance: Callable[[float], None], idle: SimpleQueue[_Worker]
 ) -> str | None:
-    """Run one task in a process of its own; return the reason if it fails."""
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
-        pickle.dump(task, stdin)
-        stdin.seek(0)
-        process = subprocess.Popen(
+    """Run a task by the next worker that has nothing to do; return the reason if it fails."""
+    worker = idle.get()
+    try:
+        return worker.run(task, advance)
+    finally:
+        idle.put(worker)
+
+
+class _Worker:
+    """A process that runs one task after another; one that has died is replaced.
+
+    What a task imports takes seconds, which the next one need not wait for.
+
+    Parameters
+    ----------
+    errors
+        File for its stderr.
+    """
+
+    def __init__(self, errors: IO[bytes]) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors = errors
+        self._ended = False
+
+    def run(self, task: PoolTask, advance: Callable[[float], None]) -> str | None:
+        """Run one task; return the reason if it fails."""
+        process = self._process = self._process or self._begin()
+        if self._ended:
+            process.terminate()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # What earlier tasks warned of is not why this one fails. The process shares the position.
+        self._errors.seek(0)
+        self._errors.truncate()
+        # One that has died says so by the end of its output.
+        with suppress(BrokenPipeError):
+            pickle.dump(task, process.stdin)
+            process.stdin.flush()
+        seen = 0
+        while (line := process.stdout.readline()) == STEP:
+            seen += 1
+            advance(task.cost)
+        if line.endswith(b"\n"):
+            reason: str | None = json.loads(line)
+        else:
+            reason = self._last_words(process)
+            self._process = None
+        if reason is not None:
+            # Its remaining steps will not come.
+            advance(task.cost * (task.steps - seen))
+        return reason
+
+    def end(self) -> None:
+        """End the process, whatever it does, and any that begins after it."""
+        self._ended = True
+        if self._process is not None:
+            self._process.terminate()
+
+    def close(self) -> None:
+        """Wait for the process to end."""
+        if self._process is not None:
+            with self._process:
+                pass
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, "-m", "mlmd_calc.data.worker"],
-            stdin=stdin,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=self._errors,
             env={**os.environ, **_ONE_THREAD},
         )
-        running.add(process)
-        if given_up.is_set():
-            process.terminate()
+
+    def _last_words(self, process: subprocess.Popen[bytes]) -> str:
+        """Return why a process died: the last line of its traceback."""
         with process:
-            seen = 0
-            for _ in process.stdout or ():
-                seen += 1
-                advance(task.cost)
-        if process.returncode > 0:
-            # It failed (was not ended by us): its remaining steps will not come.
-            advance(task.cost * (task.steps - seen))
-        running.discard(process)
-        if process.returncode == 0:
-            return None
-        stderr.seek(0)
-        # The last line of a traceback, or the message of one of our own errors.
-        lines = stderr.read().decode(errors="replace").strip().splitlines()
+            # Closes the pipes, and waits.
+            pass
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"the process ended with status {process.returncode}"
