@@ -93,8 +93,9 @@ class TrainedState:
 
     def __str__(self) -> str:
         state = ElectronicState(self.charge, self.multiplicity)
-        size = counted(self.most_atoms, "atom")
-        return f"{state} ({counted(self.molecules, 'molecule')} of up to {size})"
+        sizes = f"{self.fewest_atoms} to" if self.fewest_atoms > 1 else "up to"
+        size = f"{sizes} {counted(self.most_atoms, 'atom')}"
+        return f"{state} ({counted(self.molecules, 'molecule')} of {size})"
 
 
 def check_trained(

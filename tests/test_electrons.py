@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from mlmd_calc.electrons import ElectronicState, electronic_state, store_state
+from mlmd_calc.data import MoleculeFrames
+from mlmd_calc.electrons import ElectronicState, TrainedState, electronic_state, store_state
 from mlmd_calc.errors import InputError
+from mlmd_calc.training.mdet.task import trained_states
 
 
 def atoms_saying(charges=None, moments=None, arrays=None, **info) -> ase.Atoms:
@@ -89,3 +91,17 @@ def test_a_stored_state_replaces_all_names():
     store_state(atoms, electronic_state(atoms))
     assert atoms.info == {"charge": 2, "multiplicity": 3, "step": 1}
     assert str(ElectronicState(2, 3)) == "charge +2, multiplicity 3"
+
+
+@pytest.mark.parametrize(("symbols", "fewest"), [("N2", 2), ("H2O", 3)])
+def test_a_model_fine_tuned_to_a_small_molecule_knows_it(symbols, fewest):
+    atoms = ase.Atoms(symbols)
+    frames = MoleculeFrames(
+        name=symbols,
+        numbers=atoms.numbers,
+        positions=np.zeros((1, len(atoms), 3)),
+        energies=np.zeros(1),
+    )
+    (state,) = trained_states([frames], [TrainedState(0, 1, 10, 33, 3)])
+    assert state["fewest_atoms"] == fewest
+    assert state["most_atoms"] == 33

@@ -40,3 +40,7 @@ def test_one_molecule_that_a_model_knows():
     assert (
         str(TrainedState(-1, 1, 1, 1)) == "charge -1, multiplicity 1 (1 molecule of up to 1 atom)"
     )
+    assert (
+        str(TrainedState(0, 1, 9, 33, 3))
+        == "charge 0, multiplicity 1 (9 molecules of 3 to 33 atoms)"
+    )

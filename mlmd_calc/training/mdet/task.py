@@ -86,6 +86,7 @@ def trained_states(
             *state,
             max(old.molecules, new.molecules),
             max(old.most_atoms, new.most_atoms),
-            old.fewest_atoms,
+            # Fine-tuned to molecules that were too small before, it knows them.
+            min(old.fewest_atoms, new.most_atoms or old.fewest_atoms),
         )
     return [asdict(found[state]) for state in sorted(found)]
