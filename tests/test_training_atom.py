@@ -302,11 +302,26 @@ def test_recipe_survives_a_dictionary():
 
 def test_a_card_recommends_the_force_field_that_made_the_motion():
     shipped, foreign = (
-        [replace(FRAMES[0], metadata={"forces": name})] for name in ("mdet-ethanol", "my own")
+        [replace(FRAMES[0], metadata={"forces": name, "teacher_sha256": "5eed"})]
+        for name in ("mdet-ethanol", "my own")
     )
-    recommended = [
-        card_entries(data, RECIPE, None, {}).get("recommended") for data in (shipped, foreign)
-    ]
-    assert recommended == [{"potential": "mdet-ethanol"}, None]
+    cards = [card_entries(data, RECIPE, None, {}) for data in (shipped, foreign)]
+    assert [card.get("recommended") for card in cards] == [{"potential": "mdet-ethanol"}, None]
+    assert [card.get("potential_sha256") for card in cards] == ["5eed", None]
     given = {"recommended": {"potential": "another"}}
     assert card_entries(shipped, RECIPE, None, given)["recommended"] == given["recommended"]
+
+
+def test_a_fine_tuned_card_says_which_weights_made_the_motion(finished):
+    before = load_atom(finished / "model.safetensors")
+    recommended = {"potential": "mdet-ethanol", "stride_fs": 8.0}
+    start = replace(
+        before,
+        card=replace(before.card, recommended=recommended, potential_sha256="01d"),
+    )
+    found = []
+    for forces in ("mdet-ethanol", "my own", ""):
+        data = [replace(FRAMES[0], metadata={"forces": forces, "teacher_sha256": "5eed"})]
+        card = card_entries(data, RECIPE, start, {})
+        found.append((card["recommended"].get("potential"), card.get("potential_sha256")))
+    assert found == [("mdet-ethanol", "5eed"), (None, None), ("mdet-ethanol", "01d")]

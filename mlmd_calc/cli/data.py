@@ -292,7 +292,12 @@ def label_command(
         bar = progress.add_task("labelling", total=sum(map(len, pending.values())))
         for path, molecule in pending.items():
             labelled = label_forces(molecule, potential, lambda n: progress.advance(bar, n))
-            metadata = {**molecule.metadata, "forces": name, "name": molecule.name}
+            metadata = {
+                **molecule.metadata,
+                "name": molecule.name,
+                "forces": name,
+                "teacher_sha256": potential.model.sha256,
+            }
             write_trajectory(path, replace(labelled, metadata=metadata))
     console.print(
         f"{counted(len(pending), 'molecule')} labelled in {out}, {counted(len(files), 'file')} in "

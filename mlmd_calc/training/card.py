@@ -47,6 +47,7 @@ def card_entries(
     if start is None:
         if recipe.used_with_forces and len(forces) == 1 and _is_shipped(forces[0]):
             own["recommended"] = {"potential": forces[0]}
+            own["potential_sha256"] = _checksum(data)
         return {**own, **given}
     if "recommended" not in given:
         recipe.check_start(start)
@@ -65,8 +66,10 @@ def card_entries(
     }
     if parent.training_data:
         inherited["training_data"] += f"; before that, of {parent.name}: {parent.training_data}"
-    if "potential" in parent.recommended and forces and forces != [parent.recommended["potential"]]:
-        _change_potential(inherited, forces)
+    if "potential" in parent.recommended:
+        inherited["potential_sha256"] = _checksum(data) if forces else parent.potential_sha256
+        if forces and forces != [parent.recommended["potential"]]:
+            _change_potential(inherited, forces)
     entries = {**inherited, **given}
     if parent.command:
         entries["command"] = "\n".join([parent.command, *filter(None, [given.get("command")])])
@@ -78,12 +81,18 @@ def _change_potential(entries: dict[str, Any], forces: list[str]) -> None:
     if len(forces) == 1 and _is_shipped(forces[0]):
         entries["recommended"]["potential"] = forces[0]
     else:
-        del entries["recommended"]["potential"]
+        del entries["recommended"]["potential"], entries["potential_sha256"]
         entries["description"] += f" Trained on accelerations of {', '.join(forces)}."
 
 
 def _is_shipped(name: str) -> bool:
     return name in [card.name for card in list_models()]
+
+
+def _checksum(data: TrainingData) -> str:
+    """Checksum of the force field that the data follow, if all of them say the same."""
+    found = _stated(data, "teacher_sha256")
+    return found[0] if len(found) == 1 else ""
 
 
 def _both_levels(own: str, parent: str) -> str:

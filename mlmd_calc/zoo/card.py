@@ -70,6 +70,9 @@ class ModelCard:
         Method that made the labels.
     training_data
         Data set.
+    potential_sha256
+        Checksum of the recommended "potential" that a propagator was trained with; empty if that is
+        unknown.
     fine_tuned_from
         Name and checksum of the model that the training started from; empty if from random weights.
     units
@@ -110,6 +113,7 @@ class ModelCard:
     largest_gap_A: float | None = None  # noqa: N815
     level_of_theory: str = ""
     training_data: str = ""
+    potential_sha256: str = ""
     fine_tuned_from: str = ""
     units: str = "energy eV, forces eV/Å"
     errors: dict[str, Any] = field(default_factory=dict)
@@ -201,6 +205,7 @@ class ModelCard:
             "largest_gap_A": "largest gap",
             "level_of_theory": "level of theory",
             "training_data": "training data",
+            "potential_sha256": "with potential",
             "fine_tuned_from": "fine-tuned from",
             "strides_ps": "strides",
             "temperature_K": "temperature",
