@@ -774,11 +774,9 @@ def test_recordings_fall_back_on_precise_weights() -> None:
     network = random_network(dataclasses.replace(SMALL, num_heads=1, rope_base=1.001)).float()
     *inputs, _ = (w.float() for w in molecules(SMALL))
     with torch.no_grad():
-        loud = merge_weights(network)
-        recorded = record(network)
-        for net in (loud, recorded):
-            for block in net.transformer_blocks:
-                block.attention.query.weight.mul_(300.0)
+        for block in network.transformer_blocks:
+            block.attention.query.weight.mul_(300.0)
+    loud, recorded = merge_weights(network), record(network)
     with torch.inference_mode():
         for _ in range(RECORD_AFTER + 2):
             found = recorded(*inputs, None, EVEN)
@@ -827,6 +825,18 @@ def test_jumps_follow_their_formulas(reference: ModuleType, config: IntegratorCo
                     torch.testing.assert_close(out["vel"][b, t, :size], vel, rtol=0, atol=1e-10)
                 assert not out["pos"][b, :, size:].any()
                 assert not out["vel"][b, :, size:].any()
+
+
+@each_jump
+def test_jumps_are_the_same_where_gradients_are_wanted(config: IntegratorConfig) -> None:
+    network = random_network(config)
+    molecule = state(config)
+    with torch.no_grad():
+        expected = network.propagate(times=TIMES, **molecule)
+    found = network.propagate(times=TIMES, **molecule)
+    assert found["pos"].requires_grad
+    for name in ("pos", "vel"):
+        torch.testing.assert_close(found[name].detach(), expected[name], rtol=0, atol=1e-12)
 
 
 @each_jump

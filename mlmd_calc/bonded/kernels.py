@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.models.mdet.loops import FAST_MATH, compiled
+from mlmd_calc.models.loops import FAST_MATH, compiled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

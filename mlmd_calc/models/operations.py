@@ -48,6 +48,20 @@ def single_operation(
     return made
 
 
+def refuse_second_derivative() -> None:
+    """Refuse to differentiate a gradient that is computed by other than torch's operations.
+
+    torch.autograd.function.once_differentiable would not do: torch.autograd.grad takes the missing
+    second derivative for zero if it can reach its inputs by another way.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this form of the network has a first derivative only, so it cannot be differentiated "
+            "with create_graph=True; use the network as it was loaded, MD-ET "
+            "with attention=edge_attention_reference"
+        )
+
+
 def record_operations(
     function: Callable[..., Any], arguments: Sequence[Tensor]
 ) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from mlmd_calc.models.atom.blocks import FeedForward, SwiGLU
 from mlmd_calc.models.atom.integrator import ATOMIntegrator
 from mlmd_calc.models.atom.lifting import EquivariantLinear
 from mlmd_calc.models.atom.network import ATOM, VectorReadout
+from mlmd_calc.models.linear import replace_linear_maps
 from mlmd_calc.models.recorder import Recorder
 
 N = TypeVar("N", ATOM, ATOMIntegrator)
@@ -24,6 +25,7 @@ def merge_weights(network: N) -> N:
     * With SwiGLU, no two linear maps of the feed-forward network are in a row, which saves two of
       seven matrix products.
     * Equivariant maps are dense ones.
+    * Linear maps have their weights laid out for the processor.
 
     Parameters
     ----------
@@ -49,6 +51,7 @@ def merge_weights(network: N) -> N:
     if network.config.activation == "swiglu":
         for block in merged.transformer_blocks:
             block.ffn = MergedFeedForward(cast(FeedForward, block.ffn))
+    replace_linear_maps(merged)
     return merged.requires_grad_(False)
 
 

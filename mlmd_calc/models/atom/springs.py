@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from mlmd_calc import units
+from mlmd_calc.models.atom.spring_loops import LARGEST_EXPONENT, spring_motion
+from mlmd_calc.models.loops import known
 
 _STRETCH: Final = 0.45 * ase.units.Hartree / ase.units.Bohr**2
 """eV/Å², stiffness of a stretch in the model Hessian at its reference distance."""
@@ -41,9 +43,6 @@ _SOFTENING: Final = 3.0
 _TENSION_UNIT: Final = 3.0
 _STIFFNESS_UNIT: Final = 10.0
 """eV and eV/Å; coefficients of order one then mean forces and angles of usual size."""
-
-_LARGEST_EXPONENT: Final = 4.0
-"""Bounds the repulsion of atoms that come too close."""
 
 NUM_COEFFICIENTS: Final = 4
 """What the network predicts for each pair of atoms."""
@@ -102,7 +101,7 @@ class Springs(NamedTuple):
         distances, start
             Å, now and at t = 0; any shapes that broadcast to ``(b, t, n, n)``.
         """
-        exponent = (-self.softening * (distances - start)).clamp(max=_LARGEST_EXPONENT)
+        exponent = (-self.softening * (distances - start)).clamp(max=LARGEST_EXPONENT)
         return self.tension - self.stiffness * torch.expm1(exponent) / self.softening
 
 
@@ -143,7 +142,7 @@ def follow(
     times: Tensor,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Follow the motion of springs.
+    """Follow the motion of springs, on the CPU in one operation where no gradient is wanted.
 
     Parameters
     ----------
@@ -165,12 +164,16 @@ def follow(
     displacements, velocities
         ``(b, t, n, 3)`` Å and Å/fs at the times.
     """
+    per_mass, step = units.FS**2 / masses, times / steps
+    if known(vectors) and not torch.is_grad_enabled():
+        state = (vectors, velocities, accelerations)
+        found: tuple[Tensor, Tensor] = spring_motion(*springs, *state, per_mass, step, steps)
+        return found
+    per_mass, step = per_mass[:, None, :, None], step[:, :, None, None]
     start = vectors[:, None]
     lengths = _lengths(start)
     # The same operations as below, so that the change is zero to the last bit at the start.
     pull = springs.forces(lengths, lengths)[..., None] * start / lengths[..., None]
-    per_mass = (units.FS**2 / masses)[:, None, :, None]
-    step = (times / steps)[:, :, None, None]
     v = velocities[:, None].expand(-1, times.shape[1], -1, -1)
     a = accelerations[:, None]
     x = torch.zeros_like(v)

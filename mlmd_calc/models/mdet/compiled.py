@@ -2,8 +2,7 @@
 
 Between the matrix products of a small network lie some hundred operations that each do less than
 starting them costs. Here the attention of a layer is one operation and so is an activation, and
-their gradients are one each. The matrix products themselves take half of the time of a library's,
-see :mod:`~.dense_kernels`. All are operations of torch, so that they can be recorded, and their
+their gradients are one each. All are operations of torch, so that they can be recorded, and their
 arrays are laid out for the processor: features are ordered by channel and then by head, so that a
 few neighbouring numbers are all heads of a channel, for which the same is done.
 """
@@ -11,18 +10,15 @@ few neighbouring numbers are all heads of a channel, for which the same is done.
 from __future__ import annotations
 
 import itertools
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from mlmd_calc.models.mdet.dense_kernels import linear_loop
-from mlmd_calc.models.mdet.kernels import Loops, attention_gradient_loop, attention_loop, gelu_loop
-from mlmd_calc.models.mdet.loops import arrays
-from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
-from mlmd_calc.models.operations import single_operation
+from mlmd_calc.models.loops import Loops, arrays
+from mlmd_calc.models.mdet.kernels import attention_gradient_loop, attention_loop, gelu_loop
+from mlmd_calc.models.operations import refuse_second_derivative, single_operation
 
 KEPT_WEIGHTS: Final = 2**21
 """Weights of attention (numbers) of a molecule that are kept for the gradients; more are computed
@@ -89,15 +85,6 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, slope
 
 
-def _linear(x: Tensor, panels: Tensor) -> Tensor:
-    x, (count, _, columns) = x.contiguous(), panels.shape
-    *shape, inputs = x.shape
-    out = x.new_empty((*shape, count * columns))
-    linear = linear_loop(columns, x.itemsize)
-    linear(x.data_ptr(), panels.data_ptr(), out.data_ptr(), math.prod(shape), inputs, count)
-    return out
-
-
 _ATTEND: Final = single_operation(
     "attend", "Tensor projections, Tensor? bias", "Tensor, Tensor, Tensor", _attend
 )
@@ -108,7 +95,6 @@ _ATTEND_GRADIENTS: Final = single_operation(
     _attend_gradients,
 )
 _GELU: Final = single_operation("gelu", "Tensor x", "Tensor, Tensor", _gelu)
-_LINEAR: Final = single_operation("linear", "Tensor x, Tensor panels", "Tensor", _linear)
 
 
 class CompiledAttention(torch.autograd.Function):
@@ -153,20 +139,3 @@ class CompiledGELU(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         dx: Tensor = grad * slope
         return dx
-
-
-class CompiledLinear(torch.autograd.Function):
-    """Linear map of :func:`~.dense_kernels.pack`, given that of its transpose, too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, panels: Tensor, transposed: Tensor) -> Tensor:
-        """Map ``(..., inputs)`` to ``(..., outputs)``."""
-        ctx.save_for_backward(transposed)
-        out: Tensor = _LINEAR(x, panels)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient of the input."""
-        refuse_second_derivative()
-        return _LINEAR(grad, *ctx.saved_tensors), None, None

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
+from mlmd_calc.models.operations import refuse_second_derivative
 
 _jit: Callable[[Callable[..., None]], Any] = triton.jit
 

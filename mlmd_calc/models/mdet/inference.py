@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Final, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU, CompiledLinear
-from mlmd_calc.models.mdet.dense_kernels import can_pack, pack, panel_columns
+from mlmd_calc.models.linear import Linear, replace_linear_maps
+from mlmd_calc.models.loops import known
+from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, can_fuse, edge_attention
-from mlmd_calc.models.mdet.loops import known
 from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention
-
-_MANY_ROWS: Final = 48**2
-"""Pairs of atoms from which it is better that torch multiplies, if it has more than one thread."""
 
 
 def merge_weights(network: MDET) -> MDET:
@@ -24,7 +21,8 @@ def merge_weights(network: MDET) -> MDET:
 
     * The four projections of an attention layer are one.
     * The last map before the sum over the partners of an atom comes after it.
-    * On the CPU, attention, activations and linear maps are single operations (:mod:`~.compiled`).
+    * On the CPU, attention, activations and linear maps are single operations (:mod:`~.compiled`,
+      :class:`~mlmd_calc.models.linear.Linear`).
 
     Parameters
     ----------
@@ -47,8 +45,7 @@ def merge_weights(network: MDET) -> MDET:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.GELU):
                 setattr(parent, name, GELU())
-            elif isinstance(child, nn.Linear):
-                setattr(parent, name, Linear(child.weight, child.bias))
+    replace_linear_maps(merged)
     return merged.requires_grad_(False)
 
 
@@ -135,33 +132,3 @@ class GELU(nn.Module):
             out: Tensor = CompiledGELU.apply(x)  # type: ignore[no-untyped-call]
             return out
         return functional.gelu(x)
-
-
-class Linear(nn.Module):
-    """Linear map that, on most CPUs, has its weights in the order in which they are read.
-
-    Torch multiplies what does not fill vectors, and many rows on more than one thread.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.detach())
-        self.register_buffer("bias", None if bias is None else bias.detach())
-        self.packed = known(weight) and can_pack(weight)
-        if self.packed:
-            columns = panel_columns(weight.dtype)
-            self.register_buffer("panels", pack(self.weight, self.bias, columns))
-            self.register_buffer("transposed", pack(self.weight.T, None, columns))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., inputs)`` to ``(..., outputs)``."""
-        many = x.numel() >= _MANY_ROWS * x.shape[-1] and torch.get_num_threads() > 1
-        if self.packed and known(x) and x.dtype == self.weight.dtype and not many:
-            out: Tensor = CompiledLinear.apply(  # type: ignore[no-untyped-call]
-                x, self.panels, self.transposed
-            )
-            return out
-        return functional.linear(x, self.weight, self.bias)

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import numba
 import numpy as np
@@ -24,12 +24,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy.special import erfcx
 
-from mlmd_calc.models.mdet.loops import FAST_MATH, compiled
-
-Loops: TypeAlias = Callable[..., None]
-
-# What it makes of a function has other arguments.
-intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
+from mlmd_calc.models.loops import FAST_MATH, Loops, compiled, intrinsic
 
 # ---- some numbers at once -------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlmd_calc.models.mdet.loops import arrays, compiled, known
+from mlmd_calc.models.loops import arrays, compiled, known
+from mlmd_calc.models.operations import refuse_second_derivative
 
 
 class StreamedProduct(torch.autograd.Function):
@@ -49,20 +50,6 @@ class StreamedProduct(torch.autograd.Function):
         else:
             _gradients_in_torch(weights, value1, value2, grad, dw, dv1, dv2)
         return dw, dv1, dv2
-
-
-def refuse_second_derivative() -> None:
-    """Refuse to differentiate a gradient that is computed by other than torch's operations.
-
-    torch.autograd.function.once_differentiable would not do: torch.autograd.grad takes the missing
-    second derivative for zero if it can reach its inputs by another way.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "this form of the network has a first derivative only, so it cannot be differentiated "
-            "with create_graph=True; use the network as it was loaded, with "
-            "attention=edge_attention_reference"
-        )
 
 
 @compiled

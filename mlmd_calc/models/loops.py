@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import numba
 import torch
+from numba import extending
 from torch import Tensor
+
+Loops: TypeAlias = Callable[..., None]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,6 +19,9 @@ _DTYPES: Final = (torch.float32, torch.float64)
 
 FAST_MATH: Final = ("contract", "nsz", "reassoc")
 """What vectorised sums need; NaN and infinity keep their meaning."""
+
+# What it makes of a function has other arguments.
+intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 
 def known(tensor: Tensor) -> bool:

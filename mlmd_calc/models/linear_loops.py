@@ -17,8 +17,7 @@ from numba import types
 from numba.core import cgutils
 from torch import Tensor
 
-from mlmd_calc.models.mdet.kernels import Loops, intrinsic
-from mlmd_calc.models.mdet.loops import compiled
+from mlmd_calc.models.loops import Loops, compiled, intrinsic
 
 _BESIDE: Final = 2
 """Vector registers beside each other in a tile."""
