@@ -20,16 +20,13 @@ from torch import Tensor
 
 from mlmd_calc.models.mdet.dense_kernels import linear_loop
 from mlmd_calc.models.mdet.kernels import Loops, attention_gradient_loop, attention_loop, gelu_loop
-from mlmd_calc.models.mdet.loops import arrays
+from mlmd_calc.models.mdet.loops import THREADED_ATOMS, arrays
 from mlmd_calc.models.mdet.streamed_product import refuse_second_derivative
 from mlmd_calc.models.operations import single_operation
 
 KEPT_WEIGHTS: Final = 2**21
 """Weights of attention (numbers) of a molecule that are kept for the gradients; more are computed
 again, because memory that grows as N³ runs out before time does."""
-
-_TOGETHER: Final = 48
-"""Atoms from which attention is worth all threads of torch."""
 
 
 def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +61,7 @@ def _attend_gradients(
 
 def _ranges(atoms: int) -> list[tuple[int, int]]:
     """Parts of a loop over atoms that are done side by side: one, if that is not worth threads."""
-    parts = 1 if atoms < _TOGETHER else min(torch.get_num_threads(), atoms // 8)
+    parts = 1 if atoms < THREADED_ATOMS else min(torch.get_num_threads(), atoms // 8)
     cuts = [atoms * part // parts for part in range(parts + 1)]
     return list(itertools.pairwise(cuts))
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU, CompiledLinear
 from mlmd_calc.models.mdet.dense_kernels import can_pack, pack, panel_columns
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, can_fuse, edge_attention
-from mlmd_calc.models.mdet.loops import known
+from mlmd_calc.models.mdet.loops import THREADED_ATOMS, known
 from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention
 
-_MANY_ROWS: Final = 48**2
+_MANY_ROWS: Final = THREADED_ATOMS**2
 """Pairs of atoms from which it is better that torch multiplies, if it has more than one thread."""
 
 

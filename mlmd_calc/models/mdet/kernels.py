@@ -162,7 +162,7 @@ _MANTISSA_BITS: Final = 52
 _EXPONENT_OF_ONE: Final = 1023
 
 
-_inlined: Callable[[Callable[..., float]], Any] = functools.partial(
+_inlined: Callable[[Callable[..., Any]], Any] = functools.partial(
     numba.njit, fastmath=set(FAST_MATH), inline="always", error_model="numpy"
 )
 
@@ -239,6 +239,17 @@ _ROWS: Final = 8
 _COLUMNS: Final = 8
 
 
+@_inlined
+def dot(left: Any, at_left: int, right: Any, at_right: int, width: int, heads: int) -> Any:
+    """Sum over channels of the products of features in two arrays, of all heads at once."""
+    total = fill(left.dtype.type(0.0), heads)
+    for c in range(0, width, heads):
+        total = multiply_add(
+            load(left, at_left + c, heads), load(right, at_right + c, heads), total
+        )
+    return total
+
+
 @functools.cache
 def attention_loop(channels: int, heads: int) -> Loops:
     """Compile attention for numbers of channels and heads, which have to be constants in it.
@@ -258,7 +269,6 @@ def attention_loop(channels: int, heads: int) -> Loops:
         batch, n = projections.shape[:2]
         across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_out, flat_norms = projections.ravel(), out.ravel(), norms.ravel()
-        zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
         top, total = np.empty(_COLUMNS * heads, flat.dtype), np.empty(_COLUMNS * heads, flat.dtype)
         kept = weights.size > 0
@@ -278,14 +288,7 @@ def attention_loop(channels: int, heads: int) -> Loops:
                         at_weight = origin + ((i - first) * n + k) * beyond
                         for j in range(left, right):
                             at_key = (((b * n + k) * n + j) * 4 + 1) * width
-                            score = zero
-                            for c in range(0, width, heads):
-                                score = multiply_add(
-                                    load(flat, at_query + c, heads),
-                                    load(flat, at_key + c, heads),
-                                    score,
-                                )
-                            score = multiply(score, scale)
+                            score = multiply(dot(flat, at_query, flat, at_key, width, heads), scale)
                             if bias.size:
                                 both = bias[b, i, k] + bias[b, k, j]
                                 score = add(score, fill(both, heads))
@@ -378,11 +381,7 @@ def attention_gradient_loop(channels: int, heads: int) -> Loops:
             # The gradient of softmax needs the mean over the middle atoms.
             for ij in range(n * n):
                 at_out = (b * n * n + ij) * width
-                mean = zero
-                for c in range(0, width, heads):
-                    mean = multiply_add(
-                        load(flat_out, at_out + c, heads), load(flat_grad, at_out + c, heads), mean
-                    )
+                mean = dot(flat_out, at_out, flat_grad, at_out, width, heads)
                 store(along, ij * heads, mean)
             for tile in range(across * ((stop - start + _ROWS - 1) // _ROWS)):
                 first, left = start + tile // across * _ROWS, tile % across * _COLUMNS
@@ -396,14 +395,9 @@ def attention_gradient_loop(channels: int, heads: int) -> Loops:
                         if not kept:
                             for j in range(left, right):
                                 at_key = (((b * n + k) * n + j) * 4 + 1) * width
-                                score = zero
-                                for c in range(0, width, heads):
-                                    score = multiply_add(
-                                        load(flat, at_query + c, heads),
-                                        load(flat, at_key + c, heads),
-                                        score,
-                                    )
-                                score = multiply(score, scale)
+                                score = multiply(
+                                    dot(flat, at_query, flat, at_key, width, heads), scale
+                                )
                                 if bias.size:
                                     both = bias[b, i, k] + bias[b, k, j]
                                     score = add(score, fill(both, heads))

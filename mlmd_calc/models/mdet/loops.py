@@ -14,6 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _DTYPES: Final = (torch.float32, torch.float64)
 
+THREADED_ATOMS: Final = 48
+"""Atoms of a molecule from which its pairs are worth all threads of torch."""
+
 FAST_MATH: Final = ("contract", "nsz", "reassoc")
 """What vectorised sums need; NaN and infinity keep their meaning."""
 
