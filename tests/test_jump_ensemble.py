@@ -22,7 +22,6 @@ from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.propagation import Corrections, Guard, JumpLoop, Langevin, State
 from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
-
 CO = Atoms("CO", [[0, 0, 0], [1.1, 0, 0]])
 PEROXIDE = molecule("H2O2")
 
