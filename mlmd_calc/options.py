@@ -100,6 +100,14 @@ def check_not_negative(options: Any, *names: str) -> None:
             raise ConfigError(f"{name}={shown(value)}; it must not be negative")
 
 
+def check_at_least(options: Any, least: float, *names: str) -> None:
+    """Refuse what is below a limit or has no end."""
+    for name in names:
+        value = getattr(options, name)
+        if not least <= value < math.inf:
+            raise ConfigError(f"{name}={shown(value)}; it must be at least {least:g} and finite")
+
+
 def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str, Any]:
     """Return the options if they are a table with names of fields of a dataclass only.
 

@@ -14,6 +14,7 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import (
+    check_at_least,
     check_choices,
     check_fraction,
     check_positive,
@@ -153,8 +154,7 @@ class Recipe:
         check_types(self)
         check_choices(self, _CHOICES)
         for name, smallest in self.smallest.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least {smallest}")
+            check_at_least(self, smallest, name)
         check_positive(self, "learning_rate")
         for name in ("held_out_fraction", "ema_decay"):
             check_fraction(self, name)
