@@ -112,12 +112,9 @@ class Job:
             raise ModelFileError(
                 f"{JOB_FILE} is damaged: its calculator cannot be made ({error})"
             ) from error
-        found = calculator.potential.model.sha256
-        if found != checksum:
-            raise ModelFileError(
-                f"model {options['model']!r} has sha256 {found}, but the run was started with "
-                f"{checksum}; bring back the original model or start a new run"
-            )
+        calculator.potential.model.check_unchanged(
+            checksum, "the run was started with", "start a new run"
+        )
         return calculator
 
 
