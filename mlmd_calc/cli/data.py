@@ -24,6 +24,7 @@ from mlmd_calc.cli.data_options import (
     VelocityUnitOption,
 )
 from mlmd_calc.cli.endings import advise, raise_on_signal
+from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
@@ -303,7 +304,7 @@ def label_command(
 @app.command("info")
 def info_command(
     paths: Annotated[list[Path], typer.Argument(help="Data files or directories.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     velocity_unit: VelocityUnitOption = None,

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlmd_calc.cli.data_options import (
+    Data,
     EnergyKey,
     ForcesKey,
     FrameSpacing,
@@ -18,8 +19,8 @@ from mlmd_calc.cli.data_options import (
     VelocityUnitOption,
 )
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
-from mlmd_calc.cli.report import Html, Report
-from mlmd_calc.cli.sample import Steer
+from mlmd_calc.cli.report import Html, Json, Report
+from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 D = TypeVar("D", bound="MoleculeFrames | BiomolecularTrajectory")
 
-Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
 ModelName = Annotated[str, typer.Option("--model", help="Shipped name, file or run directory.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only these molecules; may be repeated.")]
 HeldOut = Annotated[
@@ -42,7 +42,6 @@ Frames = Annotated[int, typer.Option(min=1, help="At most this many frames per m
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures.")]
 Dtype = Annotated[str, typer.Option(help="float64, float32 or, for force fields, mixed.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
 class _ByKind(TyperGroup):
@@ -78,7 +77,7 @@ def forces_command(
     n_rotations: Annotated[int | None, typer.Option(help="Orientations per call.")] = None,
     dtype: Dtype = "float64",
     seed: Seed = 0,
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -126,7 +125,7 @@ def jumps_command(
     plots: Plots = None,
     dtype: Dtype = "float64",
     seed: Seed = 0,
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -181,7 +180,7 @@ def operator_command(
         ),
     ] = None,
     dtype: Dtype = "float64",
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -223,25 +222,12 @@ def rollouts_command(
     interpolator: Annotated[
         str | None, typer.Option(help="Also with this model between the frames.")
     ] = None,
-    stride: Annotated[
-        float | None, typer.Option(help="ps between frames, if the model knows several.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="sde or ode; default: that of the model.")
-    ] = None,
+    stride: Stride = None,
+    sampler: Sampler = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="With both samplers.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per frame.")] = None,
-    noise_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Factor on the sampler's noise; default: what the model's card recommends for the "
-            "length of the molecule."
-        ),
-    ] = None,
-    step_scale: Annotated[
-        float | None,
-        typer.Option(help="Factor on the sampler's steps; default: that of the model."),
-    ] = None,
+    steps: Steps = None,
+    noise_scale: NoiseScale = None,
+    step_scale: StepScale = None,
     steer: Steer = True,
     redraws: Annotated[
         int | None,
@@ -268,7 +254,7 @@ def rollouts_command(
     plots: Plots = None,
     dtype: Dtype = "float32",
     seed: Seed = 0,
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Trajectories that an ATMOS propagator draws, compared with molecular dynamics."""

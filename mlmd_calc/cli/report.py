@@ -45,6 +45,9 @@ Html: TypeAlias = Annotated[
         callback=_page_file,
     ),
 ]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+
+SUMMARY_FILE: Final = "summary.json"
 
 _PACKAGES: Final = ("torch", "ase", "numpy", "openmm")
 """Whose versions a page tells, where they are installed."""

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
 from mlmd_calc.cli.endings import raise_on_signal
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.wording import counted
@@ -101,7 +101,7 @@ def validate_jumps(
     ] = None,
     replicas: Annotated[int, typer.Option(help="Molecules that move side by side.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Compare runs of jumps with force-based runs: temperatures, energies, and single jumps."""
@@ -187,7 +187,7 @@ def validate_forces(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Symmetry of forces in both precisions, work around loops, time to failure, distances."""

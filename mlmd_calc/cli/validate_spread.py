@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading
 from mlmd_calc.cli.evaluate import HeldOut, Only, chosen_data
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def validate_spread(
         float, typer.Option(help="Share of the structures that the limit to be chosen keeps.")
     ] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
