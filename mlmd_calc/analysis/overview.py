@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.analysis.plots import COLOURS
+from mlmd_calc.analysis.plots import COLOURS, GUIDE
 from mlmd_calc.md.record import RunRecord
 
 _WINDOW_PS: Final = 1.0
 """Running means of temperatures are taken over this time, in all runs the same."""
 
-_GUIDE: Final = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 _ANGLES: Final = range(-180, 181, 90)
 
 
@@ -118,7 +117,7 @@ def _draw_temperatures(axis: Any, runs: list[OverviewRun]) -> None:
         times, kelvin = _running_mean(run.record)
         _draw_series(axis, run, times, kelvin, linewidth=1.3)
     wanted = runs[0].record.description.settings.temperature_K
-    axis.axhline(wanted, **_GUIDE)
+    axis.axhline(wanted, **GUIDE)
     low, high = axis.get_ylim()
     # Room for the legend here, too.
     axis.set_ylim(min(low, 0.6 * wanted), max(high, 1.3 * wanted) + 0.25 * wanted)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlmd_calc.analysis.spread import SpreadCalibration
 
 COLOURS: Final = ("#0b559f", "#d95f02", "#1b9e77", "#7570b3", "#666666")
-_GUIDE: Final[dict[str, Any]] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
+GUIDE: Final[dict[str, Any]] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 _ROWS: Final = ("energy since start\n(meV/atom)", "kinetic temperature (K)", "bond deviation (Å)")
 _BINS: Final = 60
 _WINDOWS: Final = 50
@@ -109,7 +109,7 @@ def plot_calibration(found: SpreadCalibration, path: Path) -> None:
         spreads, [one.low for one in found.bins], [one.high for one in found.bins], alpha=0.2
     )
     axis.plot(spreads, [one.error for one in found.bins], "o-", color=COLOURS[0])
-    axis.plot(spreads, spreads, label="error = spread", **_GUIDE)
+    axis.plot(spreads, spreads, label="error = spread", **GUIDE)
     axis.axvline(found.max_spread / units.MEV, color=COLOURS[1], label="max_spread")
     axis.set_xlabel("spread (meV/Å)")
     axis.set_ylabel("RMS error of forces (meV/Å)")
@@ -175,10 +175,10 @@ def _finish(axes: Any, record: RunRecord) -> None:
     settings = record.description.settings
     if settings.thermostatted:
         kelvin = settings.temperature_K
-        temperature.axhline(kelvin, **_GUIDE, label=f"thermostat, {kelvin:g} K")
+        temperature.axhline(kelvin, **GUIDE, label=f"thermostat, {kelvin:g} K")
     temperature.set_ylim(bottom=0.0)
     limit = settings.bond_limit
-    bonds.axhline(limit, **_GUIDE, label=f"limit, {limit:g} Å")
+    bonds.axhline(limit, **GUIDE, label=f"limit, {limit:g} Å")
     bonds.set_ylim(0.0, max(1.15 * limit, min(bonds.get_ylim()[1], settings.bond_stop)))
     for axis in axes:
         if axis.get_legend_handles_labels()[0]:

@@ -15,7 +15,7 @@ from scipy.linalg import null_space
 from scipy.signal import find_peaks
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.propagation import State
 from mlmd_calc.propagation.corrections import rigid_basis
@@ -26,8 +26,6 @@ _FEWEST: Final = 16
 
 _PROMINENCE: Final = 0.01
 """Of a peak above what is around it, as a fraction of the highest peak."""
-
-Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import extending, types
@@ -24,7 +23,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy.special import erfcx
 
-from mlmd_calc.models.mdet.loops import FAST_MATH, compiled
+from mlmd_calc.models.mdet.loops import FAST_MATH, compiled, inlined
 
 Loops: TypeAlias = Callable[..., None]
 
@@ -162,12 +161,7 @@ _MANTISSA_BITS: Final = 52
 _EXPONENT_OF_ONE: Final = 1023
 
 
-_inlined: Callable[[Callable[..., Any]], Any] = functools.partial(
-    numba.njit, fastmath=set(FAST_MATH), inline="always", error_model="numpy"
-)
-
-
-@_inlined
+@inlined
 def polynomial(x: float, coefficients: tuple[float, ...]) -> float:
     """Polynomial with the coefficient of the highest power first, of at most 14 terms.
 
@@ -179,7 +173,7 @@ def polynomial(x: float, coefficients: tuple[float, ...]) -> float:
     return value
 
 
-@_inlined
+@inlined
 def exponential(x: float) -> float:
     """``exp(x)`` of a number in double precision that is at most zero."""
     power = np.floor(max(x, _LOWEST) * _PER_LOG_2 + 0.5)
@@ -214,7 +208,7 @@ _TAIL_EVEN: Final = _tail_coefficients()[::2]
 _TAIL_ODD: Final = _tail_coefficients()[1::2]
 
 
-@_inlined
+@inlined
 def normal_tail(x: float, density: float) -> float:
     """Probability of numbers above ``x >= 0`` in the normal distribution, to 1e-15.
 
@@ -239,7 +233,7 @@ _ROWS: Final = 8
 _COLUMNS: Final = 8
 
 
-@_inlined
+@inlined
 def dot(left: Any, at_left: int, right: Any, at_right: int, width: int, heads: int) -> Any:
     """Sum over channels of the products of features in two arrays, of all heads at once."""
     total = fill(left.dtype.type(0.0), heads)

@@ -35,6 +35,12 @@ def arrays(*tensors: Tensor) -> list[Any]:
     ]
 
 
+inlined: Final[Callable[[Callable[..., Any]], Any]] = numba.njit(
+    fastmath=set(FAST_MATH), inline="always", error_model="numpy"
+)
+"""For functions that are called by compiled ones of the same file."""
+
+
 def compiled(function: F) -> F:
     """Compile at the first call, and keep the result on disk where there is a place for it."""
     # Without Python's error for a division by zero, which is a branch.

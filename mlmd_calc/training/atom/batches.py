@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.data.trajectories import Float64Array, Trajectory
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
+from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.training.batches import (
     BatchStream,
