@@ -290,13 +290,7 @@ def _load(*reference: Any) -> MDETComputation:
 
 
 class TensorComputation:
-    """Callable for ``openmmtorch.PythonTorchForce``: the same computation on tensors.
-
-    Parameters
-    ----------
-    computation
-        What is computed.
-    """
+    """Callable for ``openmmtorch.PythonTorchForce``: the same computation on tensors."""
 
     def __init__(self, computation: MDETComputation) -> None:
         self.computation = computation

@@ -26,17 +26,7 @@ _WINDOWS: Final = 50
 
 
 def plot_run(record: RunRecord, path: Path, title: str) -> None:
-    """Draw energies, temperature and bonds of one run against time, or against steps without time.
-
-    Parameters
-    ----------
-    record
-        Recorded frames.
-    path
-        PNG file to write.
-    title
-        Heading of the picture.
-    """
+    """Draw energies, temperature and bonds of one run against time, or steps where it has none."""
     record = record.at_steps
     figure, axes = _figure(title)
     energy, temperature, bonds = axes
@@ -89,15 +79,7 @@ def plot_spectrum(
 
 
 def plot_calibration(found: SpreadCalibration, path: Path) -> None:
-    """Draw the error of the forces over their spread, with the limit that was chosen.
-
-    Parameters
-    ----------
-    found
-        Calibration curve.
-    path
-        PNG file to write.
-    """
+    """Draw the error of the forces over their spread, with the limit that was chosen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

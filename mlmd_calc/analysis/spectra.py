@@ -125,11 +125,6 @@ def joined_runs(molecules: Sequence[MoleculeFrames]) -> list[MoleculeFrames]:
 
     Trajectories belong together if name, atoms, charge, multiplicity and frame spacing are the
     same. Of frames positions, velocities and their runs are kept.
-
-    Parameters
-    ----------
-    molecules
-        Trajectories.
     """
     together: dict[tuple[object, ...], list[MoleculeFrames]] = defaultdict(list)
     for one in molecules:
@@ -159,13 +154,6 @@ def _joined(parts: list[MoleculeFrames]) -> MoleculeFrames:
 
 def velocity_autocorrelation(molecule: MoleculeFrames, most_fs: float) -> Float64Array:
     """Autocorrelation of the velocities within a molecule, weighted by mass, 1 at the start.
-
-    Parameters
-    ----------
-    molecule
-        Frames with velocities at equal spacing.
-    most_fs
-        Longest time in fs.
 
     Returns
     -------

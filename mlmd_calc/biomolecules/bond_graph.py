@@ -19,13 +19,6 @@ class BondGraph:
 
     A residue that the bonds of the structure do not hold together gets bonds from distances.
 
-    Parameters
-    ----------
-    structure
-        Where the residues are.
-    residues
-        Indices of those to keep.
-
     Attributes
     ----------
     structure

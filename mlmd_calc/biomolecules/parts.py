@@ -69,15 +69,6 @@ class Part(NamedTuple):
 def standard_part(graph: BondGraph, residue: int, parent: str) -> Part:
     """Sort the atoms of an amino acid or cap.
 
-    Parameters
-    ----------
-    graph
-        Structure and bonds.
-    residue
-        Index of the residue.
-    parent
-        Its name in `RESIDUES`.
-
     Raises
     ------
     InputError

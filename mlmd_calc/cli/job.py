@@ -341,15 +341,6 @@ def relax(atoms: ase.Atoms) -> str:
 def drive(run: Run, last_step: int, console: Console) -> tuple[Outcome, float, int]:
     """Continue a run under a progress bar until it ends or the user stops it.
 
-    Parameters
-    ----------
-    run
-        What to run.
-    last_step
-        Step to stop after.
-    console
-        Where to draw the bar.
-
     Returns
     -------
     outcome, steps_per_second, signal

@@ -76,13 +76,7 @@ class _Picture(NamedTuple):
 
 
 class Report:
-    """Tables, sentences and pictures in the order in which they are to be read.
-
-    Parameters
-    ----------
-    title
-        Heading of the page.
-    """
+    """Tables, sentences and pictures in the order in which they are to be read."""
 
     def __init__(self, title: str) -> None:
         self.title = title

@@ -32,17 +32,6 @@ _FEW_ACCEPTED: Final = 0.2
 def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dict[str, Any]:
     """Export the trajectories of a run, draw them, and summarise it.
 
-    Parameters
-    ----------
-    run
-        The run, closed.
-    job
-        What was asked for.
-    outcome
-        How it ended.
-    steps_per_second
-        Speed.
-
     Returns
     -------
     dict

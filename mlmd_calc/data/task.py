@@ -50,13 +50,7 @@ class Task:
         return float(atom_count(self.molecule) ** 2)
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Sample the molecule and write its file; errors as `mlmd_calc.data.sampling.sample`.
-
-        Parameters
-        ----------
-        on_step
-            Called after every frame of dynamics.
-        """
+        """Sample the molecule and write its file; errors as `mlmd_calc.data.sampling.sample`."""
         samples = sample(self.molecule, self.settings, on_step)
         provenance = {
             "code": f"mlmd {version('mlmd')}",

@@ -70,15 +70,7 @@ class Bonds:
         return bond_lengths(positions, self.pairs) - self.lengths
 
     def label(self, bond: int, numbers: NDArray[np.integer]) -> str:
-        """Name of a bond, e.g. ``"C0-H3"``.
-
-        Parameters
-        ----------
-        bond
-            Index of the bond.
-        numbers
-            Atomic numbers of the molecule.
-        """
+        """Name of a bond, e.g. ``"C0-H3"``."""
         return "-".join(f"{chemical_symbols[numbers[i]]}{i}" for i in self.pairs[bond])
 
 

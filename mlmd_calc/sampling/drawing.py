@@ -148,11 +148,6 @@ class Drawing:
     def draw(self, keyframes: int) -> NDArray[np.float64]:
         """Draw frames.
 
-        Parameters
-        ----------
-        keyframes
-            How many keyframes of each trajectory.
-
         Returns
         -------
         ndarray

@@ -274,17 +274,7 @@ class Turned:
 
 
 def turned(forces: ForceModel, structures: Sequence[Structure], *, energies: bool) -> Turned:
-    """Evaluate structures in the 60 orientations of the 600-cell.
-
-    Parameters
-    ----------
-    forces
-        Force model.
-    structures
-        Structures of one molecule.
-    energies
-        Whether the force model knows energies.
-    """
+    """Evaluate structures in the 60 orientations of the 600-cell."""
     properties = ("energy", "forces") if energies else ("forces",)
     results = [forces.evaluate(turned_copies(one), properties) for one in structures]
     return Turned(

@@ -71,13 +71,6 @@ class ChangeScales:
     integrator's network has to predict. Errors in these units count equally at all times and for
     all elements.
 
-    Parameters
-    ----------
-    trajectories
-        Trajectories with one frame spacing.
-    strides
-        Numbers of frames per jump.
-
     Attributes
     ----------
     positions, velocities
