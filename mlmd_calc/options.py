@@ -125,14 +125,14 @@ def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str,
     return options
 
 
-def check_depth(name: str, value: object, deepest: int = _DEEPEST) -> None:
+def check_depth(name: str, value: object) -> None:
     """Refuse tables in tables in tables, which functions that call themselves cannot follow."""
     level = [value]
-    for _ in range(deepest):
+    for _ in range(_DEEPEST):
         level = [inner for outer in level for inner in _contents(outer)]
         if not level:
             return
-    raise ConfigError(f"{name} has tables more than {deepest} levels deep; make it flatter")
+    raise ConfigError(f"{name} has tables more than {_DEEPEST} levels deep; make it flatter")
 
 
 def _contents(value: object) -> list[object]:

@@ -17,9 +17,7 @@ _BINS = 72
 """Of each angle in a Ramachandran plot: 5° wide."""
 
 
-def plot_rmsf(
-    fluctuations: Mapping[str, NDArray[np.float64]], path: Path, title: str, xlabel: str = "atom"
-) -> None:
+def plot_rmsf(fluctuations: Mapping[str, NDArray[np.float64]], path: Path, title: str) -> None:
     """Draw fluctuations along the molecule.
 
     Parameters
@@ -30,14 +28,12 @@ def plot_rmsf(
         PNG file to write.
     title
         Heading of the picture.
-    xlabel
-        What is counted along the axis.
     """
     figure, axes = _figure(1, title)
     for (name, values), colour in zip(fluctuations.items(), COLOURS, strict=False):
         places = np.arange(1, len(values) + 1)
         axes[0].plot(places, values, color=colour, marker=".", linewidth=1.1, label=name)
-    axes[0].set_xlabel(xlabel)
+    axes[0].set_xlabel("atom")
     axes[0].set_ylabel("RMSF (Å)")
     axes[0].set_ylim(bottom=0.0)
     axes[0].xaxis.get_major_locator().set_params(integer=True)
