@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlmd_calc.analysis.ensembles import Frames, project
 from mlmd_calc.analysis.plots import COLOURS
 from mlmd_calc.geometry.stereochemistry import angle_histogram
+from mlmd_calc.io.figures import new_figure
 
 _BINS = 72
 """Of each angle in a Ramachandran plot: 5° wide."""
@@ -163,14 +164,7 @@ _LEGEND: dict[str, Any] = {
 
 def _figure(columns: int, title: str) -> tuple[Any, Any]:
     """Figure with one row of panels that share their axes."""
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width = 8.0 if columns == 1 else 1.5 + 4.0 * columns
-    figure = Figure(figsize=(width, 4.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(8.0 if columns == 1 else 1.5 + 4.0 * columns, 4.5, title=title)
     axes = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
     for axis in axes:
         axis.grid(alpha=0.25)

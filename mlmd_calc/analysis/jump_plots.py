@@ -8,9 +8,9 @@ from typing import Final
 
 from mlmd_calc.analysis.jumps import JumpErrors
 from mlmd_calc.analysis.statistics import Mean
+from mlmd_calc.io.figures import new_figure
 
 _MARKERS: Final = "os^Dvx*"
-_BINS: Final = 60
 
 
 def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -> None:
@@ -25,15 +25,12 @@ def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -
     title
         Heading of the picture.
     """
-    # No pyplot, which would choose a display for the whole process.
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     # Ten to some power is not how anyone says 8 fs or 20 %.
     plain = StrMethodFormatter("{x:g}")
     times = sorted({float(time) for found in errors.values() for time in found.times})
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(9.0, 4.0, title=title, dpi=150)
     for axis, quantity in zip(figure.subplots(1, 2), ("position", "velocity"), strict=True):
         for (name, found), marker in zip(errors.items(), _MARKERS, strict=False):
             relative = 100.0 * found.relative(quantity)
@@ -48,7 +45,7 @@ def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -
         axis.grid(alpha=0.25, which="both")
     figure.axes[0].legend(frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def plot_mean_temperatures(
@@ -67,10 +64,7 @@ def plot_mean_temperatures(
     temperature_K
         Temperature of the thermostat.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(8.0, 4.0, title=title)
     axis = figure.subplots()
     kinds = list(dict.fromkeys(kind for run in runs.values() for kind in run))
     for index, (kind, marker) in enumerate(zip(kinds, _MARKERS, strict=False)):
@@ -90,4 +84,4 @@ def plot_mean_temperatures(
     axis.grid(alpha=0.25, axis="y")
     if kinds:
         axis.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.plots import COLOURS, GUIDE
+from mlmd_calc.io.figures import new_figure
 from mlmd_calc.md.record import RunRecord
 
 _WINDOW_PS: Final = 1.0
@@ -76,14 +77,8 @@ def plot_overview(
     title
         Heading of the picture.
     """
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)
-    figure = Figure(figsize=(12.0, 8.4), dpi=120, layout=layout)
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.0, 8.4, dpi=120)
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)
     figure.suptitle(title, fontsize="x-large")
     (energy, temperature), (speed, ramachandran) = figure.subplots(2, 2)
     steered = [run for run in runs if run.record.description.settings.thermostatted]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import fit_drift
+from mlmd_calc.io.figures import new_figure
 from mlmd_calc.md.record import RunRecord
 
 if TYPE_CHECKING:
@@ -62,12 +63,7 @@ def plot_spectrum(
     harmonic
         1/cm; None for no lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 4.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(9.0, 4.0, title=title)
     axis = figure.subplots()
     for wavenumber in () if harmonic is None else harmonic:
         axis.axvline(wavenumber, color="0.6", linestyle="--", linewidth=0.8)
@@ -80,11 +76,7 @@ def plot_spectrum(
 
 def plot_calibration(found: SpreadCalibration, path: Path) -> None:
     """Draw the error of the forces over their spread, with the limit that was chosen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 4.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.6, 4.0)
     axis = figure.subplots()
     spreads = [one.spread for one in found.bins]
     axis.fill_between(
@@ -112,12 +104,9 @@ def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> 
     path
         PNG file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
 
-    figure = Figure(figsize=(7.0, 4.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.0, 4.0)
     axis = figure.subplots()
     sizes = {symbol: np.abs(own).ravel() / units.MEV for symbol, own in errors.items()}
     largest = max(float(own.max()) for own in sizes.values())
@@ -136,13 +125,7 @@ def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> 
 
 def _figure(title: str) -> tuple[Any, Any]:
     """Figure with three panels below each other that share their time axis."""
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 8.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(7.0, 8.5, title=title)
     axes = figure.subplots(3, sharex="col")
     for label, axis in zip(_ROWS, axes, strict=True):
         axis.set_ylabel(label)
