@@ -125,6 +125,18 @@ def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str,
     return options
 
 
+def with_lists(value: Any) -> Any:
+    """Turn tuples into lists, at any depth, as JSON and TOML have them."""
+    if isinstance(value, dict):
+        return {key: with_lists(entry) for key, entry in value.items()}
+    return [with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of a table into tuples, as dataclasses have them."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
 def check_depth(name: str, value: object) -> None:
     """Refuse tables in tables in tables, which functions that call themselves cannot follow."""
     level = [value]

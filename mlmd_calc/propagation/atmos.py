@@ -291,17 +291,16 @@ def trained_stride_ps(model: ATMOSModel, stride_ps: float | None) -> float:
         If the model does not know it, or None leaves it open.
     """
     name, known = model.card.name or model.source, model.card.strides_ps
+    listed = ", ".join(f"{stride:g}" for stride in known)
     if stride_ps is None:
         if len(known) == 1:
             return known[0]
-        listed = ", ".join(f"{stride:g}" for stride in known)
         raise ConfigError(
             f"model {name!r} was trained on strides of {listed} ps; choose one of them"
             if known
             else f"the card of model {name!r} does not tell its stride; give it"
         )
     if known and stride_ps not in known:
-        listed = ", ".join(f"{stride:g}" for stride in known)
         raise ConfigError(
             f"a stride of {stride_ps:g} ps; model {name!r} was trained on {listed} ps and knows no "
             "other"

@@ -21,6 +21,8 @@ from mlmd_calc.options import (
     check_types,
     refuse_unknown,
     shown,
+    with_lists,
+    with_tuples,
 )
 from mlmd_calc.zoo import KINDS, LoadedModel
 
@@ -171,7 +173,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values."""
-        return {"kind": self.kind, **_with_lists(asdict(self))}
+        return {"kind": self.kind, **with_lists(asdict(self))}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Recipe:
@@ -192,17 +194,7 @@ class Recipe:
         # What `loss` is by default is of the class that holds the weights.
         weights: Any = {item.name: item.default_factory for item in fields(recipe)}["loss"]
         loss = weights(**refuse_unknown(weights, values.pop("loss", {}), "loss terms"))
-        entries: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return recipe(**entries, loss=loss)
-
-
-def _with_lists(value: Any) -> Any:
-    """Turn tuples into lists, as JSON and TOML have them."""
-    if isinstance(value, dict):
-        return {key: _with_lists(entry) for key, entry in value.items()}
-    return [_with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return recipe(**with_tuples(values), loss=loss)
 
 
 def list_recipes() -> list[str]:
