@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Json, Report
 
@@ -53,7 +54,7 @@ def audit(
     rotation: Annotated[str | None, typer.Option(help="MD-ET: none, random or average.")] = None,
     n_rotations: Annotated[int | None, typer.Option(help="MD-ET: orientations per call.")] = None,
     dtype: Annotated[str | None, typer.Option(help="MD-ET: float64, float32 or mixed.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
     html: Html = None,
 ) -> None:

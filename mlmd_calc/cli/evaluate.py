@@ -16,10 +16,12 @@ from mlmd_calc.cli.data_options import (
     ForcesKey,
     FrameSpacing,
     Reading,
+    Seed,
     VelocityUnitOption,
 )
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
 from mlmd_calc.cli.report import Html, Json, Report
+from mlmd_calc.cli.run import Device, Forces, NRotations, Rotation
 from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
 from mlmd_calc.errors import ConfigError
 
@@ -41,7 +43,6 @@ HeldOut = Annotated[
 Frames = Annotated[int, typer.Option(min=1, help="At most this many frames per molecule.")]
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures.")]
 Dtype = Annotated[str, typer.Option(help="float64, float32 or, for force fields, mixed.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 
 
 class _ByKind(TyperGroup):
@@ -72,9 +73,9 @@ def forces_command(
     only: Only = None,
     frames: Frames = 100,
     held_out: HeldOut = None,
-    forces: Annotated[str | None, typer.Option(help="direct or conservative.")] = None,
-    rotation: Annotated[str | None, typer.Option(help="none, random or average.")] = None,
-    n_rotations: Annotated[int | None, typer.Option(help="Orientations per call.")] = None,
+    forces: Forces = None,
+    rotation: Rotation = None,
+    n_rotations: NRotations = None,
     dtype: Dtype = "float64",
     seed: Seed = 0,
     as_json: Json = False,
@@ -250,7 +251,7 @@ def rollouts_command(
     interval: Annotated[
         float | None, typer.Option(help="ps between the frames of .dcd files.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     plots: Plots = None,
     dtype: Dtype = "float32",
     seed: Seed = 0,
