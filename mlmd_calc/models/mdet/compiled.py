@@ -68,10 +68,10 @@ def _ranges(atoms: int) -> list[tuple[int, int]]:
 
 def _in_parts(loop: Loops, inputs: list[Any], ranges: list[tuple[int, int]]) -> None:
     if len(ranges) == 1:
-        loop(*inputs, *ranges[0])
+        loop(*inputs, ranges[0])
         return
     with ThreadPoolExecutor(len(ranges)) as pool:
-        for done in [pool.submit(loop, *inputs, *part) for part in ranges]:
+        for done in [pool.submit(loop, *inputs, part) for part in ranges]:
             done.result()
 
 

@@ -258,8 +258,9 @@ def attention_loop(channels: int, heads: int) -> Loops:
 
     @compiled
     def attend(
-        projections: Any, bias: Any, weights: Any, norms: Any, out: Any, start: int, stop: int
+        projections: Any, bias: Any, weights: Any, norms: Any, out: Any, part: tuple[int, int]
     ) -> None:
+        start, stop = part
         batch, n = projections.shape[:2]
         across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_out, flat_norms = projections.ravel(), out.ravel(), norms.ravel()
@@ -355,9 +356,9 @@ def attention_gradient_loop(channels: int, heads: int) -> Loops:
         dprojections: Any,
         dbias_second: Any,
         dbias_first: Any,
-        start: int,
-        stop: int,
+        part: tuple[int, int],
     ) -> None:
+        start, stop = part
         batch, n = projections.shape[:2]
         across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_norms, flat_out = projections.ravel(), norms.ravel(), out.ravel()
