@@ -34,6 +34,12 @@ from typing import Any, Final
 import ase
 import numpy as np
 from bench_mdet import environment
+from jump_summary import (
+    divergence_floor,
+    plot_distributions,
+    plot_temperatures,
+    summarise_ensemble,
+)
 from mdet_forms import PROC, in_fresh_process
 from numpy.typing import NDArray
 from rich import box
@@ -46,11 +52,8 @@ from mlmd_calc.analysis.jump_ensemble import (
     ALL_ATOMS,
     InternalCoordinates,
     Sample,
-    divergence_floor,
     kinetic_temperatures,
-    summarise_ensemble,
 )
-from mlmd_calc.analysis.jump_plots import plot_distributions, plot_temperatures
 from mlmd_calc.analysis.statistics import fit_drift
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
@@ -411,7 +414,7 @@ def report_of(runs: dict[str, Run]) -> dict[str, Any]:
                 "energy": None if run.totals is None else energy_changes(run),
                 **summarise_ensemble(
                     coordinates, run.sample, reference, bond_limit=Bonding().limit
-                ).to_dict(),
+                ),
             }
             for name, run in runs.items()
         },

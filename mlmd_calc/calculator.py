@@ -256,12 +256,9 @@ class MDETCalculator(Calculator):
 def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, Any]) -> MDETCalculator:
     """Rebuild a pickled calculator, which refers to its model by name and checksum."""
     calculator = MDETCalculator(**options)
-    found = calculator.potential.model.sha256
-    if found != sha256:
-        raise ModelFileError(
-            f"model {options['model']!r} has sha256 {found}, but the calculator was stored with "
-            f"{sha256}; bring back the original file or make a new calculator"
-        )
+    calculator.potential.model.check_unchanged(
+        sha256, "the calculator was stored with", "make a new calculator"
+    )
     calculator.potential.load_state_dict(state)
     return calculator
 

@@ -100,6 +100,14 @@ def check_not_negative(options: Any, *names: str) -> None:
             raise ConfigError(f"{name}={shown(value)}; it must not be negative")
 
 
+def check_at_least(options: Any, least: float, *names: str) -> None:
+    """Refuse what is below a limit or has no end."""
+    for name in names:
+        value = getattr(options, name)
+        if not least <= value < math.inf:
+            raise ConfigError(f"{name}={shown(value)}; it must be at least {least:g} and finite")
+
+
 def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str, Any]:
     """Return the options if they are a table with names of fields of a dataclass only.
 
@@ -117,14 +125,26 @@ def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str,
     return options
 
 
-def check_depth(name: str, value: object, deepest: int = _DEEPEST) -> None:
+def with_lists(value: Any) -> Any:
+    """Turn tuples into lists, at any depth, as JSON and TOML have them."""
+    if isinstance(value, dict):
+        return {key: with_lists(entry) for key, entry in value.items()}
+    return [with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of a table into tuples, as dataclasses have them."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def check_depth(name: str, value: object) -> None:
     """Refuse tables in tables in tables, which functions that call themselves cannot follow."""
     level = [value]
-    for _ in range(deepest):
+    for _ in range(_DEEPEST):
         level = [inner for outer in level for inner in _contents(outer)]
         if not level:
             return
-    raise ConfigError(f"{name} has tables more than {deepest} levels deep; make it flatter")
+    raise ConfigError(f"{name} has tables more than {_DEEPEST} levels deep; make it flatter")
 
 
 def _contents(value: object) -> list[object]:

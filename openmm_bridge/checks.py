@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 import openmm
 
 from mlmd_calc.errors import InputError
-from openmm_bridge.region import Region, fragments_of
+from mlmd_calc.geometry.bonds import fragments_of
+from openmm_bridge.region import Region
 from openmm_bridge.stored import module_description, stored_description
 
 FORCE_NAME: Final = "MD-ET"

@@ -279,12 +279,9 @@ def _load(*reference: Any) -> MDETComputation:
     stored = json.loads(reference[0])
     options = stored["options"]
     potential = Potential(**options)
-    found = potential.model.sha256
-    if found != stored["sha256"]:
-        raise ModelFileError(
-            f"model {options['model']!r} has sha256 {found}, but the force was stored with "
-            f"{stored['sha256']}; bring back the original file or make a new force"
-        )
+    potential.model.check_unchanged(
+        stored["sha256"], "the force was stored with", "make a new force"
+    )
     if stored["state"] is not None:
         potential.load_state_dict(stored["state"])
     computation = MDETComputation(potential, Region.from_dict(stored["region"]), options["device"])
@@ -293,13 +290,7 @@ def _load(*reference: Any) -> MDETComputation:
 
 
 class TensorComputation:
-    """Callable for ``openmmtorch.PythonTorchForce``: the same computation on tensors.
-
-    Parameters
-    ----------
-    computation
-        What is computed.
-    """
+    """Callable for ``openmmtorch.PythonTorchForce``: the same computation on tensors."""
 
     def __init__(self, computation: MDETComputation) -> None:
         self.computation = computation

@@ -146,17 +146,7 @@ class OpenMMEngine:
 
 
 class OpenMMDynamics:
-    """One molecule under its MD-ET forces, moved by an integrator of OpenMM or by jumps.
-
-    Parameters
-    ----------
-    atoms
-        The molecule, which follows the Context.
-    description
-        What the run is.
-    integrator
-        Moves the molecule.
-    """
+    """One molecule under its MD-ET forces, moved by an integrator of OpenMM or by jumps."""
 
     acceptance: ClassVar[None] = None
     sampler: ClassVar[None] = None

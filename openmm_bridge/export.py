@@ -26,6 +26,7 @@ from mlmd_calc import __version__, units
 from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.geometry.rotations import counted_rotations
 from mlmd_calc.io.files import replacing
+from mlmd_calc.models.mdet.edge_attention import edge_attention_streamed
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.results import _ABSURD_FORCE
@@ -463,23 +464,9 @@ def _edge_attention(
 ) -> Tensor:
     """Streamed edge attention whose loops stay loops when they are recorded.
 
-    See :mod:`mlmd_calc.models.mdet.edge_attention`. Unrolled, they would be some hundred operations
-    per layer and atom.
+    Unrolled, they would be some hundred operations per layer and atom.
     """
-    b, n, _, h, c = query.shape
-    scores = torch.matmul(
-        query.permute(2, 0, 3, 1, 4) * (1.0 / math.sqrt(c)), key.permute(1, 0, 3, 4, 2)
-    )
-    if bias is not None:
-        bias = bias.to(scores.dtype)
-        scores = scores + bias.permute(2, 0, 1)[:, :, None, :, None]
-        scores = scores + bias.permute(1, 0, 2)[:, :, None, None]
-    out: Tensor = _PRODUCT(
-        torch.softmax(scores, dim=0).flatten(1, 2),
-        value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),
-        value2.permute(1, 0, 3, 4, 2).reshape(n, b * h, c, n),
-    )
-    return out.view(b, h, n, c, n).permute(0, 2, 4, 1, 3)
+    return edge_attention_streamed(query, key, value1, value2, bias, _PRODUCT)
 
 
 def streamed_product(weights: Tensor, value1: Tensor, value2: Tensor) -> Tensor:

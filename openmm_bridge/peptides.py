@@ -442,11 +442,6 @@ def peptide_system(structure: BondedStructure, constraints: Any = app.HBonds) ->
 class AmberForces(ContextForces):
     """Amber ff14SB and OBC2 without constraints as force model of frames that are relaxed.
 
-    Parameters
-    ----------
-    structure
-        See :func:`peptide_system`.
-
     Raises
     ------
     InputError
@@ -460,17 +455,7 @@ class AmberForces(ContextForces):
 
 
 def peptide_context(structure: BondedStructure, temperature: float, seed: int) -> openmm.Context:
-    """Make the Context that training data are simulated in, with the positions of a structure.
-
-    Parameters
-    ----------
-    structure
-        See :func:`peptide_system`.
-    temperature
-        In K.
-    seed
-        Seed of the thermostat.
-    """
+    """Make the Context that training data are simulated in, K and positions as given."""
     integrator = openmm.LangevinMiddleIntegrator(
         temperature * unit.kelvin,
         _FRICTION_PER_PS / unit.picosecond,

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mlmd_calc.electrons import as_integer
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import neighbour_lists
+from mlmd_calc.geometry.bonds import fragments_of, neighbour_lists
 from mlmd_calc.potential import Structure
 from mlmd_calc.zoo import ModelCard
 
@@ -216,23 +214,6 @@ def check_one_molecule(topology: Any, region: Region) -> None:
             f"{region.particles[0]} to atom {other}), but the model knows one isolated molecule at "
             "a time; make one force for each, or add the missing bonds to the topology"
         )
-
-
-def fragments_of(n_atoms: int, bonds: Iterable[tuple[int, ...]]) -> NDArray[np.int64]:
-    """Find the fragments that atoms belong to, ``(n,)``, from 0 on in the order of the atoms.
-
-    Parameters
-    ----------
-    n_atoms
-        Number of atoms.
-    bonds
-        Groups of atoms that belong together: bonds, angles, torsions.
-    """
-    pairs = np.array([(b[0], other) for b in bonds for other in b[1:]], dtype=np.int64)
-    i, j = pairs.reshape(-1, 2).T
-    graph = coo_array((np.ones(len(i)), (i, j)), shape=(n_atoms, n_atoms))
-    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
-    return labels
 
 
 def region_from_structure(structure: Structure) -> Region:

@@ -20,7 +20,7 @@ from mlmd_calc.bonded import network
 from mlmd_calc.cli import app, inner_forces
 from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.job import JOB_FILE, relax, steps_of
-from mlmd_calc.cli.run_results import SUMMARY_FILE
+from mlmd_calc.cli.report import SUMMARY_FILE
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import MDSettings, exact_mts, read_record

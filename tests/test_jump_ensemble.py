@@ -1,5 +1,8 @@
 """Temperatures, internal coordinates and divergences of runs of small molecules."""
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,12 +14,9 @@ from mlmd_calc.analysis.jump_ensemble import (
     ALL_ATOMS,
     InternalCoordinates,
     Sample,
-    divergence_floor,
     divergences,
     mean_temperatures,
-    summarise_ensemble,
 )
-from mlmd_calc.analysis.jump_plots import plot_distributions, plot_temperatures
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.propagation import Corrections, Guard, JumpLoop, Langevin, State
@@ -24,6 +24,13 @@ from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
 CO = Atoms("CO", [[0, 0, 0], [1.1, 0, 0]])
 PEROXIDE = molecule("H2O2")
+
+
+@pytest.fixture
+def summary(monkeypatch):
+    """What `mlmd bench jump` makes of samples."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    return importlib.import_module("jump_summary")
 
 
 def sample_of(atoms, positions, velocities=None):
@@ -177,32 +184,34 @@ def test_one_stray_frame_does_not_blur_the_bins():
     assert stray == pytest.approx(clean, abs=1e-3)
 
 
-def test_floor_is_what_chance_makes_of_one_distribution():
+def test_floor_is_what_chance_makes_of_one_distribution(summary):
     coordinates = InternalCoordinates.of(CO)
     lengths = 1.1 + 0.03 * np.random.default_rng(0).normal(size=4000)
-    long, short = (divergence_floor(coordinates, stretched(lengths[:n])) for n in (4000, 400))
+    long, short = (
+        summary.divergence_floor(coordinates, stretched(lengths[:n])) for n in (4000, 400)
+    )
     assert 0.0 < long.bonds["C-O"] < short.bonds["C-O"] < 0.15
     with pytest.raises(InputError, match="a single frame has no halves"):
-        divergence_floor(coordinates, stretched([1.1]))
+        summary.divergence_floor(coordinates, stretched([1.1]))
 
 
-def test_summary():
+def test_summary(summary):
     lengths = np.full(20, 1.1)
     lengths[1] = 1.75
     sample = stretched(lengths)
-    summary = summarise_ensemble(
+    found = summary.summarise_ensemble(
         InternalCoordinates.of(CO), sample, sample.without_first(0.2), bond_limit=0.5
-    ).to_dict()
-    assert summary["largest_bond_change_A"] == pytest.approx(0.65)
-    assert summary["bond"] == "C0-O1"
-    assert summary["broken_molecules"] == 1
-    assert summary["temperature_K"]["C"] == {
+    )
+    assert found["largest_bond_change_A"] == pytest.approx(0.65)
+    assert found["bond"] == "C0-O1"
+    assert found["broken_molecules"] == 1
+    assert found["temperature_K"]["C"] == {
         "value": 0.0,
         "standard_error": 0.0,
         "resolved": True,
     }
     # The long bond is in the part left out.
-    assert summary["divergence_bits"] == {"bonds": {"C-O": 0.0}, "torsions": {}}
+    assert found["divergence_bits"] == {"bonds": {"C-O": 0.0}, "torsions": {}}
 
 
 def test_frames_that_do_not_fit_are_refused():
@@ -210,14 +219,14 @@ def test_frames_that_do_not_fit_are_refused():
         sample_of(CO, np.zeros((3, 2, 3)))
 
 
-def test_pictures(tmp_path):
+def test_pictures(summary, tmp_path):
     rng = np.random.default_rng(0)
     runs = {
         name: {kind: rng.normal(size=50) for kind in ("C-C", "C-H", "C-O", "H-O")}
         for name in ("force-based", "jump")
     }
-    plot_distributions(runs, tmp_path / "new" / "bonds.png", "ethanol", unit="Å")
+    summary.plot_distributions(runs, tmp_path / "new" / "bonds.png", "ethanol", unit="Å")
     curves = {"jump": (np.arange(5.0), np.array([300.0, 400.0, 800.0, 1e5, 1e9]))}
-    plot_temperatures(curves, tmp_path / "new" / "t.png", "ethanol", temperature_K=300.0)
+    summary.plot_temperatures(curves, tmp_path / "new" / "t.png", "ethanol", temperature_K=300.0)
     for name in ("bonds", "t"):
         assert imread(tmp_path / "new" / f"{name}.png").std() > 0.0

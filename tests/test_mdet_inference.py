@@ -80,7 +80,7 @@ def test_large_molecules_keep_no_weights_and_have_the_same_numbers(
 
     known = evaluate()
     monkeypatch.setattr(compiled, "KEPT_WEIGHTS", 0)
-    monkeypatch.setattr(compiled, "_TOGETHER", 1)
+    monkeypatch.setattr(compiled, "THREADED_ATOMS", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     _, weights, _ = compiled._attend(projections, fading.detach())
     assert weights.numel() == 0

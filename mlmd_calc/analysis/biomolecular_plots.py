@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from mlmd_calc.analysis.ensembles import Frames, project
 from mlmd_calc.analysis.plots import COLOURS
 from mlmd_calc.geometry.stereochemistry import angle_histogram
+from mlmd_calc.io.figures import new_figure
 
 _BINS = 72
 """Of each angle in a Ramachandran plot: 5° wide."""
 
 
-def plot_rmsf(
-    fluctuations: Mapping[str, NDArray[np.float64]], path: Path, title: str, xlabel: str = "atom"
-) -> None:
+def plot_rmsf(fluctuations: Mapping[str, NDArray[np.float64]], path: Path, title: str) -> None:
     """Draw fluctuations along the molecule.
 
     Parameters
@@ -30,14 +29,12 @@ def plot_rmsf(
         PNG file to write.
     title
         Heading of the picture.
-    xlabel
-        What is counted along the axis.
     """
     figure, axes = _figure(1, title)
     for (name, values), colour in zip(fluctuations.items(), COLOURS, strict=False):
         places = np.arange(1, len(values) + 1)
         axes[0].plot(places, values, color=colour, marker=".", linewidth=1.1, label=name)
-    axes[0].set_xlabel(xlabel)
+    axes[0].set_xlabel("atom")
     axes[0].set_ylabel("RMSF (Å)")
     axes[0].set_ylim(bottom=0.0)
     axes[0].xaxis.get_major_locator().set_params(integer=True)
@@ -167,14 +164,7 @@ _LEGEND: dict[str, Any] = {
 
 def _figure(columns: int, title: str) -> tuple[Any, Any]:
     """Figure with one row of panels that share their axes."""
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width = 8.0 if columns == 1 else 1.5 + 4.0 * columns
-    figure = Figure(figsize=(width, 4.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(8.0 if columns == 1 else 1.5 + 4.0 * columns, 4.5, title=title)
     axes = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
     for axis in axes:
         axis.grid(alpha=0.25)

@@ -64,11 +64,6 @@ def distance_difference(first: Counts, second: Counts) -> float:
 
     h(r) is normalised, so that the difference is 0 for runs that are alike and 2 for those that
     have no distance in common. Few frames differ by chance: compare with the halves of a run.
-
-    Parameters
-    ----------
-    first, second
-        Counts of :func:`distance_counts`.
     """
     return float(np.abs(_sum(first / first.sum(), -second / second.sum())).sum())
 

@@ -27,6 +27,8 @@ WEAK: Final = 0.9
 """Contacts of the start structure below this probability are weak."""
 TRANSIENT: Final = 0.1
 """Other pairs above this probability of contact are transient contacts."""
+_PAIRS: Final = 1000
+"""Frames some time apart that are superposed at most, evenly spread."""
 _ROUNDING: Final = 1e-9
 """Å; what varies less does not vary."""
 
@@ -87,11 +89,11 @@ def principal_axes(frames: Frames, count: int) -> NDArray[np.float64]:
     return out
 
 
-def project(frames: Frames, basis: Frames, count: int = 2) -> NDArray[np.float64]:
-    """Coordinates ``(f, count)`` in Å along the principal axes of other frames, from their mean."""
+def project(frames: Frames, basis: Frames) -> NDArray[np.float64]:
+    """Coordinates ``(f, 2)`` in Å along two principal axes of other frames, from their mean."""
     mean = basis.mean(axis=0).ravel()
     coordinates: NDArray[np.float64] = (frames.reshape(len(frames), -1) - mean) @ principal_axes(
-        basis, count
+        basis, 2
     ).T
     return coordinates
 
@@ -191,7 +193,7 @@ def t_rmsd_error(generated: Frames, true: Frames) -> float:
     return float(np.sqrt(np.mean((ours - theirs) ** 2)))
 
 
-def lag_rmsd(frames: Frames, lags: NDArray[np.int64], most: int = 1000) -> NDArray[np.float64]:
+def lag_rmsd(frames: Frames, lags: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean RMSD of frames some time apart, after superposition: ``(k,)`` Å.
 
     Parameters
@@ -200,12 +202,10 @@ def lag_rmsd(frames: Frames, lags: NDArray[np.int64], most: int = 1000) -> NDArr
         ``(f, a, 3)``.
     lags
         ``(k,)`` numbers of frames, each less than f.
-    most
-        Pairs per lag at most, evenly spread.
     """
     means = []
     for lag in lags:
-        first = spread_index(len(frames) - int(lag), most)
+        first = spread_index(len(frames) - int(lag), _PAIRS)
         means.append(rmsd(frames[first + lag], frames[first]).mean())
     return np.array(means)
 

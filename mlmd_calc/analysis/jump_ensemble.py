@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import ase
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, Mean, block_average
-from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import Bonds, find_bonds, neighbour_lists
 from mlmd_calc.geometry.stereochemistry import dihedrals, jensen_shannon_divergence
@@ -184,27 +183,6 @@ class InternalCoordinates:
         frames = sample.positions.reshape(-1, len(self.numbers), 3)
         return {name: dihedrals(frames, atoms).ravel() for name, atoms in self.torsions.items()}
 
-    def largest_bond_change(self, sample: Sample) -> tuple[float, str]:
-        """Largest deviation in Å of a bond from its reference length, and the name of the bond.
-
-        Raises
-        ------
-        InputError
-            If the molecule has no bonds.
-        """
-        if len(self.bonds) == 0:
-            raise InputError("the molecule has no bonds whose lengths could change")
-        changes = np.abs(self.bonds.deviations(sample.positions)).reshape(-1, len(self.bonds))
-        worst = changes.max(axis=0)
-        bond = int(worst.argmax())
-        return float(worst[bond]), self.bonds.label(bond, self.numbers)
-
-    def broken(self, sample: Sample, limit: float) -> NDArray[np.bool_]:
-        """Say of each replica ``(r,)`` whether a bond ever deviated by more than ``limit`` Å."""
-        beyond = np.abs(self.bonds.deviations(sample.positions)) > limit
-        out: NDArray[np.bool_] = np.any(beyond, axis=(0, 2))
-        return out
-
 
 def _torsions(atoms: ase.Atoms, bonds: Bonds) -> dict[str, NDArray[np.int64]]:
     neighbours = neighbour_lists(len(atoms), bonds.pairs.tolist())
@@ -242,43 +220,35 @@ class Divergences:
     torsions: dict[str, float]
 
 
-def divergences(coordinates: InternalCoordinates, reference: Sample, sample: Sample) -> Divergences:
+def divergences(
+    coordinates: InternalCoordinates,
+    reference: Sample,
+    sample: Sample,
+    *,
+    binned: Sample | None = None,
+) -> Divergences:
     """Compare distributions of bonds and torsions with those of a reference.
 
-    Few frames differ by chance: compare the numbers with :func:`divergence_floor`.
+    Few frames differ by chance, as the halves of a reference do.
 
     Parameters
     ----------
     coordinates
         What to compare.
-    reference
-        Frames whose range of bond lengths is cut into bins. What lies beyond it on either side has
-        one bin more, so that a few atoms gone astray do not make all bins coarse.
-    sample
+    reference, sample
         Frames to compare.
+    binned
+        Frames whose range of bond lengths is cut into bins; None: the reference. What lies beyond
+        it on either side has one bin more, so that a few atoms gone astray do not make all bins
+        coarse.
     """
-    return _divergences(coordinates, reference, sample, binned=reference)
-
-
-def divergence_floor(coordinates: InternalCoordinates, reference: Sample) -> Divergences:
-    """Divergences of the halves of a run: what its length and chance account for.
-
-    An upper limit of that, because each half is as short as half the run.
-    """
-    middle = len(reference) // 2
-    if middle == 0:
-        raise InputError("a single frame has no halves to compare; run longer")
-    halves = reference.part(slice(middle)), reference.part(slice(middle, None))
-    return _divergences(coordinates, *halves, binned=reference)
-
-
-def _divergences(
-    coordinates: InternalCoordinates, first: Sample, second: Sample, *, binned: Sample
-) -> Divergences:
-    lengths, a, b = (coordinates.bond_lengths(sample) for sample in (binned, first, second))
+    lengths, a, b = (
+        coordinates.bond_lengths(frames)
+        for frames in (reference if binned is None else binned, reference, sample)
+    )
     bonds = {name: _divergence(a[name], b[name], _edges(lengths[name])) for name in lengths}
     turn = np.linspace(-np.pi, np.pi, BINS + 1)
-    a, b = (coordinates.torsion_angles(sample) for sample in (first, second))
+    a, b = (coordinates.torsion_angles(frames) for frames in (reference, sample))
     return Divergences(bonds, {name: _divergence(a[name], b[name], turn) for name in a})
 
 
@@ -295,80 +265,3 @@ def _divergence(
         for values in (first, second)
     )
     return jensen_shannon_divergence(*counts) / math.log(2.0)
-
-
-@dataclass(frozen=True)
-class EnsembleSummary:
-    """What is worth knowing about a run of one molecule.
-
-    Attributes
-    ----------
-    temperatures
-        Of all atoms and of each element.
-    largest_bond_change, bond
-        In Å, and the name of that bond; None without bonds.
-    broken
-        How many replicas had a bond beyond the limit at any time.
-    divergences
-        From the reference.
-    """
-
-    temperatures: dict[str, Mean]
-    largest_bond_change: float | None
-    bond: str | None
-    broken: int
-    divergences: Divergences
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON-able values, with units in the names."""
-        return {
-            "temperature_K": {
-                name: {
-                    "value": mean.value,
-                    # JSON knows no numbers that are not finite.
-                    "standard_error": None
-                    if np.isnan(mean.standard_error)
-                    else mean.standard_error,
-                    "resolved": mean.resolved,
-                }
-                for name, mean in self.temperatures.items()
-            },
-            "largest_bond_change_A": self.largest_bond_change,
-            "bond": self.bond,
-            "broken_molecules": self.broken,
-            "divergence_bits": asdict(self.divergences),
-        }
-
-
-def summarise_ensemble(
-    coordinates: InternalCoordinates,
-    sample: Sample,
-    reference: Sample,
-    *,
-    bond_limit: float,
-    equilibration: float = EQUILIBRATION,
-) -> EnsembleSummary:
-    """Summarise a run.
-
-    Parameters
-    ----------
-    coordinates
-        Bonds and torsions of the molecule.
-    sample
-        The run from its start.
-    reference
-        Equilibrated frames of the run to compare it with.
-    bond_limit
-        Å; a molecule with a bond that deviates by more is broken.
-    equilibration
-        Fraction of the run that temperatures and distributions leave out, but bond changes do not.
-    """
-    change, bond = coordinates.largest_bond_change(sample) if coordinates.bonds else (None, None)
-    settled = sample.without_first(equilibration)
-    return EnsembleSummary(
-        temperatures=mean_temperatures(settled),
-        largest_bond_change=change,
-        bond=bond,
-        broken=int(coordinates.broken(sample, bond_limit).sum()),
-        divergences=divergences(coordinates, reference, settled),
-    )

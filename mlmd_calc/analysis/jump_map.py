@@ -25,6 +25,9 @@ from mlmd_calc.propagation.corrections import rigid_basis
 _DISPLACEMENT_A: Final = 1e-3
 """Of central differences; velocities change by as much in the time of the jump."""
 
+_DETERMINANTS: Final = 2
+"""States whose determinant is taken; one needs 12 n jumps."""
+
 
 @dataclass(frozen=True)
 class MapErrors:
@@ -69,7 +72,6 @@ def measure_map(
     temperature_K: float,
     *,
     minimum: State | None = None,
-    determinants: int = 2,
     seed: int = 0,
 ) -> MapErrors:
     """Measure one jump from each of some states.
@@ -88,8 +90,6 @@ def measure_map(
         Temperature of the Metropolis test and of the friction.
     minimum
         State at rest at a minimum, to measure the growth of small deviations from it.
-    determinants
-        Number of states whose determinant is taken; one needs 12 n jumps.
     seed
         Seed of a stochastic propagator.
 
@@ -104,7 +104,7 @@ def measure_map(
     changes = energy_changes(states, after)
     energy = units.KB * temperature_K
     degrees = 3 * len(states[0])
-    chosen = np.linspace(0, len(states) - 1, min(determinants, len(states))).round().astype(int)
+    chosen = np.linspace(0, len(states) - 1, min(_DETERMINANTS, len(states))).round().astype(int)
     logs = [jump.log_determinant(states[i]) for i in np.unique(chosen)]
     missed, way = return_ways(jump, states, after)
     return MapErrors(

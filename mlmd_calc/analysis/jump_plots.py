@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from mlmd_calc.analysis.jumps import JumpErrors
 from mlmd_calc.analysis.statistics import Mean
+from mlmd_calc.io.figures import new_figure
 
 _MARKERS: Final = "os^Dvx*"
-_BINS: Final = 60
 
 
 def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -> None:
@@ -28,15 +25,12 @@ def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -
     title
         Heading of the picture.
     """
-    # No pyplot, which would choose a display for the whole process.
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     # Ten to some power is not how anyone says 8 fs or 20 %.
     plain = StrMethodFormatter("{x:g}")
     times = sorted({float(time) for found in errors.values() for time in found.times})
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(9.0, 4.0, title=title, dpi=150)
     for axis, quantity in zip(figure.subplots(1, 2), ("position", "velocity"), strict=True):
         for (name, found), marker in zip(errors.items(), _MARKERS, strict=False):
             relative = 100.0 * found.relative(quantity)
@@ -51,69 +45,7 @@ def plot_jump_errors(errors: Mapping[str, JumpErrors], path: Path, title: str) -
         axis.grid(alpha=0.25, which="both")
     figure.axes[0].legend(frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
-def plot_distributions(
-    runs: Mapping[str, Mapping[str, NDArray[np.float64]]],
-    path: Path,
-    title: str,
-    *,
-    unit: str,
-    limits: tuple[float, float] | None = None,
-) -> None:
-    """Draw the distributions of some coordinates, those of all runs on top of each other.
-
-    Parameters
-    ----------
-    runs
-        Name of a run, to its values of each coordinate by name. All have the coordinates of the
-        first run, which is filled in grey.
-    path
-        PNG file to write.
-    title
-        Heading of the picture.
-    unit
-        Unit of the values.
-    limits
-        Range that is shown. None: that of the first run, and half as much on both sides.
-    """
-    from matplotlib.figure import Figure
-
-    first = next(iter(runs.values()))
-    columns = min(3, len(first))
-    rows = -(-len(first) // columns)
-    figure = Figure(figsize=(1.0 + 3.2 * columns, 1.0 + 2.4 * rows), layout="constrained")
-    figure.suptitle(title)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, (coordinate, values) in zip(axes, first.items(), strict=False):
-        edges = np.linspace(*(limits or _range(values)), _BINS + 1)
-        for name, found in runs.items():
-            filled = found is first
-            _draw_histogram(axis, found[coordinate], edges, filled=filled, label=name)
-        axis.set_title(coordinate, fontsize="medium")
-        axis.set_xlabel(unit)
-        axis.set_yticks([])
-    for axis in axes[len(first) :]:
-        axis.set_axis_off()
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
-def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    margin = max(0.5 * (high - low), 1e-3)
-    return low - margin, high + margin
-
-
-def _draw_histogram(
-    axis: Any, values: NDArray[np.float64], edges: NDArray[np.float64], *, filled: bool, label: str
-) -> None:
-    """Draw a density; what lies outside counts in its scale but is not shown."""
-    counts = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
-    style = {"color": "0.8", "fill": True} if filled else {"linewidth": 1.2}
-    axis.stairs(counts, edges, label=label, **style)
+    figure.savefig(path)
 
 
 def plot_mean_temperatures(
@@ -132,10 +64,7 @@ def plot_mean_temperatures(
     temperature_K
         Temperature of the thermostat.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(8.0, 4.0, title=title)
     axis = figure.subplots()
     kinds = list(dict.fromkeys(kind for run in runs.values() for kind in run))
     for index, (kind, marker) in enumerate(zip(kinds, _MARKERS, strict=False)):
@@ -155,42 +84,4 @@ def plot_mean_temperatures(
     axis.grid(alpha=0.25, axis="y")
     if kinds:
         axis.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=130)
-
-
-def plot_temperatures(
-    runs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
-    path: Path,
-    title: str,
-    *,
-    temperature_K: float,
-) -> None:
-    """Draw kinetic temperatures against time.
-
-    Parameters
-    ----------
-    runs
-        Name of a run to its times in ps and temperatures in K.
-    path
-        PNG file to write.
-    title
-        Heading of the picture.
-    temperature_K
-        Temperature of the thermostat; what is more than three times as hot is not shown.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
-    figure.suptitle(title)
-    axis = figure.subplots()
-    for name, (times, temperatures) in runs.items():
-        axis.plot(times, temperatures, linewidth=1.0, alpha=0.8, label=name)
-    axis.axhline(temperature_K, color="0.3", linestyle="--", linewidth=1.0)
-    hottest = max(float(temperatures.max()) for _, temperatures in runs.values())
-    axis.set_ylim(0.0, min(3.0 * temperature_K, 1.05 * hottest))
-    axis.set_xlabel("time (ps)")
-    axis.set_ylabel("kinetic temperature (K)")
-    axis.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)

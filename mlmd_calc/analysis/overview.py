@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.analysis.plots import COLOURS
+from mlmd_calc.analysis.plots import COLOURS, GUIDE
+from mlmd_calc.io.figures import new_figure
 from mlmd_calc.md.record import RunRecord
 
 _WINDOW_PS: Final = 1.0
 """Running means of temperatures are taken over this time, in all runs the same."""
 
-_GUIDE: Final = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 _ANGLES: Final = range(-180, 181, 90)
 
 
@@ -77,14 +77,8 @@ def plot_overview(
     title
         Heading of the picture.
     """
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)
-    figure = Figure(figsize=(12.0, 8.4), dpi=120, layout=layout)
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.0, 8.4, dpi=120)
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)
     figure.suptitle(title, fontsize="x-large")
     (energy, temperature), (speed, ramachandran) = figure.subplots(2, 2)
     steered = [run for run in runs if run.record.description.settings.thermostatted]
@@ -118,7 +112,7 @@ def _draw_temperatures(axis: Any, runs: list[OverviewRun]) -> None:
         times, kelvin = _running_mean(run.record)
         _draw_series(axis, run, times, kelvin, linewidth=1.3)
     wanted = runs[0].record.description.settings.temperature_K
-    axis.axhline(wanted, **_GUIDE)
+    axis.axhline(wanted, **GUIDE)
     low, high = axis.get_ylim()
     # Room for the legend here, too.
     axis.set_ylim(min(low, 0.6 * wanted), max(high, 1.3 * wanted) + 0.25 * wanted)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.analysis.statistics import fit_drift
+from mlmd_calc.io.figures import new_figure
 from mlmd_calc.md.record import RunRecord
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mlmd_calc.analysis.spread import SpreadCalibration
 
 COLOURS: Final = ("#0b559f", "#d95f02", "#1b9e77", "#7570b3", "#666666")
-_GUIDE: Final[dict[str, Any]] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
+GUIDE: Final[dict[str, Any]] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 _ROWS: Final = ("energy since start\n(meV/atom)", "kinetic temperature (K)", "bond deviation (Å)")
 _BINS: Final = 60
 _WINDOWS: Final = 50
@@ -26,17 +27,7 @@ _WINDOWS: Final = 50
 
 
 def plot_run(record: RunRecord, path: Path, title: str) -> None:
-    """Draw energies, temperature and bonds of one run against time, or against steps without time.
-
-    Parameters
-    ----------
-    record
-        Recorded frames.
-    path
-        PNG file to write.
-    title
-        Heading of the picture.
-    """
+    """Draw energies, temperature and bonds of one run against time, or steps where it has none."""
     record = record.at_steps
     figure, axes = _figure(title)
     energy, temperature, bonds = axes
@@ -72,12 +63,7 @@ def plot_spectrum(
     harmonic
         1/cm; None for no lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 4.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(9.0, 4.0, title=title)
     axis = figure.subplots()
     for wavenumber in () if harmonic is None else harmonic:
         axis.axvline(wavenumber, color="0.6", linestyle="--", linewidth=0.8)
@@ -89,27 +75,15 @@ def plot_spectrum(
 
 
 def plot_calibration(found: SpreadCalibration, path: Path) -> None:
-    """Draw the error of the forces over their spread, with the limit that was chosen.
-
-    Parameters
-    ----------
-    found
-        Calibration curve.
-    path
-        PNG file to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 4.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draw the error of the forces over their spread, with the limit that was chosen."""
+    figure = new_figure(5.6, 4.0)
     axis = figure.subplots()
     spreads = [one.spread for one in found.bins]
     axis.fill_between(
         spreads, [one.low for one in found.bins], [one.high for one in found.bins], alpha=0.2
     )
     axis.plot(spreads, [one.error for one in found.bins], "o-", color=COLOURS[0])
-    axis.plot(spreads, spreads, label="error = spread", **_GUIDE)
+    axis.plot(spreads, spreads, label="error = spread", **GUIDE)
     axis.axvline(found.max_spread / units.MEV, color=COLOURS[1], label="max_spread")
     axis.set_xlabel("spread (meV/Å)")
     axis.set_ylabel("RMS error of forces (meV/Å)")
@@ -130,12 +104,9 @@ def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> 
     path
         PNG file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
 
-    figure = Figure(figsize=(7.0, 4.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.0, 4.0)
     axis = figure.subplots()
     sizes = {symbol: np.abs(own).ravel() / units.MEV for symbol, own in errors.items()}
     largest = max(float(own.max()) for own in sizes.values())
@@ -154,13 +125,7 @@ def plot_force_errors(errors: Mapping[str, NDArray[np.float64]], path: Path) -> 
 
 def _figure(title: str) -> tuple[Any, Any]:
     """Figure with three panels below each other that share their time axis."""
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 8.5), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(7.0, 8.5, title=title)
     axes = figure.subplots(3, sharex="col")
     for label, axis in zip(_ROWS, axes, strict=True):
         axis.set_ylabel(label)
@@ -175,10 +140,10 @@ def _finish(axes: Any, record: RunRecord) -> None:
     settings = record.description.settings
     if settings.thermostatted:
         kelvin = settings.temperature_K
-        temperature.axhline(kelvin, **_GUIDE, label=f"thermostat, {kelvin:g} K")
+        temperature.axhline(kelvin, **GUIDE, label=f"thermostat, {kelvin:g} K")
     temperature.set_ylim(bottom=0.0)
     limit = settings.bond_limit
-    bonds.axhline(limit, **_GUIDE, label=f"limit, {limit:g} Å")
+    bonds.axhline(limit, **GUIDE, label=f"limit, {limit:g} Å")
     bonds.set_ylim(0.0, max(1.15 * limit, min(bonds.get_ylim()[1], settings.bond_stop)))
     for axis in axes:
         if axis.get_legend_handles_labels()[0]:

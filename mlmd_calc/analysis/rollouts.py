@@ -197,15 +197,7 @@ def roll_out(
 
 
 class BondLengths:
-    """Bonds of a molecule beside their mean lengths in molecular dynamics.
-
-    Parameters
-    ----------
-    system
-        The molecule.
-    reference
-        Trajectories of molecular dynamics.
-    """
+    """Bonds of a molecule beside their mean lengths in molecular dynamics."""
 
     def __init__(self, system: MolecularSystem, reference: Sequence[Frames]) -> None:
         lengths = bond_lengths(np.concatenate(reference), system.bonds)

@@ -15,7 +15,7 @@ from scipy.linalg import null_space
 from scipy.signal import find_peaks
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.propagation import State
 from mlmd_calc.propagation.corrections import rigid_basis
@@ -26,8 +26,6 @@ _FEWEST: Final = 16
 
 _PROMINENCE: Final = 0.01
 """Of a peak above what is around it, as a fraction of the highest peak."""
-
-Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -127,11 +125,6 @@ def joined_runs(molecules: Sequence[MoleculeFrames]) -> list[MoleculeFrames]:
 
     Trajectories belong together if name, atoms, charge, multiplicity and frame spacing are the
     same. Of frames positions, velocities and their runs are kept.
-
-    Parameters
-    ----------
-    molecules
-        Trajectories.
     """
     together: dict[tuple[object, ...], list[MoleculeFrames]] = defaultdict(list)
     for one in molecules:
@@ -161,13 +154,6 @@ def _joined(parts: list[MoleculeFrames]) -> MoleculeFrames:
 
 def velocity_autocorrelation(molecule: MoleculeFrames, most_fs: float) -> Float64Array:
     """Autocorrelation of the velocities within a molecule, weighted by mass, 1 at the start.
-
-    Parameters
-    ----------
-    molecule
-        Frames with velocities at equal spacing.
-    most_fs
-        Longest time in fs.
 
     Returns
     -------

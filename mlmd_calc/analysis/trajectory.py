@@ -111,11 +111,6 @@ def summarise(record: RunRecord) -> RunSummary:
 def largest_bond_deviation(record: RunRecord) -> tuple[float | None, str | None]:
     """Return the largest change of any bond at any step in Å, and which bond it was in the frames.
 
-    Parameters
-    ----------
-    record
-        Recorded frames, at least one.
-
     Returns
     -------
     deviation, bond

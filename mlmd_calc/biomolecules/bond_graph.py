@@ -9,22 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.hydrogens import HydrogenFrames
-from mlmd_calc.biomolecules.structure import BondedStructure, connected
+from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import find_bonds, neighbour_lists
+from mlmd_calc.geometry.bonds import find_bonds, fragments_of, neighbour_lists
 
 
 class BondGraph:
     """Some residues of a structure and the bonds between their atoms.
 
     A residue that the bonds of the structure do not hold together gets bonds from distances.
-
-    Parameters
-    ----------
-    structure
-        Where the residues are.
-    residues
-        Indices of those to keep.
 
     Attributes
     ----------
@@ -78,7 +71,7 @@ class BondGraph:
         local = np.full(len(structure), -1)
         local[atoms] = np.arange(len(atoms))
         own = local[given]
-        if connected(len(atoms), own[(own >= 0).all(axis=1)]).max() == 0:
+        if fragments_of(len(atoms), own[(own >= 0).all(axis=1)].tolist()).max() == 0:
             return np.empty((0, 2), dtype=np.int64)
         self.notes.append(f"Bonds of {structure.residue_label(residue)} were taken from distances.")
         residue_atoms = ase.Atoms(structure.numbers[atoms], structure.positions[atoms])

@@ -16,9 +16,9 @@ from mlmd_calc.biomolecules.structure import (
     residue_kind,
 )
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import CARBON
 
 _ADD: Final = "add hydrogens and what else is missing first, for example with PDBFixer"
-_CARBON: Final = 6
 _WATER_HYDROGENS: Final = 2
 
 
@@ -63,7 +63,7 @@ def total_charge(structure: BondedStructure) -> int | None:
 def _standard_charge(graph: BondGraph, residue: int, kind: str) -> int:
     structure = graph.structure
     part = standard_part(graph, residue, kind)
-    carbons = [atom for atom in part.atoms if structure.numbers[atom] == _CARBON]
+    carbons = [atom for atom in part.atoms if structure.numbers[atom] == CARBON]
     if graph.hydrogens_on(carbons) == 0:
         raise InputError(f"{structure.residue_label(residue)} lacks hydrogens; {_ADD}")
     if part.is_amino_acid and "OXT" not in part.names and not graph.across(part.atom("C")):

@@ -14,7 +14,14 @@ from mlmd_calc.biomolecules.parts import Part
 from mlmd_calc.biomolecules.residues import ACIDS, PARENTS, RESIDUES
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
-from mlmd_calc.options import check_count, check_types, refuse_unknown, shown
+from mlmd_calc.options import (
+    check_count,
+    check_types,
+    refuse_unknown,
+    shown,
+    with_lists,
+    with_tuples,
+)
 from mlmd_calc.wording import counted
 
 FREE: Final = "free"
@@ -109,8 +116,8 @@ class Domain:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
-        values = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        values: dict[str, Any] = with_lists(asdict(self))
+        return values
 
     @classmethod
     def from_dict(cls, values: object) -> Domain:
@@ -125,11 +132,7 @@ class Domain:
         missing = {"residues", "first", "last", "shortest", "longest"} - set(known)
         if missing:
             raise ConfigError(f"the domain of a model card lacks {', '.join(sorted(missing))}")
-        entries: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in known.items()
-        }
-        return cls(**entries)
+        return cls(**with_tuples(known))
 
     @classmethod
     def of(cls, systems: Sequence[Sequence[ResidueState]]) -> Domain:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.residues import CAPS, PARENTS, RESIDUES
 from mlmd_calc.biomolecules.structure import BondedStructure
-from mlmd_calc.geometry.bonds import neighbour_lists
+from mlmd_calc.geometry.bonds import CARBON, neighbour_lists
 
-_CARBON: Final = 6
 _PLACES: Final = "ABGDEZH"
 """Letters of places along a side chain."""
 
@@ -41,7 +40,7 @@ def with_hydrogen_names(structure: BondedStructure) -> BondedStructure:
         if kind not in RESIDUES or structure.numbers[parent] == 1 or not hydrogens:
             continue
         heavy = [atom for atom in near if structure.numbers[atom] > 1]
-        if structure.numbers[parent] == _CARBON and len(hydrogens) == len(heavy) == 2:
+        if structure.numbers[parent] == CARBON and len(hydrogens) == len(heavy) == 2:
             hydrogens = _clockwise(structure, parent, heavy, hydrogens)
         for atom, name in zip(
             hydrogens, _names(structure, kind, parent, len(hydrogens)), strict=True
@@ -56,7 +55,7 @@ def _names(structure: BondedStructure, kind: str, parent: int, count: int) -> li
     stem = "H" if kind in CAPS else f"H{name[1:]}"
     if count == 1:
         return [stem]
-    first = 2 if count == 2 and structure.numbers[parent] == _CARBON else 1
+    first = 2 if count == 2 and structure.numbers[parent] == CARBON else 1
     if kind == "PRO" and name == "N":
         first = 2
     return [f"{stem}{number}" for number in range(first, first + count)]

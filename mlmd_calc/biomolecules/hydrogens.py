@@ -43,15 +43,7 @@ class HydrogenFrames:
         parents: Sequence[tuple[int, int]],
         heavy_neighbours: Sequence[Sequence[int]],
     ) -> HydrogenFrames:
-        """Choose the frames.
-
-        Parameters
-        ----------
-        parents
-            Every hydrogen with its parent.
-        heavy_neighbours
-            Heavy atoms bonded to each atom.
-        """
+        """Choose the frames."""
         chosen = []
         for _, parent in parents:
             near = list(heavy_neighbours[parent])

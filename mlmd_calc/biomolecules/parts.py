@@ -29,12 +29,11 @@ from mlmd_calc.biomolecules.residues import (
     standard_atom_name,
 )
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.bonds import CARBON
 from mlmd_calc.wording import counted
 
 LONGEST_NAME: Final = 4
 """Characters of an atom name that the network reads."""
-
-_CARBON: Final = 6
 
 
 class Part(NamedTuple):
@@ -69,15 +68,6 @@ class Part(NamedTuple):
 
 def standard_part(graph: BondGraph, residue: int, parent: str) -> Part:
     """Sort the atoms of an amino acid or cap.
-
-    Parameters
-    ----------
-    graph
-        Structure and bonds.
-    residue
-        Index of the residue.
-    parent
-        Its name in `RESIDUES`.
 
     Raises
     ------
@@ -170,7 +160,7 @@ def _check_hydrogens(
     if parent not in CAPS and graph.across(by_name["N"]):
         expected["N"] = 0 if parent == "PRO" else 1
     numbers = graph.structure.numbers
-    carbons = [atom for atom in by_name.values() if numbers[atom] == _CARBON]
+    carbons = [atom for atom in by_name.values() if numbers[atom] == CARBON]
     polar_only = graph.hydrogens_on(carbons) == 0
     for name, count in expected.items():
         atom = by_name[name]

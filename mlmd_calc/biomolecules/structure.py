@@ -9,8 +9,6 @@ import ase
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mlmd_calc.biomolecules.residues import (
     ION_ELEMENTS,
@@ -20,7 +18,7 @@ from mlmd_calc.biomolecules.residues import (
     WATERS,
 )
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.geometry.bonds import find_bonds, fragments_of
 
 LIGAND: Final = "ligand"
 WATER: Final = "water"
@@ -137,7 +135,7 @@ def structure_from_ase(atoms: ase.Atoms) -> BondedStructure:
     bonds = find_bonds(atoms).pairs
     if all(column in atoms.arrays for column in _PDB_COLUMNS):
         return _named_structure(atoms, bonds)
-    residues = connected(len(atoms), bonds)
+    residues = fragments_of(len(atoms), bonds.tolist())
     count = int(residues.max(initial=-1)) + 1
     return BondedStructure(
         names=("",) * len(atoms),
@@ -151,12 +149,6 @@ def structure_from_ase(atoms: ase.Atoms) -> BondedStructure:
         charges=np.zeros(len(atoms), dtype=np.int64),
         positions=atoms.positions.astype(np.float64),
     )
-
-
-def connected(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Label the connected parts of a graph ``(count,)``, in the order of their first members."""
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
 def _named_structure(atoms: ase.Atoms, bonds: NDArray[np.int64]) -> BondedStructure:

@@ -27,12 +27,11 @@ from mlmd_calc.biomolecules.structure import (
 )
 from mlmd_calc.biomolecules.tokens import token_features
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import neighbour_lists
+from mlmd_calc.geometry.bonds import CARBON, neighbour_lists
 from mlmd_calc.geometry.stereochemistry import handedness
 from mlmd_calc.models.atmos.features import Features
 
 _LEFT_OUT: Final = (WATER, ION)
-_CARBON: Final = 6
 _FLAT: Final = 0.5
 """Triple product of unit vectors to three neighbours: 0.77 for a tetrahedron, 0 in a plane."""
 
@@ -292,7 +291,7 @@ def _chirality_centres(
 ) -> NDArray[np.int64]:
     """Carbon atoms with three or four heavy neighbours that are not in a plane."""
     centres = []
-    for atom in np.flatnonzero(numbers == _CARBON):
+    for atom in np.flatnonzero(numbers == CARBON):
         neighbours = np.sort(bonds[(bonds == atom).any(axis=1)].sum(axis=1) - atom)
         if len(neighbours) < 3:
             continue

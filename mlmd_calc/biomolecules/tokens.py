@@ -14,7 +14,7 @@ from mlmd_calc.biomolecules.bond_graph import BondGraph
 from mlmd_calc.biomolecules.ligands import local_frames
 from mlmd_calc.biomolecules.parts import LONGEST_NAME, Part
 from mlmd_calc.biomolecules.residues import UNKNOWN
-from mlmd_calc.biomolecules.structure import connected
+from mlmd_calc.geometry.bonds import fragments_of
 from mlmd_calc.models.atmos.features import N_NAME_CHARS, Features
 
 
@@ -124,7 +124,7 @@ def _chain_keys(
     ligands = {part.residue for part, inside in zip(parts, polymer, strict=True) if not inside}
     residues = graph.structure.residues[graph.bonds]
     joined = residues[np.isin(residues, list(ligands)).all(axis=1)]
-    molecules = connected(len(graph.structure.residue_names), joined)
+    molecules = fragments_of(len(graph.structure.residue_names), joined.tolist())
     return [
         ("chain", int(graph.structure.chains[part.residue]))
         if inside

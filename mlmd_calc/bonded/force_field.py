@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, islice
+from itertools import islice
 from typing import Any, Final
 
 import ase
@@ -24,6 +24,7 @@ from mlmd_calc.bonded.arrangement import check_arrangement, senses_of
 from mlmd_calc.bonded.coordinates import InternalCoordinates
 from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
 from mlmd_calc.bonded.network import ResidualNetwork
+from mlmd_calc.bonded.polynomial import fit_weights, reference_of, terms_of
 from mlmd_calc.bonded.rotors import Rotors
 from mlmd_calc.bonded.walk import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
@@ -31,14 +32,8 @@ from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.potential import Evaluation, Structure
 
-_DEGREE: Final = 4
-"""Largest degree of the polynomial."""
-
 _NEAR: Final = 3.0
 """Å; atoms that come nearer than this, further than two bonds apart, are a contact."""
-
-_RIDGE: Final = 1e-6
-"""Share of the identity in the equations of a fit, whose unknowns are scaled to one."""
 
 LEFT_OUT: Final = 20
 """Structures at the beginning of the dynamics, which warm up and are not fitted to."""
@@ -127,9 +122,10 @@ class BondedForceField:
         importance = np.repeat(1.0 / np.sqrt(atomic_masses[self.numbers]), 3)
         shapes = zip(*map(self._coordinates.linearised, positions), strict=True)
         values, derivatives = (np.stack(own) for own in shapes)
-        self._reference = _reference(self._coordinates, values)
+        self._reference = reference_of(self._coordinates, values)
         self._network: ResidualNetwork | None = None
-        self._fit(values, derivatives, forces, importance)
+        factors = [np.append(own - self._reference, 1.0) for own in values]
+        self.weights = fit_weights(self._terms, np.array(factors), derivatives, forces, importance)
         if neurons:
             left = forces - self._all_forces(positions)
             self._network = ResidualNetwork.fit(
@@ -242,7 +238,7 @@ class BondedForceField:
     ) -> None:
         self.numbers, self._bonds, self._contacts = numbers.copy(), bonds, contacts
         self._coordinates = InternalCoordinates(len(numbers), bonds, contacts)
-        self._terms = _terms(self._coordinates)
+        self._terms = terms_of(self._coordinates)
 
     def evaluate(
         self, structures: Sequence[Structure], properties: Sequence[str] = ("energy", "forces")
@@ -345,31 +341,6 @@ class BondedForceField:
         network = state.get("network")
         self._network = None if network is None else ResidualNetwork(network)
 
-    def _fit(
-        self,
-        values: NDArray[np.float64],
-        derivatives: NDArray[np.float64],
-        forces: NDArray[np.float64],
-        importance: NDArray[np.float64],
-    ) -> None:
-        """Solve for the weights of the terms."""
-        count = len(self._terms)
-        normal, target = np.zeros((count, count)), np.zeros(count)
-        rows = np.arange(count)
-        for own, jacobian, force in zip(values, derivatives, forces, strict=True):
-            factors = np.append(own - self._reference, 1.0)[self._terms]
-            by_coordinate = np.zeros((count, len(self._reference) + 1))
-            for slot in range(_DEGREE):
-                others = np.delete(factors, slot, axis=1).prod(axis=1)
-                np.add.at(by_coordinate, (rows, self._terms[:, slot]), others)
-            design = -(by_coordinate[:, :-1] @ jacobian) * importance
-            normal += design @ design.T
-            target += design @ (importance * force.ravel())
-        # Terms that no structure moves keep the weight zero.
-        scale = np.sqrt(np.where(np.diag(normal) > 0.0, np.diag(normal), 1.0))
-        scaled = normal / np.outer(scale, scale) + _RIDGE * np.eye(count)
-        self.weights = np.linalg.solve(scaled, target / scale) / scale
-
 
 def _stacked(frames: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     positions, forces = (np.array(own) for own in zip(*frames, strict=True))
@@ -418,48 +389,3 @@ def _contacts(bonds: NDArray[np.integer], positions: NDArray[np.float64]) -> NDA
     distances = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1)
     chosen = (distances.min(axis=0) < _NEAR) & ~linked[first, second]
     return np.stack([first[chosen], second[chosen]], axis=1)
-
-
-def _reference(
-    coordinates: InternalCoordinates, values: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Mean stretches and bends, about which the polynomial is; zero for the others."""
-    reference = np.zeros(len(coordinates))
-    for kind in (coordinates.stretches, coordinates.bends):
-        reference[kind] = values[:, kind].mean(axis=0)
-    return reference
-
-
-def _terms(coordinates: InternalCoordinates) -> NDArray[np.int64]:
-    """Coordinates ``(terms, 4)`` whose product each term is; the number of all of them for 1."""
-    bends = np.arange(coordinates.bends.start, coordinates.bends.stop)
-    twists = np.arange(coordinates.twists.start, coordinates.twists.stop)
-    turns = np.arange(coordinates.turns.start, coordinates.turns.stop)
-    first_bend, second_bend = bends[coordinates.twist_bends].T
-    at_same_atom = [
-        pair
-        for pair in combinations(range(len(bends)), 2)
-        if len(set(coordinates.bend_atoms[list(pair)])) == 1
-    ]
-    one, two = bends[np.array(at_same_atom, dtype=np.int64).reshape(-1, 2)].T
-    left, right = coordinates.bend_bonds.T
-    terms: list[tuple[NDArray[np.int64], ...]] = [(left, right), (left, bends), (right, bends)]
-    terms += [(one, two), (first_bend, second_bend), (twists, turns)]
-    terms += [(twists, first_bend), (twists, second_bend), (twists, first_bend, second_bend)]
-    terms += [(twists, bond) for bond in coordinates.twist_bonds.T]
-    for kind, degree in (
-        (coordinates.stretches, 4),
-        (coordinates.bends, 3),
-        (coordinates.twists, 3),
-        (coordinates.turns, 1),
-        (coordinates.pyramids, 2),
-        (coordinates.contacts, 1),
-    ):
-        own = np.arange(kind.start, kind.stop)
-        terms += [(own,) * power for power in range(1, degree + 1)]
-    padded = []
-    for factors in terms:
-        one_each = np.full((len(factors[0]), _DEGREE), len(coordinates), dtype=np.int64)
-        one_each[:, : len(factors)] = np.stack(factors, axis=1)
-        padded.append(one_each)
-    return np.concatenate(padded)

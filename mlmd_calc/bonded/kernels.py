@@ -7,21 +7,15 @@ changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.models.loops import FAST_MATH, compiled
+from mlmd_calc.models.loops import compiled, inlined
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-_inlined: Final[Callable[[Callable[..., Any]], Any]] = numba.njit(
-    fastmath=set(FAST_MATH), inline="always", error_model="numpy"
-)
 
 
 class Topology(NamedTuple):
@@ -63,13 +57,13 @@ class Topology(NamedTuple):
     decays: Floats
 
 
-@_inlined
+@inlined
 def _dot(a: Floats, b: Floats) -> float:
     product: float = a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
     return product
 
 
-@_inlined
+@inlined
 def _add_cross(out: Floats, factor: float, a: Floats, b: Floats) -> None:
     """Add ``factor`` times the cross product of two vectors."""
     out[0] += factor * (a[1] * b[2] - a[2] * b[1])

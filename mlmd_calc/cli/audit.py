@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.audit.measurement import Measurement
@@ -53,8 +54,8 @@ def audit(
     rotation: Annotated[str | None, typer.Option(help="MD-ET: none, random or average.")] = None,
     n_rotations: Annotated[int | None, typer.Option(help="MD-ET: orientations per call.")] = None,
     dtype: Annotated[str | None, typer.Option(help="MD-ET: float64, float32 or mixed.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Measure what physics demands of a force field or a propagator, yours or ours."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mlmd_calc.cli.endings import advise, raise_on_signal
+from mlmd_calc.cli.report import Json
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
@@ -29,7 +30,7 @@ def mdet_command(
     atoms: Annotated[
         list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time and memory of one MD-ET force call as ratios to the literal form, in one run."""
     sizes = ["--atoms", *map(str, atoms)] if atoms else []
@@ -43,7 +44,7 @@ def forces_command(
         list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
     ] = None,
     turns: Annotated[int, typer.Option(help="Turns of both forms.", min=1)] = 40,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time of a force call and of a step in ASE and OpenMM, against the network as loaded."""
     options = ["--turns", str(turns), *(["--model", model] if model else [])]
@@ -56,7 +57,7 @@ def overhead_command(
     atoms: Annotated[
         list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time per step that ASE, OpenMM and their bridges take, with a model that costs nothing."""
     require("openmm", extra="openmm", why="measure its overhead")

@@ -21,9 +21,11 @@ from mlmd_calc.cli.data_options import (
     ForcesKey,
     FrameSpacing,
     Reading,
+    Seed,
     VelocityUnitOption,
 )
 from mlmd_calc.cli.endings import advise, raise_on_signal
+from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
@@ -76,7 +78,7 @@ def generate_command(
     workers: Annotated[
         int, typer.Option(help="Single-threaded processes, one molecule each.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Sample molecules and label them; continues where an earlier run was stopped."""
     # Imports ASE's dynamics, which `mlmd --help` need not wait for.
@@ -136,7 +138,7 @@ def propagate_command(
         float,
         typer.Option(help="K; velocities start with 0 to so many, positions with nine tenths."),
     ] = 1000.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
 ) -> None:
@@ -216,7 +218,7 @@ def peptides_command(
     workers: Annotated[
         int, typer.Option(help="Single-threaded processes, one run each.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Simulate peptides with OpenMM; continues where an earlier run was stopped."""
     require("openmm", extra="openmm", why="simulate peptides")
@@ -308,7 +310,7 @@ def label_command(
 @app.command("info")
 def info_command(
     paths: Annotated[list[Path], typer.Argument(help="Data files or directories.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     velocity_unit: VelocityUnitOption = None,

@@ -12,6 +12,10 @@ from mlmd_calc.data import MoleculeFrames, read_dataset
 if TYPE_CHECKING:
     from mlmd_calc.data.ase_files import VelocityUnit
 
+Data: TypeAlias = Annotated[
+    list[Path], typer.Argument(help="Label or trajectory files, or directories.")
+]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 EnergyKey: TypeAlias = Annotated[
     str | None,
     typer.Option(help="Name of the energies (eV) in extxyz and ASE files, if it is not energy."),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mlmd_calc.cli.demo_results import LABELS, evaluate, print_summary
 from mlmd_calc.cli.endings import advise, raise_on_signal
+from mlmd_calc.cli.report import Json
 from mlmd_calc.errors import ConfigError, MissingDependencyError
 from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
 from mlmd_calc.optional import require
@@ -44,9 +45,7 @@ def demo(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes, one run each. Default: one for each core.")
     ] = min(len(LABELS) + 1, os.cpu_count() or 1),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show force-based steps, jumps, OpenMM and frames of a peptide in one picture.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from mlmd_calc.cli.report import SUMMARY_FILE
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.io.files import read_json, write_json
 
@@ -32,7 +33,6 @@ _COLOURS: Final = {"steps": 0, "openmm": 2, "jumps": 1, "energy": 0, "energy-dir
 _BASINS: Final = ("left-handed", "helical", "extended")
 """Names of what :func:`mlmd_calc.analysis.kinetics.basins` numbers."""
 
-_SUMMARY_FILE: Final = "summary.json"
 _PICTURE_FILE: Final = "demo.png"
 
 
@@ -85,7 +85,7 @@ def evaluate(
     if frames is not None:
         title += f" and alanine dipeptide ({frames['model']})"
     plot_overview(drawn, panel, out / _PICTURE_FILE, title)
-    write_json(out / _SUMMARY_FILE, summary)
+    write_json(out / SUMMARY_FILE, summary)
     return summary
 
 
@@ -213,7 +213,7 @@ def _sentences(summary: dict[str, Any]) -> list[str]:
         *summary["notes"],
         f"Picture: {summary['picture']}",
         f"Trajectories in {out}, to be opened in a viewer: {'; '.join(places)}",
-        f"All numbers: {out / _SUMMARY_FILE}",
+        f"All numbers: {out / SUMMARY_FILE}",
     ]
 
 

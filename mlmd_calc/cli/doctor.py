@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmd_calc.cli.estimate import show_estimate
+from mlmd_calc.cli.report import Json
 
 _CORE: Final = ("numpy", "scipy", "ase", "torch", "safetensors")
 """Packages that nothing works without."""
@@ -72,7 +73,7 @@ class Check:
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
     estimate: Annotated[
         int | None,
         typer.Option(

@@ -61,13 +61,7 @@ _advice = _NOTHING
 
 
 class Stopped(BaseException):
-    """A signal has asked the command to end; raised inside :func:`raise_on_signal`.
-
-    Parameters
-    ----------
-    number
-        The signal.
-    """
+    """A signal has asked the command to end; raised inside :func:`raise_on_signal`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

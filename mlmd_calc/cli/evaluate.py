@@ -11,15 +11,18 @@ import typer
 from typer.core import TyperGroup
 
 from mlmd_calc.cli.data_options import (
+    Data,
     EnergyKey,
     ForcesKey,
     FrameSpacing,
     Reading,
+    Seed,
     VelocityUnitOption,
 )
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
-from mlmd_calc.cli.report import Html, Report
-from mlmd_calc.cli.sample import Steer
+from mlmd_calc.cli.report import Html, Json, Report
+from mlmd_calc.cli.run import Device, Forces, NRotations, Rotation
+from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
 D = TypeVar("D", bound="MoleculeFrames | BiomolecularTrajectory")
 
-Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
 ModelName = Annotated[str, typer.Option("--model", help="Shipped name, file or run directory.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only these molecules; may be repeated.")]
 HeldOut = Annotated[
@@ -41,8 +43,6 @@ HeldOut = Annotated[
 Frames = Annotated[int, typer.Option(min=1, help="At most this many frames per molecule.")]
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures.")]
 Dtype = Annotated[str, typer.Option(help="float64, float32 or, for force fields, mixed.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
 class _ByKind(TyperGroup):
@@ -73,12 +73,12 @@ def forces_command(
     only: Only = None,
     frames: Frames = 100,
     held_out: HeldOut = None,
-    forces: Annotated[str | None, typer.Option(help="direct or conservative.")] = None,
-    rotation: Annotated[str | None, typer.Option(help="none, random or average.")] = None,
-    n_rotations: Annotated[int | None, typer.Option(help="Orientations per call.")] = None,
+    forces: Forces = None,
+    rotation: Rotation = None,
+    n_rotations: NRotations = None,
     dtype: Dtype = "float64",
     seed: Seed = 0,
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -126,7 +126,7 @@ def jumps_command(
     plots: Plots = None,
     dtype: Dtype = "float64",
     seed: Seed = 0,
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -181,7 +181,7 @@ def operator_command(
         ),
     ] = None,
     dtype: Dtype = "float64",
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -223,25 +223,12 @@ def rollouts_command(
     interpolator: Annotated[
         str | None, typer.Option(help="Also with this model between the frames.")
     ] = None,
-    stride: Annotated[
-        float | None, typer.Option(help="ps between frames, if the model knows several.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="sde or ode; default: that of the model.")
-    ] = None,
+    stride: Stride = None,
+    sampler: Sampler = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="With both samplers.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per frame.")] = None,
-    noise_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Factor on the sampler's noise; default: what the model's card recommends for the "
-            "length of the molecule."
-        ),
-    ] = None,
-    step_scale: Annotated[
-        float | None,
-        typer.Option(help="Factor on the sampler's steps; default: that of the model."),
-    ] = None,
+    steps: Steps = None,
+    noise_scale: NoiseScale = None,
+    step_scale: StepScale = None,
     steer: Steer = True,
     redraws: Annotated[
         int | None,
@@ -264,11 +251,11 @@ def rollouts_command(
     interval: Annotated[
         float | None, typer.Option(help="ps between the frames of .dcd files.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     plots: Plots = None,
     dtype: Dtype = "float32",
     seed: Seed = 0,
-    as_json: AsJSON = False,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Trajectories that an ATMOS propagator draws, compared with molecular dynamics."""

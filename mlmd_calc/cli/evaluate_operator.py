@@ -108,13 +108,6 @@ def data_of_training(model: OperatorModel, data: list[MoleculeFrames]) -> list[M
 
     Other data are refused: the starts are drawn again, and would be others, some of the training.
 
-    Parameters
-    ----------
-    model
-        What was trained.
-    data
-        All data of its training.
-
     Raises
     ------
     ConfigError

@@ -37,6 +37,7 @@ from mlmd_calc.sampling.rollouts import (
     SamplerOptions,
     check_redraws,
     make_rollout,
+    stride_between,
 )
 from mlmd_calc.wording import counted
 from mlmd_calc.zoo import ATMOSModel
@@ -235,8 +236,7 @@ def _variants(
         if interpolator is not None:
             # Refused now rather than after the first roll-outs.
             options.of_sampler(sampler).of(interpolator, system)
-            steps = max(1, interpolator.network.config.max_remaining)
-            fine_ps = trained_stride_ps(interpolator, stride_ps / steps)
+            fine_ps = stride_between(interpolator, stride_ps)
             found.append(_Variant(f"{name}, bi-level", sampler, interpolator, fine_ps))
     return found
 

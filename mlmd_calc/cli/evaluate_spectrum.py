@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc.cli.data_options import FrameSpacing, Reading, VelocityUnitOption
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.wording import counted
 
@@ -48,7 +48,7 @@ def spectrum_command(
     ] = None,
     resolution: Annotated[float, typer.Option(help="1/cm.")] = 10.0,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+    as_json: Json = False,
     html: Html = None,
     velocity_unit: VelocityUnitOption = None,
     frame_spacing: FrameSpacing = None,

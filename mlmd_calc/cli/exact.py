@@ -105,13 +105,6 @@ def intervals(context: typer.Context) -> tuple[int, int]:
 def exact_engine(settings: ExactSettings, info: Mapping[str, Any]) -> ASEEngine:
     """Engine with the target of a run.
 
-    Parameters
-    ----------
-    settings
-        Those of the run.
-    info
-        Charge and multiplicity of the molecule.
-
     Raises
     ------
     ConfigError

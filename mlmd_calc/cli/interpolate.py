@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
-from mlmd_calc.cli.sample import SUMMARY_FILE, Steer, describe_faults, read_start
+from mlmd_calc.cli.report import SUMMARY_FILE, Json
+from mlmd_calc.cli.run import Beyond, Device, Out, Seed
+from mlmd_calc.cli.sample import Format, Steer, Steps, describe_faults, read_start
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import write_json
@@ -31,9 +32,7 @@ def interpolate(
         str, typer.Option("--model", "-m", help="Interpolator of ATMOS: shipped name or file.")
     ] = "atmos-peptides-interpolator",
     replicas: Annotated[int, typer.Option("--replicas", "-b", help="Trajectories.")] = 1,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoiser calls per frame. Default: that of the model.")
-    ] = None,
+    steps: Steps = None,
     steer: Steer = True,
     redraws: Annotated[
         int,
@@ -42,9 +41,7 @@ def interpolate(
     beyond_training: Beyond = False,
     seed: Seed = None,
     out: Out = Path("mlmd-interpolate"),
-    trajectory_format: Annotated[
-        str, typer.Option("--format", "-f", help="Trajectory files: xtc, dcd, extxyz or pdb.")
-    ] = "xtc",
+    trajectory_format: Format = "xtc",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

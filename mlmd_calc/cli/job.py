@@ -112,12 +112,9 @@ class Job:
             raise ModelFileError(
                 f"{JOB_FILE} is damaged: its calculator cannot be made ({error})"
             ) from error
-        found = calculator.potential.model.sha256
-        if found != checksum:
-            raise ModelFileError(
-                f"model {options['model']!r} has sha256 {found}, but the run was started with "
-                f"{checksum}; bring back the original model or start a new run"
-            )
+        calculator.potential.model.check_unchanged(
+            checksum, "the run was started with", "start a new run"
+        )
         return calculator
 
 
@@ -343,15 +340,6 @@ def relax(atoms: ase.Atoms) -> str:
 
 def drive(run: Run, last_step: int, console: Console) -> tuple[Outcome, float, int]:
     """Continue a run under a progress bar until it ends or the user stops it.
-
-    Parameters
-    ----------
-    run
-        What to run.
-    last_step
-        Step to stop after.
-    console
-        Where to draw the bar.
 
     Returns
     -------

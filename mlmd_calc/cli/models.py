@@ -9,18 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
 
 # What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
 
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 ModelName = Annotated[
     str | None,
     typer.Argument(help="Shipped name, file or run directory; without it all shipped are listed."),
 ]
 
 
-def models_command(model: ModelName = None, as_json: AsJSON = False) -> None:
+def models_command(model: ModelName = None, as_json: Json = False) -> None:
     """List the shipped models, or show the card of one model."""
     from mlmd_calc.zoo import list_models, load_any_model
 

@@ -45,6 +45,9 @@ Html: TypeAlias = Annotated[
         callback=_page_file,
     ),
 ]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+
+SUMMARY_FILE: Final = "summary.json"
 
 _PACKAGES: Final = ("torch", "ase", "numpy", "openmm")
 """Whose versions a page tells, where they are installed."""
@@ -73,13 +76,7 @@ class _Picture(NamedTuple):
 
 
 class Report:
-    """Tables, sentences and pictures in the order in which they are to be read.
-
-    Parameters
-    ----------
-    title
-        Heading of the page.
-    """
+    """Tables, sentences and pictures in the order in which they are to be read."""
 
     def __init__(self, title: str) -> None:
         self.title = title

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of
 from mlmd_calc.cli.given import is_given
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.tables import describe_temperature
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
@@ -263,9 +263,6 @@ _Restart: TypeAlias = Annotated[
         "--restart",
         help="Continue the run in --out bit for bit; only --duration or --proposals may change.",
     ),
-]
-Json: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Write the summary as JSON instead of a table.")
 ]
 
 

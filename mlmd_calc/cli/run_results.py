@@ -16,6 +16,7 @@ from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION, misses_thermostat
 from mlmd_calc.cli.exact_results import far_frames_file, samples_of, summarise_samples
 from mlmd_calc.cli.job import Job, ns_per_day
+from mlmd_calc.cli.report import SUMMARY_FILE
 from mlmd_calc.io.files import write_json
 from mlmd_calc.md import ExactNVT, Outcome, Run, read_record
 from mlmd_calc.md.export import export_frames
@@ -24,24 +25,12 @@ from mlmd_calc.md.record import Description, replica_folders
 from mlmd_calc.md.settings import MDSettings
 
 PLOT_FILE: Final = "run.png"
-SUMMARY_FILE: Final = "summary.json"
 _FEW_ACCEPTED: Final = 0.2
 """Share of accepted long steps below which short ones go farther in the same time."""
 
 
 def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dict[str, Any]:
     """Export the trajectories of a run, draw them, and summarise it.
-
-    Parameters
-    ----------
-    run
-        The run, closed.
-    job
-        What was asked for.
-    outcome
-        How it ended.
-    steps_per_second
-        Speed.
 
     Returns
     -------

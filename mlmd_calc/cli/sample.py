@@ -18,8 +18,8 @@ from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.cli.given import is_given
-from mlmd_calc.cli.report import Html, Report
-from mlmd_calc.cli.run import Beyond, Device, Json, Out, Seed
+from mlmd_calc.cli.report import SUMMARY_FILE, Html, Json, Report
+from mlmd_calc.cli.run import Beyond, Device, Out, Seed
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
 from mlmd_calc.io.files import write_json
 from mlmd_calc.wording import counted
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from mlmd_calc.biomolecules import BondedStructure
     from mlmd_calc.sampling import SamplingRun
     from mlmd_calc.sampling.quality import FrameQuality
-
-SUMMARY_FILE: Final = "summary.json"
 
 _TOLERATED: Final = 0.05
 """Share of unsound frames up to which a run is not poor."""
@@ -69,22 +67,22 @@ _Frames: TypeAlias = Annotated[
 _Replicas: TypeAlias = Annotated[
     int, typer.Option("--replicas", "-b", help="Trajectories, all from the same start.")
 ]
-_Stride: TypeAlias = Annotated[
+Stride: TypeAlias = Annotated[
     float | None,
     typer.Option("--stride", help="ps between the frames of --model, if it knows several."),
 ]
-_Sampler: TypeAlias = Annotated[
+Sampler: TypeAlias = Annotated[
     str | None,
     typer.Option(
         help="sde: with noise in every step. ode: without, and worse in published tests. Default: "
         "what the model was made with."
     ),
 ]
-_Steps: TypeAlias = Annotated[
+Steps: TypeAlias = Annotated[
     int | None,
     typer.Option("--steps", help="Denoiser calls per frame. Default: that of the model."),
 ]
-_NoiseScale: TypeAlias = Annotated[
+NoiseScale: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--noise-scale",
@@ -92,7 +90,7 @@ _NoiseScale: TypeAlias = Annotated[
         "what the model's card recommends for the length of the molecule.",
     ),
 ]
-_StepScale: TypeAlias = Annotated[
+StepScale: TypeAlias = Annotated[
     float | None,
     typer.Option("--step-scale", help="Factor on the sampler's steps. Default: that of the model."),
 ]
@@ -135,7 +133,7 @@ _Ligand: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--ligand", help="SMILES of a ligand in a file, as NAME=SMILES; may be repeated."),
 ]
-_Format: TypeAlias = Annotated[
+Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory files: xtc, dcd, extxyz or pdb.")
 ]
 _Hydrogens: TypeAlias = Annotated[
@@ -169,11 +167,11 @@ def sample(
     interpolator: _Interpolator = None,
     frames: _Frames = 100,
     replicas: _Replicas = 1,
-    stride: _Stride = None,
-    sampler: _Sampler = None,
-    steps: _Steps = None,
-    noise_scale: _NoiseScale = None,
-    step_scale: _StepScale = None,
+    stride: Stride = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    noise_scale: NoiseScale = None,
+    step_scale: StepScale = None,
     steer: Steer = True,
     redraws: _Redraws = None,
     beyond_training: Beyond = False,
@@ -182,7 +180,7 @@ def sample(
     ligand: _Ligand = None,
     seed: Seed = None,
     out: Out = Path("mlmd-sample"),
-    trajectory_format: _Format = "xtc",
+    trajectory_format: Format = "xtc",
     hydrogens: _Hydrogens = True,
     keyframes_per_checkpoint: _Checkpoint = 10,
     device: Device = "auto",

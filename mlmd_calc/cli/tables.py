@@ -87,17 +87,9 @@ def _fit(console: Console, table: Table) -> None:
         column.width, column.no_wrap = width, False
 
 
-def describe_temperature(mean: dict[str, Any] | None, digits: int = 1) -> str:
-    """Mean temperature in K with its standard error.
-
-    Parameters
-    ----------
-    mean
-        Entry ``temperature_K`` of a run's summary.
-    digits
-        Digits after the point.
-    """
+def describe_temperature(mean: dict[str, Any] | None) -> str:
+    """Mean temperature in K with its standard error, of ``temperature_K`` in a run's summary."""
     if mean is None:
         return "too few frames"
     at_least = "" if mean["resolved"] else "≥"
-    return f"{mean['value']:.{digits}f} ± {at_least}{mean['standard_error']:.{digits}f}"
+    return f"{mean['value']:.1f} ± {at_least}{mean['standard_error']:.1f}"

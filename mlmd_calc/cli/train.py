@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from mlmd_calc.cli.data_options import (
+    Data,
     EnergyKey,
     ForcesKey,
     FrameSpacing,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _GO_ON: Final = "the same command goes on from there"
 
-Data = Annotated[list[Path], typer.Argument(help="Label or trajectory files, or directories.")]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for checkpoints, metrics and the model.")
 ]

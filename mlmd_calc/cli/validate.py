@@ -15,8 +15,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
+from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
+from mlmd_calc.cli.run import Forces, Rotation
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.wording import counted
@@ -100,8 +102,8 @@ def validate_jumps(
         typer.Option(help="Length of the force-based runs in ps. Default: that of the jumps."),
     ] = None,
     replicas: Annotated[int, typer.Option(help="Molecules that move side by side.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Compare runs of jumps with force-based runs: temperatures, energies, and single jumps."""
@@ -170,12 +172,8 @@ def validate_forces(
     molecules: Annotated[
         list[str] | None, typer.Argument(help="Molecules, as for mlmd run. (ethanol)")
     ] = None,
-    forces: Annotated[
-        str | None, typer.Option(help="direct or conservative. Default: the card's.")
-    ] = None,
-    rotation: Annotated[
-        str | None, typer.Option(help="none, random or average. Default: the card's.")
-    ] = None,
+    forces: Forces = None,
+    rotation: Rotation = None,
     temperature: Annotated[float, typer.Option(help="K.")] = 500.0,
     duration: Annotated[float, typer.Option(help="Length in ps of the runs that may break.")] = 2.0,
     replicas: Annotated[int, typer.Option(help="Molecules in these runs.")] = 4,
@@ -186,8 +184,8 @@ def validate_forces(
             "order of time: distances between atoms are compared with theirs."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
     html: Html = None,
 ) -> None:
     """Symmetry of forces in both precisions, work around loops, time to failure, distances."""

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading
+from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading, Seed
 from mlmd_calc.cli.evaluate import HeldOut, Only, chosen_data
-from mlmd_calc.cli.report import Html, Report
+from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def validate_spread(
     keep: Annotated[
         float, typer.Option(help="Share of the structures that the limit to be chosen keeps.")
     ] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
     html: Html = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,

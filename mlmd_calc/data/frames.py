@@ -12,6 +12,7 @@ from mlmd_calc.electrons import ElectronicState
 from mlmd_calc.errors import InputError
 
 FloatArray: TypeAlias = NDArray[np.floating]
+Float64Array: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.biomolecules.hdf5 import open_hdf5, read_array
-from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
 from mlmd_calc.errors import InputError, ModelFileError
 
 _FORMAL_CHARGE: Final = re.compile(r"([+-])(\d+|\1*)(?::\d+)?\]")
@@ -38,8 +38,6 @@ _FORMAL_CHARGE: Final = re.compile(r"([+-])(\d+|\1*)(?::\d+)?\]")
 
 _ISOMER: Final = re.compile(r"Geom-m\d+-i\d+")
 """What frames of one constitution have in common in the names of QM7-X."""
-
-Float64Array = NDArray[np.float64]
 
 
 def read_hdf5(path: Path) -> list[MoleculeFrames]:

@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,10 +36,8 @@ from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic
-from mlmd_calc.errors import InputError, MLMDError, ModelFileError
-from mlmd_calc.io.files import replacing
-
-Arrays = Mapping[str, NDArray[Any]]
+from mlmd_calc.errors import InputError
+from mlmd_calc.io.npz import Arrays, Layouts, load_layout, reading, write_npz
 
 
 def read_npz(path: Path, frame_spacing_fs: float | None = None) -> MoleculeFrames:
@@ -62,36 +58,17 @@ def read_npz(path: Path, frame_spacing_fs: float | None = None) -> MoleculeFrame
     InputError
         If the arrays contradict each other.
     """
-    try:
-        found, arrays = _load(path)
-        for required, parse in _LAYOUTS:
-            if required <= found:
-                molecule = parse(path, arrays)
-                if frame_spacing_fs is None or parse in (_labels, _trajectory):
-                    return molecule
-                times = _times_of_rmd17(path, arrays) if parse is _rmd17 else None
-                return with_velocities(molecule, frame_spacing_fs, times)
-    except MLMDError:
-        raise
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelFileError(
-            f"{path} cannot be read as npz ({error}); copy or generate it again"
-        ) from error
-    known = "; ".join(", ".join(sorted(required)) for required, _ in _LAYOUTS)
-    raise ModelFileError(
-        f"{path} has the keys {sorted(found)}, which is no known layout; "
-        f"one of these sets of keys is needed: {known}"
-    )
+    with reading(path):
+        parse, arrays = load_layout(path, _LAYOUTS, _is_optional, "known layout")
+        molecule = parse(path, arrays)
+        if frame_spacing_fs is None or parse in (_labels, _trajectory):
+            return molecule
+        times = _times_of_rmd17(path, arrays) if parse is _rmd17 else None
+        return with_velocities(molecule, frame_spacing_fs, times)
 
 
-def _load(path: Path) -> tuple[set[str], Arrays]:
-    """Names of all arrays of a file, and those arrays that a layout may use."""
-    # Not np.load(path): it leaves the file open when it is no zip file.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        # The others are not even looked at: they may be objects, which need unpickling.
-        used = _OPTIONAL.union(*(required for required, _ in _LAYOUTS))
-        wanted = [key for key in archive.files if key in used or is_electronic(key)]
-        return set(archive.files), {key: archive[key] for key in wanted}
+def _is_optional(key: str) -> bool:
+    return key in _OPTIONAL or is_electronic(key)
 
 
 def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
@@ -207,7 +184,7 @@ def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeF
     )
 
 
-_LAYOUTS: tuple[tuple[frozenset[str], Callable[[Path, Arrays], MoleculeFrames]], ...] = (
+_LAYOUTS: Layouts[MoleculeFrames] = (
     (frozenset({"numbers", "x", "v", "E", "segment", "dt_fs"}), _trajectory),
     (frozenset({"numbers", "R", "F", "E"}), _labels),
     (frozenset({"nuclear_charges", "coords", "energies", "forces"}), _rmd17),
@@ -339,8 +316,6 @@ def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> No
 
 
 def _write(path: Path, frames: MoleculeFrames, arrays: dict[str, Any]) -> None:
-    if path.suffix != ".npz":
-        raise InputError(f"{path} must end in .npz")
     metadata = {key: value for key, value in frames.metadata.items() if key != "smiles"}
     arrays |= {
         "numbers": frames.numbers.astype(np.uint8),
@@ -349,5 +324,4 @@ def _write(path: Path, frames: MoleculeFrames, arrays: dict[str, Any]) -> None:
         "smiles": np.str_(frames.metadata.get("smiles", "")),
         "metadata": np.str_(json.dumps(metadata, sort_keys=True)),
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_npz(path, arrays)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.data.frames import Float64Array
 from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.geometry.bonds import BOND_LIMIT, bond_lengths
 from mlmd_calc.potential import Evaluation, Structure
 from mlmd_calc.propagation.corrections import thermal_speed
 from mlmd_calc.propagation.forces import ForceModel, has_energy
-
-Float64Array: TypeAlias = NDArray[np.float64]
 
 BROKEN: Final = "broken"
 REFUSED: Final = "refused"

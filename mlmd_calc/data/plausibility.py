@@ -16,17 +16,15 @@ but the lengths need some frames to be measured.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from ase.data import atomic_masses, covalent_radii
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import FloatArray, MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, FloatArray, MoleculeFrames
 from mlmd_calc.errors import InputError
-
-Float64Array: TypeAlias = NDArray[np.float64]
 
 _FRAMES: Final = 40
 """Frames looked at."""

@@ -109,15 +109,6 @@ def run_tasks(
 def refuse_failures(failures: Mapping[str, str], total: int, kind: str) -> None:
     """Say which of some tasks failed, if any did.
 
-    Parameters
-    ----------
-    failures
-        Reasons by label.
-    total
-        Number of tasks.
-    kind
-        What to call several of them.
-
     Raises
     ------
     PredictionError

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
 from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_trajectory
-from mlmd_calc.data.parallel_runs import DRIFTED, Float64Array, ParallelRuns
+from mlmd_calc.data.parallel_runs import DRIFTED, ParallelRuns
 from mlmd_calc.data.pool import progress_bar, refuse_failures
 from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax

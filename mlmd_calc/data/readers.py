@@ -22,6 +22,7 @@ from mlmd_calc.data.plausibility import check_units
 from mlmd_calc.electrons import check_parity
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.io.files import refuse_huge
+from mlmd_calc.io.npz import data_files
 
 _HDF5_SUFFIXES: Final = (".h5", ".hdf5")
 
@@ -100,21 +101,10 @@ def read_dataset(
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise ModelFileError(f"{path} does not exist")
-    if path.is_file():
-        return [path]
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if _is_data(file) and not file.name.startswith(".") and file.suffix != ".json"
-    )
-    if not files:
-        raise InputError(
-            f"the directory {path} holds no file ending in {', '.join(_SUFFIXES)}, .extxyz.gz or "
-            ".xyz.gz"
-        )
-    return files
+    def is_data(file: Path) -> bool:
+        return _is_data(file) and file.suffix != ".json"
+
+    return data_files(path, is_data, f"{', '.join(_SUFFIXES)}, .extxyz.gz or .xyz.gz")
 
 
 def _is_data(path: Path) -> bool:

@@ -99,11 +99,6 @@ class Reference:
 def reference_calculator(name: str, charge: int, multiplicity: int) -> Any:
     """Make the ASE calculator of a reference method for one molecule.
 
-    Parameters
-    ----------
-    name, charge, multiplicity
-        As of :class:`Reference`.
-
     Raises
     ------
     ConfigError, InputError, MissingDependencyError

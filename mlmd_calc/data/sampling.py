@@ -72,15 +72,6 @@ def sample(
 
     The result depends on molecule, settings and the versions of the programs, on nothing else.
 
-    Parameters
-    ----------
-    molecule
-        What to sample.
-    settings
-        How to sample it.
-    on_frame
-        Called after every frame of dynamics.
-
     Raises
     ------
     InputError

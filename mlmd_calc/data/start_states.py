@@ -120,15 +120,6 @@ class StartStates:
 
         Afterwards their forces are known, their centres of mass at rest at the origin, and those
         that cannot be started have ended.
-
-        Parameters
-        ----------
-        runs
-            As many as there are starts.
-        rng
-            Source of randomness.
-        on_step
-            Called after every step.
         """
         runs.evaluate()
         runs.velocities += runs.thermal(self.position_K, rng)

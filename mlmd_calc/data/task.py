@@ -16,6 +16,7 @@ from mlmd_calc.data.reference import GFN2, reference_program
 from mlmd_calc.data.sampling import sample
 from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.teacher import ACCURACY, METHOD, teacher_version
+from mlmd_calc.options import with_lists
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,7 @@ class Task:
         return float(atom_count(self.molecule) ** 2)
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Sample the molecule and write its file; errors as `mlmd_calc.data.sampling.sample`.
-
-        Parameters
-        ----------
-        on_step
-            Called after every frame of dynamics.
-        """
+        """Sample the molecule and write its file; errors as `mlmd_calc.data.sampling.sample`."""
         samples = sample(self.molecule, self.settings, on_step)
         provenance = {
             "code": f"mlmd {version('mlmd')}",
@@ -84,11 +79,7 @@ class Task:
 
     def _identity(self) -> dict[str, Any]:
         """Everything that must agree for a finished file to be the one asked for."""
-        settings = {
-            # As JSON gives it back.
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self.settings).items()
-        }
+        settings = with_lists(asdict(self.settings))
         if self.settings.reference == GFN2:
             del settings["reference"]
         else:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import ase.data
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
 from mlmd_calc.errors import InputError
-
-Float64Array: TypeAlias = NDArray[np.float64]
 
 
 class Trajectory(NamedTuple):

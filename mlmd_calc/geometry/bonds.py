@@ -10,6 +10,8 @@ import ase
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from mlmd_calc.errors import InputError
@@ -23,7 +25,7 @@ STRETCH: Final = 1.3
 _CLOSEST: Final = 0.5
 """Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77."""
 
-_CARBON: Final = 6
+CARBON: Final = 6
 _SEVERAL: Final = 2
 _TRIPLE_BOND: Final = 1.25
 """Å; the longest triple bond of a carbon atom, to carbon, is 1.21 Å."""
@@ -68,15 +70,7 @@ class Bonds:
         return bond_lengths(positions, self.pairs) - self.lengths
 
     def label(self, bond: int, numbers: NDArray[np.integer]) -> str:
-        """Name of a bond, e.g. ``"C0-H3"``.
-
-        Parameters
-        ----------
-        bond
-            Index of the bond.
-        numbers
-            Atomic numbers of the molecule.
-        """
+        """Name of a bond, e.g. ``"C0-H3"``."""
         return "-".join(f"{chemical_symbols[numbers[i]]}{i}" for i in self.pairs[bond])
 
 
@@ -118,6 +112,22 @@ def neighbour_lists(count: int, pairs: Iterable[Sequence[int]]) -> list[list[int
         neighbours[first].append(second)
         neighbours[second].append(first)
     return neighbours
+
+
+def fragments_of(count: int, groups: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    """Find the fragments that atoms belong to, ``(n,)``, from 0 on in the order of the atoms.
+
+    Parameters
+    ----------
+    count
+        Number of atoms.
+    groups
+        Atoms that belong together: bonds, angles, torsions.
+    """
+    pairs = np.array([(g[0], other) for g in groups for other in g[1:]], dtype=np.int64)
+    first, second = pairs.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
 def find_bonds(atoms: ase.Atoms) -> Bonds:
@@ -214,7 +224,7 @@ def check_hydrogens(atoms: ase.Atoms) -> None:
     InputError
         If most carbon atoms are such.
     """
-    carbons = np.flatnonzero(atoms.numbers == _CARBON)
+    carbons = np.flatnonzero(atoms.numbers == CARBON)
     if (atoms.numbers == 1).any() or len(carbons) < _SEVERAL:
         return
     bonds = find_bonds(atoms)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.special import rel_entr
 
+_BINS: Final = 50
+"""Of each angle in histograms of (φ, ψ)."""
+
 CLASH: Final = 1.1
 """Å; heavy atoms nearer than this clash. Shorter than any bond between them."""
 
@@ -67,9 +70,7 @@ def jensen_shannon_divergence(first: NDArray[np.floating], second: NDArray[np.fl
     return max(0.0, float(rel_entr(p, middle).sum() + rel_entr(q, middle).sum()) / 2.0)
 
 
-def ramachandran_divergence(
-    first: NDArray[np.float64], second: NDArray[np.float64], bins: int = 50
-) -> float:
+def ramachandran_divergence(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Mean over residues of the Jensen-Shannon divergence of their (φ, ψ) histograms, in nats.
 
     The value depends on the number of frames, because sparse histograms differ by chance: compare
@@ -79,13 +80,11 @@ def ramachandran_divergence(
     ----------
     first, second
         ``(f, r, 2)`` and ``(g, r, 2)`` radians: φ and ψ of each residue.
-    bins
-        Bins along each angle.
     """
     pairs = zip(np.swapaxes(first, 0, 1), np.swapaxes(second, 0, 1), strict=True)
     divergences = [
-        jensen_shannon_divergence(angle_histogram(a, bins), angle_histogram(b, bins))
-        for a, b in pairs
+        jensen_shannon_divergence(*(angle_histogram(angles, _BINS) for angles in pair))
+        for pair in pairs
     ]
     return float(np.mean(divergences)) if divergences else float("nan")
 

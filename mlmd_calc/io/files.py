@@ -115,11 +115,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A process that is killed, or finds the disk full, leaves the older file as it was.
 
-    Parameters
-    ----------
-    path
-        Where the file is to be.
-
     Yields
     ------
     Path
@@ -170,11 +165,6 @@ class FolderLock:
     """The right to write into a folder, which ends with :meth:`release` or with the process.
 
     As a context manager it is given up if the block fails, and kept otherwise.
-
-    Parameters
-    ----------
-    folder
-        An existing folder.
 
     Raises
     ------

@@ -144,13 +144,7 @@ class AttachedCalculator:
 
 
 class ForceModelCalculator(Calculator):
-    """A force model as ASE's optimisers see it.
-
-    Parameters
-    ----------
-    force_model
-        Energies and forces.
-    """
+    """A force model as ASE's optimisers see it."""
 
     implemented_properties: ClassVar[list[str]] = ["energy", "forces"]  # type: ignore[misc]
 

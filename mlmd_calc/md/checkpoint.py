@@ -98,15 +98,7 @@ class Checkpoint:
 
 
 def run_identity(description: Mapping[str, Any], calculator: Any) -> dict[str, Any]:
-    """Describe what decides the course of a run.
-
-    Parameters
-    ----------
-    description
-        Atoms and settings, JSON-able.
-    calculator
-        Calculator of the run.
-    """
+    """Describe what decides the course of a run."""
     options = {"calculator": type(calculator).__name__}
     if getattr(calculator, "potential", None) is not None:
         # The same model may lie elsewhere by now; the seed is in the state of the random numbers.

@@ -53,15 +53,7 @@ def check_format(name: str) -> None:
 
 
 def frame_atoms(record: RunRecord, index: int) -> ase.Atoms:
-    """One frame as ASE atoms with velocities and, if it is known, the energy.
-
-    Parameters
-    ----------
-    record
-        Recorded frames.
-    index
-        Index of the frame.
-    """
+    """One frame as ASE atoms with velocities and, if it is known, the energy."""
     frame, description = record.frames[index], record.description
     info = {**description.info, "step": int(frame["step"])}
     if description.settings.exact is None:

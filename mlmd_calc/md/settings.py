@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import BOND_LIMIT
+from mlmd_calc.options import check_at_least
 
 if TYPE_CHECKING:
     from mlmd_calc.propagation.other_forces import OtherForces
@@ -89,17 +90,8 @@ class JumpSettings:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.stride_fs) and self.stride_fs > 0):
             raise ConfigError(f"stride_fs={self.stride_fs}; it must be a positive number")
-        if self.md_steps_per_jump < 0:
-            raise ConfigError(
-                f"md_steps_per_jump={self.md_steps_per_jump}; it must not be negative"
-            )
-        if self.replicas < 1:
-            raise ConfigError(f"replicas={self.replicas}; there must be at least 1")
-        if self.frames_per_jump < 1:
-            raise ConfigError(
-                f"frames_per_jump={self.frames_per_jump}; it must be at least 1, the end of the "
-                "jump"
-            )
+        check_at_least(self, 0, "md_steps_per_jump")
+        check_at_least(self, 1, "replicas", "frames_per_jump")
 
 
 @dataclass(frozen=True)
@@ -129,10 +121,8 @@ class ExactSettings:
     warmup: int = 200
 
     def __post_init__(self) -> None:
-        if self.trajectory_steps < 1:
-            raise ConfigError(f"trajectory_steps={self.trajectory_steps}; it must be at least 1")
-        if self.warmup < 0:
-            raise ConfigError(f"warmup={self.warmup}; it must not be negative")
+        check_at_least(self, 1, "trajectory_steps")
+        check_at_least(self, 0, "warmup")
 
 
 @dataclass(frozen=True)
@@ -205,18 +195,13 @@ class MDSettings:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name}={value}; it must be a positive number")
-        if not (math.isfinite(self.temperature_K) and self.temperature_K >= 0):
-            raise ConfigError(f"temperature_K={self.temperature_K}; it must not be negative")
+        check_at_least(self, 0, "temperature_K", "seed")
+        check_at_least(self, 1, "interval", "checkpoint_interval", "inner_steps")
         if self.temperature_K == 0 and self.thermostatted:
             raise ConfigError(
                 f"temperature_K=0 with ensemble {self.ensemble.value!r}; a thermostat needs a "
                 "positive temperature"
             )
-        for name in ("interval", "checkpoint_interval", "inner_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}; it must not be negative")
         if self.jumps is not None and self.ensemble is Ensemble.NOSE_HOOVER:
             raise ConfigError(
                 "ensemble 'nose-hoover' has no jumps; use 'langevin', 'bussi' or 'nve' with a "

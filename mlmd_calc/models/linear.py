@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlmd_calc.models.linear_loops import can_pack, linear_loop, pack, panel_columns
-from mlmd_calc.models.loops import known
+from mlmd_calc.models.loops import THREADED_ATOMS, known
 from mlmd_calc.models.operations import refuse_second_derivative, single_operation
 
-_MANY_ROWS: Final = 48**2
+_MANY_ROWS: Final = THREADED_ATOMS**2
 """Pairs of atoms from which it is better that torch multiplies, if it has more than one thread."""
 
 

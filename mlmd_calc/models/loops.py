@@ -17,6 +17,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _DTYPES: Final = (torch.float32, torch.float64)
 
+THREADED_ATOMS: Final = 48
+"""Atoms of a molecule from which its pairs are worth all threads of torch."""
+
 FAST_MATH: Final = ("contract", "nsz", "reassoc")
 """What vectorised sums need; NaN and infinity keep their meaning."""
 
@@ -36,6 +39,12 @@ def arrays(*tensors: Tensor) -> list[Any]:
         (tensor.detach() if tensor.requires_grad else tensor).contiguous().numpy()
         for tensor in tensors
     ]
+
+
+inlined: Final[Callable[[Callable[..., Any]], Any]] = numba.njit(
+    fastmath=set(FAST_MATH), inline="always", error_model="numpy"
+)
+"""For functions that are called by compiled ones of the same file."""
 
 
 def compiled(function: F) -> F:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.rotations import fixed_rotations
 from mlmd_calc.models.cuda_graphs import graphs_work
 from mlmd_calc.potential.coverage import Coverage
@@ -399,10 +399,6 @@ def _chunks(
 def _restore(options: dict[str, Any], sha256: str, state: Mapping[str, str]) -> Potential:
     """Rebuild a pickled potential, which refers to its model by name and checksum."""
     potential = Potential(**options)
-    if potential.model.sha256 != sha256:
-        raise ModelFileError(
-            f"model {options['model']!r} has sha256 {potential.model.sha256}, but the potential "
-            f"was stored with {sha256}; bring back the original file or make a new potential"
-        )
+    potential.model.check_unchanged(sha256, "the potential was stored with", "make a new potential")
     potential.load_state_dict(state)
     return potential

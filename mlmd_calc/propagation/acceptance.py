@@ -31,17 +31,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Mover:
-    """Moves molecules by jumps that are accepted, or by forces where none is.
-
-    Parameters
-    ----------
-    setup
-        How jumps are made.
-    molecules
-        All molecules of the run.
-    log
-        Record of interventions.
-    """
+    """Moves molecules by jumps that are accepted, or by forces where none is."""
 
     def __init__(self, setup: Setup, molecules: list[Molecule], log: Logbook) -> None:
         self._setup = setup

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules import MolecularSystem
@@ -290,17 +291,16 @@ def trained_stride_ps(model: ATMOSModel, stride_ps: float | None) -> float:
         If the model does not know it, or None leaves it open.
     """
     name, known = model.card.name or model.source, model.card.strides_ps
+    listed = ", ".join(f"{stride:g}" for stride in known)
     if stride_ps is None:
         if len(known) == 1:
             return known[0]
-        listed = ", ".join(f"{stride:g}" for stride in known)
         raise ConfigError(
             f"model {name!r} was trained on strides of {listed} ps; choose one of them"
             if known
             else f"the card of model {name!r} does not tell its stride; give it"
         )
     if known and stride_ps not in known:
-        listed = ", ".join(f"{stride:g}" for stride in known)
         raise ConfigError(
             f"a stride of {stride_ps:g} ps; model {name!r} was trained on {listed} ps and knows no "
             "other"
@@ -353,92 +353,85 @@ def check_molecule(model: ATMOSModel, system: MolecularSystem, beyond_training: 
     return objections
 
 
-class Chirality(Check):
-    """No tetrahedral carbon atom turns into its mirror image.
+class _AsAtStart(Check):
+    """Something in the molecule stays as it was at the start of the run.
 
     Parameters
     ----------
-    system
-        The molecule.
+    atoms
+        ``(k, 4)`` indices of the atoms that each number is of.
     action
         See :class:`Check`.
     """
 
-    name = "chirality"
+    key: str
+    """What the numbers are called in restart files."""
 
-    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
+    def __init__(self, atoms: NDArray[np.int64], action: Action) -> None:
         super().__init__(action)
-        self._centres = system.atoms[system.chirality_centres]
-        self._signs: FloatArray = np.zeros(len(self._centres))
+        self._atoms = atoms
+        self._start: FloatArray = np.zeros(len(atoms))
 
     def begin(self, state: State, thermostat: Thermostat | None) -> None:
-        """Note the handedness at the start of the run."""
-        self._signs = self._handedness(state)
+        """Note the numbers at the start of the run."""
+        self._start = self._numbers(state)
+
+    def _numbers(self, state: State) -> FloatArray:
+        raise NotImplementedError
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Numbers at the start of the run."""
+        return {self.key: self._start}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._start = np.array(state[self.key])
+
+
+class Chirality(_AsAtStart):
+    """No tetrahedral carbon atom turns into its mirror image."""
+
+    name = "chirality"
+    key = "signs"
+
+    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
+        super().__init__(system.atoms[system.chirality_centres], action)
+
+    def _numbers(self, state: State) -> FloatArray:
+        signs: FloatArray = handedness(state.positions[None], self._atoms)[0]
+        return signs
 
     def judge(self, proposal: Proposal) -> Finding | None:
         """Find the centres whose handedness is not that of the start."""
-        flipped = np.flatnonzero(self._handedness(proposal.after) != self._signs)
+        flipped = np.flatnonzero(self._numbers(proposal.after) != self._start)
         if len(flipped) == 0:
             return None
         atoms = ", ".join(
             f"{chemical_symbols[proposal.after.numbers[atom]]}{atom}"
-            for atom in self._centres[flipped, 0]
+            for atom in self._atoms[flipped, 0]
         )
         return self._finding(len(flipped), 0, f"{atoms} turned into the mirror image")
 
-    def _handedness(self, state: State) -> FloatArray:
-        signs: FloatArray = handedness(state.positions[None], self._centres)[0]
-        return signs
 
-    def state_dict(self) -> Mapping[str, Any]:
-        """Handedness at the start of the run."""
-        return {"signs": self._signs}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the handedness."""
-        self._signs = np.array(state["signs"])
-
-
-class PeptideBonds(Check):
-    """No peptide bond turns from trans to cis or back.
-
-    Parameters
-    ----------
-    system
-        The molecule.
-    action
-        See :class:`Check`.
-    """
+class PeptideBonds(_AsAtStart):
+    """No peptide bond turns from trans to cis or back."""
 
     name = "peptide bonds"
+    key = "omega"
 
     def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
-        super().__init__(action)
-        self._omega = system.atoms[system.omega]
-        self._start: FloatArray = np.zeros(len(self._omega))
+        super().__init__(system.atoms[system.omega], action)
 
-    def begin(self, state: State, thermostat: Thermostat | None) -> None:
-        """Note the dihedral angles at the start of the run."""
-        self._start = self._dihedrals(state)
+    def _numbers(self, state: State) -> FloatArray:
+        angles: FloatArray = dihedrals(state.positions[None], self._atoms)[0]
+        return angles
 
     def judge(self, proposal: Proposal) -> Finding | None:
         """Find the peptide bonds that are not as at the start."""
-        turned = np.flatnonzero(np.cos(self._dihedrals(proposal.after) - self._start) < 0.0)
+        turned = np.flatnonzero(np.cos(self._numbers(proposal.after) - self._start) < 0.0)
         if len(turned) == 0:
             return None
         bonds = ", ".join(
-            f"C{carbon}-N{nitrogen}" for _, carbon, nitrogen, _ in self._omega[turned]
+            f"C{carbon}-N{nitrogen}" for _, carbon, nitrogen, _ in self._atoms[turned]
         )
         return self._finding(len(turned), 0, f"the peptide bonds {bonds} turned over")
-
-    def _dihedrals(self, state: State) -> FloatArray:
-        found: FloatArray = dihedrals(state.positions[None], self._omega)[0]
-        return found
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Dihedral angles at the start of the run."""
-        return {"omega": self._start}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the dihedral angles."""
-        self._start = np.array(state["omega"])

@@ -232,9 +232,5 @@ def _restore(
 ) -> ATOMPropagator:
     """Rebuild a pickled propagator, which refers to its model by name and checksum."""
     model = load_atom(source, **options)
-    if model.sha256 != sha256:
-        raise ModelFileError(
-            f"model {source!r} has sha256 {model.sha256}, but the propagator was stored with "
-            f"{sha256}; bring back the original file or load the propagator anew"
-        )
+    model.check_unchanged(sha256, "the propagator was stored with", "load the propagator anew")
     return ATOMPropagator(model, potential=potential, rotation=rotation)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlmd_calc import units
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.io.figures import new_figure
 from mlmd_calc.io.files import replacing
 
 
@@ -110,12 +111,7 @@ class EventLog:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw when which check tripped, and what was done, as a PNG file."""
-        # The object-oriented interface leaves matplotlib's global state alone.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8.0, 3.5), dpi=130, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(8.0, 3.5)
         axis = figure.subplots()
         for action, count in self.counts().items():
             chosen = [event for event in self if event.action == action]

@@ -17,6 +17,7 @@ from scipy.special import gammainccinv, gammaincinv
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import BOND_LIMIT, Bonds, find_bonds
+from mlmd_calc.options import check_at_least
 from mlmd_calc.propagation.corrections import rigid_basis, rigid_velocities, thermal_speed
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
 from mlmd_calc.propagation.state import FloatArray, State
@@ -437,9 +438,7 @@ class Guard:
             )
         if self.last not in ("raise", "stop"):
             raise ConfigError(f"last={self.last!r}; choose 'raise' or 'stop'")
-        for name in ("redraws", "halvings", "max_fallbacks"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must not be negative")
+        check_at_least(self, 0, "redraws", "halvings", "max_fallbacks")
 
     @classmethod
     def off(cls) -> Guard:

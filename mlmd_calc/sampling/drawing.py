@@ -19,7 +19,7 @@ from mlmd_calc.sampling.energies import EnergyRecord
 from mlmd_calc.sampling.job import SamplingJob
 from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.sampling.relaxed import Relaxation, RelaxedTrajectories
-from mlmd_calc.sampling.rollouts import make_rollout
+from mlmd_calc.sampling.rollouts import make_rollout, stride_between
 from mlmd_calc.sampling.trajectories import Trajectories
 from mlmd_calc.zoo import ATMOSModel, load_atmos
 
@@ -131,7 +131,7 @@ class Drawing:
             )
         between = None
         if fine is not None:
-            between = rollout(fine, _stride_between(fine, stride_ps), job.redraws)
+            between = rollout(fine, stride_between(fine, stride_ps), job.redraws)
         return Trajectories(
             rollout(model, stride_ps, job.redraws),
             self.system.reference,
@@ -147,11 +147,6 @@ class Drawing:
 
     def draw(self, keyframes: int) -> NDArray[np.float64]:
         """Draw frames.
-
-        Parameters
-        ----------
-        keyframes
-            How many keyframes of each trajectory.
 
         Returns
         -------
@@ -200,26 +195,6 @@ def _checksums(forces: ForceModel) -> list[str]:
     """Checksum of the network behind a force model, if there is one."""
     checksum = getattr(getattr(forces, "model", None), "sha256", None)
     return [] if checksum is None else [checksum]
-
-
-def _stride_between(model: ATMOSModel, keyframe_stride_ps: float) -> float:
-    """Time in ps between the frames of an interpolator.
-
-    Raises
-    ------
-    ConfigError
-        If it was not trained on that.
-    """
-    stride_ps = keyframe_stride_ps / max(model.network.config.max_remaining, 1)
-    known = model.card.strides_ps
-    if known and not np.isclose(stride_ps, known).any():
-        raise ConfigError(
-            f"the interpolator {model.card.name or model.source!r} was trained on a stride of "
-            f"{', '.join(f'{each:g}' for each in known)} ps, but between keyframes "
-            f"{keyframe_stride_ps:g} ps apart its steps would be {stride_ps:g} ps; use models "
-            "that belong together"
-        )
-    return stride_ps
 
 
 def _objections(model: ATMOSModel, system: MolecularSystem, beyond_training: bool) -> list[str]:

@@ -16,13 +16,7 @@ from mlmd_calc.propagation.relaxation import PotentialWindow
 
 
 class EnergyRecord:
-    """Energies of all frames of all trajectories.
-
-    Parameters
-    ----------
-    count
-        Number of trajectories.
-    """
+    """Energies of all frames of all trajectories."""
 
     def __init__(self, count: int) -> None:
         self._energies: NDArray[np.float64] = np.zeros((count, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.options import check_count
+from mlmd_calc.options import check_at_least, check_count
 from mlmd_calc.sampling.rollouts import REDRAWS, SamplerOptions, check_redraws
 from mlmd_calc.sampling.trajectory_file import checked_format
 
@@ -90,9 +90,7 @@ class SamplingJob:
 
     def __post_init__(self) -> None:
         checked_format(self.format)
-        for name in ("frames", "keyframes_per_checkpoint"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
+        check_at_least(self, 1, "frames", "keyframes_per_checkpoint")
         check_count(self, "replicas")
         check_redraws(self.redraws)
         if self.relax is not None and self.interpolator is not None:

@@ -75,7 +75,23 @@ class FrameFaults:
         return np.array([len(limits.contacts(frame)[0]) > 0 for frame in whole], dtype=np.bool_)
 
 
-class FrameGuard:
+class _FaultCounts:
+    """Counts how many frames had each of `FAULTS`."""
+
+    def __init__(
+        self, system: MolecularSystem, structure: BondedStructure, *, hydrogens: bool = True
+    ) -> None:
+        self._find = FrameFaults(system, structure, hydrogens=hydrogens)
+        self.faults = dict.fromkeys(FAULTS, 0)
+
+    def _count(self, frames: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Count the faults of frames ``(f, a, 3)`` Å, and tell which have any, ``(f,)``."""
+        found = self._find(frames)
+        self.faults = {name: self.faults[name] + int(found[name].sum()) for name in FAULTS}
+        return np.asarray(np.any(list(found.values()), axis=0))
+
+
+class FrameGuard(_FaultCounts):
     """Refuses frames that no simulation would visit.
 
     A frame is refused if a tetrahedral carbon atom has become its mirror image, a peptide bond has
@@ -96,19 +112,12 @@ class FrameGuard:
         How many of them had each of `FAULTS`.
     """
 
-    def __init__(
-        self, system: MolecularSystem, structure: BondedStructure, *, hydrogens: bool = True
-    ) -> None:
-        self._find = FrameFaults(system, structure, hydrogens=hydrogens)
-        self.refused = 0
-        self.faults = dict.fromkeys(FAULTS, 0)
+    refused = 0
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Tell which frames ``(f, a, 3)`` Å are acceptable, as ``(f,)`` bool."""
-        found = self._find(frames.numpy())
-        refused = np.any(list(found.values()), axis=0)
+        refused = self._count(frames.numpy())
         self.refused += int(refused.sum())
-        self.faults = {name: self.faults[name] + int(found[name].sum()) for name in FAULTS}
         return torch.from_numpy(~refused)
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +129,7 @@ class FrameGuard:
         self.refused, self.faults = state["refused"], dict(state["faults"])
 
 
-class FrameQuality:
+class FrameQuality(_FaultCounts):
     """Counts over all frames of all trajectories.
 
     Parameters
@@ -141,21 +150,13 @@ class FrameQuality:
     """
 
     _COUNTS = ("frames", "unsound", "faults", "bond_deviation")
-
-    def __init__(
-        self, system: MolecularSystem, structure: BondedStructure, *, hydrogens: bool = True
-    ) -> None:
-        self._find = FrameFaults(system, structure, hydrogens=hydrogens)
-        self.frames = self.unsound = 0
-        self.faults = dict.fromkeys(FAULTS, 0)
-        self.bond_deviation = 0.0
+    frames = unsound = 0
+    bond_deviation = 0.0
 
     def add(self, frames: NDArray[np.float64]) -> None:
         """Look at frames ``(f, a, 3)`` Å."""
-        found = self._find(frames)
         self.frames += len(frames)
-        self.unsound += int(np.any(list(found.values()), axis=0).sum())
-        self.faults = {name: self.faults[name] + int(found[name].sum()) for name in FAULTS}
+        self.unsound += int(self._count(frames).sum())
         largest = float(self._find.bond_deviations(frames).max(initial=0.0))
         self.bond_deviation = max(self.bond_deviation, largest)
 

@@ -301,11 +301,6 @@ class RelaxedTrajectories:
     def advance(self, keyframes: int) -> RelaxedFrames:
         """Draw and relax frames.
 
-        Parameters
-        ----------
-        keyframes
-            How many of each trajectory.
-
         Raises
         ------
         PredictionError

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem
 from mlmd_calc.biomolecules.steering import Steering
 from mlmd_calc.errors import ConfigError
@@ -96,6 +98,26 @@ def check_redraws(count: int) -> None:
     """
     if count < 0:
         raise ConfigError(f"redraws={count}; it must not be negative, and 0 keeps every frame")
+
+
+def stride_between(model: ATMOSModel, keyframe_stride_ps: float) -> float:
+    """Time in ps between the frames of an interpolator.
+
+    Raises
+    ------
+    ConfigError
+        If it was not trained on that.
+    """
+    stride_ps = keyframe_stride_ps / max(model.network.config.max_remaining, 1)
+    known = model.card.strides_ps
+    if known and not np.isclose(stride_ps, known).any():
+        raise ConfigError(
+            f"the interpolator {model.card.name or model.source!r} was trained on a stride of "
+            f"{', '.join(f'{each:g}' for each in known)} ps, but between keyframes "
+            f"{keyframe_stride_ps:g} ps apart its steps would be {stride_ps:g} ps; use models "
+            "that belong together"
+        )
+    return stride_ps
 
 
 def make_rollout(

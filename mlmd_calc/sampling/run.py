@@ -17,6 +17,7 @@ from mlmd_calc.biomolecules import BondedStructure, MolecularSystem
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.io.files import FolderLock, read_json, write_json
 from mlmd_calc.io.restart import check_identity, read_restart, write_restart
+from mlmd_calc.options import with_tuples
 from mlmd_calc.sampling.drawing import Drawing, ForceMaker, named_potential
 from mlmd_calc.sampling.job import SamplingJob
 from mlmd_calc.sampling.quality import FrameQuality
@@ -205,7 +206,8 @@ class SamplingRun:
             raise ConfigError(
                 f"frames={job.frames}, but the run has {stored['frame']} already; ask for more"
             )
-        run = cls(folder, job, _structure(stored["structure"]), make_forces)
+        structure = BondedStructure(**with_tuples(stored["structure"]))
+        run = cls(folder, job, structure, make_forces)
         checksums = run._drawing.checksums
         if checksums != stored["checksums"]:
             raise ModelFileError(
@@ -318,8 +320,3 @@ def _written_atoms(
     """Find what is written, in the order of the structure: no water, no ions."""
     inside = np.setdiff1d(np.arange(len(structure)), system.left_out)
     return inside if hydrogens else inside[structure.numbers[inside] > 1]
-
-
-def _structure(stored: dict[str, Any]) -> BondedStructure:
-    texts = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
-    return BondedStructure(**{**stored, **texts})

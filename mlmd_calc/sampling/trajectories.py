@@ -84,11 +84,6 @@ class Trajectories:
     def advance(self, keyframes: int) -> NDArray[np.float64]:
         """Draw keyframes, and what lies before each of them.
 
-        Parameters
-        ----------
-        keyframes
-            How many.
-
         Returns
         -------
         ndarray

@@ -16,13 +16,6 @@ class Clock(pl.Callback):
 
     Validations count, and so does what was done before an interruption. In a distributed training
     the clock of the first process counts, so that all have the same learning rate.
-
-    Parameters
-    ----------
-    minutes
-        How long.
-    checkpoint
-        File to write at the end.
     """
 
     def __init__(self, minutes: float, checkpoint: Path) -> None:

@@ -14,12 +14,15 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import (
+    check_at_least,
     check_choices,
     check_fraction,
     check_positive,
     check_types,
     refuse_unknown,
     shown,
+    with_lists,
+    with_tuples,
 )
 from mlmd_calc.zoo import KINDS, LoadedModel
 
@@ -153,8 +156,7 @@ class Recipe:
         check_types(self)
         check_choices(self, _CHOICES)
         for name, smallest in self.smallest.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least {smallest}")
+            check_at_least(self, smallest, name)
         check_positive(self, "learning_rate")
         for name in ("held_out_fraction", "ema_decay"):
             check_fraction(self, name)
@@ -171,7 +173,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values."""
-        return {"kind": self.kind, **_with_lists(asdict(self))}
+        return {"kind": self.kind, **with_lists(asdict(self))}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Recipe:
@@ -192,17 +194,7 @@ class Recipe:
         # What `loss` is by default is of the class that holds the weights.
         weights: Any = {item.name: item.default_factory for item in fields(recipe)}["loss"]
         loss = weights(**refuse_unknown(weights, values.pop("loss", {}), "loss terms"))
-        entries: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return recipe(**entries, loss=loss)
-
-
-def _with_lists(value: Any) -> Any:
-    """Turn tuples into lists, as JSON and TOML have them."""
-    if isinstance(value, dict):
-        return {key: _with_lists(entry) for key, entry in value.items()}
-    return [_with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return recipe(**with_tuples(values), loss=loss)
 
 
 def list_recipes() -> list[str]:

@@ -44,17 +44,6 @@ def run_identity(
 ) -> dict[str, Any]:
     """Describe all that decides the outcome of a run.
 
-    Parameters
-    ----------
-    frames
-        Labelled frames, or trajectories.
-    recipe
-        Hyper-parameters.
-    start
-        Model to fine-tune, if any.
-    processes
-        Number of processes that train together.
-
     Returns
     -------
     dict

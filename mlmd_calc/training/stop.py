@@ -32,13 +32,6 @@ class StopWhenAsked(pl.Callback):
     """Ask after every step whether to go on; if not, write a checkpoint and raise.
 
     In a distributed training all processes stop as soon as one of them is asked to.
-
-    Parameters
-    ----------
-    should_stop
-        Tells whether to stop.
-    checkpoint
-        File to write.
     """
 
     def __init__(self, should_stop: Callable[[], bool], checkpoint: Path) -> None:

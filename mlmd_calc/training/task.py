@@ -96,15 +96,6 @@ def prepare(data: TrainingData, recipe: Recipe, start: LoadedModel[Any] | None) 
 def network_to_train(start: LoadedModel[N] | None, seed: int, build: Callable[[], N]) -> N:
     """Copy the network of the model to fine-tune, or build one whose weights follow from a seed.
 
-    Parameters
-    ----------
-    start
-        Model to fine-tune, if any.
-    seed
-        Seed of the random weights.
-    build
-        Builds a network.
-
     Returns
     -------
     nn.Module

@@ -48,13 +48,7 @@ _UNAVERAGED: Final = "Weights after the last step, not averaged."
 
 
 class Batches(pl.LightningDataModule):
-    """Training stream and validation sets of one run.
-
-    Parameters
-    ----------
-    task
-        What is trained.
-    """
+    """Training stream and validation sets of one run."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()

@@ -15,7 +15,15 @@ from rich.text import Text
 from mlmd_calc.biomolecules.domain import Domain
 from mlmd_calc.electrons import TrainedState
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.options import check_count, check_depth, check_types, refuse_unknown, shown
+from mlmd_calc.options import (
+    check_count,
+    check_depth,
+    check_types,
+    refuse_unknown,
+    shown,
+    with_lists,
+    with_tuples,
+)
 
 RECOMMENDED_SETTINGS: Final = (
     *("forces", "rotation", "n_rotations", "dtype", "max_spread"),
@@ -158,12 +166,7 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON-able values."""
-        values = asdict(self)
-        values["elements"] = None if self.elements is None else list(self.elements)
-        if self.electronic_states is not None:
-            values["electronic_states"] = list(values["electronic_states"])
-        values["strides_ps"] = list(self.strides_ps)
-        values["domain"] = None if self.domain is None else self.domain.to_dict()
+        values: dict[str, Any] = with_lists(asdict(self))
         return values
 
     @classmethod
@@ -175,11 +178,8 @@ class ModelCard:
         ConfigError
             If an entry is unknown or not allowed.
         """
-        values = dict(refuse_unknown(cls, values, "model card entries"))
-        for name in ("elements", "strides_ps"):
-            if isinstance(values.get(name), list):
-                values[name] = tuple(values[name])
-        states = values.get("electronic_states")
+        given = refuse_unknown(cls, values, "model card entries")
+        values, states = with_tuples(given), given.get("electronic_states")
         if isinstance(states, list):
             values["electronic_states"] = tuple(_trained_state(state) for state in states)
         if values.get("domain") is not None and not isinstance(values["domain"], Domain):

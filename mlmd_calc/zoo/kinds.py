@@ -7,6 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from torch import nn
 
+from mlmd_calc.errors import ModelFileError
 from mlmd_calc.models.atmos import ATMOS, ATMOSConfig, SamplerConfig
 from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
 from mlmd_calc.models.mdet import MDET, MDETConfig
@@ -39,6 +40,27 @@ class LoadedModel(Generic[N]):
     sha256: str
     network: N
     atomic_energies: dict[int, float] = field(default_factory=dict)
+
+    def check_unchanged(self, sha256: str | None, stored: str, anew: str) -> None:
+        """Refuse to take the place of another model that had the same name.
+
+        Parameters
+        ----------
+        sha256
+            Checksum of the model that is wanted.
+        stored, anew
+            For the message: what was stored with it, and what to make anew otherwise.
+
+        Raises
+        ------
+        ModelFileError
+            If this is another one.
+        """
+        if self.sha256 != sha256:
+            raise ModelFileError(
+                f"model {self.source!r} has sha256 {self.sha256}, but {stored} {sha256}; bring "
+                f"back the original file or {anew}"
+            )
 
 
 @dataclass(frozen=True)

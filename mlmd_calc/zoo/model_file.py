@@ -151,13 +151,6 @@ def read_model(path: Path) -> ModelFile:
 def build_model(path: Path, description: str, tensors: Mapping[str, Tensor]) -> ModelFile:
     """Build a model from what :func:`describe_model` returned, and its weights.
 
-    Parameters
-    ----------
-    path
-        File that both come from.
-    description, tensors
-        Description, and weights by name.
-
     Raises
     ------
     ModelFileError

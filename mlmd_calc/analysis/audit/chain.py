@@ -17,13 +17,6 @@ def autocorrelations(sample: Sample, frames: int) -> NDArray[np.float64]:
 
     C(t) = ⟨Σ m v(0) v(t)⟩ / ⟨Σ m v²⟩; the denominator is the mean over all replicas.
 
-    Parameters
-    ----------
-    sample
-        Frames of several replicas.
-    frames
-        Number of lags, from 0 on.
-
     Raises
     ------
     InputError

@@ -26,7 +26,7 @@ from mlmd_calc.analysis.audit.measurement import (
 )
 from mlmd_calc.analysis.statistics import root_mean_square
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.geometry.bonds import find_bonds, neighbour_lists
+from mlmd_calc.geometry.bonds import find_bonds, fragments_of
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation import ForceModel
 from mlmd_calc.propagation.other_forces import evaluated_forces
@@ -274,17 +274,7 @@ class Turned:
 
 
 def turned(forces: ForceModel, structures: Sequence[Structure], *, energies: bool) -> Turned:
-    """Evaluate structures in the 60 orientations of the 600-cell.
-
-    Parameters
-    ----------
-    forces
-        Force model.
-    structures
-        Structures of one molecule.
-    energies
-        Whether the force model knows energies.
-    """
+    """Evaluate structures in the 60 orientations of the 600-cell."""
     properties = ("energy", "forces") if energies else ("forces",)
     results = [forces.evaluate(turned_copies(one), properties) for one in structures]
     return Turned(
@@ -364,19 +354,13 @@ def stretches(forces: ForceModel, structure: Structure) -> list[Stretch]:
 def _stretch_way(structure: Structure, pairs: NDArray[np.int64], bond: int) -> FloatArray:
     """Displacements ``(n, 3)`` per Å of a bond."""
     first, second = pairs[bond].tolist()
-    neighbours = neighbour_lists(len(structure), np.delete(pairs, bond, axis=0).tolist())
-    side = {first}
-    waiting = [first]
-    while waiting:
-        new = [atom for atom in neighbours[waiting.pop()] if atom not in side]
-        side.update(new)
-        waiting += new
-    if second in side:
-        side, other = {first}, {second}
-    else:
-        other = set(range(len(structure))) - side
+    parts = fragments_of(len(structure), np.delete(pairs, bond, axis=0).tolist())
+    side = parts == parts[first]
+    other = ~side
+    if side[second]:
+        side, other = (np.arange(len(structure)) == end for end in (first, second))
     arm = structure.positions[second] - structure.positions[first]
     way = np.zeros((len(structure), 3))
-    way[sorted(side)] = -0.5 * arm / np.linalg.norm(arm)
-    way[sorted(other)] = 0.5 * arm / np.linalg.norm(arm)
+    way[side] = -0.5 * arm / np.linalg.norm(arm)
+    way[other] = 0.5 * arm / np.linalg.norm(arm)
     return way

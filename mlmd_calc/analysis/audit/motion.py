@@ -245,19 +245,6 @@ def energy_drift(
     fourth order in the time step, see :class:`mlmd_calc.data.parallel_runs.ParallelRuns`, so that
     vibrations do not hide the drift of a short run.
 
-    Parameters
-    ----------
-    forces
-        Force model with energies.
-    run
-        Gives the states.
-    replicas
-        How many states.
-    duration_fs
-        Length of each run.
-    timesteps_fs
-        Time steps, at least two.
-
     Raises
     ------
     PredictionError

@@ -14,6 +14,7 @@ from mlmd_calc.analysis.audit.propagators import PropagatorAudit
 from mlmd_calc.analysis.jump_ensemble import Sample, mean_temperatures
 from mlmd_calc.analysis.plots import COLOURS
 from mlmd_calc.errors import MLMDError
+from mlmd_calc.io.figures import new_figure
 
 _SIZE = (5.6, 3.6)
 
@@ -54,12 +55,7 @@ def _drawings(audit: ForceAudit | PropagatorAudit) -> dict[str, Callable[[Any], 
 
 
 def _figure(title: str) -> tuple[Any, Any]:
-    # The object-oriented interface leaves matplotlib's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*_SIZE, dpi=110)
     axis = figure.subplots()
     axis.set_title(title)
     axis.grid(alpha=0.25)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from mlmd_calc.analysis.audit.measurement import Estimate, Measurement, Verdict
-from mlmd_calc.errors import ConfigError, MLMDError
+from mlmd_calc.errors import MLMDError
+from mlmd_calc.options import check_at_least
 
 Parts: TypeAlias = Mapping[str, Callable[[], Iterator[Measurement]]]
 """Parts of an audit by name, in their order."""
@@ -71,9 +72,7 @@ class AuditSettings:
             ("jump_replicas", FEWEST_REPLICAS),
             ("states", FEWEST_REPLICAS),
         ):
-            value = getattr(self, name)
-            if not least <= value < float("inf"):
-                raise ConfigError(f"{name}={value}; it must be at least {least:g} and finite")
+            check_at_least(self, least, name)
 
     @classmethod
     def quick(cls, temperature_K: float = 300.0, seed: int = 0) -> AuditSettings:

@@ -47,11 +47,6 @@ def check_simulation(
 ) -> None:
     """Refuse what is in no molecular dynamics of the topology: all checks of this module.
 
-    Parameters
-    ----------
-    path, structure, system, positions
-        As for :func:`check_residues`.
-
     Raises
     ------
     InputError
@@ -121,11 +116,6 @@ def check_lookalikes(
 
     Where there are hydrogens, these tell them apart.
 
-    Parameters
-    ----------
-    path, structure, system, positions
-        As for :func:`check_residues`.
-
     Raises
     ------
     InputError
@@ -165,12 +155,8 @@ def check_hands(
 
     Parameters
     ----------
-    path
-        The file, for messages.
-    structure, system
-        The topology.
-    positions
-        ``(f, a, 3)`` Å of the atoms of the system.
+    path, structure, system, positions
+        As for :func:`check_residues`.
     tolerated
         Share of the frames in which a centre may have the other hand, as in some that a model has
         drawn. In molecular dynamics none has.
@@ -199,13 +185,6 @@ def check_hands(
 
 def check_natural(path: Path, system: MolecularSystem) -> None:
     """Refuse D amino acids under the names of natural ones.
-
-    Parameters
-    ----------
-    path
-        The file, for messages.
-    system
-        The topology.
 
     Raises
     ------

@@ -22,7 +22,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -43,9 +43,8 @@ from mlmd_calc.data.biomolecules.frame_files import (
     read_frames,
 )
 from mlmd_calc.errors import InputError, MLMDError, ModelFileError
-from mlmd_calc.io.files import replacing
+from mlmd_calc.io.npz import Arrays, Layouts, data_files, load_layout, reading, write_npz
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 PathLike: TypeAlias = str | os.PathLike[str]
 
 LETTERS: Final = "ARNDCQEGHILKMFPSTWYV"
@@ -218,7 +217,7 @@ def read_trajectories(
     (12500, 10, 3)
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files = [file for path in listed for file in _files(Path(path))]
+    files = [file for path in listed for file in data_files(Path(path), _is_npz, ".npz")]
     if not files:
         raise InputError("the list of trajectory files is empty; name at least one")
     return [
@@ -250,15 +249,8 @@ def _read_foreign(
     )
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise ModelFileError(f"{path} does not exist")
-    if path.is_file():
-        return [path]
-    files = sorted(file for file in path.glob("*.npz") if not file.name.startswith("."))
-    if not files:
-        raise InputError(f"the directory {path} holds no file ending in .npz")
-    return files
+def _is_npz(path: Path) -> bool:
+    return path.suffix == ".npz"
 
 
 def _read(path: Path) -> BiomolecularTrajectory:
@@ -269,26 +261,13 @@ def _read(path: Path) -> BiomolecularTrajectory:
             "mdtraj or MDAnalysis, the structure with read_structure, join them with "
             "BiomolecularTrajectory.from_frames, and write them with write_trajectory"
         )
-    try:
-        # Not np.load(path): it leaves the file open when it is no zip file.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = set(archive.files)
-            for required, parse in _LAYOUTS:
-                if required <= found:
-                    return parse(
-                        path, {key: archive[key] for key in found & (required | _OPTIONAL)}
-                    )
-    except MLMDError as error:
-        raise type(error)(f"{path}: {error}") from error
-    except (OSError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelFileError(
-            f"{path} cannot be read as npz ({error}); copy or generate it again"
-        ) from error
-    known = "; ".join(", ".join(sorted(required)) for required, _ in _LAYOUTS)
-    raise ModelFileError(
-        f"{path} has the keys {sorted(found)}, which is no layout of biomolecular trajectories; "
-        f"one of these sets of keys is needed: {known}"
-    )
+    with reading(path):
+        kind = "layout of biomolecular trajectories"
+        parse, arrays = load_layout(path, _LAYOUTS, _OPTIONAL.__contains__, kind)
+        try:
+            return parse(path, arrays)
+        except MLMDError as error:
+            raise type(error)(f"{path}: {error}") from error
 
 
 def _heavy(path: Path, arrays: Arrays) -> BiomolecularTrajectory:
@@ -334,7 +313,7 @@ def _temperature(arrays: Arrays) -> float | None:
     return None if np.isnan(value) else value
 
 
-_LAYOUTS: Final[tuple[tuple[frozenset[str], Callable[..., BiomolecularTrajectory]], ...]] = (
+_LAYOUTS: Final[Layouts[BiomolecularTrajectory]] = (
     (frozenset({"x", "dt_ps", "name", "replica", "ligands", "metadata", *_STRUCTURE}), _heavy),
     (frozenset({"x", "dt_ps", "pdb"}), _all_atoms),
 )
@@ -356,9 +335,6 @@ def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None
     InputError
         If the path does not end in ``.npz``.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise InputError(f"{path} must end in .npz")
     temperature = trajectory.temperature_K
     arrays = {
         **{key: np.asarray(getattr(trajectory.structure, key)) for key in _STRUCTURE},
@@ -371,5 +347,4 @@ def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None
         "ligands": np.str_(json.dumps(dict(trajectory.ligands), sort_keys=True)),
         "metadata": np.str_(json.dumps(dict(trajectory.metadata), sort_keys=True)),
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_npz(Path(path), arrays)

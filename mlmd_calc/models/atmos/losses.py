@@ -1,4 +1,8 @@
-"""Training losses of ATMOS, those of AlphaFold 3 (Abramson et al., Nature 630, 493, 2024)."""
+"""Training losses of ATMOS, those of AlphaFold 3 (Abramson et al., Nature 630, 493, 2024).
+
+All compare denoised structures ``(b, k, a, 3)`` of noise levels `sigma` ``(b, k)`` with the target
+``(b, a, 3)``, in Å. Masks are bool, False for padding.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +49,8 @@ def training_loss(
     ----------
     prediction
         Output of the network.
-    target
-        ``(b, a, 3)`` Å.
-    sigma
-        ``(b, k)`` noise levels of the denoised copies in Å.
+    target, sigma
+        See the module.
     features
         Static features.
     config
@@ -109,16 +111,10 @@ def diffusion_loss(
 
     Parameters
     ----------
-    denoised
-        ``(b, k, a, 3)`` Å.
-    target
-        ``(b, a, 3)`` Å.
-    sigma
-        ``(b, k)`` noise levels in Å.
+    denoised, target, sigma, mask
+        See the module.
     weights
         ``(b, a)`` weights of the atoms, see :func:`atom_weights`.
-    mask
-        ``(b, a)`` bool, False for padding.
     sigma_data
         Unit of the noise levels in Å.
     """
@@ -135,16 +131,7 @@ def distogram_loss(
 ) -> Tensor:
     """Cross-entropy of the distance bins of token pairs, the diagonal included.
 
-    Parameters
-    ----------
-    logits
-        ``(b, n, n, distogram_bins)``.
-    target
-        ``(b, a, 3)`` Å.
-    features
-        Static features.
-    config
-        Bins.
+    The logits are ``(b, n, n, distogram_bins)``.
     """
     points = representative_positions(target, features)
     distance = torch.linalg.vector_norm(points[:, :, None] - points[:, None], dim=-1)
@@ -159,17 +146,7 @@ def distogram_loss(
 
 
 def smooth_lddt_loss(denoised: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return one minus the smooth lDDT: agreement of distances below 15 Å.
-
-    Parameters
-    ----------
-    denoised
-        ``(b, k, a, 3)`` Å.
-    target
-        ``(b, a, 3)`` Å.
-    mask
-        ``(b, a)`` bool, False for padding.
-    """
+    """Return one minus the smooth lDDT: agreement of distances below 15 Å."""
     true = _distances(target)[:, None]
     error = (_distances(denoised) - true).abs()
     agreement = torch.stack([torch.sigmoid(t - error) for t in _LDDT_THRESHOLDS]).mean(0)
@@ -181,19 +158,7 @@ def smooth_lddt_loss(denoised: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def bond_loss(denoised: Tensor, target: Tensor, bonds: Tensor, bond_mask: Tensor) -> Tensor:
-    """Mean squared error of bond lengths in Å².
-
-    Parameters
-    ----------
-    denoised
-        ``(b, k, a, 3)`` Å.
-    target
-        ``(b, a, 3)`` Å.
-    bonds
-        ``(b, m, 2)`` int64 atom indices.
-    bond_mask
-        ``(b, m)`` bool, False for padding.
-    """
+    """Mean squared error of the lengths of bonds ``(b, m, 2)``, int64 indices, in Å²."""
     true = _bond_lengths(target[:, None], bonds[:, None])
     error = (_bond_lengths(denoised, bonds[:, None]) - true).square()
     mask = bond_mask[:, None].to(error.dtype)

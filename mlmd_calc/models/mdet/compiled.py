@@ -16,16 +16,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from mlmd_calc.models.loops import Loops, arrays
+from mlmd_calc.models.loops import THREADED_ATOMS, Loops, arrays
 from mlmd_calc.models.mdet.kernels import attention_gradient_loop, attention_loop, gelu_loop
 from mlmd_calc.models.operations import refuse_second_derivative, single_operation
 
 KEPT_WEIGHTS: Final = 2**21
 """Weights of attention (numbers) of a molecule that are kept for the gradients; more are computed
 again, because memory that grows as N³ runs out before time does."""
-
-_TOGETHER: Final = 48
-"""Atoms from which attention is worth all threads of torch."""
 
 
 def _attend(projections: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,17 +57,17 @@ def _attend_gradients(
 
 def _ranges(atoms: int) -> list[tuple[int, int]]:
     """Parts of a loop over atoms that are done side by side: one, if that is not worth threads."""
-    parts = 1 if atoms < _TOGETHER else min(torch.get_num_threads(), atoms // 8)
+    parts = 1 if atoms < THREADED_ATOMS else min(torch.get_num_threads(), atoms // 8)
     cuts = [atoms * part // parts for part in range(parts + 1)]
     return list(itertools.pairwise(cuts))
 
 
 def _in_parts(loop: Loops, inputs: list[Any], ranges: list[tuple[int, int]]) -> None:
     if len(ranges) == 1:
-        loop(*inputs, *ranges[0])
+        loop(*inputs, ranges[0])
         return
     with ThreadPoolExecutor(len(ranges)) as pool:
-        for done in [pool.submit(loop, *inputs, *part) for part in ranges]:
+        for done in [pool.submit(loop, *inputs, part) for part in ranges]:
             done.result()
 
 

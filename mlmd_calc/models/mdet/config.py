@@ -15,6 +15,8 @@ from mlmd_calc.options import (
     check_fraction,
     check_types,
     refuse_unknown,
+    with_lists,
+    with_tuples,
 )
 
 TARGET_DIMENSION: Final[dict[str, int]] = {
@@ -172,7 +174,8 @@ class MDETConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values."""
-        return {**asdict(self), "target_heads": list(self.target_heads)}
+        options: dict[str, Any] = with_lists(asdict(self))
+        return options
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> MDETConfig:
@@ -183,7 +186,4 @@ class MDETConfig:
         ConfigError
             If an option is unknown.
         """
-        values = dict(refuse_unknown(cls, options, "MD-ET options"))
-        if isinstance(values.get("target_heads"), list):
-            values["target_heads"] = tuple(values["target_heads"])
-        return cls(**values)
+        return cls(**with_tuples(refuse_unknown(cls, options, "MD-ET options")))

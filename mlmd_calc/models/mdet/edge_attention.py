@@ -130,9 +130,17 @@ def edge_attention_reference(
 
 
 def edge_attention_streamed(
-    query: Tensor, key: Tensor, value1: Tensor, value2: Tensor, bias: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    value1: Tensor,
+    value2: Tensor,
+    bias: Tensor | None,
+    product: Callable[..., Tensor] = StreamedProduct.apply,
 ) -> Tensor:
-    """Form with a loop over the middle atom, differentiable once; see :func:`edge_attention`."""
+    """Form with a loop over the middle atom, differentiable once; see :func:`edge_attention`.
+
+    The loop is the product, which does what :class:`~.streamed_product.StreamedProduct` does.
+    """
     b, n, _, h, c = query.shape
     # (l, b, h, i, j): one matrix product per middle atom and head.
     scores = torch.matmul(
@@ -142,7 +150,7 @@ def edge_attention_streamed(
         bias = bias.to(scores.dtype)
         scores = scores + bias.permute(2, 0, 1)[:, :, None, :, None]
         scores = scores + bias.permute(1, 0, 2)[:, :, None, None]
-    out: Tensor = StreamedProduct.apply(  # type: ignore[no-untyped-call]
+    out = product(
         torch.softmax(scores, dim=0).flatten(1, 2),
         value1.permute(2, 0, 3, 1, 4).reshape(n, b * h, n, c),
         value2.permute(1, 0, 3, 4, 2).reshape(n, b * h, c, n),

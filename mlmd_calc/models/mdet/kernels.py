@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final, cast
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import extending, types
@@ -24,7 +22,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy.special import erfcx
 
-from mlmd_calc.models.loops import FAST_MATH, Loops, compiled, intrinsic
+from mlmd_calc.models.loops import FAST_MATH, Loops, compiled, inlined, intrinsic
 
 # ---- some numbers at once -------------------------------------------------------------------
 
@@ -157,12 +155,7 @@ _MANTISSA_BITS: Final = 52
 _EXPONENT_OF_ONE: Final = 1023
 
 
-_inlined: Callable[[Callable[..., float]], Any] = functools.partial(
-    numba.njit, fastmath=set(FAST_MATH), inline="always", error_model="numpy"
-)
-
-
-@_inlined
+@inlined
 def polynomial(x: float, coefficients: tuple[float, ...]) -> float:
     """Polynomial with the coefficient of the highest power first, of at most 14 terms.
 
@@ -174,7 +167,7 @@ def polynomial(x: float, coefficients: tuple[float, ...]) -> float:
     return value
 
 
-@_inlined
+@inlined
 def exponential(x: float) -> float:
     """``exp(x)`` of a number in double precision that is at most zero."""
     power = np.floor(max(x, _LOWEST) * _PER_LOG_2 + 0.5)
@@ -209,7 +202,7 @@ _TAIL_EVEN: Final = _tail_coefficients()[::2]
 _TAIL_ODD: Final = _tail_coefficients()[1::2]
 
 
-@_inlined
+@inlined
 def normal_tail(x: float, density: float) -> float:
     """Probability of numbers above ``x >= 0`` in the normal distribution, to 1e-15.
 
@@ -234,6 +227,17 @@ _ROWS: Final = 8
 _COLUMNS: Final = 8
 
 
+@inlined
+def dot(left: Any, at_left: int, right: Any, at_right: int, width: int, heads: int) -> Any:
+    """Sum over channels of the products of features in two arrays, of all heads at once."""
+    total = fill(left.dtype.type(0.0), heads)
+    for c in range(0, width, heads):
+        total = multiply_add(
+            load(left, at_left + c, heads), load(right, at_right + c, heads), total
+        )
+    return total
+
+
 @functools.cache
 def attention_loop(channels: int, heads: int) -> Loops:
     """Compile attention for numbers of channels and heads, which have to be constants in it.
@@ -248,12 +252,12 @@ def attention_loop(channels: int, heads: int) -> Loops:
 
     @compiled
     def attend(
-        projections: Any, bias: Any, weights: Any, norms: Any, out: Any, start: int, stop: int
+        projections: Any, bias: Any, weights: Any, norms: Any, out: Any, part: tuple[int, int]
     ) -> None:
+        start, stop = part
         batch, n = projections.shape[:2]
         across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_out, flat_norms = projections.ravel(), out.ravel(), norms.ravel()
-        zero = fill(flat.dtype.type(0.0), heads)
         scale = fill(flat.dtype.type(1.0 / math.sqrt(channels)), heads)
         top, total = np.empty(_COLUMNS * heads, flat.dtype), np.empty(_COLUMNS * heads, flat.dtype)
         kept = weights.size > 0
@@ -273,14 +277,7 @@ def attention_loop(channels: int, heads: int) -> Loops:
                         at_weight = origin + ((i - first) * n + k) * beyond
                         for j in range(left, right):
                             at_key = (((b * n + k) * n + j) * 4 + 1) * width
-                            score = zero
-                            for c in range(0, width, heads):
-                                score = multiply_add(
-                                    load(flat, at_query + c, heads),
-                                    load(flat, at_key + c, heads),
-                                    score,
-                                )
-                            score = multiply(score, scale)
+                            score = multiply(dot(flat, at_query, flat, at_key, width, heads), scale)
                             if bias.size:
                                 both = bias[b, i, k] + bias[b, k, j]
                                 score = add(score, fill(both, heads))
@@ -353,9 +350,9 @@ def attention_gradient_loop(channels: int, heads: int) -> Loops:
         dprojections: Any,
         dbias_second: Any,
         dbias_first: Any,
-        start: int,
-        stop: int,
+        part: tuple[int, int],
     ) -> None:
+        start, stop = part
         batch, n = projections.shape[:2]
         across = (n + _COLUMNS - 1) // _COLUMNS
         flat, flat_norms, flat_out = projections.ravel(), norms.ravel(), out.ravel()
@@ -373,11 +370,7 @@ def attention_gradient_loop(channels: int, heads: int) -> Loops:
             # The gradient of softmax needs the mean over the middle atoms.
             for ij in range(n * n):
                 at_out = (b * n * n + ij) * width
-                mean = zero
-                for c in range(0, width, heads):
-                    mean = multiply_add(
-                        load(flat_out, at_out + c, heads), load(flat_grad, at_out + c, heads), mean
-                    )
+                mean = dot(flat_out, at_out, flat_grad, at_out, width, heads)
                 store(along, ij * heads, mean)
             for tile in range(across * ((stop - start + _ROWS - 1) // _ROWS)):
                 first, left = start + tile // across * _ROWS, tile % across * _COLUMNS
@@ -391,14 +384,9 @@ def attention_gradient_loop(channels: int, heads: int) -> Loops:
                         if not kept:
                             for j in range(left, right):
                                 at_key = (((b * n + k) * n + j) * 4 + 1) * width
-                                score = zero
-                                for c in range(0, width, heads):
-                                    score = multiply_add(
-                                        load(flat, at_query + c, heads),
-                                        load(flat, at_key + c, heads),
-                                        score,
-                                    )
-                                score = multiply(score, scale)
+                                score = multiply(
+                                    dot(flat, at_query, flat, at_key, width, heads), scale
+                                )
                                 if bias.size:
                                     both = bias[b, i, k] + bias[b, k, j]
                                     score = add(score, fill(both, heads))

@@ -23,13 +23,6 @@ class ATMOSTraining(TrainingModule):
     Windows are teacher-forced: every true frame is read into the memory, and after each of them the
     next true frame is denoised. All frames of a window count, not only the last one: on the way to
     the last memory the others come for free.
-
-    Parameters
-    ----------
-    network
-        Network to train, in single precision.
-    recipe
-        Hyper-parameters.
     """
 
     network: ATMOS

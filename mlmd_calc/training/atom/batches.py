@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.data.trajectories import Float64Array, Trajectory
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames
+from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.training.batches import (
     BatchStream,
@@ -70,13 +70,6 @@ class ChangeScales:
     For positions that is the deviation from x + v t, for velocities the change: what an
     integrator's network has to predict. Errors in these units count equally at all times and for
     all elements.
-
-    Parameters
-    ----------
-    trajectories
-        Trajectories with one frame spacing.
-    strides
-        Numbers of frames per jump.
 
     Attributes
     ----------

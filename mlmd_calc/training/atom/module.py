@@ -20,15 +20,7 @@ def layers_of(network: ATOMIntegrator | ATOM) -> list[nn.Module]:
 
 
 class ATOMTraining(TrainingModule):
-    """Losses and metrics of one training run.
-
-    Parameters
-    ----------
-    network
-        Network to train, in single precision.
-    recipe
-        Hyper-parameters.
-    """
+    """Losses and metrics of one training run."""
 
     network: ATOMIntegrator
     recipe: ATOMRecipe

@@ -175,17 +175,7 @@ class TrainingBatches(BatchStream[Batch]):
 
 
 def augment(batch: Batch, copies: int, generator: torch.Generator) -> Batch:
-    """Repeat every structure and rotate, and with probability ½ reflect, each copy.
-
-    Parameters
-    ----------
-    batch
-        Structures to augment.
-    copies
-        Copies per structure.
-    generator
-        Source of randomness.
-    """
+    """Repeat every structure and rotate, and with probability ½ reflect, each copy."""
     copied = _mapped(batch, lambda column: column.repeat_interleave(copies, dim=0))
     transform = random_orientations(len(copied.energies), generator)
     return copied._replace(positions=copied.positions @ transform, forces=copied.forces @ transform)

@@ -20,13 +20,6 @@ from mlmd_calc.training.module import TrainingModule
 class MDETTraining(TrainingModule):
     """Losses and metrics of one training run.
 
-    Parameters
-    ----------
-    network
-        Network to train, in single precision.
-    recipe
-        Hyper-parameters.
-
     Raises
     ------
     ConfigError

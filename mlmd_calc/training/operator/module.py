@@ -17,15 +17,7 @@ _HUNDREDTHS: Final = 100.0
 
 
 class OperatorTraining(TrainingModule):
-    """Loss and metrics of one training run.
-
-    Parameters
-    ----------
-    network
-        Network to train, in single precision.
-    recipe
-        Hyper-parameters.
-    """
+    """Loss and metrics of one training run."""
 
     network: ATOM
     recipe: OperatorRecipe
