@@ -137,6 +137,8 @@ def region_from_topology(
             "PDBFile(...).topology"
         )
     everything = list(topology.atoms())
+    if not everything:
+        raise InputError("the topology has no atoms; read it from a file, or add them")
     particles = _particles(atoms, len(everything))
     if periodic is None:
         periodic = topology.getPeriodicBoxVectors() is not None
