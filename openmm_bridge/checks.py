@@ -104,7 +104,7 @@ def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
 
 
 def extent(system: openmm.System) -> list[Any]:
-    """What changes as things are added to a System, in a time that no evaluation notices."""
+    """Return what changes as things are added to a System, quickly enough for every call."""
     counted = [
         (
             type(force).__name__,

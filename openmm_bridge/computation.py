@@ -195,7 +195,7 @@ class MDETComputation:
         self._seen = [*seen, *self._extents()]
 
     def _extents(self) -> list[Any]:
-        """What there is in the Systems that were checked, as far as they are still there."""
+        """Return what there is in the Systems that were checked, if they are still there."""
         systems = (reference() for reference in self._systems)
         return [None if system is None else extent(system) for system in systems]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import re
 import signal
@@ -330,6 +331,10 @@ def test_steps_of_a_duration():
     # The duration is covered.
     assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 334
     assert steps_of(1.0, MDSettings(timestep_fs=0.1)) == 10000
+    assert steps_of(1e9, settings) == 4 * 10**12
+    for endless in (1e300, math.inf):
+        with pytest.raises(ConfigError, match="has no end"):
+            steps_of(endless, settings)
 
 
 def test_file_comes_before_names(tmp_path, monkeypatch):

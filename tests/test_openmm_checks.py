@@ -195,7 +195,9 @@ def test_custom_angles_and_torsions_count_as_a_force_field(ethanol):
     restraint = openmm.CustomTorsionForce("10 * (theta - 1)^2")
     for i in range(2):
         restraint.addTorsion(i, i + 1, i + 2, i + 3)
-    energy_and_forces(context_of(system_of(ethanol, force_on(ethanol), restraint), ethanol.positions))
+    energy_and_forces(
+        context_of(system_of(ethanol, force_on(ethanol), restraint), ethanol.positions)
+    )
 
 
 def test_angles_that_are_left_count_as_a_force_field(ethanol):

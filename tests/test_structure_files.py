@@ -608,6 +608,21 @@ def test_ions_need_a_charge(tmp_path):
     assert load_structure(str(path)).info["charge"] == 1
 
 
+def test_ionic_ligands_need_a_charge(tmp_path):
+    atoms = load_structure("smiles:C(CC(=O)[O-])C(=O)[O-]")
+    lines = [
+        pdb_line(i, f"{symbol}{i}", "SIN", "L", 1, position, symbol)
+        for i, (symbol, position) in enumerate(zip(atoms.symbols, atoms.positions, strict=True), 1)
+    ]
+    path = write(tmp_path / "ligand.pdb", lines)
+    with pytest.raises(InputError, match=r"or of ionic ligands; give --charge"):
+        load_structure(str(path))
+    assert load_structure(str(path), charge=-2).info["charge"] == -2
+    oxygens = [i for i, symbol in enumerate(atoms.symbols) if symbol == "O"][::2]
+    stated = [f"{row.rstrip():<78}1-\n" if i in oxygens else row for i, row in enumerate(lines)]
+    assert load_structure(str(write(tmp_path / "stated.pdb", stated))).info["charge"] == -2
+
+
 def test_files_cut_off(peptide, tmp_path):
     path = written(tmp_path / "peptide.pdb", peptide)
     text = path.read_text()

@@ -35,7 +35,13 @@ from mlmd_calc.data.molecules import (
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
+from mlmd_calc.geometry.bonds import (
+    charge_of_groups,
+    check_bonded,
+    check_contacts,
+    check_hydrogens,
+    find_bonds,
+)
 from mlmd_calc.io.files import (
     COMPRESSED,
     refuse_byte_order_mark,
@@ -110,6 +116,8 @@ def load_structure(
         atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
         atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
+        if charge is None:
+            _check_neutral(text, atoms)
         return atoms
     if text in g2.names:
         if is_smiles(text):
@@ -167,6 +175,19 @@ def check_start(atoms: ase.Atoms) -> None:
     check_bonded(atoms)
 
 
+def _check_neutral(text: str, atoms: ase.Atoms) -> None:
+    """Refuse ions of which nothing says that they are any.
+
+    An odd charge is refused as one that does not go with the multiplicity.
+    """
+    charge = charge_of_groups(atoms.numbers, find_bonds(atoms).pairs)
+    if atoms.info["charge"] == 0 and charge % 2 == 0 and charge:
+        raise InputError(
+            f"{text} is taken for a neutral molecule, but its ionic groups have charge {charge:+d};"
+            f" give --charge {charge}, or --charge 0 if other charges balance them"
+        )
+
+
 def _peptide(text: str, seed: int) -> BondedStructure:
     return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
 
@@ -195,7 +216,8 @@ def _read(
             atoms.pbc = True
         if "charge" not in atoms.info and not charge_known:
             raise InputError(
-                f"{path} does not state the charges of its ions or nucleotides; give --charge"
+                f"{path} does not state the charges of its ions or nucleotides, or of ionic "
+                "ligands; give --charge"
             )
     elif _suffix(path).lower() in MOLFILE_SUFFIXES:
         atoms = read_molfile(path)
