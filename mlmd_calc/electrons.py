@@ -306,8 +306,9 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
         else:
             is_total = not is_flag and value is not None
         if is_total or (is_flag and ":" in str(key)):
+            plain = value.item() if isinstance(value, np.generic) else value
             raise InputError(
-                f"{key}={value!r} looks like a charge or spin, but is not a name known here; "
+                f"{key}={plain!r} looks like a charge or spin, but is not a name known here; "
                 "rename it to charge=... (total, in e) or multiplicity=... (2S + 1), or remove it"
             )
 

@@ -413,6 +413,11 @@ def test_refusals(tmp_path):
     atoms.calc = Springs(k=80.0, r0=1.0)
     with pytest.raises(ConfigError, match="no velocities"):
         Run.start(atoms, tmp_path / "a", MDSettings(), keep_velocities=True)
+    broken = atoms.copy()
+    broken.calc = atoms.calc
+    broken.set_momenta([[0, 0, 0], [np.nan, 0, 0]])
+    with pytest.raises(InputError, match="velocities are not finite"):
+        Run.start(broken, tmp_path / "a", MDSettings(), keep_velocities=True)
     atoms.set_constraint(FixAtoms([0]))
     with pytest.raises(InputError, match="FixAtoms"):
         Run.start(atoms, tmp_path / "a", MDSettings())
@@ -433,6 +438,8 @@ def test_refusals(tmp_path):
     [
         {"timestep_fs": 0.0},
         {"friction_per_ps": float("nan")},
+        {"friction_per_ps": 2001.0},
+        {"friction_per_ps": 1e9, "ensemble": Ensemble.NOSE_HOOVER},
         {"temperature_K": -1.0},
         {"temperature_K": 0.0},
         {"interval": 0},

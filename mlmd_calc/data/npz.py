@@ -94,6 +94,16 @@ def _load(path: Path) -> tuple[set[str], Arrays]:
         return set(archive.files), {key: archive[key] for key in wanted}
 
 
+def _atomic_numbers(values: NDArray[Any]) -> NDArray[np.int64]:
+    numbers = values.astype(np.int64)
+    if (numbers != values).any():
+        raise InputError(
+            f"atomic numbers {values.ravel()[:5].tolist()} ... are no whole numbers; correct the "
+            "file"
+        )
+    return numbers
+
+
 def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), _state(path, arrays)
     segment = arrays["segment"].astype(np.int64) if "segment" in arrays else None
@@ -103,7 +113,7 @@ def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
         segment = np.cumsum(np.diff(arrays["T"], prepend=arrays["T"][:1]) != 0).astype(np.int64)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
-        numbers=arrays["numbers"].astype(np.int64),
+        numbers=_atomic_numbers(arrays["numbers"]),
         positions=arrays["R"],
         forces=arrays["F"],
         energies=arrays["E"],
@@ -118,7 +128,7 @@ def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), _state(path, arrays)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
-        numbers=arrays["numbers"].astype(np.int64),
+        numbers=_atomic_numbers(arrays["numbers"]),
         positions=arrays["x"],
         velocities=arrays["v"],
         forces=arrays.get("F"),
@@ -146,7 +156,7 @@ def _times_of_rmd17(path: Path, arrays: Arrays) -> NDArray[np.int64]:
 
 
 def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
-    numbers = arrays["nuclear_charges"].astype(np.int64)
+    numbers = _atomic_numbers(arrays["nuclear_charges"])
     energies = arrays["energy"].astype(np.float64).reshape(-1)
     expected = sum(_TOTAL_ENERGY.get(int(z), np.nan) for z in numbers)
     middle = float(np.median(energies)) if len(energies) else expected
@@ -196,7 +206,7 @@ def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeF
     state = _state(path, {key: value for key, value in arrays.items() if key not in keys})
     return MoleculeFrames(
         name=path.stem,
-        numbers=numbers.astype(np.int64),
+        numbers=_atomic_numbers(numbers),
         positions=positions.astype(np.float64),
         forces=forces.astype(np.float64) * units.KCAL_PER_MOL,
         # MD17 stores energies as a column.
