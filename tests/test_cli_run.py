@@ -435,6 +435,12 @@ def test_drawings_in_mdl_files_are_refused(tmp_path):
     assert len(load_structure(str(path))) == 6
 
 
+def test_seeds_larger_than_rdkit_knows():
+    pytest.importorskip("rdkit", reason="rdkit reads SMILES")
+    small, large = (load_structure("smiles:CCO", seed=seed) for seed in (5, 2**40 + 5))
+    np.testing.assert_array_equal(small.positions, large.positions)
+
+
 def test_a_smiles_may_be_longer_than_the_name_of_a_file():
     pytest.importorskip("rdkit", reason="RDKit builds molecules from SMILES")
     with pytest.raises(InputError, match="is a SMILES of several molecules"):

@@ -686,6 +686,26 @@ def test_other_files_without_a_cell(name, text, tmp_path):
     assert not atoms.pbc.any()
 
 
+def test_elements_of_two_letters_and_missing_boxes_in_gro_files(tmp_path):
+    def gro(names, residue, box="   0.00000   0.00000   0.00000\n"):
+        sites = [(0.0, 0.0, 0.0), (0.0, 0.0, 0.12), (0.0, 0.1, -0.06)]
+        rows = [
+            f"    1{residue:<5}{name:>5}{i:5d}" + "".join(f"{x:8.3f}" for x in site) + "\n"
+            for i, (name, site) in enumerate(zip(names, sites, strict=False), 1)
+        ]
+        path = tmp_path / "x.gro"
+        path.write_text(f"title\n{len(names):5d}\n{''.join(rows)}{box}")
+        return str(path)
+
+    for name, symbol in (("CL1", "Cl"), ("Cl", "Cl"), ("BR", "Br"), ("CA", "C"), ("NA1", "N")):
+        atoms = load_structure(gro([name, "HO1", "HO2"], "LIG"), charge=0)
+        assert list(atoms.symbols) == [symbol, "H", "H"]
+    assert list(load_structure(gro(["NA"], "NA"), charge=1).symbols) == ["Na"]
+    assert list(load_structure(gro(["CLA"], "CLA"), charge=-1).symbols) == ["Cl"]
+    with pytest.raises(InputError, match=r"states 3 atoms and has 2 .* the last line is the box"):
+        load_structure(gro(["O", "H1", "H2"], "SOL", box=""))
+
+
 def test_constraints_that_hold_nothing_are_none(tmp_path):
     for letter, held in (("T", 0), ("F", 1)):
         rows = XYZ.replace("\n", " T\n").replace(" T\n", f" {letter}\n", 1)
@@ -703,6 +723,8 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
         ("x.xyz", f"\n9\n\n{XYZ}", "ASE cannot read .*; give a whole file"),
         ("x.txt", f"9\n\n{XYZ}", "ASE cannot read .* such as .xyz"),
         ("x.xyz", f"9\ncharge: 1\n{XYZ}", "charge:=True looks like a charge"),
+        ("coord", "$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$eht charge=2\n", "give --charge"),
+        ("coord", "$chrg -2\n$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$end\n", "give --charge"),
         ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
     ],
 )
