@@ -661,6 +661,7 @@ def test_names_of_files(tmp_path):
     assert len(load_structure(str(tmp_path / "start@300K.xyz"))) == 9
 
 
+G96 = "    1 LIG   CL1        1    0.0 0.0 0.0\n    1 LIG   H1         2    0.0 0.0 0.128\n"
 XYZ = "".join(
     f"{symbol} {x} {y} {z}\n"
     for _, symbol, x, y, z in (row.split() for row in ETHANOL.strip().splitlines())
@@ -725,6 +726,7 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
         ("x.xyz", f"9\ncharge: 1\n{XYZ}", "charge:=True looks like a charge"),
         ("coord", "$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$eht charge=2\n", "give --charge"),
         ("coord", "$chrg -2\n$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$end\n", "give --charge"),
+        ("x.g96", f"POSITION\n{G96}END\n", "chlorine as carbon .* convert .* to a PDB or .xyz"),
         ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
     ],
 )

@@ -56,6 +56,9 @@ from mlmd_calc.wording import counted
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
 """How the names of formats begin whose charge and multiplicity ASE does not pass on."""
 
+_ELEMENTS_ARE_GUESSED: Final = ("gromos", "lammps")
+"""How the names of formats begin that do not state elements."""
+
 _STATED: Final = re.compile(r"\b(charge|chrg)\b\s*=?\s*[+-]?[1-9]", re.IGNORECASE)
 """What a file of Turbomole or xtb says of a charge."""
 
@@ -286,6 +289,11 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
         raise InputError(
             f"the charge and multiplicity that {path} states are not read from files of the kind "
             f"{kind}; give --charge, and --multiplicity unless it is 1"
+        )
+    if kind.startswith(_ELEMENTS_ARE_GUESSED):
+        raise InputError(
+            f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types as "
+            f"atomic numbers; convert {path} to a PDB or .xyz file"
         )
     result: ase.Atoms = atoms
     if kind == "gromacs":
