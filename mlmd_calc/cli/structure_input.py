@@ -292,8 +292,8 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
         )
     if kind.startswith(_ELEMENTS_ARE_GUESSED):
         raise InputError(
-            f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types as "
-            f"atomic numbers; convert {path} to a PDB or .xyz file"
+            f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types "
+            f"as atomic numbers; convert {path} to a PDB or .xyz file"
         )
     result: ase.Atoms = atoms
     if kind == "gromacs":
