@@ -10,6 +10,7 @@ import pytest
 from ase.build import molecule
 from toy_models import SMALL, random_network, toy_model
 
+from mlmd_calc.data.molecules import atoms_from_smiles
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.zoo import save_model
 
@@ -109,6 +110,17 @@ def test_a_residue_of_a_peptide_is_refused():
     residue = [atom.index for atom in topology.atoms() if atom.residue.name == "ALA"]
     with pytest.raises(InputError, match="put all atoms of the molecule into atoms"):
         create_force(topology, toy_model(), atoms=residue)
+
+
+def test_ions_that_are_to_be_neutral_are_warned_of():
+    pytest.importorskip("rdkit", reason="rdkit reads SMILES")
+    dianion, zwitterion = (
+        atoms_from_smiles(smiles) for smiles in ("[O-]C(=O)C(=O)[O-]", "C(C(=O)[O-])[NH3+]")
+    )
+    with pytest.warns(UserWarning, match=r"have charge -2; pass charge=-2 unless"):
+        force_on(dianion)
+    assert force_on(dianion, charge=-2).region.charge == -2
+    assert force_on(zwitterion).region.charge == 0
 
 
 def test_two_molecules_are_refused(ethanol):
