@@ -452,7 +452,7 @@ def test_settings_refuse_impossible_values(wrong):
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT_FILE, DESCRIPTION_FILE, FRAMES_FILE])
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_damaged_runs_are_refused(tmp_path, name, damage):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)
@@ -461,9 +461,19 @@ def test_damaged_runs_are_refused(tmp_path, name, damage):
         (tmp_path / name).unlink()
     else:
         content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        kept = len(content) // 2 if damage == "cut" else 0
+        (tmp_path / name).write_bytes(content[:kept])
     with pytest.raises(ModelFileError):
         Run.resume(tmp_path, Springs(k=80.0, r0=1.0))
+
+
+def test_a_run_starts_where_one_was_killed_before_its_first_frame(tmp_path):
+    atoms = diatomic()
+    atoms.calc = Springs(k=80.0, r0=1.0)
+    (tmp_path / FRAMES_FILE).touch()
+    outcome, record = simulate(atoms, tmp_path, 30)
+    assert outcome.verdict == "completed"
+    assert len(record) == 4
 
 
 def test_another_kind_of_calculator_cannot_continue(tmp_path, model):
