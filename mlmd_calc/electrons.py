@@ -5,15 +5,15 @@ one must agree with all else that does; where nothing does, the charge is 0 and 
 
 ============  ==================================================================================
 charge        ``info``: charge, total_charge, net_charge, molecular_charge, system_charge;
-              sum of ASE's initial charges or of a column ``formal_charges``
+              sum of ASE's initial charges or of a column ``formal_charges`` or ``charges``
 multiplicity  ``info``: multiplicity, spin_multiplicity, mult, spin, total_spin, each meaning
               2S + 1; sum of ASE's initial magnetic moments
 ============  ==================================================================================
 
 Keys are compared without regard to case and underscores. Other numbers in ``info`` whose key looks
-like a charge or spin are refused, because nobody can tell what they mean, and so is a comment such
-as ``charge: 1``, of which ASE makes words. Initial charges that are all zero, and moments that are
-all zero, state nothing.
+like a charge or spin are refused, because nobody can tell what they mean, and so are comments such
+as ``charge: 1`` or ``-2 1``, of which ASE makes words. Initial charges that are all zero, and
+moments that are all zero, state nothing.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ _MULTIPLICITY_KEYS: Final = frozenset(
     {"multiplicity", "spinmultiplicity", "mult", "spin", "totalspin"}
 )
 _LOOKS_ELECTRONIC: Final = re.compile(
-    r"charge|chrg|spin|multiplicity|uhf|unpaired|nelec|electrons|^q$|^qtot|^2s\+1"
+    r"charge|chrg|spin|multiplicity|magmom|magneticmoment|uhf|unpaired|nelec|electrons|^q$|^qtot|^2s"
 )
 _FORMAL_CHARGES: Final = frozenset({"formalcharge", "formalcharges"})
+_CHARGES: Final = frozenset({"charge", "charges"})
+_PAIR: Final = re.compile(r"\s*([+-]?\d+)([\s,;]+[+-]?\d+)?\s*")
+"""A total, or charge and multiplicity, in a text."""
+_DIGIT: Final = re.compile(r"[+-]?\d")
 
 _FAR_LARGER: Final = 2
 """A molecule of so many times the atoms of the largest trained one is far from anything known."""
@@ -183,6 +187,11 @@ def electronic_state(
         [("charge", charge), *charges, *formal],
         [
             ("the sum of the initial charges", atoms.get_initial_charges()),
+            *(
+                (f"the sum of the column {key!r}", values)
+                for key, values in atoms.arrays.items()
+                if _plain(key) in _CHARGES
+            ),
             ("the sum of the atoms' charges in the results", results.get("charges")),
         ],
     )
@@ -191,10 +200,12 @@ def electronic_state(
         ("the magnetic moment in the results", results.get("magmom", results.get("magmoms"))),
     ]
     found_multiplicity = _agreed([("multiplicity", multiplicity), *spins], unpaired, moments=True)
-    return ElectronicState(
+    state = ElectronicState(
         charge=0 if found_charge is None else found_charge,
         multiplicity=1 if found_multiplicity is None else found_multiplicity,
     )
+    _refuse_bare_numbers(atoms, state)
+    return state
 
 
 def is_electronic(key: str) -> bool:
@@ -260,18 +271,17 @@ def as_integer(name: str, value: Any) -> int | None:
     """
     if value is None:
         return None
+    plain = value.item() if isinstance(value, np.generic) else value
     if (
-        isinstance(value, (bool, np.bool_))
-        or not isinstance(value, (int, float, np.integer, np.floating))
-        or not np.isfinite(value)
-        or value != int(value)
+        isinstance(plain, bool)
+        or not isinstance(plain, (int, float))
+        or (isinstance(plain, float) and not plain.is_integer())
     ):
-        plain = value.item() if isinstance(value, np.generic) else value
         raise InputError(
             f"{name}={plain!r} is not an integer; give a whole number: a total charge in e, a "
             "multiplicity 2S + 1, or the number of an atom"
         )
-    return int(value)
+    return int(plain)
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
@@ -287,14 +297,37 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
     for key, value in info.items():
         if _plain(key) in _CHARGE_KEYS | _MULTIPLICITY_KEYS or not is_electronic(key):
             continue
-        # Texts (the name of a method), flags and arrays (charges of the atoms) are no totals; the
-        # words of a comment are flags to ASE.
+        # Texts (the name of a method), flags and arrays (charges of the atoms) are no totals,
+        # unless they are one number or two; the words of a comment are flags to ASE.
         is_flag = isinstance(value, (bool, np.bool_))
-        is_number = np.ndim(value) == 0 and not is_flag and not isinstance(value, (str, type(None)))
-        if is_number or (is_flag and ":" in str(key)):
+        if isinstance(value, str):
+            is_total = bool(_PAIR.fullmatch(value))
+        elif np.ndim(value):
+            is_total = np.shape(value) in ((1,), (2,)) and np.asarray(value).dtype.kind in "iu"
+        else:
+            is_total = not is_flag and value is not None
+        if is_total or (is_flag and ":" in str(key)):
+            plain = value.item() if isinstance(value, np.generic) else value
             raise InputError(
-                f"{key}={value!r} looks like a charge or spin, but is not a name known here; "
+                f"{key}={plain!r} looks like a charge or spin, but is not a name known here; "
                 "rename it to charge=... (total, in e) or multiplicity=... (2S + 1), or remove it"
+            )
+
+
+def _refuse_bare_numbers(atoms: ase.Atoms, state: ElectronicState) -> None:
+    """Refuse a comment of charge and multiplicity without names, where they are others.
+
+    Numbers of other things, as of the frame, are seldom a possible charge and multiplicity.
+    """
+    words = [str(key) for key, value in atoms.info.items() if isinstance(value, (bool, np.bool_))]
+    if len(words) == 2 and all(_DIGIT.fullmatch(word) for word in words):
+        charge, multiplicity = map(int, words)
+        odd = (int(atoms.numbers.sum()) - charge - multiplicity + 1) % 2
+        if multiplicity > 0 and not odd and state != (charge, multiplicity):
+            raise InputError(
+                f"the comment '{charge} {multiplicity}' looks like charge and multiplicity, which "
+                f"are taken to be {state.charge} and {state.multiplicity}; name them, as in "
+                f"charge={charge} multiplicity={multiplicity}, or remove it"
             )
 
 

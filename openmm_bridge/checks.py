@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,10 @@ _BAROSTATS: Final = (
 
 _COVALENT: Final = (0.25, 5e4)
 """Bonds of a force field are shorter (nm) and stiffer (kJ/mol/nm²); restraints are not both."""
+
+
+_COUNTS: Final = ("getNumBonds", "getNumAngles", "getNumTorsions", "getNumExceptions")
+"""Methods of forces that tell how many terms they have, as far as these are checked."""
 
 
 class _Placed(NamedTuple):
@@ -75,17 +80,41 @@ def check_system(system: openmm.System, force: Any = None) -> None:
     _check_one_model(system)
 
 
-def check_contexts(computation: Any) -> None:
-    """Check every System with a Context that a Python force's computation is evaluated in."""
+def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
+    """Check every System with a Context that a Python force's computation is evaluated in.
+
+    Returns
+    -------
+    list
+        These Systems.
+    """
+    checked = []
     # `type`, because `isinstance` would run code of objects that have nothing to do with this.
     contexts = [found for found in gc.get_objects() if issubclass(type(found), openmm.Context)]
     # Those whose construction has failed are empty.
-    for system in (context.getSystem() for context in contexts if hasattr(context, "this")):
+    for context in (context for context in contexts if hasattr(context, "this")):
+        # The user's own object, which lives as long as the Context; `getSystem` makes another one.
+        system = getattr(context, "_system", None) or context.getSystem()
         for placed in _placed(system):
             if _is_of(placed.force, computation):
                 potential = computation.potential
                 _check(system, computation.region, potential.conservative, placed.beside)
                 _check_one_model(system)
+                checked.append(weakref.ref(system))
+    return checked
+
+
+def extent(system: openmm.System) -> list[Any]:
+    """Return what changes as things are added to a System, quickly enough for every call."""
+    counted = [
+        (
+            type(force).__name__,
+            force.getForceGroup(),
+            *(getattr(force, count)() for count in _COUNTS if hasattr(force, count)),
+        )
+        for force in system.getForces()
+    ]
+    return [system.getNumParticles(), system.getNumConstraints(), counted]
 
 
 def _placed(system: openmm.System) -> Iterator[_Placed]:
@@ -301,7 +330,10 @@ _BONDED: Final[dict[type, tuple[int, slice]]] = {
     openmm.HarmonicAngleForce: (3, slice(4, 5)),
     openmm.PeriodicTorsionForce: (4, slice(6, 7)),
     openmm.RBTorsionForce: (4, slice(4, 10)),
+    # Nobody knows what the parameters of these mean.
     openmm.CustomBondForce: (2, slice(0, 2)),
+    openmm.CustomAngleForce: (3, slice(0, 3)),
+    openmm.CustomTorsionForce: (4, slice(0, 4)),
 }
 """Number of atoms of a term, and its parameters that say how strong it is."""
 

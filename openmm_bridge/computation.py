@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import uuid
+import weakref
 from types import FrameType
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError, PredictionError
 from mlmd_calc.potential import Evaluation, Potential, Structure
 from mlmd_calc.potential.coverage import Coverage
-from openmm_bridge.checks import check_contexts
+from openmm_bridge.checks import check_contexts, extent
 from openmm_bridge.region import Region, check_nanometres, make_whole
 
 _LOG: Final = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class MDETComputation:
         self.identity = uuid.uuid4().hex
         self._lineage = region.lineage()
         self._seen: Any = None
+        self._systems: list[weakref.ref[openmm.System]] = []
 
     def __call__(self, state: Any) -> tuple[float, NDArray[np.float64]]:
         """Evaluate a State.
@@ -185,12 +187,17 @@ class MDETComputation:
         """
         fixed = box is None or self.potential.conservative
         seen = [sorted(state.getParameters()), None if fixed else np.asarray(box).tolist()]
-        if seen == self._seen:
+        if self._seen == [*seen, *self._extents()]:
             return
-        check_contexts(self)
+        self._systems = check_contexts(self)
         if len(positions) == self.region.system_size:
             check_nanometres(self._molecule(positions, box))
-        self._seen = seen
+        self._seen = [*seen, *self._extents()]
+
+    def _extents(self) -> list[Any]:
+        """Return what there is in the Systems that were checked, if they are still there."""
+        systems = (reference() for reference in self._systems)
+        return [None if system is None else extent(system) for system in systems]
 
     def _explained(self, error: Exception, step: int) -> Exception:
         """Return the error with the step, which the potential cannot know."""

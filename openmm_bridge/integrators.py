@@ -246,8 +246,10 @@ class JumpIntegrator(PythonSteps):
         It holds everything that decides how the run goes on, which OpenMM's checkpoints do not, in
         the format of :meth:`mlmd_calc.md.JumpNVE.save_restart`.
         """
+        # Before the first step this makes the loop, from what is in the Context then.
+        loop = self.loop
         self._look()
-        self.loop.save(path)
+        loop.save(path)
 
     def loadRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
         """Go on from a restart file, to the last bit on platforms of double precision.

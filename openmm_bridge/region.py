@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import as_integer
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import fragments_of, neighbour_lists
+from mlmd_calc.geometry.bonds import charge_of_groups, fragments_of, neighbour_lists
 from mlmd_calc.potential import Structure
 from mlmd_calc.zoo import ModelCard
 
@@ -135,6 +136,8 @@ def region_from_topology(
             "PDBFile(...).topology"
         )
     everything = list(topology.atoms())
+    if not everything:
+        raise InputError("the topology has no atoms; read it from a file, or add them")
     particles = _particles(atoms, len(everything))
     if periodic is None:
         periodic = topology.getPeriodicBoxVectors() is not None
@@ -180,6 +183,8 @@ def region_from_topology(
 def check_one_molecule(topology: Any, region: Region) -> None:
     """Refuse a region that is a part of a molecule, or more than one, by the topology's bonds.
 
+    Ions that are to be neutral are warned of.
+
     Atoms of a residue without any bonds among them, as of a ligand in a PDB file without CONECT
     records, are taken for one fragment.
 
@@ -201,6 +206,14 @@ def check_one_molecule(topology: Any, region: Region) -> None:
             )
         if first in own:
             bonds.append((own[first], own[second]))
+    ionic = charge_of_groups(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
+    # Odd charges are refused as ones that do not go with the multiplicity.
+    if region.charge == 0 and ionic and ionic % 2 == 0:
+        warnings.warn(
+            f"charge=0, but the ionic groups among the ML atoms have charge {ionic:+d}; pass "
+            f"charge={ionic} unless other charges balance them",
+            stacklevel=3,
+        )
     bonded = {i for pair in bonds for i in pair}
     for residue in topology.residues():
         inside = [own[atom.index] for atom in residue.atoms() if atom.index in own]

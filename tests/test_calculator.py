@@ -303,6 +303,7 @@ REFUSED = {
     "no atoms": (ase.Atoms(), "no atoms"),
     "periodic": (ase.Atoms("He", cell=[5, 5, 5], pbc=True), "periodic"),
     "coincident": (ase.Atoms("H2"), "atoms 0 and 1 are 0 Å apart"),
+    "far away": (ase.Atoms("H2", [[3e9, 0, 0], [3e9, 0, 0.74]]), "a coordinate is 3e"),
     "NaN": (ase.Atoms("H2", positions=[[0, 0, 0], [0, 0, np.nan]]), "atom 1 has position"),
     "unknown element": (ase.Atoms("X"), "atom 0 is X"),
     "impossible multiplicity": (ase.Atoms("OH", [[0, 0, 0], [0, 0, 1]]), "multiplicity=1"),
@@ -345,11 +346,31 @@ def test_absurd_forces_do_not_enter_a_trajectory(tmp_path: Path, value: float) -
 
 
 @pytest.mark.parametrize(
-    "options", [{"rotation": "sometimes"}, {"dtype": "half"}, {"device": "abacus"}], ids=str
+    "options",
+    [
+        {"rotation": "sometimes"},
+        {"dtype": "half"},
+        {"device": "abacus"},
+        {"device": None},
+        {"remove_net_force": "no"},
+    ],
+    ids=str,
 )
 def test_unknown_options_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError):
         make(**options)
+
+
+@pytest.mark.parametrize("model", [3, "", ["mdet-ethanol"]], ids=repr)
+def test_what_names_no_model_is_refused(model: object) -> None:
+    with pytest.raises(ConfigError, match="is no model; give the name of a shipped one"):
+        MDETCalculator(model)
+
+
+@pytest.mark.parametrize("atoms", ["CH3CH2OH", [molecule("H2O")]], ids=str)
+def test_what_is_no_molecule_is_refused(atoms: object) -> None:
+    with pytest.raises(InputError, match=r"is no molecule; pass ase.Atoms"):
+        make().get_property("energy", atoms)
 
 
 # ---- ASE's tools ----------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """How commands end: signals, full disks, terminals that know ASCII only."""
 
 import errno
+import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from mlmd_calc.cli import app
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.io.files import json_text
 from mlmd_calc.md import read_record
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 
@@ -164,6 +167,8 @@ def test_errors_become_one_sentence(error, sentence):
 from mlmd_calc.cli.endings import advise, run_command
 advise("go on with: mlmd run --restart")
 import errno
+import json
+import math
 error = {type(error).__name__}{error.args!r}
 error.filename = {getattr(error, "filename", None)!r}
 def command():
@@ -204,3 +209,12 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path, suffix):
     os.truncate(path, 2**40)
     with pytest.raises(ModelFileError, match=r"has 1024\.0 GiB, too much"):
         load_structure(str(path))
+
+
+def test_json_is_understood_by_every_reader():
+    def no_constants(name):
+        raise ValueError(name)
+
+    odd = {"a": [1.5, math.nan, (math.inf, "NaN")], "b": {"c": -math.inf, "d": None, "e": True}}
+    read = json.loads(json_text(odd), parse_constant=no_constants)
+    assert read == {"a": [1.5, None, [None, "NaN"]], "b": {"c": None, "d": None, "e": True}}

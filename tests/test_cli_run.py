@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import re
 import signal
@@ -330,6 +331,10 @@ def test_steps_of_a_duration():
     # The duration is covered.
     assert steps_of(0.1, MDSettings(timestep_fs=0.3)) == 334
     assert steps_of(1.0, MDSettings(timestep_fs=0.1)) == 10000
+    assert steps_of(1e9, settings) == 4 * 10**12
+    for endless in (1e300, math.inf):
+        with pytest.raises(ConfigError, match="has no end"):
+            steps_of(endless, settings)
 
 
 def test_file_comes_before_names(tmp_path, monkeypatch):
@@ -428,6 +433,12 @@ def test_drawings_in_mdl_files_are_refused(tmp_path):
     chem.AllChem.Compute2DCoords(flat, bondLength=1.1)
     path.write_text(chem.MolToMolBlock(flat).replace("2D", "  ") + "$$$$\n\n\n")
     assert len(load_structure(str(path))) == 6
+
+
+def test_seeds_larger_than_rdkit_knows():
+    pytest.importorskip("rdkit", reason="rdkit reads SMILES")
+    small, large = (load_structure("smiles:CCO", seed=seed) for seed in (5, 2**40 + 5))
+    np.testing.assert_array_equal(small.positions, large.positions)
 
 
 def test_a_smiles_may_be_longer_than_the_name_of_a_file():

@@ -534,7 +534,9 @@ def test_velocities_of_made_up_masses_are_left_out(tmp_path):
     ("change", "message"),
     [
         (lambda text: "\ufeff" + text, "byte-order mark"),
-        (lambda text: text.replace("energy=", "time=late energy="), "time='late' is no time"),
+        (lambda text: text.replace("energy=", "time=late energy="), "time='late' is no number"),
+        (lambda text: text.replace("energy=", "time_fs=inf energy="), r"time_fs has \[inf.* one"),
+        (lambda text: text.replace("energy=", 'time="1 2" energy='), "time has .*; give one time"),
         (lambda text: text.replace("energy=", "Q=1 energy="), "Q=.*1.* looks like a charge"),
     ],
 )
@@ -544,6 +546,25 @@ def test_texts_that_say_something_else(tmp_path, change, message):
     (tmp_path / "x.extxyz").write_text(change(text), encoding="utf-8")
     with pytest.raises((InputError, ModelFileError), match=message):
         read_dataset(tmp_path / "x.extxyz")
+
+
+def test_energies_that_are_words_and_names_that_are_numbers(tmp_path):
+    ase.io.write(tmp_path / "x.extxyz", [labelled(molecule("H2O"), 1.0)])
+    text = (tmp_path / "x.extxyz").read_text()
+    (tmp_path / "x.extxyz").write_text(text.replace("energy=", 'total=low name="1 2" energy='))
+    with pytest.raises(InputError, match="total='low' is no number"):
+        read_dataset(tmp_path / "x.extxyz", energy_key="total")
+    (water,) = read_dataset(tmp_path / "x.extxyz")
+    assert water.name == "[1 2]"
+
+
+def test_atomic_numbers_of_npz_files_are_whole(tmp_path, water):
+    arrays = {"R": water.positions, "F": water.forces, "E": water.energies}
+    np.savez(tmp_path / "x.npz", numbers=water.numbers.astype(float), **arrays)
+    np.testing.assert_array_equal(read_dataset(tmp_path / "x.npz")[0].numbers, water.numbers)
+    np.savez(tmp_path / "x.npz", numbers=water.numbers + 0.5, **arrays)
+    with pytest.raises(InputError, match=r"atomic numbers \[.*\.5.* are no whole numbers"):
+        read_dataset(tmp_path / "x.npz")
 
 
 def test_an_at_sign_in_the_name_of_a_file_means_nothing(tmp_path):

@@ -87,3 +87,98 @@ def test_columns_of_pdb_files_that_hold_no_numbers_have_a_remedy(tmp_path, broke
     (tmp_path / "x.pdb").write_text(line + "\nEND\n")
     with pytest.raises(ModelFileError, match=r"is no number.*write the file again"):
         load_structure(str(tmp_path / "x.pdb"))
+
+
+@pytest.mark.parametrize("value", [10**30, -(10**400)])
+def test_a_charge_of_many_digits_is_outside_of_what_is_possible(value):
+    atoms = molecule("H2O")
+    atoms.info["charge"] = value
+    with pytest.raises(InputError, match="is outside -"):
+        structure_from_ase(atoms).check()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("2S", 2),
+        ("magmom", 2.0),
+        ("charge_mult", np.array([2, 1])),
+        ("charge_multiplicity", "2 1"),
+        ("qm_charge", "+2"),
+    ],
+)
+def test_totals_under_other_names_are_not_left_out_in_silence(key, value):
+    atoms = molecule("CH3CH2OH")
+    atoms.info[key] = value
+    with pytest.raises(InputError, match=r"looks like a charge or spin.*rename it"):
+        electronic_state(atoms)
+
+
+def test_charges_of_the_atoms_and_names_of_methods_are_no_totals():
+    atoms = molecule("CH3CH2OH")
+    atoms.info["mulliken_charges"] = np.full(9, 0.1)
+    atoms.info["charge_method"] = "CM5, 2 sets"
+    assert electronic_state(atoms) == (0, 1)
+
+
+def write_xyz(path, atoms, comment=""):
+    rows = [f"{s} {x} {y} {z}" for s, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True)]
+    path.write_text("\n".join([str(len(atoms)), comment, *rows]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("comment", ["-2 1", "0 3"])
+def test_a_comment_of_charge_and_multiplicity_needs_their_names(tmp_path, comment):
+    path, ethanol = tmp_path / "x.xyz", molecule("CH3CH2OH")
+    with pytest.raises(InputError, match=rf"comment '{comment}' looks like charge and multiplicit"):
+        load_structure(write_xyz(path, ethanol, comment))
+    # What is no charge and multiplicity of this molecule, and what says the same, is let be.
+    for other in ("0 1", "12 500", "1 7 3", "2 8"):
+        assert load_structure(write_xyz(path, ethanol, other)).info["charge"] == 0
+    charge, multiplicity = comment.split()
+    named = f"charge={charge} multiplicity={multiplicity} {comment}"
+    assert load_structure(write_xyz(path, ethanol, named)).info["charge"] == int(charge)
+
+
+def test_a_column_of_charges_states_the_total():
+    atoms = molecule("CH3CH2OH")
+    atoms.set_array("charges", np.full(9, 2 / 9))
+    assert electronic_state(atoms) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "charge"),
+    [
+        ("C(CC(=O)[O-])C(=O)[O-]", -2),
+        ("[NH3+]CC[NH3+]", 2),
+        ("NC(=[NH2+])NCC[NH3+]", 2),
+        ("c1[nH]c[nH+]c1CC[NH3+]", 2),
+        ("[O-]S(=O)(=O)CCS(=O)(=O)[O-]", -2),
+        ("CP(=O)([O-])[O-]", -2),
+    ],
+)
+def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
+    path = write_xyz(tmp_path / "x.xyz", load_structure(f"smiles:{smiles}"))
+    with pytest.raises(InputError, match=rf"have charge \{charge:+d}; give --charge {charge}"):
+        load_structure(path)
+    for stated in (charge, 0):
+        assert load_structure(path, charge=stated).info["charge"] == stated
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "C(C(=O)[O-])[NH3+]",
+        "NC(=[NH2+])NCC(=O)[O-]",
+        "CS(=O)(=O)C",
+        "C[N+](=O)[O-]",
+        "C[N+](C)(C)[O-]",
+        "NC(=N)NC",
+        "c1c[nH]cn1",
+        "COP(=O)(OC)OC",
+        "c1cc[nH+]cc1C(=O)[O-]",
+    ],
+)
+def test_neutral_molecules_with_ionic_groups_need_no_charge(tmp_path, smiles):
+    path = write_xyz(tmp_path / "x.xyz", load_structure(f"smiles:{smiles}"))
+    assert load_structure(path).info["charge"] == 0

@@ -10,6 +10,7 @@ import pytest
 from ase.build import molecule
 from toy_models import SMALL, random_network, toy_model
 
+from mlmd_calc.data.molecules import atoms_from_smiles
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.zoo import save_model
 
@@ -47,6 +48,10 @@ def bonds_of(atoms: ase.Atoms, strength: float = 2e5) -> openmm.HarmonicBondForc
         i, j = bond[0].index, bond[1].index
         force.addBond(i, j, atoms.get_distance(i, j) / 10, strength)
     return force
+
+
+def all_bonds(force: openmm.HarmonicBondForce) -> list[tuple]:
+    return [tuple(force.getBondParameters(i)) for i in range(force.getNumBonds())]
 
 
 def assert_refused(system: openmm.System, force: openmm.Force, atoms: ase.Atoms, match: str):
@@ -107,6 +112,17 @@ def test_a_residue_of_a_peptide_is_refused():
         create_force(topology, toy_model(), atoms=residue)
 
 
+def test_ions_that_are_to_be_neutral_are_warned_of():
+    pytest.importorskip("rdkit", reason="rdkit reads SMILES")
+    dianion, zwitterion = (
+        atoms_from_smiles(smiles) for smiles in ("[O-]C(=O)C(=O)[O-]", "C(C(=O)[O-])[NH3+]")
+    )
+    with pytest.warns(UserWarning, match=r"have charge -2; pass charge=-2 unless"):
+        force_on(dianion)
+    assert force_on(dianion, charge=-2).region.charge == -2
+    assert force_on(zwitterion).region.charge == 0
+
+
 def test_two_molecules_are_refused(ethanol):
     other = molecule("H2O")
     other.translate([5.0, 0.0, 0.0])
@@ -149,6 +165,51 @@ def test_a_force_field_beside_the_model_is_refused(ethanol):
     force = force_on(ethanol)
     system = system_of(ethanol, bonds_of(ethanol), force)
     assert_refused(system, force, ethanol, "8 bonds, angles and torsions .* counted twice")
+
+
+@pytest.mark.parametrize("again", ["reinitialize", "another Context"])
+def test_a_system_that_is_changed_after_the_first_evaluation_is_checked_again(ethanol, again):
+    system = system_of(ethanol, force_on(ethanol))
+    context = context_of(system, ethanol.positions)
+    before, _ = energy_and_forces(context)
+    system.addForce(openmm.CMMotionRemover())
+    context.reinitialize(preserveState=True)
+    assert energy_and_forces(context)[0] == before
+    system.addForce(bonds_of(ethanol))
+    if again == "reinitialize":
+        context.reinitialize(preserveState=True)
+    else:
+        context = context_of(system, ethanol.positions)
+    with pytest.raises(openmm.OpenMMException, match="would be counted twice"):
+        energy_and_forces(context)
+
+
+def test_a_force_that_grows_after_the_first_evaluation_is_checked_again(ethanol):
+    bonds = openmm.HarmonicBondForce()
+    system = system_of(ethanol, force_on(ethanol), bonds)
+    energy_and_forces(context_of(system, ethanol.positions))
+    for i, j, length, strength in all_bonds(bonds_of(ethanol)):
+        system.getForce(1).addBond(i, j, length, strength)
+    with pytest.raises(openmm.OpenMMException, match="would be counted twice"):
+        energy_and_forces(context_of(system, ethanol.positions))
+
+
+def test_custom_angles_and_torsions_count_as_a_force_field(ethanol):
+    angles = openmm.CustomAngleForce("50 * (theta - 1.9)^2")
+    torsions = openmm.CustomTorsionForce("1 + cos(3 * theta)")
+    for i in range(7):
+        angles.addAngle(i, i + 1, i + 2)
+    for i in range(6):
+        torsions.addTorsion(i, i + 1, i + 2, i + 3)
+    force = force_on(ethanol)
+    assert_refused(system_of(ethanol, force, angles, torsions), force, ethanol, "counted twice")
+    # Two of them are restraints of the user's.
+    restraint = openmm.CustomTorsionForce("10 * (theta - 1)^2")
+    for i in range(2):
+        restraint.addTorsion(i, i + 1, i + 2, i + 3)
+    energy_and_forces(
+        context_of(system_of(ethanol, force_on(ethanol), restraint), ethanol.positions)
+    )
 
 
 def test_angles_that_are_left_count_as_a_force_field(ethanol):

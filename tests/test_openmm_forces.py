@@ -378,6 +378,11 @@ def test_something_that_is_no_topology_is_refused(ethanol):
         create_force(ethanol)
 
 
+def test_a_topology_without_atoms_is_refused():
+    with pytest.raises(InputError, match="the topology has no atoms; read it from a file"):
+        create_force(app.Topology(), toy_model())
+
+
 def test_periodic_system_of_ml_atoms_only_is_refused(ethanol):
     topology = topology_of(ethanol)
     topology.setPeriodicBoxVectors(BOX * unit.nanometer)

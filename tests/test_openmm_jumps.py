@@ -573,6 +573,21 @@ def test_a_run_goes_on_to_the_last_bit(platform):
     assert again.context.getState().getTime() == whole.context.getState().getTime()
 
 
+def test_a_restart_file_can_be_written_before_the_first_step(tmp_path):
+    harmonic, start = tethered()
+
+    def run(seed):
+        rng = np.random.default_rng(seed)
+        return nvt(start, Noisy(harmonic), tether_force(harmonic), rng=rng)
+
+    whole, again = run(1), run(2)
+    whole.integrator.saveRestart(tmp_path / "start.npz")
+    again.integrator.loadRestart(tmp_path / "start.npz")
+    for simulation in (whole, again):
+        simulation.step(2)
+    np.testing.assert_array_equal(read(again.context), read(whole.context))
+
+
 def run_to_the_end(folder, platform, seed, kill_at=None, delay=0.0):
     """Start, or go on, and run to the end, or be killed some seconds after a step."""
     harmonic, start = tethered()

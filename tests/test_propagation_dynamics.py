@@ -217,6 +217,8 @@ def test_thermostats_refuse_what_they_cannot_do():
         Langevin(0.0, 0.01)
     with pytest.raises(ConfigError, match="relaxation_fs=-1"):
         Bussi(300.0, -1.0)
+    with pytest.raises(ConfigError, match=r"temperature_K=\[300, 310\]; it must be a positive"):
+        Langevin([300, 310], 0.01)
     rest = State(np.eye(3), np.zeros((3, 3)), [8, 1, 1], [16.0, 1.0, 1.0])
     with pytest.raises(ConfigError, match="set velocities first"):
         Bussi(300.0, 10.0).apply(rest, 1.0, Corrections(), np.random.default_rng(0))

@@ -413,6 +413,11 @@ def test_refusals(tmp_path):
     atoms.calc = Springs(k=80.0, r0=1.0)
     with pytest.raises(ConfigError, match="no velocities"):
         Run.start(atoms, tmp_path / "a", MDSettings(), keep_velocities=True)
+    broken = atoms.copy()
+    broken.calc = atoms.calc
+    broken.set_momenta([[0, 0, 0], [np.nan, 0, 0]])
+    with pytest.raises(InputError, match="velocities are not finite"):
+        Run.start(broken, tmp_path / "a", MDSettings(), keep_velocities=True)
     atoms.set_constraint(FixAtoms([0]))
     with pytest.raises(InputError, match="FixAtoms"):
         Run.start(atoms, tmp_path / "a", MDSettings())
@@ -433,6 +438,8 @@ def test_refusals(tmp_path):
     [
         {"timestep_fs": 0.0},
         {"friction_per_ps": float("nan")},
+        {"friction_per_ps": 2001.0},
+        {"friction_per_ps": 1e9, "ensemble": Ensemble.NOSE_HOOVER},
         {"temperature_K": -1.0},
         {"temperature_K": 0.0},
         {"interval": 0},
@@ -445,7 +452,7 @@ def test_settings_refuse_impossible_values(wrong):
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT_FILE, DESCRIPTION_FILE, FRAMES_FILE])
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_damaged_runs_are_refused(tmp_path, name, damage):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)
@@ -454,9 +461,19 @@ def test_damaged_runs_are_refused(tmp_path, name, damage):
         (tmp_path / name).unlink()
     else:
         content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        kept = len(content) // 2 if damage == "cut" else 0
+        (tmp_path / name).write_bytes(content[:kept])
     with pytest.raises(ModelFileError):
         Run.resume(tmp_path, Springs(k=80.0, r0=1.0))
+
+
+def test_a_run_starts_where_one_was_killed_before_its_first_frame(tmp_path):
+    atoms = diatomic()
+    atoms.calc = Springs(k=80.0, r0=1.0)
+    (tmp_path / FRAMES_FILE).touch()
+    outcome, record = simulate(atoms, tmp_path, 30)
+    assert outcome.verdict == "completed"
+    assert len(record) == 4
 
 
 def test_another_kind_of_calculator_cannot_continue(tmp_path, model):

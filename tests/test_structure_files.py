@@ -608,6 +608,21 @@ def test_ions_need_a_charge(tmp_path):
     assert load_structure(str(path)).info["charge"] == 1
 
 
+def test_ionic_ligands_need_a_charge(tmp_path):
+    atoms = load_structure("smiles:C(CC(=O)[O-])C(=O)[O-]")
+    lines = [
+        pdb_line(i, f"{symbol}{i}", "SIN", "L", 1, position, symbol)
+        for i, (symbol, position) in enumerate(zip(atoms.symbols, atoms.positions, strict=True), 1)
+    ]
+    path = write(tmp_path / "ligand.pdb", lines)
+    with pytest.raises(InputError, match=r"or of ionic ligands; give --charge"):
+        load_structure(str(path))
+    assert load_structure(str(path), charge=-2).info["charge"] == -2
+    oxygens = [i for i, symbol in enumerate(atoms.symbols) if symbol == "O"][::2]
+    stated = [f"{row.rstrip():<78}1-\n" if i in oxygens else row for i, row in enumerate(lines)]
+    assert load_structure(str(write(tmp_path / "stated.pdb", stated))).info["charge"] == -2
+
+
 def test_files_cut_off(peptide, tmp_path):
     path = written(tmp_path / "peptide.pdb", peptide)
     text = path.read_text()
@@ -646,6 +661,7 @@ def test_names_of_files(tmp_path):
     assert len(load_structure(str(tmp_path / "start@300K.xyz"))) == 9
 
 
+G96 = "    1 LIG   CL1        1    0.0 0.0 0.0\n    1 LIG   H1         2    0.0 0.0 0.128\n"
 XYZ = "".join(
     f"{symbol} {x} {y} {z}\n"
     for _, symbol, x, y, z in (row.split() for row in ETHANOL.strip().splitlines())
@@ -671,6 +687,26 @@ def test_other_files_without_a_cell(name, text, tmp_path):
     assert not atoms.pbc.any()
 
 
+def test_elements_of_two_letters_and_missing_boxes_in_gro_files(tmp_path):
+    def gro(names, residue, box="   0.00000   0.00000   0.00000\n"):
+        sites = [(0.0, 0.0, 0.0), (0.0, 0.0, 0.12), (0.0, 0.1, -0.06)]
+        rows = [
+            f"    1{residue:<5}{name:>5}{i:5d}" + "".join(f"{x:8.3f}" for x in site) + "\n"
+            for i, (name, site) in enumerate(zip(names, sites, strict=False), 1)
+        ]
+        path = tmp_path / "x.gro"
+        path.write_text(f"title\n{len(names):5d}\n{''.join(rows)}{box}")
+        return str(path)
+
+    for name, symbol in (("CL1", "Cl"), ("Cl", "Cl"), ("BR", "Br"), ("CA", "C"), ("NA1", "N")):
+        atoms = load_structure(gro([name, "HO1", "HO2"], "LIG"), charge=0)
+        assert list(atoms.symbols) == [symbol, "H", "H"]
+    assert list(load_structure(gro(["NA"], "NA"), charge=1).symbols) == ["Na"]
+    assert list(load_structure(gro(["CLA"], "CLA"), charge=-1).symbols) == ["Cl"]
+    with pytest.raises(InputError, match=r"states 3 atoms and has 2 .* the last line is the box"):
+        load_structure(gro(["O", "H1", "H2"], "SOL", box=""))
+
+
 def test_constraints_that_hold_nothing_are_none(tmp_path):
     for letter, held in (("T", 0), ("F", 1)):
         rows = XYZ.replace("\n", " T\n").replace(" T\n", f" {letter}\n", 1)
@@ -688,6 +724,9 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
         ("x.xyz", f"\n9\n\n{XYZ}", "ASE cannot read .*; give a whole file"),
         ("x.txt", f"9\n\n{XYZ}", "ASE cannot read .* such as .xyz"),
         ("x.xyz", f"9\ncharge: 1\n{XYZ}", "charge:=True looks like a charge"),
+        ("coord", "$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$eht charge=2\n", "give --charge"),
+        ("coord", "$chrg -2\n$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$end\n", "give --charge"),
+        ("x.g96", f"POSITION\n{G96}END\n", "chlorine as carbon .* convert .* to a PDB or .xyz"),
         ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
     ],
 )

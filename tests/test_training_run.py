@@ -63,7 +63,8 @@ RECIPE = MDETRecipe(
 
 
 def run(folder, recipe=RECIPE, frames=FRAMES, **options):
-    return train(frames, recipe, folder, accelerator="cpu", **{"progress": False, **options})
+    options = {"accelerator": "cpu", "progress": False, **options}
+    return train(frames, recipe, folder, **options)
 
 
 def weights(path):
@@ -621,6 +622,8 @@ def test_missing_labels_wrong_cards_and_device_counts_are_refused(tmp_path):
         run(tmp_path, card={"nmae": "typo"})
     with pytest.raises(ConfigError, match="devices=0"):
         run(tmp_path, devices=0)
+    with pytest.raises(ConfigError, match="accelerator='tpu'; choose one of auto, cpu, gpu"):
+        run(tmp_path, accelerator="tpu")
 
 
 def test_initial_weights_follow_the_seed(tmp_path):

@@ -173,6 +173,12 @@ def test_jumps_that_cannot_be_taken_are_refused(molecule, times, message):
         jumps_of(molecule, times)
 
 
+@pytest.mark.parametrize("time", [0.0, -2.0, np.nan, np.inf])
+def test_jumps_take_positive_times(time):
+    with pytest.raises(ConfigError, match="is impossible; give positive times"):
+        jumps_of(METHYL, [2.0, time])
+
+
 def test_jumps_are_spread_and_end_within_their_run():
     jumps = jumps_of(METHYL, TIMES, 6)
     assert len(jumps) == 6

@@ -14,7 +14,7 @@ from mlmd_calc import units
 from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.trajectories import Trajectory
-from mlmd_calc.errors import InputError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.rotations import icosahedral_rotations
 from mlmd_calc.propagation import ForceModel, Propagator, State
 from mlmd_calc.propagation.state import FloatArray
@@ -55,11 +55,15 @@ def jumps_of(
 
     Raises
     ------
+    ConfigError
+        If a time is not positive.
     InputError
         If the molecule is no trajectory, a time is no multiple of the frame spacing, or no
         uninterrupted run is long enough.
     """
     trajectory = Trajectory.of(molecule)
+    if wrong := [time for time in times_fs if not 0.0 < time < np.inf]:
+        raise ConfigError(f"a jump of {wrong[0]:g} fs is impossible; give positive times")
     strides = [round(time / trajectory.dt_fs) for time in times_fs]
     for time, stride in zip(times_fs, strides, strict=True):
         if stride < 1 or abs(stride * trajectory.dt_fs - time) > _ROUNDING * time:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.bond_graph import BondGraph
 from mlmd_calc.biomolecules.parts import standard_part
@@ -16,7 +17,7 @@ from mlmd_calc.biomolecules.structure import (
     residue_kind,
 )
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import CARBON
+from mlmd_calc.geometry.bonds import CARBON, charge_of_groups
 
 _ADD: Final = "add hydrogens and what else is missing first, for example with PDBFixer"
 _WATER_HYDROGENS: Final = 2
@@ -26,7 +27,7 @@ def total_charge(structure: BondedStructure) -> int | None:
     """Add up the charges of all residues.
 
     Amino acids and caps have the charges their hydrogens tell, other residues those of the source;
-    a residue without stated charges counts as neutral.
+    a residue without stated charges counts as neutral, unless it has groups that are ions.
 
     Parameters
     ----------
@@ -36,7 +37,8 @@ def total_charge(structure: BondedStructure) -> int | None:
     Returns
     -------
     int or None
-        In e; None if there are ions or nucleotides whose charge the source does not state.
+        In e; None if there are ions, ionic ligands or nucleotides whose charge the source does not
+        state.
 
     Raises
     ------
@@ -55,9 +57,19 @@ def total_charge(structure: BondedStructure) -> int | None:
         if kind == WATER and (structure.numbers[atoms] == 1).sum() != _WATER_HYDROGENS:
             raise InputError(f"{structure.residue_label(residue)} lacks hydrogens; {_ADD}")
         stated = int(structure.charges[atoms].sum())
-        known &= kind in (WATER, LIGAND) or stated != 0
+        neutral = kind == WATER or (kind == LIGAND and not _has_ionic_groups(graph, atoms))
+        known &= neutral or bool(structure.charges[atoms].any())
         total += stated
     return total if known else None
+
+
+def _has_ionic_groups(graph: BondGraph, atoms: NDArray[np.int64]) -> bool:
+    """Tell whether the charges of ionic groups of a residue, which has hydrogens, do not cancel."""
+    numbers = graph.structure.numbers[atoms]
+    own = graph.bonds[np.isin(graph.bonds, atoms).any(axis=1)]
+    used, pairs = np.unique(own, return_inverse=True)
+    charge = charge_of_groups(graph.structure.numbers[used], pairs.reshape(-1, 2))
+    return charge != 0 and bool((numbers == 1).any())
 
 
 def _standard_charge(graph: BondGraph, residue: int, kind: str) -> int:

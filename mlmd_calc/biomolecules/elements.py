@@ -100,6 +100,22 @@ def _is_element(symbol: str) -> bool:
     return symbol.capitalize() in atomic_numbers and symbol != "X"
 
 
+def two_letter_symbol(name: str, residue_size: int) -> str | None:
+    """Symbol of an element of two letters that a name without one tells; None if it tells none.
+
+    Parameters
+    ----------
+    name
+        Of the atom, ``CL1`` or ``NA``.
+    residue_size
+        Number of atoms of its residue; single ones are ions.
+    """
+    letters = name.upper()
+    symbol = _ion(letters) if residue_size == 1 else letters[:2]
+    known = residue_size == 1 or symbol in _UNMISTAKABLE
+    return symbol.capitalize() if known and len(symbol) == 2 and _is_element(symbol) else None
+
+
 def _ion(letters: str) -> str:
     """Element of a single atom, as ``CL-``, ``Na+`` or ``CLA``."""
     symbol = re.sub(r"[^A-Z].*", "", letters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.io.files import FolderLock
+from mlmd_calc.io.files import FolderLock, json_text
 from mlmd_calc.optional import require
 from mlmd_calc.wording import counted
 
@@ -320,7 +319,7 @@ def info_command(
     molecules = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(paths)
     rows = [_summary(frames) for frames in molecules]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json_text(rows, indent=2))
         return
     labels = ("energies", "force RMS (eV/Å)")
     table = Table("molecule", "atoms", "frames", "charge", "multiplicity", *labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from mlmd_calc.cli.demo_results import LABELS, evaluate, print_summary
 from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.report import Json
 from mlmd_calc.errors import ConfigError, MissingDependencyError
+from mlmd_calc.io.files import json_text
 from mlmd_calc.md.settings import Engine, Ensemble, JumpSettings, MDSettings
 from mlmd_calc.optional import require
 
@@ -71,7 +71,7 @@ def demo(
         run_tasks(tasks, kind="runs", workers=workers, console=console)
     summary = evaluate(out, runs, peptide, notes)
     if as_json:
-        typer.echo(json.dumps(summary, indent=1))
+        typer.echo(json_text(summary))
     else:
         print_summary(summary)
 

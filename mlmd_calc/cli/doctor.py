@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import platform
 import re
@@ -25,6 +24,7 @@ from rich.text import Text
 
 from mlmd_calc.cli.estimate import show_estimate
 from mlmd_calc.cli.report import Json
+from mlmd_calc.io.files import json_text
 
 _CORE: Final = ("numpy", "scipy", "ase", "torch", "safetensors")
 """Packages that nothing works without."""
@@ -101,7 +101,7 @@ def doctor(
             section: {name: asdict(check) for name, check in checks.items()}
             for section, checks in sections.items()
         }
-        typer.echo(json.dumps({"works": works, **found}, indent=1))
+        typer.echo(json_text({"works": works, **found}))
     else:
         _print(sections)
     raise typer.Exit(0 if works else 1)

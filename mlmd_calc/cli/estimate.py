@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import typer
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc.cli.tables import print_table
+from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 _LIBRARIES = 0.85e9
@@ -47,7 +47,7 @@ def show_estimate(atoms: int, model: str | None, *, as_json: bool) -> None:
         "rows": rows,
     }
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        typer.echo(json_text(report))
         return
     table = Table(
         "forces",

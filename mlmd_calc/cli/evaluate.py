@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,6 +23,7 @@ from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.run import Device, Forces, NRotations, Rotation
 from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.io.files import json_text
 
 if TYPE_CHECKING:
     from mlmd_calc.data import MoleculeFrames
@@ -157,7 +157,7 @@ def jumps_command(
         draw=html is not None,
         seed=seed,
     )
-    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
+    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
 
 
 @app.command("operator")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError
+from mlmd_calc.io.files import json_text
 
 
 def evaluate_sampled(
@@ -63,7 +63,7 @@ def evaluate_sampled(
     table = {"interval_ps": intervals[0], **vars(report)}
     page = Report("Sampled trajectories beside molecular dynamics")
     page.table(comparison(table))
-    numbers = json.dumps({"tables": [table]}, indent=2, allow_nan=False) if as_json else None
+    numbers = json_text({"tables": [table]}, indent=2) if as_json else None
     page.deliver(numbers, html)
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from mlmd_calc.cli.data_options import FrameSpacing, Reading, VelocityUnitOption
 from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def spectrum_command(
                 plot_spectrum(spectrum, path, molecule.name, harmonic)
     if model is not None:
         report.card(load_any_model(model, device="cpu").card)
-    report.deliver(json.dumps(found, indent=1) if as_json else None, html)
+    report.deliver(json_text(found) if as_json else None, html)
 
 
 def _say_what_is_folded(molecule: MoleculeFrames, highest: float) -> None:

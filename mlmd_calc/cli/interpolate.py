@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -17,7 +16,7 @@ from mlmd_calc.cli.run import Beyond, Device, Out, Seed
 from mlmd_calc.cli.sample import Format, Steer, Steps, describe_faults, read_start
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import write_json
+from mlmd_calc.io.files import json_text, write_json
 from mlmd_calc.wording import counted
 
 _End: TypeAlias = Annotated[
@@ -95,7 +94,7 @@ def interpolate(
     }
     write_json(out / SUMMARY_FILE, summary)
     if as_json:
-        typer.echo(json.dumps(summary, indent=1))
+        typer.echo(json_text(summary))
         return
     table = Table(title=f"{first} to {last}, {model}", show_header=False)
     rows = {

@@ -37,6 +37,9 @@ from mlmd_calc.wording import counted
 
 _RELAXED_FORCE: Final = 0.02
 """eV/Å; a start structure this close to its minimum is relaxed."""
+_MOST_STEPS: Final = 2.0**53
+"""Larger whole numbers are not exact in double precision."""
+
 _RELAXATION_STEPS: Final = 300
 
 
@@ -146,8 +149,11 @@ def steps_of(duration_ps: float, settings: MDSettings, proposals: int | None = N
             f"a duration of {duration_ps:g} ps is shorter than one step of "
             f"{settings.step_fs:g} fs; give a longer one"
         )
-    if steps == math.inf:
-        raise ConfigError(f"a duration of {duration_ps:g} ps has no end; give a number of ps")
+    if steps > _MOST_STEPS:
+        raise ConfigError(
+            f"a duration of {duration_ps:g} ps has no end: more than {_MOST_STEPS:g} steps of "
+            f"{settings.step_fs:g} fs cannot be counted; give fewer ps"
+        )
     # The duration is covered; 125 steps of 8 fs are one ps whatever the last digit says.
     return math.ceil(steps - 1e-6)
 

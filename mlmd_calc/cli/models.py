@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.table import Column, Table
 
 from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
+from mlmd_calc.io.files import json_text
 
 # What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
 
@@ -28,13 +28,13 @@ def models_command(model: ModelName = None, as_json: Json = False) -> None:
     if model is not None:
         card = load_any_model(model, device="cpu").card
         if as_json:
-            typer.echo(json.dumps(card.to_dict(), indent=2))
+            typer.echo(json_text(card.to_dict(), indent=2))
         else:
             console.print(card)
         return
     cards = list_models()
     if as_json:
-        typer.echo(json.dumps([card.to_dict() for card in cards], indent=2))
+        typer.echo(json_text([card.to_dict() for card in cards], indent=2))
         return
     table = Table(Column("model", no_wrap=True), "kind", "parameters", "recommended", "description")
     for card in cards:

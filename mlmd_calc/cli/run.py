@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlmd_calc.cli.given import is_given
 from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.tables import describe_temperature
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.io.files import json_text
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
 from mlmd_calc.wording import counted
 
@@ -418,7 +418,7 @@ def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | N
     report.table(exact_table(summary) if "exact" in summary else _table(summary))
     if html is not None:
         _illustrate(report, summary)
-    report.deliver(json.dumps(summary, indent=1) if as_json else None, html)
+    report.deliver(json_text(summary) if as_json else None, html)
     if summary["verdict"] == "interrupted":
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import time
@@ -21,7 +20,7 @@ from mlmd_calc.cli.given import is_given
 from mlmd_calc.cli.report import SUMMARY_FILE, Html, Json, Report
 from mlmd_calc.cli.run import Beyond, Device, Out, Seed
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
-from mlmd_calc.io.files import write_json
+from mlmd_calc.io.files import json_text, write_json
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -258,7 +257,7 @@ def sample(
     report.table(_table(summary))
     if html is not None:
         _illustrate(report, summary)
-    report.deliver(json.dumps(summary, indent=1) if as_json else None, html)
+    report.deliver(json_text(summary) if as_json else None, html)
     if stopped:
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +15,10 @@ import ase.io
 import numpy as np
 from ase.collections import g2
 from ase.constraints import FixAtoms
-from ase.io.formats import extension2format, filetype
+from ase.io.formats import extension2format, filetype, open_with_compression
 
 from mlmd_calc.biomolecules.charges import total_charge
+from mlmd_calc.biomolecules.elements import two_letter_symbol
 from mlmd_calc.biomolecules.reader import (
     NO_CELL,
     is_structure_file,
@@ -35,7 +38,13 @@ from mlmd_calc.data.molecules import (
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import check_bonded, check_contacts, check_hydrogens
+from mlmd_calc.geometry.bonds import (
+    charge_of_groups,
+    check_bonded,
+    check_contacts,
+    check_hydrogens,
+    find_bonds,
+)
 from mlmd_calc.io.files import (
     COMPRESSED,
     refuse_byte_order_mark,
@@ -46,6 +55,12 @@ from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
 """How the names of formats begin whose charge and multiplicity ASE does not pass on."""
+
+_ELEMENTS_ARE_GUESSED: Final = ("gromos", "lammps")
+"""How the names of formats begin that do not state elements."""
+
+_STATED: Final = re.compile(r"\b(charge|chrg)\b\s*=?\s*[+-]?[1-9]", re.IGNORECASE)
+"""What a file of Turbomole or xtb says of a charge."""
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"
@@ -110,6 +125,8 @@ def load_structure(
         atoms = _read(Path(text), vacuum, report, charge_known=charge is not None)
         atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
+        if charge is None:
+            _check_neutral(text, atoms)
         return atoms
     if text in g2.names:
         if is_smiles(text):
@@ -167,6 +184,19 @@ def check_start(atoms: ase.Atoms) -> None:
     check_bonded(atoms)
 
 
+def _check_neutral(text: str, atoms: ase.Atoms) -> None:
+    """Refuse ions of which nothing says that they are any.
+
+    An odd charge is refused as one that does not go with the multiplicity.
+    """
+    charge = charge_of_groups(atoms.numbers, find_bonds(atoms).pairs)
+    if atoms.info["charge"] == 0 and charge % 2 == 0 and charge:
+        raise InputError(
+            f"{text} is taken for a neutral molecule, but its ionic groups have charge {charge:+d};"
+            f" give --charge {charge}, or --charge 0 if other charges balance them"
+        )
+
+
 def _peptide(text: str, seed: int) -> BondedStructure:
     return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
 
@@ -195,7 +225,8 @@ def _read(
             atoms.pbc = True
         if "charge" not in atoms.info and not charge_known:
             raise InputError(
-                f"{path} does not state the charges of its ions or nucleotides; give --charge"
+                f"{path} does not state the charges of its ions or nucleotides, or of ionic "
+                "ligands; give --charge"
             )
     elif _suffix(path).lower() in MOLFILE_SUFFIXES:
         atoms = read_molfile(path)
@@ -251,16 +282,50 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             f"ASE cannot read {path} ({type(error).__name__}: {error}); give a whole file that is "
             "of the kind its ending says, such as .xyz, .extxyz, .gro, .pdb, .cif, .sdf or .traj"
         ) from error
-    if kind.startswith(_CHARGE_IS_LEFT_OUT) and not charge_known:
+    left_out = kind.startswith(_CHARGE_IS_LEFT_OUT) or (
+        kind == "turbomole" and _STATED.search(_text(path)) is not None
+    )
+    if left_out and not charge_known:
         raise InputError(
             f"the charge and multiplicity that {path} states are not read from files of the kind "
             f"{kind}; give --charge, and --multiplicity unless it is 1"
         )
+    if kind.startswith(_ELEMENTS_ARE_GUESSED):
+        raise InputError(
+            f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types "
+            f"as atomic numbers; convert {path} to a PDB or .xyz file"
+        )
     result: ase.Atoms = atoms
+    if kind == "gromacs":
+        _complete_gro(path, result)
     if not len(result):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
     result.set_constraint([each for each in result.constraints if not _holds_nothing(each)])
     return result
+
+
+def _text(path: Path) -> str:
+    with open_with_compression(str(path), "r") as file:
+        text: str = file.read()
+    return text
+
+
+def _complete_gro(path: Path, atoms: ase.Atoms) -> None:
+    """Refuse files without a box, whose last atom ASE takes for it, and name elements anew.
+
+    ASE takes the first letter of a name in capitals for the element, chlorine for carbon.
+    """
+    stated = _text(path).splitlines()[1].strip()
+    if stated != str(len(atoms)):
+        raise InputError(
+            f"{path} states {stated} atoms and has {len(atoms)} between its second and last line; "
+            "the last line is the box, which may be 0 0 0"
+        )
+    residues = list(zip(atoms.arrays["residuenumbers"], atoms.arrays["residuenames"], strict=True))
+    sizes = Counter(residues)
+    for i, (name, residue) in enumerate(zip(atoms.arrays["atomtypes"], residues, strict=True)):
+        if symbol := two_letter_symbol(str(name), sizes[residue]):
+            atoms.symbols[i] = symbol
 
 
 def _holds_nothing(constraint: Any) -> bool:

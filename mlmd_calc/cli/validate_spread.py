@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from rich.table import Table
 from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading, Seed
 from mlmd_calc.cli.evaluate import HeldOut, Only, chosen_data
 from mlmd_calc.cli.report import Html, Json, Report
+from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def validate_spread(
             plot_calibration(calibration, folder / "calibration.png")
     report.card(loaded.card)
     numbers = {"settings": settings, "calibration": asdict(calibration)}
-    report.deliver(json.dumps(numbers, indent=2) if as_json else None, html)
+    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
 
 
 def _tell(report: Report, found: SpreadCalibration, caption: str) -> None:

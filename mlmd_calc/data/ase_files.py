@@ -32,6 +32,7 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
+from mlmd_calc.options import shown
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
 
@@ -183,7 +184,8 @@ def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[Mo
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         about = tuple(_about(atoms).items())
-        groups[atoms.info.get("name"), atoms.numbers.tobytes(), state, about].append(atoms)
+        name = None if atoms.info.get("name") is None else str(atoms.info["name"])
+        groups[name, atoms.numbers.tobytes(), state, about].append(atoms)
     _report_atoms(path, [atoms for atoms in frames if len(atoms) == 1], bool(groups))
     return [
         _molecule(path, name, state, members, len(groups) == 1, options)
@@ -213,7 +215,7 @@ def _report_atoms(path: Path, single: list[Atoms], others: bool) -> None:
 
 def _molecule(
     path: Path,
-    name: Any,
+    name: str | None,
     state: ElectronicState,
     members: list[Atoms],
     alone: bool,
@@ -234,7 +236,7 @@ def _molecule(
     wanted = moving or options.frame_spacing_fs is not None
     foreign = wanted and _has_foreign_masses(path, members)
     frames = MoleculeFrames(
-        name=str(name),
+        name=name,
         numbers=members[0].numbers.astype(np.int64),
         positions=np.array([atoms.positions for atoms in members]),
         forces=forces,
@@ -338,12 +340,11 @@ def _times(
     steps = np.zeros(0)
     if key is not None:
         stated = [atoms.info[key] for atoms in members]
-        try:
-            times = np.array(stated, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        times = _numbers(path, key, stated)
+        if times.ndim > 1 or not np.isfinite(times).all():
             raise InputError(
-                f"{path}: {key}={stated[0]!r} is no time; give numbers, or rename it"
-            ) from error
+                f"{path}: {key} has {shown(times.tolist())}; give one time of each frame"
+            )
         steps = np.diff(times) * _TIME_KEYS[key]
     if given is None and not (steps > 0).any():
         return None, None
@@ -363,7 +364,16 @@ def _stack(path: Path, key: str, values: Iterable[Any]) -> NDArray[np.float64] |
             f"{path}: {missing} of {len(values)} frames of one molecule have no {key}; "
             "remove them or label them"
         )
-    return np.array(values, dtype=np.float64)
+    return _numbers(path, key, values)
+
+
+def _numbers(path: Path, key: str, values: list[Any]) -> NDArray[np.float64]:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: {key}={shown(values[0])} is no number; give numbers, or rename it"
+        ) from error
 
 
 def _velocities(

@@ -401,7 +401,8 @@ def _embed(graph: Any, molecule: Molecule, conformers: int, seed: int) -> list[i
     """Give a graph conformers, by simpler methods where ETKDG fails; return their indices."""
     embedding = require("rdkit.Chem.rdDistGeom", extra="data", why="build 3-D structures")
     parameters = embedding.ETKDGv3()
-    parameters.randomSeed = seed
+    # RDKit knows no larger ones.
+    parameters.randomSeed = seed % 2**31
     # Attempts are what decides, so that a seed gives the same structure on every machine.
     parameters.maxIterations = _EMBEDDING_ATTEMPTS
     parameters.timeout = _EMBEDDING_SECONDS

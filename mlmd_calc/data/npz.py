@@ -71,6 +71,16 @@ def _is_optional(key: str) -> bool:
     return key in _OPTIONAL or is_electronic(key)
 
 
+def _atomic_numbers(values: NDArray[Any]) -> NDArray[np.int64]:
+    numbers = values.astype(np.int64)
+    if (numbers != values).any():
+        raise InputError(
+            f"atomic numbers {values.ravel()[:5].tolist()} ... are no whole numbers; correct the "
+            "file"
+        )
+    return numbers
+
+
 def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), _state(path, arrays)
     segment = arrays["segment"].astype(np.int64) if "segment" in arrays else None
@@ -80,7 +90,7 @@ def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
         segment = np.cumsum(np.diff(arrays["T"], prepend=arrays["T"][:1]) != 0).astype(np.int64)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
-        numbers=arrays["numbers"].astype(np.int64),
+        numbers=_atomic_numbers(arrays["numbers"]),
         positions=arrays["R"],
         forces=arrays["F"],
         energies=arrays["E"],
@@ -95,7 +105,7 @@ def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), _state(path, arrays)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
-        numbers=arrays["numbers"].astype(np.int64),
+        numbers=_atomic_numbers(arrays["numbers"]),
         positions=arrays["x"],
         velocities=arrays["v"],
         forces=arrays.get("F"),
@@ -123,7 +133,7 @@ def _times_of_rmd17(path: Path, arrays: Arrays) -> NDArray[np.int64]:
 
 
 def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
-    numbers = arrays["nuclear_charges"].astype(np.int64)
+    numbers = _atomic_numbers(arrays["nuclear_charges"])
     energies = arrays["energy"].astype(np.float64).reshape(-1)
     expected = sum(_TOTAL_ENERGY.get(int(z), np.nan) for z in numbers)
     middle = float(np.median(energies)) if len(energies) else expected
@@ -173,7 +183,7 @@ def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeF
     state = _state(path, {key: value for key, value in arrays.items() if key not in keys})
     return MoleculeFrames(
         name=path.stem,
-        numbers=numbers.astype(np.int64),
+        numbers=_atomic_numbers(numbers),
         positions=positions.astype(np.float64),
         forces=forces.astype(np.float64) * units.KCAL_PER_MOL,
         # MD17 stores energies as a column.

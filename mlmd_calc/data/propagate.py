@@ -95,7 +95,7 @@ class PropagationSettings:
         require_setting(
             self,
             "stride_fs",
-            round(steps) >= 1 and abs(steps - round(steps)) < 1e-9,
+            np.isfinite(steps) and round(steps) >= 1 and abs(steps - round(steps)) < 1e-9,
             f"a multiple of the time step, {self.timestep_fs:g} fs",
         )
         require_setting(self, "max_drift", self.max_drift > 0.0, "a positive number of meV/atom/ps")

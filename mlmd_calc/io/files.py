@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -135,9 +136,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one go; see :func:`replacing`."""
+    """Write JSON in one go; see :func:`replacing` and :func:`json_text`."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content) + "\n", encoding="utf-8")
+
+
+def json_text(content: Any, indent: int = 1) -> str:
+    """Return JSON that every reader understands: null for numbers that are not finite."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict[str, Any]:

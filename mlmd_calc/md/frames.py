@@ -132,6 +132,8 @@ def read_frames(path: Path) -> NDArray[np.void]:
     """
     try:
         frames: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a readable file of frames: {error}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelFileError(
+            f"{path} is not a readable file of frames: {error}; bring it back, or start a new run"
+        ) from error
     return frames

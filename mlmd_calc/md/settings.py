@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import BOND_LIMIT
 from mlmd_calc.options import check_at_least
@@ -213,8 +214,22 @@ class MDSettings:
                 "inside jumps are recorded of every jump, so that all are equally spaced: set "
                 "interval to 1"
             )
+        self._check_friction()
         self._check_inner_steps()
         self._check_exact()
+
+    def _check_friction(self) -> None:
+        """Refuse a friction at which thermostats, which expand in it, heat or explode."""
+        expanded = self.ensemble in (Ensemble.LANGEVIN, Ensemble.NOSE_HOOVER)
+        if not expanded or self.jumps or self.exact or self.inner_steps > 1:
+            return
+        highest = units.FS_PER_PS / self.timestep_fs
+        if self.rate_per_ps > highest:
+            raise ConfigError(
+                f"friction_per_ps={self.friction_per_ps:g} with timestep_fs={self.timestep_fs:g} "
+                "makes velocities forgotten within a step, which the thermostat cannot do; take at "
+                f"most {highest:g}/ps (usual are 1 to 10/ps), or a shorter time step"
+            )
 
     def _check_inner_steps(self) -> None:
         fitted, named = self.inner_forces.fitted, f"inner_forces={self.inner_forces.value!r}"

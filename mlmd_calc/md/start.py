@@ -63,6 +63,8 @@ def check_start(
         )
     if keep_velocities and not atoms.has("momenta"):
         raise ConfigError("the atoms have no velocities to keep; let them be drawn")
+    if keep_velocities and not np.isfinite(atoms.get_momenta()).all():
+        raise InputError("the velocities are not finite; correct them, or let them be drawn")
     if keep_velocities and settings.replicas > 1 and not settings.thermostatted:
         raise ConfigError(
             f"{settings.replicas} replicas with the same velocities would all do the same at "

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
 
+import numpy as np
+
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import shown
 from mlmd_calc.potential.prediction import energy_head, has_force_head
@@ -121,7 +123,7 @@ def resolve(model: Model, options: ForceOptions) -> ResolvedOptions:
     _check_heads(model, conservative)
     n_rotations = 1 if n_rotations is None else whole("n_rotations", n_rotations)
     max_spread, on_spread = _spread(model, options, forces, n_rotations)
-    net_force, net_torque = options.get("remove_net_force"), options.get("remove_net_torque")
+    net_force, net_torque = _flag(options, "remove_net_force"), _flag(options, "remove_net_torque")
     return ResolvedOptions(
         dtype=_choice("dtype", options.get("dtype"), "float64", PRECISIONS),
         forces=forces,
@@ -220,6 +222,14 @@ def whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ConfigError(f"{name}={shown(value)}; it must be a whole number") from None
+
+
+def _flag(options: ForceOptions, name: str) -> bool | None:
+    """Return an option that is True, False or left open."""
+    value = cast(Mapping[str, Any], options).get(name)
+    if value is not None and not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name}={shown(value)}; it must be True, False or None")
+    return None if value is None else bool(value)
 
 
 def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import ase
 import numpy as np
@@ -17,8 +18,12 @@ from mlmd_calc.electrons import (
 )
 from mlmd_calc.errors import InputError
 from mlmd_calc.models.mdet.embeddings import CHARGE_OFFSET, NUM_ELEMENTS, NUM_STATES
+from mlmd_calc.options import shown
 from mlmd_calc.potential.coverage import Coverage
 from mlmd_calc.zoo import ModelCard
+
+FARTHEST: Final = 1e9
+"""Å; there, double precision has steps of 1e-7 Å."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,11 @@ class Structure:
 
     def check_geometry(self, coverage: Coverage) -> None:
         """Refuse positions that are not finite and distances beyond what the model knows."""
+        if self.positions.shape != (len(self), 3):
+            raise InputError(
+                f"positions have the shape {self.positions.shape} and there are {len(self)} atoms; "
+                "give three coordinates of each"
+            )
         bad = ~np.isfinite(self.positions).all(axis=1)
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
@@ -109,6 +119,12 @@ class Structure:
                 f"atom {index} has position {self.positions[index].tolist()}; all coordinates must "
                 "be finite numbers in Å. In a running simulation this means that it has exploded: "
                 "restart from an earlier frame with a shorter time step"
+            )
+        farthest = float(np.abs(self.positions).max(initial=0.0))
+        if farthest > FARTHEST:
+            raise InputError(
+                f"a coordinate is {farthest:.3g} Å, and beyond {FARTHEST:g} Å distances between "
+                "atoms are rounded; move the molecule to the origin (atoms.center(about=0))"
             )
         coverage.check(self.numbers, self.positions)
 
@@ -132,6 +148,8 @@ def structure_from_ase(
     InputError
         If the atoms are periodic, or the values are not integers or disagree.
     """
+    if not isinstance(atoms, ase.Atoms):
+        raise InputError(f"{shown(atoms)} is no molecule; pass ase.Atoms")
     if atoms.pbc.any():
         raise InputError(
             f"the atoms are periodic (pbc={atoms.pbc.tolist()}), but the model knows isolated "

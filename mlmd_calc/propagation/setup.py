@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.options import shown
+from mlmd_calc.potential.options import whole
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
@@ -19,6 +21,9 @@ from mlmd_calc.propagation.proposals import Times, halved
 from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Bussi, Thermostat
+
+_MOST_FRAMES: Final = 1000
+"""More frames inside a jump are not told apart by any motion of atoms."""
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Setup:
     window: PotentialWindow | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         checked_choice(self.other_forces)
         if not self.propagator.gives_velocities:
             # Velocities that are drawn anew have no momentum to keep, nor tell where it leads.
@@ -79,6 +85,19 @@ class Setup:
             check.needs_energy for check in self.checks
         )
         self.check()
+
+    def _check_kinds(self) -> None:
+        """Refuse options that are not what they are called."""
+        for name, kind in {"guard": Guard, "corrections": Corrections}.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise ConfigError(f"{name}={shown(value)}; it must be a {kind.__name__} or None")
+        self.md_steps_per_jump = whole("md_steps_per_jump", self.md_steps_per_jump)
+        self.frames_per_jump = whole("frames_per_jump", self.frames_per_jump)
+        if not 1 <= self.frames_per_jump <= _MOST_FRAMES:
+            raise ConfigError(
+                f"frames_per_jump={self.frames_per_jump}; it must be at least 1, the end of the "
+                f"jump, and at most {_MOST_FRAMES}"
+            )
 
     def _should_rescale(self) -> bool:
         """Whether jumps under a thermostat conserve energy by rescaling: where it costs nothing."""
@@ -216,10 +235,6 @@ class Setup:
     def check_frames(self) -> None:
         """Refuse frames inside jumps that the propagator cannot predict."""
         count, stride = self.frames_per_jump, self.stride_fs
-        if count < 1:
-            raise ConfigError(
-                f"frames_per_jump={count}; it must be at least 1, the end of the jump"
-            )
         if count == 1:
             return
         named = f"frames_per_jump={count} with a jump of {stride:g} fs"

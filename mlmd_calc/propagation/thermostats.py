@@ -13,6 +13,7 @@ import numpy as np
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import shown
 from mlmd_calc.propagation.corrections import Corrections, rigid_velocities, thermal_speed
 from mlmd_calc.propagation.state import FloatArray, State
 
@@ -167,7 +168,11 @@ def _check_settings(thermostat: Langevin | Bussi) -> None:
     A restart compares the settings with those it was written with, and 300 is no other than 300.0.
     """
     for field in fields(thermostat):
-        value = float(getattr(thermostat, field.name))
+        given = getattr(thermostat, field.name)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = math.nan
         if not 0.0 < value < math.inf:
-            raise ConfigError(f"{field.name}={value}; it must be a positive number")
+            raise ConfigError(f"{field.name}={shown(given)}; it must be a positive number")
         object.__setattr__(thermostat, field.name, value)

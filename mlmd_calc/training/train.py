@@ -107,9 +107,10 @@ def train(
     card
         Entries of the written model card besides elements, size, recipe, validation errors and
         what :func:`~.card.card_entries` finds.
-    devices, accelerator
-        As in Lightning, except that "auto" means a CUDA device if there is one and else the CPU;
-        several devices train with DDP.
+    devices
+        Number of processes or GPUs; several train with DDP.
+    accelerator
+        "cpu", "gpu", or "auto": a CUDA device if there is one and else the CPU.
     progress
         Show a progress bar and the validation errors on stderr.
     should_stop
@@ -138,6 +139,7 @@ def train(
     """
     if devices < 1:
         raise ConfigError(f"devices={devices}; it must be at least 1")
+    _check_accelerator(accelerator)
     # Refuse a wrong card before the training rather than after it.
     ModelCard.from_dict(card or {})
     identity = run_identity(frames, recipe, start, devices)
@@ -212,6 +214,13 @@ def _only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_accelerator(accelerator: str) -> None:
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise ConfigError(f"accelerator={accelerator!r}; choose one of auto, cpu, gpu")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("accelerator='gpu', but torch finds no CUDA device; use 'auto' or 'cpu'")
 
 
 def _trainer(

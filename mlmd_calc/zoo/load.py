@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.options import shown
 from mlmd_calc.zoo import manifest
 from mlmd_calc.zoo.atom_checkpoint import read_atom_checkpoint
 from mlmd_calc.zoo.card import ModelCard
@@ -152,7 +153,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={name!r} is not a torch device: {error}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name!r}, but torch finds no CUDA device; use 'auto' or 'cpu'")
@@ -168,6 +169,11 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
                 "no model is shipped with this installation of mlmd; give a model file, a run "
                 "directory or hf://owner/repo"
             )
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
+        raise ConfigError(
+            f"{shown(name_or_path)} is no model; give the name of a shipped one (mlmd models), a "
+            "file or a folder"
+        )
     if isinstance(name_or_path, str) and name_or_path.startswith(HUB_PREFIX):
         content = read_run_directory(fetch_run_directory(name_or_path))
         card = dataclasses.replace(content.card, name=name_or_path.removeprefix(HUB_PREFIX))
