@@ -337,6 +337,19 @@ def test_options_that_do_not_fit_are_refused(options, message):
         JumpNVT(atoms, 8 * units.FS, HarmonicPropagator(harmonic), 300.0, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corrections": {"momentum": False}}, "must be a Corrections or None"),
+        ({"loginterval": 0}, "loginterval=0; it must be at least 1"),
+    ],
+)
+def test_options_of_constant_energy_that_do_not_fit_are_refused(options, message):
+    harmonic, atoms = tethered_atoms(calculator=False)
+    with pytest.raises(ConfigError, match=message):
+        JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic), **options)
+
+
 def test_periodic_atoms_are_refused():
     atoms = molecule("H2O", vacuum=5.0)
     atoms.pbc = True

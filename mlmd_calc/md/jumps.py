@@ -101,6 +101,8 @@ class JumpDynamics(StepLoop):
         restart: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
+        if loginterval < 1:
+            raise ConfigError(f"loginterval={loginterval}; it must be at least 1")
         of_loop = {key: options.pop(key) for key in LoopOptions.__annotations__ if key in options}
         communicator = options.pop("communicator", None)
         if getattr(communicator, "size", 1) > 1:

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 
 from mlmd_calc import units
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import shown
 from mlmd_calc.propagation.state import FloatArray, State
 
 _ROUNDING: Final = 1e-10
@@ -113,6 +115,8 @@ class Corrections:
     def of(cls, corrections: Corrections | None, *, rescale_energy: bool) -> Corrections:
         """Return the corrections that the options of an engine ask for; None: the usual ones."""
         chosen = cls() if corrections is None else corrections
+        if not isinstance(chosen, cls):
+            raise ConfigError(f"corrections={shown(chosen)}; it must be a Corrections or None")
         return replace(chosen, rescale_energy=rescale_energy or chosen.rescale_energy)
 
     def conserved_basis(self, state: State) -> FloatArray:
