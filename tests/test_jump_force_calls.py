@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 from jump_run_child import SpringPotential, spring_molecule, springs
 
-from mlmd_calc import units
-from mlmd_calc.md import Ensemble, JumpNVE, JumpSettings, MDSettings, Run, draw_momenta
+from mlmd_calc import MDETCalculator, Potential, load_propagator, units
+from mlmd_calc.md import Ensemble, JumpNVE, JumpNVT, JumpSettings, MDSettings, Run, draw_momenta
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import (
     Corrections,
@@ -164,3 +165,75 @@ def test_forces_of_another_charge_are_not_taken_from_memory():
     (remembering,) = verlet.propagate([end], [0.5], generator)
     (forgetful,) = verlet.propagate([replace(end, memory={})], [0.5], generator)
     np.testing.assert_array_equal(remembering.positions, forgetful.positions)
+
+
+def ethanol():
+    atoms = molecule("CH3CH2OH")
+    draw_momenta(atoms, 300.0, np.random.default_rng(0))
+    return atoms
+
+
+class Asked:
+    """A potential that counts its calls."""
+
+    has_energy = True
+
+    def __init__(self):
+        self.potential_of_ethanol = Potential("mdet-small-organics")
+        self.calls = 0
+
+    def evaluate(self, structures, properties=("energy", "forces")):
+        self.calls += 1
+        return self.potential_of_ethanol.evaluate(structures, properties)
+
+
+def test_a_jump_takes_the_forces_that_came_with_the_energy_of_the_one_before():
+    ends, calls = [], []
+    for shared in (True, False):
+        asked = Asked()
+        others = FunctionForces(lambda positions, asked=asked: _answer(asked, positions))
+        loop = JumpLoop(
+            [state_from_ase(ethanol())],
+            load_propagator("atom-small-organics", dtype="float64", potential=asked),
+            8.0,
+            thermostat=make_thermostat("langevin", 300.0, 0.01),
+            forces=asked if shared else others,
+            rng=np.random.default_rng(0),
+        )
+        loop.advance()
+        before = asked.calls
+        for _ in range(5):
+            loop.advance()
+        calls.append(asked.calls - before)
+        ends.append(loop.states[0].positions)
+    assert calls == [5, 10]
+    np.testing.assert_allclose(*ends, rtol=0.0, atol=1e-9)
+
+
+def _answer(asked, positions):
+    (found,) = asked.evaluate([replace(state_from_ase(ethanol()).structure, positions=positions)])
+    return found.energy, found.forces
+
+
+def test_jumps_by_name_ask_the_calculator_of_the_atoms_once(monkeypatch):
+    calls = []
+    evaluate = Potential.evaluate
+    monkeypatch.setattr(
+        Potential, "evaluate", lambda *given, **more: calls.append(1) or evaluate(*given, **more)
+    )
+    own = load_propagator("atom-small-organics")
+    for propagator, each in (("atom-small-organics", 1), (own, 2)):
+        atoms = ethanol()
+        atoms.calc = MDETCalculator()
+        dynamics = JumpNVT(
+            atoms,
+            8.0 * units.FS,
+            propagator,
+            300.0,
+            friction=0.01 / units.FS,
+            rng=np.random.default_rng(0),
+        )
+        dynamics.run(1)
+        before = len(calls)
+        dynamics.run(4)
+        assert len(calls) - before == 4 * each

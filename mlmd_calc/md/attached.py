@@ -82,9 +82,14 @@ class AttachedCalculator:
         self.atoms = atoms
 
     @property
+    def potential(self) -> Any:
+        """Potential that the calculator asks, if it has one."""
+        return getattr(self.atoms.calc, "potential", None)
+
+    @property
     def model(self) -> Any:
         """Network of the calculator, if it has one."""
-        return getattr(getattr(self.atoms.calc, "potential", None), "model", None)
+        return getattr(self.potential, "model", None)
 
     @property
     def has_energy(self) -> bool:

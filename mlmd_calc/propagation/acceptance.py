@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
 from mlmd_calc.propagation.constraints import constraints_of, with_constrained_velocities
 from mlmd_calc.propagation.judging import Judge
 from mlmd_calc.propagation.other_forces import kicked
@@ -279,7 +279,7 @@ class Mover:
             after = setup.propagator.relax(after, setup.forces, setup.thermostat, setup.rng)
             if setup.window is None:
                 break
-            (after,) = with_energies([after], setup.forces)
+            (after,) = setup.with_energies([after])
             assert after.energy is not None
             finding = setup.window.judge(after.energy)
             if finding is None:

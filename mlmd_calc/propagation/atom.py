@@ -180,12 +180,14 @@ class ATOMPropagator(Propagator):
     def _accelerations(self, states: Sequence[State]) -> list[FloatArray]:
         """Accelerations in Å/fs² at the states."""
         assert self.potential is not None
-        results = self.potential.evaluate([state.structure for state in states], ("forces",))
+        unknown = [state.structure for state in states if state.forces is None]
+        found = iter(self.potential.evaluate(unknown, ("forces",)) if unknown else ())
         accelerations = []
-        for state, result in zip(states, results, strict=True):
-            if result.forces is None:
+        for state in states:
+            forces = next(found).forces if state.forces is None else state.forces
+            if forces is None:
                 raise PredictionError("the potential gave no forces")
-            accelerations.append(result.forces / state.masses[:, None] * units.FS**2)
+            accelerations.append(forces / state.masses[:, None] * units.FS**2)
         return accelerations
 
 

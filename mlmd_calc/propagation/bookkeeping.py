@@ -89,8 +89,19 @@ class Logbook:
         return event
 
 
-def with_energies(states: list[State], forces: ForceModel | None) -> list[State]:
+def with_energies(
+    states: list[State], forces: ForceModel | None, *, and_forces: bool = False
+) -> list[State]:
     """Evaluate the energies that are not known.
+
+    Parameters
+    ----------
+    states
+        Molecules.
+    forces
+        What knows energies.
+    and_forces
+        Whether to keep its forces, too, for a propagator that asks the same force model for them.
 
     Raises
     ------
@@ -102,10 +113,10 @@ def with_energies(states: list[State], forces: ForceModel | None) -> list[State]
         return states
     if forces is None:
         raise ConfigError("there is no force model that knows energies; pass one to the loop")
-    energies = iter([result.energy for result in forces.evaluate(unknown, ("energy",))])
-    states = [
-        replace(state, energy=next(energies)) if state.energy is None else state for state in states
-    ]
+    wanted = ("energy", "forces") if and_forces else ("energy",)
+    results = forces.evaluate(unknown, wanted)
+    found = iter([{name: getattr(result, name) for name in wanted} for result in results])
+    states = [replace(state, **next(found)) if state.energy is None else state for state in states]
     if any(state.energy is None for state in states):
         raise ConfigError(
             f"{type(forces).__qualname__} has no energy; leave out energy rescaling and "

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
 from mlmd_calc.propagation.other_forces import kicked, with_other_forces
 from mlmd_calc.propagation.proposals import Finding, Proposal, Rejected
 from mlmd_calc.propagation.setup import Setup
@@ -142,7 +142,7 @@ class Judge:
         self, molecules: list[Molecule], jumps: list[Proposal]
     ) -> list[Proposal | Rejected]:
         """Evaluate, judge and correct the energies of jumps."""
-        afters = with_energies([jump.after for jump in jumps], self._setup.forces)
+        afters = self._setup.with_energies([jump.after for jump in jumps])
         return [
             self._judge_energy(molecule, replace(jump, after=after))
             for molecule, jump, after in zip(molecules, jumps, afters, strict=True)

@@ -66,7 +66,8 @@ def load_propagator(
     potential
         ATOM: force model, or the name of one, for propagators that take the accelerations at the
         start of a jump. None: the one that the model card recommends, with which the propagator
-        was trained.
+        was trained; where the structure is ASE atoms whose calculator has just that, the
+        calculator's own, so that a jump takes one force call.
     rotation
         ATOM: see :class:`ATOMPropagator`.
     stride_ps
@@ -122,10 +123,20 @@ def load_propagator(
         if given is not None and given is not False:
             raise ConfigError(f"{option} is an option of ATMOS models, and {name!r} is not one")
     if potential is None and model.network.config.accelerations:
-        potential = model.card.recommended.get("potential")
+        potential = _recommended_potential(model.card.recommended.get("potential"), structure)
     if isinstance(potential, str | os.PathLike):
         potential = Potential(str(potential), device=device, dtype=dtype)
     return ATOMPropagator(model, potential=potential, rotation=rotation)
+
+
+def _recommended_potential(
+    name: str | None, structure: MoleculeLike | None
+) -> Potential | str | None:
+    """Return the potential of the structure's calculator where it is the recommended one."""
+    own = getattr(getattr(structure, "calc", None), "potential", None)
+    if isinstance(own, Potential) and own.conservative and own.rotation == "none":
+        return own if own.model.card.name == name else name
+    return name
 
 
 def as_system(structure: MoleculeLike) -> MolecularSystem:

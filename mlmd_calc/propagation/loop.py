@@ -16,7 +16,7 @@ import numpy as np
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.propagation.acceptance import Mover, Stopped
-from mlmd_calc.propagation.bookkeeping import Logbook, Molecule, with_energies
+from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
 from mlmd_calc.propagation.constraints import with_constrained_velocities
 from mlmd_calc.propagation.continuation import (
     check_settings,
@@ -282,7 +282,7 @@ class JumpLoop:
 
     def _with_totals(self, states: list[State]) -> list[State]:
         """Evaluate energies, and note the totals that a jump should keep."""
-        states = with_energies(states, self.forces)
+        states = self.setup.with_energies(states)
         for molecule, state in zip(self._molecules, states, strict=True):
             # A thermostat changes what is to be conserved.
             if self.thermostat is not None or molecule.total is None:
@@ -297,7 +297,7 @@ class JumpLoop:
         ConfigError
             If there is no force model, or it has no energy.
         """
-        self._states = with_energies(self._states, self.forces)
+        self._states = self.setup.with_energies(self._states)
         return [float(state.energy) for state in self._states if state.energy is not None]
 
     def settings(self) -> dict[str, Any]:

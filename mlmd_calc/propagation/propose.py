@@ -137,7 +137,8 @@ def propose_force_steps(
 def _turned(state: State, turn: FloatArray) -> State:
     """Centre a state and turn it by a rotation ``(3, 3)``."""
     centre = centre_of_mass(state.positions, state.masses)
-    return state.moved_to((state.positions - centre) @ turn, velocities=state.velocities @ turn)
+    turned = state.moved_to((state.positions - centre) @ turn, velocities=state.velocities @ turn)
+    return replace(turned, forces=None if state.forces is None else state.forces @ turn)
 
 
 def _turned_back(after: State, before: State, turn: FloatArray) -> State:

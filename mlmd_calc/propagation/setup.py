@@ -12,6 +12,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.options import shown
 from mlmd_calc.potential.options import whole
+from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
@@ -123,6 +124,16 @@ class Setup:
             return True
         known = bool(getattr(self.forces, "has_energy", False))
         return known and self.propagator.gives_velocities and self.other_forces != "ignore"
+
+    @property
+    def shares_forces(self) -> bool:
+        """Whether one call tells energies and what the propagator asks its potential for."""
+        potential = self.propagator.potential
+        return potential is not None and potential is getattr(self.forces, "potential", self.forces)
+
+    def with_energies(self, states: list[State]) -> list[State]:
+        """Evaluate the energies that are not known; see :func:`~.bookkeeping.with_energies`."""
+        return with_energies(states, self.forces, and_forces=self.shares_forces)
 
     @property
     def random_rotation(self) -> bool:

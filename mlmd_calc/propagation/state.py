@@ -39,6 +39,9 @@ class State:
         Total charge in e and spin multiplicity 2S + 1.
     energy
         Potential energy in eV at these positions, or None if it is not known.
+    forces
+        ``(n, 3)`` eV/Å, forces of the propagator's potential at these positions, or None if they
+        are not known.
     other_forces
         ``(n, 3)`` eV/Å, forces at these positions that the propagator does not know of, or None if
         they are not known.
@@ -58,6 +61,7 @@ class State:
     charge: int = 0
     multiplicity: int = 1
     energy: float | None = None
+    forces: FloatArray | None = None
     other_forces: FloatArray | None = None
 
     def __post_init__(self) -> None:
@@ -112,7 +116,8 @@ class State:
 
     def moved_to(self, positions: FloatArray, **others: Any) -> State:
         """Return the state at other positions, where energy and forces are not known."""
-        return replace(self, positions=positions, energy=None, other_forces=None, **others)
+        unknown: dict[str, Any] = dict.fromkeys(("energy", "forces", "other_forces"))
+        return replace(self, positions=positions, **unknown, **others)
 
     def to_atoms(self) -> ase.Atoms:
         """Return ASE atoms with momenta; charge and multiplicity are in ``atoms.info``."""
