@@ -56,6 +56,17 @@ def test_card_is_complete(name):
     assert card.parameters == sum(p.numel() for p in model.network.parameters())
 
 
+@pytest.mark.parametrize("name", PROPAGATORS)
+def test_a_propagator_was_trained_with_the_potential_in_the_box(name):
+    card = load_any_model(name).card
+    potential = card.recommended["potential"]
+    assert card.potential_sha256 == load_model(potential).sha256
+    # It warns of any other.
+    other = replace(load_model(potential), sha256="0" * 64)
+    with pytest.warns(UserWarning, match=f"other weights of {potential} .*these are 00000000"):
+        load_propagator(name, potential=Potential(other))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_recommended_settings_conserve_energy(name):
     """Conservative forces are minus the slope of the energy, by finite differences."""
