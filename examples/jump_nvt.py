@@ -1,9 +1,8 @@
 """Constant-temperature dynamics in jumps of 8 fs by a learned propagator, watched by a guard.
 
-The propagator asks for forces once per jump, where time steps of half a femtosecond ask sixteen
-times. The calculator is asked for the energy after each jump, and for forces if a jump fails. The
-friction is the one that the propagator recommends, 20/ps: it keeps the small errors of the jumps
-from adding up.
+A jump takes one force call, where time steps of half a femtosecond take sixteen: the energy at its end
+judges it, and the forces there start the next one. The friction is the one that the propagator
+recommends, 10/ps: it keeps the small errors of the jumps from adding up.
 """
 
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 from ase import units
 from ase.build import molecule
 
-from mlmd_calc import MDETCalculator, load_propagator
+from mlmd_calc import MDETCalculator
 from mlmd_calc.md import JumpNVT, draw_momenta
 from mlmd_calc.propagation import Guard
 
@@ -26,7 +25,7 @@ draw_momenta(atoms, 300, random)
 dyn = JumpNVT(
     atoms,
     timestep=8 * units.fs,
-    propagator=load_propagator("atom-small-organics"),
+    propagator="atom-small-organics",
     temperature_K=300,
     guard=Guard(redraws=2, last="stop"),
     logfile="-",
