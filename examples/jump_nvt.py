@@ -1,7 +1,7 @@
 """Constant-temperature dynamics in jumps of 8 fs by a learned propagator, watched by a guard.
 
-A jump takes one force call, where time steps of half a femtosecond take sixteen: the energy at its end
-judges it, and the forces there start the next one. The friction is the one that the propagator
+A jump takes one force call, where time steps of half a femtosecond take sixteen: the energy at its
+end judges it, and the forces there start the next one. The friction is the one that the propagator
 recommends, 10/ps: it keeps the small errors of the jumps from adding up.
 """
 
