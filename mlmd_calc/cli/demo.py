@@ -49,7 +49,7 @@ def demo(
 ) -> None:
     """Show force-based steps, jumps, OpenMM and frames of a peptide in one picture.
 
-    Takes about two minutes on two cores. A run that fails is part of the picture.
+    Takes one to two minutes on two cores. A run that fails is part of the picture.
     """
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.pool import PoolTask, run_tasks
