@@ -19,6 +19,7 @@ from mlmd_calc.analysis.jump_ensemble import (
 )
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import InputError
+from mlmd_calc.io.figures import new_figure
 
 _BINS: Final = 60
 
@@ -100,13 +101,10 @@ def plot_distributions(
     limits
         Range that is shown. None: that of the first run, and half as much on both sides.
     """
-    from matplotlib.figure import Figure
-
     first = next(iter(runs.values()))
     columns = min(3, len(first))
     rows = -(-len(first) // columns)
-    figure = Figure(figsize=(1.0 + 3.2 * columns, 1.0 + 2.4 * rows), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(1.0 + 3.2 * columns, 1.0 + 2.4 * rows, title=title, dpi=150)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (coordinate, values) in zip(axes, first.items(), strict=False):
         edges = np.linspace(*(limits or _range(values)), _BINS + 1)
@@ -120,7 +118,7 @@ def plot_distributions(
         axis.set_axis_off()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -158,10 +156,7 @@ def plot_temperatures(
     temperature_K
         Temperature of the thermostat; what is more than three times as hot is not shown.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(8.0, 4.0, title=title, dpi=150)
     axis = figure.subplots()
     for name, (times, temperatures) in runs.items():
         axis.plot(times, temperatures, linewidth=1.0, alpha=0.8, label=name)
@@ -173,4 +168,4 @@ def plot_temperatures(
     axis.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)

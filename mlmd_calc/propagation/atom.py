@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.geometry.rotations import random_rotations
 from mlmd_calc.models.atom import record
-from mlmd_calc.potential import Potential
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
 from mlmd_calc.propagation.state import FloatArray, Frames, State
@@ -70,13 +68,13 @@ class ATOMPropagator(Propagator):
             rotation = "none"
         if rotation not in ROTATIONS:
             raise ConfigError(f"rotation={rotation!r}; choose one of {', '.join(ROTATIONS)}")
-        _check_potential(model, potential)
         self.model = model
         self._network = record(model.network)
         self.potential = potential
         self.rotation = rotation
         self.strides = _strides(model, options.max_horizon)
-        self.conditions = Conditions.from_card(model.card.recommended)
+        self.conditions = Conditions.from_card(model.card)
+        self.conditions.warn_of_other_weights(potential)
         self.stochastic = rotation == "random"
         self._turn = threading.Lock()
 
@@ -195,21 +193,6 @@ def _strides(model: ATOMModel, longest: float) -> Strides:
     """Return the times that the model was trained on, if its card tells them."""
     known = [stride * units.FS_PER_PS for stride in model.card.strides_ps]
     return Strides.among(known) if known else Strides(longest=longest)
-
-
-def _check_potential(model: ATOMModel, potential: ForceModel | None) -> None:
-    """Warn of the right force field with other weights than the network was trained with."""
-    card = model.card
-    if not (card.potential_sha256 and isinstance(potential, Potential)):
-        return
-    name, found = potential.model.card.name, potential.model.sha256
-    if name == card.recommended.get("potential") and found != card.potential_sha256:
-        warnings.warn(
-            f"{card.name or model.source!r} was trained with other weights of {name} (sha256 "
-            f"{card.potential_sha256[:8]}, these are {found[:8]}); with these its jumps are worse. "
-            "Train it on with these (mlmd data propagate, mlmd finetune)",
-            stacklevel=4,
-        )
 
 
 def _check_masses(state: State) -> None:

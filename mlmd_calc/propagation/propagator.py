@@ -19,6 +19,7 @@ from mlmd_calc.propagation.guards import Check
 from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
+from mlmd_calc.zoo import ModelCard
 
 _ROUNDING: Final = 1e-9
 _BELOW: Final = 1.0 - _ROUNDING
@@ -100,8 +101,8 @@ class Conditions:
         Runs with less friction were seen to fail.
     temperature_range_K
         Lowest and highest temperature at which runs were seen to go well.
-    potential
-        Name of the force field whose accelerations the propagator was trained with.
+    potential, potential_sha256
+        Name and checksum of the force field whose accelerations the propagator was trained with.
     """
 
     stride_fs: float | None = None
@@ -109,11 +110,13 @@ class Conditions:
     lowest_friction_per_ps: float | None = None
     temperature_range_K: tuple[float, float] | None = None  # noqa: N815
     potential: str | None = None
+    potential_sha256: str | None = None
 
     @classmethod
-    def from_card(cls, recommended: Mapping[str, Any]) -> Conditions:
+    def from_card(cls, card: ModelCard) -> Conditions:
         """Take them out of what a model card recommends."""
-        known = {item.name: recommended.get(item.name) for item in fields(cls)}
+        known = {item.name: card.recommended.get(item.name) for item in fields(cls)}
+        known["potential_sha256"] = card.potential_sha256 or None
         if known["temperature_range_K"] is not None:
             lowest, highest = known["temperature_range_K"]
             known["temperature_range_K"] = (float(lowest), float(highest))
@@ -196,6 +199,19 @@ class Conditions:
             f"those of {card.name!r}; leave the choice to its card (no potential=, no --model), or "
             "fine-tune it to the other force field (`mlmd data label`, then `mlmd finetune`)"
         )
+
+    def warn_of_other_weights(self, potential: object) -> None:
+        """Warn of the force field of the training with other weights than it had then."""
+        model = getattr(potential, "model", None)
+        if model is None or self.potential_sha256 in (None, model.sha256):
+            return
+        if self.potential == model.card.name:
+            warnings.warn(
+                f"the propagator was trained with other weights of {self.potential} (sha256 "
+                f"{str(self.potential_sha256)[:8]}, these are {model.sha256[:8]}); with these its "
+                "jumps are worse. Train it on with these (mlmd data propagate, mlmd finetune)",
+                stacklevel=4,
+            )
 
 
 class Propagator(ABC):
