@@ -13,7 +13,7 @@ from mlmd_calc import MDETCalculator, Potential
 from mlmd_calc.cli import app
 from mlmd_calc.data import label, read_dataset, write_labels, write_trajectory
 from mlmd_calc.data.label import label_forces
-from mlmd_calc.errors import InputError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import FunctionForces
 
@@ -58,6 +58,18 @@ def test_command_writes_the_forces_of_the_calculator_and_keeps_what_is_done(tmp_
     np.testing.assert_allclose(found.forces[3], atoms.get_forces(), rtol=1e-5, atol=1e-5)
     assert found.metadata["forces"] == Potential().model.card.name
     assert "0 molecules labelled" in CliRunner().invoke(app, arguments).output
+
+
+def test_labels_of_other_weights_of_the_model_are_not_taken_for_its_own(tmp_path):
+    write_trajectory(tmp_path / "water.npz", TRAJECTORY)
+    arguments = ["data", "label", str(tmp_path / "water.npz"), "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    (path,) = (tmp_path / "out").glob("*.npz")
+    (found,) = read_dataset(path)
+    older = {**found.metadata, "teacher_sha256": "0" * 64}
+    write_trajectory(path, replace(found, metadata=older))
+    with pytest.raises(ConfigError, match="other weights of it; choose another directory"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_molecules_of_one_name_get_a_file_each(tmp_path):

@@ -282,22 +282,22 @@ def label_command(
     for molecule in molecules:
         check_trajectory(molecule)
     potential = Potential(model, dtype=dtype)
-    name = potential.model.card.name
+    sha256 = potential.model.sha256
     files = {
         out / f"{stem}.npz": m for stem, m in zip(file_stems(molecules), molecules, strict=True)
     }
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     with FolderLock(out), Progress(console=console) as progress:
-        pending = {path: m for path, m in files.items() if not is_labelled(path, m, name)}
+        pending = {path: m for path, m in files.items() if not is_labelled(path, m, sha256)}
         bar = progress.add_task("labelling", total=sum(map(len, pending.values())))
         for path, molecule in pending.items():
             labelled = label_forces(molecule, potential, lambda n: progress.advance(bar, n))
             metadata = {
                 **molecule.metadata,
                 "name": molecule.name,
-                "forces": name,
-                "teacher_sha256": potential.model.sha256,
+                "forces": potential.model.card.name,
+                "teacher_sha256": sha256,
             }
             write_trajectory(path, replace(labelled, metadata=metadata))
     console.print(

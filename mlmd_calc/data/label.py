@@ -35,7 +35,7 @@ def file_stems(molecules: Sequence[MoleculeFrames]) -> list[str]:
     return stems
 
 
-def is_labelled(path: Path, molecule: MoleculeFrames, model: str) -> bool:
+def is_labelled(path: Path, molecule: MoleculeFrames, sha256: str) -> bool:
     """Tell whether a file with the labels of these frames exists.
 
     Parameters
@@ -44,13 +44,13 @@ def is_labelled(path: Path, molecule: MoleculeFrames, model: str) -> bool:
         The file.
     molecule
         Its frames.
-    model
-        Name of the model that labels them.
+    sha256
+        Checksum of the model that labels them.
 
     Raises
     ------
     ConfigError
-        If the file holds other frames or the labels of another model.
+        If the file holds other frames or labels of another model, or of other weights of it.
     ModelFileError
         If it cannot be read.
     """
@@ -62,8 +62,10 @@ def is_labelled(path: Path, molecule: MoleculeFrames, model: str) -> bool:
         and found.state == molecule.state
         and np.array_equal(found.positions, molecule.positions.astype(found.positions.dtype))
     )
-    if not same_frames or found.metadata.get("forces") != model:
-        what = "the labels of another model" if same_frames else "other frames"
+    if not same_frames or found.metadata.get("teacher_sha256") != sha256:
+        what = (
+            "labels of another model or of other weights of it" if same_frames else "other frames"
+        )
         raise ConfigError(f"{path} holds {what}; choose another directory or remove the file")
     return True
 
