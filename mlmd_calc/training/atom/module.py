@@ -48,18 +48,20 @@ class ATOMTraining(TrainingModule):
         )
 
     def loss_terms(self, batch: JumpBatch) -> dict[str, Tensor]:
-        """Mean square errors, dimensionless (:class:`~.recipe.ATOMLossWeights`)."""
+        """Mean root mean square errors, dimensionless (:class:`~.recipe.ATOMLossWeights`)."""
         out = self._propagate(batch)
-        unit = batch.motion[:, None, None, None]
-        positions = (out["pos"] - batch.later_positions) / (unit * batch.position_scale[..., None])
-        velocities = (out["vel"] - batch.later_velocities) / (
-            unit * batch.velocity_scale[..., None]
-        )
+        unit = batch.motion[:, None, None]
         # Padding has no error.
-        count = 3 * batch.times.shape[1] * (batch.numbers != 0).sum()
+        atoms = (batch.numbers != 0).sum(dim=1)[:, None]
+
+        def length(error: Tensor, scale: Tensor) -> Tensor:
+            squares = (error.square().mean(dim=-1) / (unit * scale).square()).sum(dim=2) / atoms
+            # The tiny constant keeps the derivative finite at zero error.
+            return (squares + 1e-12).sqrt().mean().float()
+
         return {
-            "positions": (positions.square().sum() / count).float(),
-            "velocities": (velocities.square().sum() / count).float(),
+            "positions": length(out["pos"] - batch.later_positions, batch.position_scale),
+            "velocities": length(out["vel"] - batch.later_velocities, batch.velocity_scale),
         }
 
     def on_validation_epoch_start(self) -> None:
