@@ -153,7 +153,7 @@ def test_finetune_starts_from_the_folder_of_a_run(folder, tmp_path):
     ("model", "recipe"),
     [
         ("mdet-small-organics", "molecule-finetune"),
-        ("atom-small-organics", "atom-finetune"),
+        ("atom-small-organics", "atom-molecule"),
         ("atmos-peptides", "there is no usual recipe"),
     ],
 )

@@ -316,7 +316,7 @@ def test_a_card_recommends_the_force_field_that_made_the_motion():
 
 def test_a_fine_tuned_card_says_which_weights_made_the_motion(finished):
     before = load_atom(finished / "model.safetensors")
-    recommended = {"potential": "mdet-ethanol", "stride_fs": 8.0}
+    recommended = {"potential": "mdet-ethanol", "stride_fs": 8.0, "lowest_friction_per_ps": 5.0}
     start = replace(
         before,
         card=replace(before.card, recommended=recommended, potential_sha256="01d"),
@@ -326,4 +326,7 @@ def test_a_fine_tuned_card_says_which_weights_made_the_motion(finished):
         data = [replace(FRAMES[0], metadata={"forces": forces, "teacher_sha256": "5eed"})]
         card = card_entries(data, RECIPE, start, {})
         found.append((card["recommended"].get("potential"), card.get("potential_sha256")))
+        # How little friction is too little was seen with the weights before.
+        assert "lowest_friction_per_ps" not in card["recommended"]
+        assert card["recommended"]["stride_fs"] == 8.0
     assert found == [("mdet-ethanol", "5eed"), (None, None), ("mdet-ethanol", "01d")]

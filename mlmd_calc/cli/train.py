@@ -94,7 +94,7 @@ def finetune_command(
             "--recipe",
             "-r",
             help="Recipe: a name or a .toml file. Default: mdet-finetune, molecule-finetune where "
-            "the model is recommended with conservative forces, or atom-finetune.",
+            "the model is recommended with conservative forces, atom-molecule for jumps.",
         ),
     ] = None,
     override: Overrides = None,
@@ -129,6 +129,8 @@ def usual_recipe(start: LoadedModel[Any]) -> str:
     if start.card.recommended.get("forces") == "conservative":
         return "molecule-finetune"
     kind, names = start.card.kind, list_recipes()
+    if kind == "atom":
+        return "atom-molecule"
     if f"{kind}-finetune" not in names:
         usual = ", ".join(n for n in names if load_recipe(n).kind == kind) or "a .toml file"
         raise ConfigError(

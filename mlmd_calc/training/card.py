@@ -12,6 +12,9 @@ from mlmd_calc.zoo import KINDS, LoadedModel, list_models
 _NAMED: Final = 12
 """Molecules of the training data that are named."""
 
+_OF_WEIGHTS: Final = ("max_spread", "lowest_friction_per_ps")
+"""Recommended limits that were measured with the very weights."""
+
 
 def card_entries(
     data: TrainingData, recipe: Recipe, start: LoadedModel[Any] | None, given: dict[str, Any]
@@ -55,8 +58,7 @@ def card_entries(
     names = ", ".join(sorted({molecule.name for molecule in data})[:_NAMED])
     inherited: dict[str, Any] = {
         "description": f"{parent.name}, fine-tuned on {names}.",
-        # A limit on the spread was measured for the weights before.
-        "recommended": {k: v for k, v in parent.recommended.items() if k != "max_spread"},
+        "recommended": {k: v for k, v in parent.recommended.items() if k not in _OF_WEIGHTS},
         "licence": parent.licence,
         "citation": parent.citation,
         "units": parent.units,
