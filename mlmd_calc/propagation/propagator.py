@@ -164,10 +164,10 @@ class Conditions:
                 f"a friction of {friction_per_ps:g}/ps is too low for this propagator, whose "
                 "errors then add up until a run fails (velocity rescaling has no friction at "
                 f"all); use the thermostat 'langevin' with at least {least:g}/ps, best "
-                f"{self.friction_per_ps or least:g}/ps, or fine-tune it to your molecule (mlmd data "
-                "propagate, mlmd finetune); at any friction long steps with a "
-                "Metropolis test go as far (mlmd_calc.md.ExactMTS, mlmd run --mts 16 --mts-forces "
-                "network --metropolis)"
+                f"{self.friction_per_ps or least:g}/ps, or fine-tune it to your molecule (mlmd "
+                "data propagate, mlmd finetune); at any friction long steps with a Metropolis "
+                "test go as far (mlmd_calc.md.ExactMTS, mlmd run --mts 16 --mts-forces network "
+                "--metropolis)"
             )
         if self.temperature_range_K is None:
             return
