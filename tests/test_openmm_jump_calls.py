@@ -1,5 +1,6 @@
 """What jumps cost in force calls in OpenMM, and that saving them changes no number."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from another_process import run_child
 from ase.build import molecule
 from jump_systems import tethered
 
-from mlmd_calc import Potential, load_propagator, units
-from mlmd_calc.md import draw_momenta
+from mlmd_calc import MDETCalculator, Potential, load_propagator, units
+from mlmd_calc.md import JumpSettings, MDSettings, Run, draw_momenta, read_record
+from mlmd_calc.potential import structure_from_ase
 from mlmd_calc.propagation import Corrections, FunctionForces, Guard
 from mlmd_calc.propagation.harmonic import HarmonicPropagator
 
@@ -20,6 +22,7 @@ from openmm_systems import PLATFORMS, context_of, system_of, topology_of  # noqa
 from openmm_bridge import (  # noqa: E402
     JumpNVEIntegrator,
     JumpNVTIntegrator,
+    OpenMMEngine,
     available_backends,
     create_force,
 )
@@ -241,3 +244,33 @@ def test_a_run_goes_on_in_another_process_to_the_last_bit(asked, backend):
     assert asked.count("engine") == 3
     run_child(go_on, Path.cwd(), backend)
     np.testing.assert_array_equal(np.load("end.npy"), end)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_recorded_run_evaluates_once_per_jump(monkeypatch, backend):
+    evaluations = []
+    read = openmm.Context.getState
+
+    def counting(context, **what):
+        if what.get("getEnergy") or what.get("getForces"):
+            evaluations.append(what)
+        return read(context, **what)
+
+    monkeypatch.setattr(openmm.Context, "getState", counting)
+    atoms = ethanol()
+    atoms.calc = MDETCalculator(device="cpu")
+    potential = atoms.calc.potential
+    propagator = load_propagator("atom-small-organics", device="cpu", potential=potential)
+    settings = MDSettings(interval=1, seed=1, jumps=JumpSettings("atom-small-organics", 8.0))
+    engine = OpenMMEngine(backend=backend)
+    with Run.start(atoms, "run", settings, engine=engine, propagator=propagator) as run:
+        run.run(1)
+        evaluations.clear()
+        run.run(5)
+    assert len(evaluations) == 4
+    for frame in read_record("run").frames:
+        known = potential.evaluate(
+            [replace(structure_from_ase(atoms), positions=frame["positions"])]
+        )
+        assert frame["potential"] == pytest.approx(known[0].energy, abs=1e-9)
+        np.testing.assert_allclose(frame["forces"], known[0].forces, rtol=0.0, atol=1e-9)
