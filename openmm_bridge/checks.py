@@ -12,7 +12,7 @@ import openmm
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import fragments_of
 from openmm_bridge.region import Region
-from openmm_bridge.stored import module_description, stored_description
+from openmm_bridge.stored import description_of, module_description, stored_description
 
 FORCE_NAME: Final = "MD-ET"
 """What the force is called in the System and its XML."""
@@ -159,11 +159,7 @@ def _described(force: Any) -> tuple[Region, bool]:
     """Find the region of a force, and whether it is conservative."""
     if hasattr(force, "region"):
         return force.region, force.conservative
-    found = (
-        stored_description(force)
-        if isinstance(force, openmm.PythonForce)
-        else module_description(force)
-    )
+    found = description_of(force)
     if found is None:
         raise InputError(
             f"the force {force.getName()!r} does not say which atoms it acts on; pass the object "

@@ -71,7 +71,8 @@ class OpenMMEngine:
         little to do besides the forces that the overhead decides, and "Reference" has the least.
     backend
         As for :func:`openmm_bridge.create_force`; None is "auto", or that of the run that is
-        continued. With "torchscript" every recorded frame costs one more evaluation.
+        continued. With "torchscript" every recorded frame of force-based steps costs one more
+        evaluation.
 
     Examples
     --------
@@ -207,6 +208,11 @@ class OpenMMDynamics:
 
     def measure(self) -> list[Measured]:
         """Return energy and forces, and bring the velocities to the time of the positions."""
+        if self._jumps is not None:
+            (state,) = self._jumps.loop.states
+            # What a jump was judged by is known; a compiled force would compute it once more.
+            if state.energy is not None and state.forces is not None:
+                return [Measured(state.energy, state.forces)]
         energy, lags = self._has_energy, self._lag > 0.0
         # Forces that come with energies, or have moved the atoms and are remembered, cost nothing.
         forces = energy or lags or (self._computation is not None and self._jumps is None)

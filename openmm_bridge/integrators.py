@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
@@ -31,8 +32,11 @@ from mlmd_calc.propagation.loop_options import LoopOptions, check_names
 from openmm_bridge.jump_context import (
     VELOCITY_UNIT,
     ContextForces,
+    Shown,
+    acting_forces,
     check_jump_system,
     context_of,
+    has_forces_of,
     integrated_groups,
 )
 from openmm_bridge.python_steps import PythonSteps, number_in
@@ -40,9 +44,6 @@ from openmm_bridge.region import region_from_topology
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_Shown: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], float]
-"""Positions nm, velocities nm/ps and time ps of a Context."""
 
 
 class JumpIntegrator(PythonSteps):
@@ -55,7 +56,9 @@ class JumpIntegrator(PythonSteps):
     The forces of the System, as far as they are in the integration force groups, serve energies,
     force-based steps, and fallbacks from rejected jumps. At the start they are compared with those
     of the propagator's potential, because what they add would not act on jumps. A System without
-    forces will do if the propagator knows its potential, as the shipped ones do.
+    forces will do if the propagator knows its potential, as the shipped ones do. Where the only
+    force is one of that potential (:func:`~openmm_bridge.create_force` with the same model and
+    options, in its precision or a higher one), a jump takes one force call.
 
     A start at rest, which propagators do not know, is warmed up by thermostat and force-based
     steps. Jumps that the guard rejects are drawn again, shortened, replaced by force-based steps if
@@ -138,7 +141,7 @@ class JumpIntegrator(PythonSteps):
         self._acting: list[str] = []
         self._loop: JumpLoop | None = None
         self._context: Any = None
-        self._shown: _Shown
+        self._shown: Shown
 
     @property
     def loop(self) -> JumpLoop:
@@ -150,13 +153,13 @@ class JumpIntegrator(PythonSteps):
             masses = self._checked_masses(system)
             # The Context holds the integrator, which must not keep it alive in turn.
             self._context = weakref.proxy(context)
-            positions, velocities, time = self._shown = self._read()
+            self._shown = shown = Shown.of(self._context)
             start = State(
-                positions=positions * units.NM,
-                velocities=velocities * VELOCITY_UNIT,
+                positions=shown.positions * units.NM,
+                velocities=shown.velocities * VELOCITY_UNIT,
                 numbers=self._structure.numbers,
                 masses=masses,
-                time=time * units.FS_PER_PS,
+                time=shown.time * units.FS_PER_PS,
                 charge=self._structure.charge,
                 multiplicity=self._structure.multiplicity,
             )
@@ -172,7 +175,7 @@ class JumpIntegrator(PythonSteps):
                 )
             finally:
                 # Comparing forces has moved the particles.
-                context.setPositions(positions)
+                context.setPositions(shown.positions)
         return self._loop
 
     @property
@@ -205,8 +208,8 @@ class JumpIntegrator(PythonSteps):
                     raise PredictionError(f"the run has stopped: {loop.stopped}")
             except BaseException:
                 # Force-based steps, energies and constraints have moved the particles.
-                self._context.setPositions(self._shown[0])
-                self._context.setVelocities(self._shown[1])
+                self._context.setPositions(self._shown.positions)
+                self._context.setVelocities(self._shown.velocities)
                 raise
             self._show()
             self._finish_step()
@@ -281,25 +284,21 @@ class JumpIntegrator(PythonSteps):
         return np.array([system.getParticleMass(i)._value for i in range(count)])
 
     def _acting_forces(self, system: openmm.System) -> list[str]:
-        """Names of the forces that are in the integration force groups."""
-        groups = integrated_groups(self)
+        """Name the forces that act, such that one which takes the place of another is seen."""
         return [
-            f"{type(force).__name__} {force.getForceGroup()}"
-            for force in system.getForces()
-            if groups >> force.getForceGroup() & 1 and not isinstance(force, openmm.CMMotionRemover)
+            f"{type(force).__name__} {force.getForceGroup()} {int(force.this)}"
+            for force in acting_forces(system, integrated_groups(self))
         ]
 
     def _forces(self) -> ForceModel | None:
         """Return the forces that act, as a force model; None if there are none."""
-        return ContextForces(self._context, integrated_groups(self)) if self._acting else None
-
-    def _read(self) -> _Shown:
-        state = self._context.getState(getPositions=True, getVelocities=True)
-        return (
-            state.getPositions(asNumpy=True)._value,
-            state.getVelocities(asNumpy=True)._value,
-            state.getTime()._value,
-        )
+        groups = integrated_groups(self)
+        acting = acting_forces(self._context.getSystem(), groups)
+        if not acting:
+            return None
+        potential = self._propagator.potential
+        alone = len(acting) == 1 and has_forces_of(acting[0], potential, self._structure)
+        return ContextForces(self._context, groups, potential if alone else None)
 
     def _look(self) -> None:
         """Take over what has been done to System and Context since the last step."""
@@ -307,20 +306,14 @@ class JumpIntegrator(PythonSteps):
         if acting != self._acting:
             self._acting = acting
             self.loop.forces = self._forces()
-        old, shown = self.loop.states[0], self._shown
-        positions, velocities, time = now = self._read()
-        if (
-            np.array_equal(positions, shown[0])
-            and np.array_equal(velocities, shown[1])
-            and time == shown[2]
-        ):
+        state, shown, now = self.loop.states[0], self._shown, Shown.of(self._context)
+        stays = now.same_forces(shown)
+        if stays and np.array_equal(now.velocities, shown.velocities) and now.time == shown.time:
             return
-        new = old.moved_to(
-            positions * units.NM,
-            velocities=velocities * VELOCITY_UNIT,
-            time=time * units.FS_PER_PS,
-        )
-        self.loop.states = (new,)
+        if not stays:
+            state = state.moved_to(now.positions * units.NM)
+        velocities, time = now.velocities * VELOCITY_UNIT, now.time * units.FS_PER_PS
+        self.loop.states = (replace(state, velocities=velocities, time=time),)
         self._shown = now
 
     def _show(self) -> None:
@@ -330,13 +323,13 @@ class JumpIntegrator(PythonSteps):
         self._context.setVelocities(state.velocities / VELOCITY_UNIT)
         self._context.setTime(state.time / units.FS_PER_PS)
         # The platform may have rounded them.
-        self._shown = self._read()
+        self._shown = Shown.of(self._context)
 
     def _finish_step(self) -> None:
         """Let OpenMM count a step and do what it does in each, removing momentum for instance."""
         self.count_step()
         # Force-based steps take time as well.
-        self._context.setTime(self._shown[2])
+        self._context.setTime(self._shown.time)
 
 
 class JumpNVEIntegrator(JumpIntegrator):

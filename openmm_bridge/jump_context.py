@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import openmm
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.potential import Evaluation, Structure
+from mlmd_calc.potential import Evaluation, Potential, Structure
+from mlmd_calc.propagation import ForceModel
 from openmm_bridge.computation import FORCE_UNIT
+from openmm_bridge.orientations import CALLS
+from openmm_bridge.region import Region
+from openmm_bridge.stored import description_of
 
 VELOCITY_UNIT: Final = units.NM / units.FS_PER_PS
 """Å/fs per nm/ps."""
@@ -23,6 +27,35 @@ _ALL_GROUPS: Final = 0xFFFFFFFF
 
 _TOLERANCE: Final = 1e-8
 """Relative error of constrained distances."""
+
+
+class Shown(NamedTuple):
+    """What a Context has: positions nm, velocities nm/ps, time ps, and parameters of forces."""
+
+    positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+    time: float
+    parameters: dict[str, float]
+
+    @classmethod
+    def of(cls, context: Any) -> Shown:
+        """Read a Context."""
+        state = context.getState(getPositions=True, getVelocities=True, getParameters=True)
+        return cls(
+            positions=state.getPositions(asNumpy=True)._value,
+            velocities=state.getVelocities(asNumpy=True)._value,
+            time=state.getTime()._value,
+            # How many orientations were drawn says nothing of the forces.
+            parameters={
+                name: value for name, value in state.getParameters().items() if CALLS not in name
+            },
+        )
+
+    def same_forces(self, other: Shown) -> bool:
+        """Tell whether nothing has changed that forces depend on."""
+        return (
+            np.array_equal(self.positions, other.positions) and self.parameters == other.parameters
+        )
 
 
 class ContextForces:
@@ -36,13 +69,18 @@ class ContextForces:
         Context or a weak proxy of it.
     groups
         Force groups as a bit mask; all of them if none is given.
+    potential
+        Potential whose energies and forces these are, if they are those of one.
     """
 
     has_energy = True
 
-    def __init__(self, context: Any, groups: int = _ALL_GROUPS) -> None:
+    def __init__(
+        self, context: Any, groups: int = _ALL_GROUPS, potential: ForceModel | None = None
+    ) -> None:
         self._context = context
         self._groups = groups
+        self.potential = potential
 
     @property
     def constraints(self) -> ContextConstraints | None:
@@ -133,6 +171,38 @@ class ContextConstraints:
 def integrated_groups(integrator: openmm.Integrator) -> int:
     """Return the force groups that an integrator looks at, as a bit mask."""
     return int(integrator.getIntegrationForceGroups()) & _ALL_GROUPS
+
+
+def acting_forces(system: openmm.System, groups: int) -> list[openmm.Force]:
+    """Find the forces of some groups, a bit mask, that move particles."""
+    return [
+        force
+        for force in system.getForces()
+        if groups >> force.getForceGroup() & 1 and not isinstance(force, openmm.CMMotionRemover)
+    ]
+
+
+def has_forces_of(force: openmm.Force, potential: ForceModel | None, molecule: Structure) -> bool:
+    """Tell whether a force gives what a potential would give for a whole molecule.
+
+    It must be of the same network with the same options, in double precision at least where the
+    potential is, and give the same at equal positions, so no random orientations.
+    """
+    if not isinstance(potential, Potential) or potential.rotation == "random":
+        return False
+    found = description_of(force)
+    # What exists in memory only has no checksum.
+    if found is None or not found["sha256"] or found["sha256"] != potential.model.sha256:
+        return False
+    own, region = potential.options, Region.from_dict(found["region"])
+    theirs = {name: found["options"][name] for name in own}
+    return (
+        theirs["dtype"] in ("float64", potential.dtype)
+        and theirs | {"dtype": potential.dtype} == own
+        and not region.is_subset
+        and np.array_equal(region.numbers, molecule.numbers)
+        and (region.charge, region.multiplicity) == (molecule.charge, molecule.multiplicity)
+    )
 
 
 def context_of(integrator: openmm.Integrator) -> Any:

@@ -58,6 +58,13 @@ def load_system(path: str | os.PathLike[str]) -> openmm.System:
     return openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
 
 
+def description_of(force: Any) -> dict[str, Any] | None:
+    """Read what a force of this package says about itself; None if it does not, or is another."""
+    if isinstance(force, openmm.PythonForce):
+        return stored_description(force)
+    return module_description(force)
+
+
 def stored_description(force: Any) -> dict[str, Any] | None:
     """Read what a Python force says about itself, also of a System that was copied or read.
 

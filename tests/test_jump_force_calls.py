@@ -78,8 +78,8 @@ def test_force_steps_after_jumps_tell_their_energy():
     loop.advance()
     before = forces.calls
     loop.advance()
-    # The steps after a jump know nothing of its forces, nor the next jump of theirs.
-    assert forces.calls - before == 4
+    # The steps after a jump know nothing of its forces, but the next jump knows theirs.
+    assert forces.calls - before == 3
 
 
 def test_steps_are_those_of_ase():
@@ -208,6 +208,31 @@ def test_a_jump_takes_the_forces_that_came_with_the_energy_of_the_one_before():
         ends.append(loop.states[0].positions)
     assert calls == [5, 10]
     np.testing.assert_allclose(*ends, rtol=0.0, atol=1e-9)
+
+
+def test_jumps_and_the_steps_between_them_know_the_forces_of_each_other():
+    ends, calls = [], []
+    for shared in (True, False):
+        asked = Asked()
+        others = FunctionForces(lambda positions, asked=asked: _answer(asked, positions))
+        loop = JumpLoop(
+            [state_from_ase(ethanol())],
+            load_propagator("atom-small-organics", dtype="float64", potential=asked),
+            8.0,
+            thermostat=make_thermostat("langevin", 300.0, 0.01),
+            forces=asked if shared else others,
+            md_steps_per_jump=4,
+            rng=np.random.default_rng(0),
+        )
+        loop.advance()
+        before = asked.calls
+        for _ in range(3):
+            loop.advance()
+        calls.append(asked.calls - before)
+        ends.append(loop.states[0].positions)
+    # The end of the jump and each of the steps; apart also the starts of both.
+    assert calls == [3 * 5, 3 * 7]
+    np.testing.assert_allclose(*ends, rtol=0.0, atol=1e-12)
 
 
 def _answer(asked, positions):

@@ -75,6 +75,27 @@ def test_frequent_calls_are_recorded(mode: Any) -> None:
         assert module.calls == 2
 
 
+def test_functions_of_the_first_arguments_share_recordings() -> None:
+    module, call = recorder()
+    with torch.no_grad():
+        for seed in range(RECORD_AFTER + 1):
+            both, power, _ = arguments(seed=seed)
+            call.ending_with(power, torch.tensor(float(seed)))(both)
+        recorded = module.calls
+        both, power, _ = arguments(seed=100)
+        for extra in (torch.ones(()), torch.zeros(())):
+            found = call.ending_with(power, extra)(both)
+            assert module.calls == recorded
+            expected = module(both, power, extra)
+            recorded += 1
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        for last in ((power, None), (power + 1, extra), (power, extra.double())):
+            found, expected = call.ending_with(*last)(both), module(both, *last)
+            recorded += 2
+            assert module.calls == recorded
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 def test_calls_with_gradients_are_not_recorded() -> None:
     module, call = recorder()
     repeat(call, RECORD_AFTER + 5, *arguments())

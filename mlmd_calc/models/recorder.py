@@ -55,13 +55,31 @@ class Recorder(Generic[R]):
         self._module = module
         self._calls: dict[Any, int] = {}
         self._recordings: dict[Any, Callable[..., Any]] = {}
+        self._endings: dict[Any, int] = {}
 
     def __call__(self, *arguments: Any) -> R:
         """Evaluate the function."""
+        return self._evaluate(arguments, (), None, [])
+
+    def ending_with(self, *last: Any) -> Callable[..., R]:
+        """Return the function of its other arguments, for many calls with the same last ones.
+
+        Looking for the tensors among them, once here, takes long if they are many.
+        """
+        tensors: list[Tensor] = []
+        ending = self._endings.setdefault(_shapes(last, tensors), len(self._endings))
+        return lambda *first: self._evaluate(first, last, ending, tensors)
+
+    def _evaluate(
+        self, first: tuple[Any, ...], last: tuple[Any, ...], ending: Any, of_last: list[Tensor]
+    ) -> R:
+        """Evaluate it, knowing tensors of the last arguments and a number for their shapes."""
+        arguments = (*first, *last)
         if torch.is_grad_enabled() or self._module.training:
             return self._function(*arguments)
         tensors: list[Tensor] = []
-        key = _shapes(arguments, tensors)
+        key = _shapes(first, tensors), ending
+        tensors += of_last
         if key not in self._recordings:
             if len(self._calls) >= _MOST_COUNTED:
                 self._calls.clear()

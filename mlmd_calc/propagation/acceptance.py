@@ -84,7 +84,12 @@ class Mover:
         molecules = self._molecules if molecules is None else molecules
         with self._ending(molecules, states):
             proposals = propose_force_steps(
-                forces, states, times, self._setup.md_timestep_fs, self._setup.generator
+                forces,
+                states,
+                times,
+                self._setup.md_timestep_fs,
+                self._setup.generator,
+                shared=self._setup.shares_forces,
             )
         moved = []
         results = self._judge.judge(molecules, proposals)

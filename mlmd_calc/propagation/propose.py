@@ -95,18 +95,37 @@ def propose_force_steps(
     times_fs: Times,
     timestep_fs: float,
     generator: torch.Generator,
+    *,
+    shared: bool,
 ) -> list[Proposal | Rejected]:
     """Take velocity-Verlet steps instead of jumps; the memory stays that of the jumps.
 
     The time step is shortened where it does not divide the time to the next frame. If one molecule
     is rejected, the others may not have reached the end.
 
+    Parameters
+    ----------
+    forces
+        Force model.
+    states
+        Where to start from.
+    times_fs
+        Times of frames on the way, and of the end.
+    timestep_fs
+        Time step in fs.
+    generator
+        Source of random numbers.
+    shared
+        Whether the forces that states know, those of the propagator's potential, are these.
+
     Raises
     ------
     BrokenPropagatorError
         If the force model raises anything but a failed prediction.
     """
-    reached = [replace(state, memory={}) for state in states]
+    reached = [
+        replace(state, memory={}, forces=state.forces if shared else None) for state in states
+    ]
     passed: list[list[State]] = [[] for _ in states]
     begin = 0.0
     for end in times_fs:
@@ -127,7 +146,12 @@ def propose_force_steps(
     return [
         Proposal(
             state,
-            replace(frames[-1], memory=state.memory, energy=verlet.known_energy(frames[-1])),
+            replace(
+                frames[-1],
+                memory=state.memory,
+                energy=verlet.known_energy(frames[-1]),
+                forces=verlet.known_forces(frames[-1]) if shared else None,
+            ),
             inner=tuple(replace(frame, memory={}) for frame in frames[:-1]),
         )
         for state, frames in zip(states, passed, strict=True)

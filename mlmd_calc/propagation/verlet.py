@@ -22,8 +22,9 @@ class VerletPropagator(Propagator):
     """Jumps made of velocity-Verlet steps: the reference for learned ones.
 
     Its memory holds forces and energy at the last frame, so that a jump of n steps costs n
-    evaluations as long as nothing else moves the atoms. Molecules are not turned: it is the force
-    model that knows how to average over orientations.
+    evaluations as long as nothing else moves the atoms; so does one from a state that tells its
+    forces. Molecules are not turned: it is the force model that knows how to average over
+    orientations.
 
     Parameters
     ----------
@@ -89,9 +90,10 @@ class VerletPropagator(Propagator):
         ]
 
     def _first_forces(self, states: Sequence[State]) -> list[FloatArray]:
-        others = [state for state in states if not _remembered(state)]
+        known = [self.known_forces(state) for state in states]
+        others = [state for state, own in zip(states, known, strict=True) if own is None]
         fresh = iter(self._evaluate(others, [state.positions for state in others], ("forces",))[1])
-        return [state.memory["forces"] if _remembered(state) else next(fresh) for state in states]
+        return [next(fresh) if own is None else own for own in known]
 
     def _evaluate_own(
         self, states: Sequence[State], x: Sequence[FloatArray], *, last: bool
@@ -126,6 +128,10 @@ class VerletPropagator(Propagator):
         """Energy at the end of a jump; see :meth:`Propagator.known_energy`."""
         known = _remembered(state) and "energy" in state.memory
         return float(state.memory["energy"]) if known else None
+
+    def known_forces(self, state: State) -> FloatArray | None:
+        """Return forces ``(n, 3)`` eV/Å that have just been evaluated, or that the state tells."""
+        return state.memory["forces"] if _remembered(state) else state.forces
 
     def state_dict(self) -> dict[str, Any]:
         """State of the force model."""

@@ -244,7 +244,7 @@ class Rollout:
         spread = self.network.config.pose_translation
         with torch.inference_mode():
             drawn = run_sampler(
-                lambda noisy, sigma: self._denoise(noisy, sigma, conditioning),
+                self._denoise.ending_with(conditioning),
                 standard_normal(shape, generators, memory.s),
                 random_steps(shape, spread, generators, memory.s),
                 features.atom_mask,
