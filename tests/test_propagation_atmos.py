@@ -81,10 +81,10 @@ def loop_of(propagator, state, seed=1, **options):
     return JumpLoop([state], propagator, STRIDE, rng=rng, **options)
 
 
-def test_noise_is_what_the_card_recommends(dipeptide):
+def test_sampler_is_what_the_card_recommends(dipeptide):
     system, changes = (
         build_system(dipeptide),
-        {"recommended": {"noise_scale_by_length": {"1": 1.5}}},
+        {"recommended": {"sampler_by_length": {"1": {"noise_scale": 1.5}}}},
     )
     recommending = ATMOSPropagator(small_model(card=changes), system, **BARE)
     plain = ATMOSPropagator(small_model(), system, **BARE)

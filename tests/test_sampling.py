@@ -581,19 +581,24 @@ def test_sampler_and_steps_change_the_frames(dipeptide, models, tmp_path):
     assert len(set(found)) == 5
 
 
-@pytest.mark.parametrize(("length", "scale"), [("2", 1.003), ("1", 1.5)])
-def test_noise_is_what_the_card_recommends_for_the_length(
-    dipeptide, system, tmp_path, length, scale
+@pytest.mark.parametrize(("length", "scale", "step"), [("2", 1.003, 1.5), ("1", 1.4, 1.1)])
+def test_sampler_is_what_the_card_recommends_for_the_length(
+    dipeptide, system, tmp_path, length, scale, step
 ):
     """The system has one amino acid; what is recommended from two on is not for it."""
     assert len(system.alpha_carbons) == 1
-    card = {"recommended": {"noise_scale_by_length": {length: 1.5, "7": 2.0}}}
+    one = {"noise_scale": 1.4, "step_scale": 1.1}
+    card = {"recommended": {"sampler_by_length": {length: one, "7": {"noise_scale": 2.0}}}}
     model = load_atmos(str(write_model(tmp_path / "m.safetensors", card=card)), device="cpu")
-    assert SamplerOptions().of(model, system).noise_scale == scale
-    assert SamplerOptions(noise_scale=1.1).of(model, system).noise_scale == 1.1
-    assert model.sampler(9).noise_scale == 2.0
+    recommended = SamplerOptions().of(model, system)
+    assert (recommended.noise_scale, recommended.step_scale) == (scale, step)
+    changed = SamplerOptions(noise_scale=1.2).of(model, system)
+    assert (changed.noise_scale, changed.step_scale) == (1.2, step)
+    own = model.network.config.sampler
+    assert model.sampler(9) == replace(own, noise_scale=2.0)
     frames = []
-    for index, options in enumerate([{}, {"noise_scale": scale}, {"noise_scale": scale + 0.1}]):
+    same = {"noise_scale": scale, "step_scale": step}
+    for index, options in enumerate([{}, same, {**same, "noise_scale": scale + 0.1}]):
         place = tmp_path / str(index)
         run = start(place, dipeptide, {"model": model.source}, frames=1, format="dcd", **options)
         run.run()

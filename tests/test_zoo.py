@@ -177,10 +177,12 @@ def test_card_with_an_element_without_energy_is_refused(tmp_path: Path) -> None:
         ({"license": "MIT"}, "license"),
         ({"recommended": {"rotations": "none"}}, "rotations"),
         ({"elements": [0]}, "0"),
-        ({"recommended": {"noise_scale_by_length": 1.2}}, "noise_scale_by_length=1.2"),
-        ({"recommended": {"noise_scale_by_length": {"one": 1.2}}}, "one"),
-        ({"recommended": {"noise_scale_by_length": {"1": 0.0}}}, "must be positive"),
-        ({"recommended": {"noise_scale_by_length": {"1": "high"}}}, "high"),
+        ({"recommended": {"sampler_by_length": 1.2}}, "sampler_by_length=1.2"),
+        ({"recommended": {"sampler_by_length": {"1": 1.2}}}, "must be positive factors"),
+        ({"recommended": {"sampler_by_length": {"one": {"noise_scale": 1.2}}}}, "one"),
+        ({"recommended": {"sampler_by_length": {"1": {"noise_scale": 0.0}}}}, "must be positive"),
+        ({"recommended": {"sampler_by_length": {"1": {"step_scale": "high"}}}}, "high"),
+        ({"recommended": {"sampler_by_length": {"1": {"steps": 10}}}}, "steps"),
     ],
 )
 def test_wrong_card_entries_are_refused(entries: dict, word: str) -> None:

@@ -138,7 +138,8 @@ class EnsembleComparison:
     torsion_divergences
         Of each rotatable bond, nats.
     basin_population_error
-        Largest deviation of the population of a basin of (φ, ψ), mean over residues.
+        Largest difference between the populations of a basin of (φ, ψ), fractions of the frames,
+        mean over residues.
     extended_phi_width
         Standard deviation of φ of extended residues, degrees.
     basin_changes

@@ -103,7 +103,7 @@ _LABELS: Final = {
     "chirality_flips_per_1000_frames": "mirror images in 1,000 frames",
     "ramachandran_divergence_nats": "φ, ψ, divergence, nats",
     "torsion_divergence_nats": "torsions, divergence, nats",
-    "basin_population_error_percent": "populations of basins, error, %",
+    "basin_population_error_percent": "populations of basins, error, points",
     "extended_phi_width_degrees": "width of φ, extended, °",
     "basin_changes_per_frame": "basin changes per frame",
     f"rmsd_{LAG}_frames_apart_A": f"RMSD of frames {LAG} apart, Å",

@@ -29,10 +29,11 @@ RECOMMENDED_SETTINGS: Final = (
     *("forces", "rotation", "n_rotations", "dtype", "max_spread"),
     *("potential", "stride_fs"),
     *("friction_per_ps", "lowest_friction_per_ps", "temperature_range_K"),
-    "noise_scale_by_length",
+    "sampler_by_length",
 )
 """Settings of :class:`mlmd_calc.Potential`, of jumps and of samplers that a card may recommend."""
 
+_SAMPLER_SETTINGS: Final = ("noise_scale", "step_scale", "gamma_0")
 _LONGEST_NAME: Final = 200
 _MOST_PARAMETERS: Final = 10**12
 
@@ -61,9 +62,10 @@ class ModelCard:
         propagators the force field "potential", the time step "stride_fs" and a Langevin
         thermostat's "friction_per_ps"; also what was measured to go wrong, friction below
         "lowest_friction_per_ps", and to go well, "temperature_range_K" from lowest to highest; for
-        ATMOS models "noise_scale_by_length", factors on the noise of the sampler by the number of
-        amino acids from which on they hold, e.g. ``{"1": 1.2, "4": 1.0}``; empty if nothing is
-        recommended.
+        ATMOS models "sampler_by_length", "noise_scale", "step_scale" and "gamma_0" of the sampler
+        by the number of amino acids from which on they hold, e.g. ``{"1": {"noise_scale": 1.2},
+        "4": {"noise_scale": 1.1, "step_scale": 1.0}}``, what is left out being that of the network;
+        empty if nothing is recommended.
     strides_ps
         Times in ps between the frames the model was trained on, for models that know no others.
     temperature_K
@@ -151,7 +153,7 @@ class ModelCard:
                 f"a model card cannot recommend {shown(unknown)}; known settings are "
                 f"{', '.join(RECOMMENDED_SETTINGS)}"
             )
-        _check_noise_scale(self.recommended.get("noise_scale_by_length", {}))
+        _check_sampler(self.recommended.get("sampler_by_length", {}))
 
     def _check_name(self) -> None:
         """Refuse names that would be taken for a path or break a line."""
@@ -244,16 +246,25 @@ def _check_printable(name: str, value: object) -> None:
         )
 
 
-def _check_noise_scale(scales: object) -> None:
-    """Refuse what is not a factor by the least number of amino acids."""
-    entries: dict[Any, Any] = dict(scales) if isinstance(scales, Mapping) else {"": scales}
-    for least, scale in entries.items():
-        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if not (str(least).isdecimal() and number and 0.0 < scale < math.inf):
+def _check_sampler(by_length: object) -> None:
+    """Refuse what is not settings of the sampler by the least number of amino acids."""
+    entries: dict[Any, Any] = dict(by_length) if isinstance(by_length, Mapping) else {"": by_length}
+    for least, settings in entries.items():
+        if not (str(least).isdecimal() and _are_factors(settings)):
             raise ConfigError(
-                f"noise_scale_by_length={shown(scales)} of a model card; it must be positive "
-                'factors by the least number of amino acids, like {"1": 1.2, "4": 1.0}'
+                f"sampler_by_length={shown(by_length)} of a model card; it must be positive "
+                f"factors {', '.join(_SAMPLER_SETTINGS)} by the least number of amino acids, "
+                'like {"1": {"noise_scale": 1.2, "step_scale": 1.0}}'
             )
+
+
+def _are_factors(settings: object) -> bool:
+    if not isinstance(settings, Mapping) or set(settings) - set(_SAMPLER_SETTINGS):
+        return False
+    return all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf
+        for value in settings.values()
+    )
 
 
 def _trained_state(values: object) -> TrainedState:

@@ -83,7 +83,7 @@ class ATMOSModel(LoadedModel[ATMOS]):
     """A loaded ATMOS network, see :class:`LoadedModel`."""
 
     def sampler(self, amino_acids: int) -> SamplerConfig:
-        """Return the sampler for a molecule: the network's, with the noise the card recommends.
+        """Return the sampler for a molecule: the network's, with what the card recommends.
 
         Parameters
         ----------
@@ -92,10 +92,14 @@ class ATMOSModel(LoadedModel[ATMOS]):
             molecular dynamics.
         """
         sampler = self.network.config.sampler
-        recommended = self.card.recommended.get("noise_scale_by_length", {})
-        scales = {int(least): scale for least, scale in recommended.items()}
-        reached = [least for least in scales if least <= amino_acids]
-        return replace(sampler, noise_scale=float(scales[max(reached)])) if reached else sampler
+        recommended = self.card.recommended.get("sampler_by_length", {})
+        settings = {int(least): own for least, own in recommended.items()}
+        reached = [least for least in settings if least <= amino_acids]
+        if not reached:
+            return sampler
+        own = settings[max(reached)]
+        factors: dict[str, Any] = {name: float(factor) for name, factor in own.items()}
+        return replace(sampler, **factors)
 
 
 @dataclass(frozen=True)
