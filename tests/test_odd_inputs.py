@@ -266,4 +266,4 @@ def test_steps_and_friction_of_dynamics_that_are_no_numbers_are_named(value):
             JumpNVT(ethanol, 8 * fs, verlet, 300.0, friction=value)
     ethanol.calc = MDETCalculator(toy_model())
     with pytest.raises(ConfigError, match=r"timestep=.*; it must be a positive number"):
-        MTSLangevin(ethanol, value, inner_steps=2, temperature_K=300.0, friction=0.01)
+        MTSLangevin(ethanol, value, ethanol.calc, inner_steps=2, temperature_K=300.0, friction=0.01)
