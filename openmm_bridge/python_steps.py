@@ -60,7 +60,7 @@ def number_in(quantity: Any, in_unit: Any) -> float:
     value = quantity
     if unit.is_quantity(quantity) and quantity.unit.is_compatible(in_unit):
         value = quantity.value_in_unit(in_unit)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigError(
             f"{shown(quantity)} cannot be expressed in {in_unit}; give a number in that unit, or a "
             "Quantity"
