@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import ase
 import numpy as np
 from ase.calculators.calculator import (
     Calculator,
+    PropertyNotImplementedError,
     all_changes,
     register_calculator_class,
 )
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import ElectronicState, as_integer, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.options import shown
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
 from mlmd_calc.potential.options import ForceOptions, refuse_unknown
 from mlmd_calc.zoo import Model
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_NO_PRESSURE: Final = "isolated molecules have no pressure: use dynamics of constant volume"
 
 
 class MDETCalculator(Calculator):
@@ -164,6 +168,20 @@ class MDETCalculator(Calculator):
             raise InputError("there are no atoms yet; pass atoms or set atoms.calc first")
         return structure_from_ase(atoms, self.charge, self.multiplicity)
 
+    def get_property(
+        self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return one result; what the model does not answer is refused as ASE expects it."""
+        if name not in self.implemented_properties:
+            known = ", ".join(self.implemented_properties)
+            hint = f"; {_NO_PRESSURE}" if name == "stress" else ""
+            raise PropertyNotImplementedError(
+                f"{type(self).__name__} has no {name}, but {known}{hint}"
+            )
+        return super().get_property(  # type: ignore[no-untyped-call]
+            name, atoms, allow_calculation
+        )
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -195,6 +213,8 @@ class MDETCalculator(Calculator):
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """List what changed since the last calculation, charge and multiplicity included."""
+        if not isinstance(atoms, ase.Atoms):
+            raise InputError(f"{shown(atoms)} is no molecule; pass ase.Atoms")
         changes: list[str] = super().check_state(  # type: ignore[no-untyped-call]
             atoms, tol=tol
         )

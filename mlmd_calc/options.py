@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import reprlib
 import types
 from collections.abc import Mapping
@@ -62,11 +63,23 @@ def check_types(options: Any, prefix: str = "") -> None:
 
 def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
     """Refuse a count outside the range of what can be built."""
-    value = getattr(options, name)
-    if not _fits(value, int) or not least <= value <= most:
+    count(name, getattr(options, name), least, most)
+
+
+def count(name: str, value: Any, least: int = 1, most: int = LARGEST_COUNT) -> int:
+    """Return a whole number as one of Python's.
+
+    Raises
+    ------
+    ConfigError
+        If the value is no whole number, or outside the limits.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
         raise ConfigError(
             f"{name}={shown(value)}; it must be a whole number from {least} to {most:,}"
         )
+    return int(value)
 
 
 def check_choices(options: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
@@ -84,12 +97,23 @@ def check_fraction(options: Any, name: str) -> None:
         raise ConfigError(f"{name}={shown(value)}; it must be at least 0 and less than 1")
 
 
+def positive_number(name: str, value: Any) -> float:
+    """Return a positive number as one of Python's, which JSON and comparisons know.
+
+    Raises
+    ------
+    ConfigError
+        If the value is no number, infinite or not positive.
+    """
+    if not _is_number(value) or not value > 0.0:
+        raise ConfigError(f"{name}={shown(value)}; it must be a positive number")
+    return float(value)
+
+
 def check_positive(options: Any, *names: str) -> None:
     """Refuse what is no positive number."""
     for name in names:
-        value = getattr(options, name)
-        if not _fits(value, float) or not value > 0.0:
-            raise ConfigError(f"{name}={shown(value)}; it must be a positive number")
+        positive_number(name, getattr(options, name))
 
 
 def check_not_negative(options: Any, *names: str) -> None:
@@ -101,11 +125,25 @@ def check_not_negative(options: Any, *names: str) -> None:
 
 
 def check_at_least(options: Any, least: float, *names: str) -> None:
-    """Refuse what is below a limit or has no end."""
+    """Refuse what is below a limit or has no end, and parts where a field is of whole numbers."""
+    whole = _whole(options)
     for name in names:
         value = getattr(options, name)
-        if not least <= value < math.inf:
+        if not _is_number(value) or not least <= value:
             raise ConfigError(f"{name}={shown(value)}; it must be at least {least:g} and finite")
+        if name in whole and value != int(value):
+            raise ConfigError(f"{name}={shown(value)}; it must be a whole number")
+
+
+def make_plain(options: Any) -> None:
+    """Turn numbers of numpy in a dataclass into those of Python, which JSON knows."""
+    whole = _whole(options)
+    for field in dataclasses.fields(options):
+        name, value = field.name, getattr(options, field.name)
+        if name in whole:
+            object.__setattr__(options, name, int(value))
+        elif isinstance(value, numbers.Real) and hasattr(value, "item"):
+            object.__setattr__(options, name, value.item())
 
 
 def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str, Any]:
@@ -156,6 +194,18 @@ def _contents(value: object) -> list[object]:
 def _declared(kind: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _whole(options: Any) -> set[str]:
+    """Names of the fields of whole numbers; names of other types need not be known here."""
+    return {field.name for field in dataclasses.fields(options) if field.type in (int, "int")}
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite real number, of Python or of numpy; True is none."""
+    if isinstance(value, numbers.Integral):
+        return not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import openmm
 
+from mlmd_calc.options import count
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.options import ForceOptions, refuse_unknown
 from mlmd_calc.zoo import Model
@@ -19,6 +20,9 @@ from openmm_bridge.region import Region, check_one_molecule, region_from_topolog
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_LAST_GROUP: Final = 31
+"""Of the force groups that OpenMM has."""
 
 
 def create_force(
@@ -89,13 +93,14 @@ def create_force(
     """
     refuse_unknown(options, "create_force")
     chosen = choose_backend(backend)
+    group = count("forceGroup", forceGroup, 0, _LAST_GROUP)
     region = region_from_topology(topology, atoms, charge=charge, multiplicity=multiplicity)
     check_one_molecule(topology, region)
     return make_force(
         model,
         region,
         backend=chosen,
-        forceGroup=forceGroup,
+        forceGroup=group,
         **options,
     )
 

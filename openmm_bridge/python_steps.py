@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, Final
 
 import openmm
 from openmm import unit
+
+from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import shown
 
 _COUNTING: Final = "counting"
 """Global variable that is 1 while OpenMM counts a step that was done in Python."""
@@ -46,5 +50,19 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
 
 
 def number_in(quantity: Any, in_unit: Any) -> float:
-    """Convert a Quantity to a number; a number is in the unit already."""
-    return float(quantity.value_in_unit(in_unit) if unit.is_quantity(quantity) else quantity)
+    """Convert a Quantity to a number; a number is in the unit already.
+
+    Raises
+    ------
+    ConfigError
+        If it is no number, or in a unit of something else.
+    """
+    value = quantity
+    if unit.is_quantity(quantity) and quantity.unit.is_compatible(in_unit):
+        value = quantity.value_in_unit(in_unit)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(
+            f"{shown(quantity)} cannot be expressed in {in_unit}; give a number in that unit, or a "
+            "Quantity"
+        )
+    return float(value)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import as_integer
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import charge_of_groups, fragments_of, neighbour_lists
+from mlmd_calc.geometry.bonds import fragments_of, neighbour_lists
+from mlmd_calc.geometry.lewis import implied_charge
 from mlmd_calc.potential import Structure
 from mlmd_calc.zoo import ModelCard
 
@@ -206,7 +207,7 @@ def check_one_molecule(topology: Any, region: Region) -> None:
             )
         if first in own:
             bonds.append((own[first], own[second]))
-    ionic = charge_of_groups(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
+    ionic = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
     # Odd charges are refused as ones that do not go with the multiplicity.
     if region.charge == 0 and ionic and ionic % 2 == 0:
         warnings.warn(

@@ -635,3 +635,14 @@ def test_public_names_are_there_and_unknown_ones_are_not() -> None:
         assert getattr(mlmd_calc, name)
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         mlmd_calc.Nonsense  # noqa: B018
+
+
+def test_what_the_model_does_not_answer_is_refused_with_what_it_does():
+    atoms = molecule("H2O")
+    atoms.calc = MDETCalculator(toy_model())
+    with pytest.raises(PropertyNotImplementedError, match=r"no stress, but energy.*no pressure"):
+        atoms.get_stress()
+    with pytest.raises(PropertyNotImplementedError, match=r"no dipole, but energy.*forces$"):
+        atoms.get_dipole_moment()
+    with pytest.raises(InputError, match=r"is no molecule; pass ase\.Atoms"):
+        atoms.calc.get_potential_energy([atoms])

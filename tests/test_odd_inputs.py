@@ -1,15 +1,25 @@
 """Everyday inputs with something odd: sentences that say what to do, and no absurd numbers."""
 
+import json
+from dataclasses import asdict
+
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.units import fs
+from toy_models import toy_model
 
+from mlmd_calc import MDETCalculator
 from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data import read_dataset
 from mlmd_calc.electrons import electronic_state
-from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.potential import structure_from_ase
+from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.lewis import charge_of_bonds
+from mlmd_calc.md import JumpNVE, JumpNVT, MDSettings, MTSLangevin
+from mlmd_calc.potential import Potential, structure_from_ase
+from mlmd_calc.propagation import Langevin, VerletPropagator
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -155,6 +165,12 @@ def test_a_column_of_charges_states_the_total():
         ("c1[nH]c[nH+]c1CC[NH3+]", 2),
         ("[O-]S(=O)(=O)CCS(=O)(=O)[O-]", -2),
         ("CP(=O)([O-])[O-]", -2),
+        ("[O-]C(=O)C(=O)[O-]", -2),
+        ("[O-]S(=O)(=O)[O-]", -2),
+        ("[S-]CC[S-]", -2),
+        ("[O-]C(=O)c1ccc([O-])cc1", -2),
+        ("c1cc[nH+]cc1CC[NH3+]", 2),
+        ("C[n+]1ccn(CCn2cc[n+](C)c2)c1", 2),
     ],
 )
 def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
@@ -163,6 +179,14 @@ def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
         load_structure(path)
     for stated in (charge, 0):
         assert load_structure(path, charge=stated).info["charge"] == stated
+    # The same atoms in a script are asked about when a force field sees them first.
+    atoms = ase.io.read(path)
+    potential = Potential(toy_model())
+    with pytest.raises(InputError, match=rf"bonds imply \{charge:+d}; pass charge={charge} "):
+        potential.evaluate([atoms])
+    for stated in (charge, 0):
+        atoms.info["charge"] = stated
+        assert np.isfinite(potential.evaluate([atoms])[0].forces).all()
 
 
 @pytest.mark.parametrize(
@@ -177,8 +201,69 @@ def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
         "c1c[nH]cn1",
         "COP(=O)(OC)OC",
         "c1cc[nH+]cc1C(=O)[O-]",
+        "[O-][n+]1ccccc1",
+        "O=[N+]([O-])c1ccc([N+](=O)[O-])cc1",
+        "CN=[N+]=[N-]",
+        "C[N+]#[C-]",
+        "CS(=O)C",
+        "CC#[N+][O-]",
+        "O=C1C=CC(=O)C=C1",
     ],
 )
 def test_neutral_molecules_with_ionic_groups_need_no_charge(tmp_path, smiles):
     path = write_xyz(tmp_path / "x.xyz", load_structure(f"smiles:{smiles}"))
     assert load_structure(path).info["charge"] == 0
+    assert charge_of_bonds(ase.io.read(path)) == 0
+
+
+def test_bonds_that_are_about_to_break_imply_no_charge():
+    atoms = molecule("N2H4")
+    for gap in (0.0, 0.3, 0.7):  # up to a bond of 2.1 Å
+        stretched = atoms.copy()
+        stretched.positions[:, 1] += gap / 2 * np.sign(atoms.positions[:, 1])
+        assert charge_of_bonds(stretched) == 0
+
+
+def test_a_sequence_too_long_for_random_conformers_is_refused_at_once():
+    with pytest.raises(InputError, match=r"300 amino acids cannot be built.*give a structure file"):
+        load_structure("sequence:" + "AGKLEVSFTD" * 30)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature_K": "300"},
+        {"temperature_K": np.inf},
+        {"timestep_fs": None},
+        {"friction_per_ps": True},
+        {"seed": "one"},
+        {"interval": 2.5},
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(settings):
+    ((name, _),) = settings.items()
+    with pytest.raises(ConfigError, match=f"{name}=.*; it must be"):
+        MDSettings(**settings)
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = MDSettings(temperature_K=np.float32(300.0), interval=np.int64(10))
+    assert settings == MDSettings(temperature_K=300.0, interval=10)
+    assert json.loads(json.dumps(asdict(settings)))["interval"] == 10
+    assert Langevin(np.int64(300), np.float32(0.5)) == Langevin(300.0, 0.5)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, -1.0, "8", None, [8.0], True])
+def test_steps_and_friction_of_dynamics_that_are_no_numbers_are_named(value):
+    ethanol = molecule("CH3CH2OH")
+    verlet = VerletPropagator(Potential(toy_model()), 0.5)
+    with pytest.raises(ConfigError, match=r"timestep=.*; it must be a positive number"):
+        JumpNVE(ethanol, value, verlet)
+    with pytest.raises(ConfigError, match=r"temperature_K=.*; it must be a positive number"):
+        JumpNVT(ethanol, 8 * fs, verlet, value, friction=0.01)
+    if value is not None:
+        with pytest.raises(ConfigError, match=r"friction=.*; it must be a positive number"):
+            JumpNVT(ethanol, 8 * fs, verlet, 300.0, friction=value)
+    ethanol.calc = MDETCalculator(toy_model())
+    with pytest.raises(ConfigError, match=r"timestep=.*; it must be a positive number"):
+        MTSLangevin(ethanol, value, ethanol.calc, inner_steps=2, temperature_K=300.0, friction=0.01)

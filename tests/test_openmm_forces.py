@@ -622,3 +622,9 @@ def test_pythontorchforce_is_used_where_there_is_one(ethanol, monkeypatch):
     known_energy, known = expected(ethanol, model=model, rotation="none")
     assert energy == pytest.approx(known_energy, rel=1e-9)
     np.testing.assert_allclose(forces, known, rtol=0, atol=1e-9 * np.abs(known).max())
+
+
+@pytest.mark.parametrize("group", [32, -1, "a", 1.5])
+def test_force_groups_that_openmm_does_not_have_are_refused(group):
+    with pytest.raises(ConfigError, match=r"forceGroup=.*a whole number from 0 to 31"):
+        create_force(topology_of(molecule("H2O")), toy_model(), forceGroup=group)

@@ -664,3 +664,13 @@ def test_a_finished_simulation_is_freed():
         assert context() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", ["temperature", "frictionCoeff", "stepSize"])
+@pytest.mark.parametrize("value", ["300", [300.0], True, 1 + 1j, 3 * unit.meter])
+def test_arguments_that_are_no_numbers_are_refused_with_their_unit(name, value):
+    arguments = {"temperature": 300.0, "frictionCoeff": 1.0, "stepSize": 0.008, name: value}
+    with pytest.raises(ConfigError, match=r"cannot be expressed in .*give a number in that unit"):
+        JumpNVTIntegrator(
+            HarmonicPropagator(springs()), topology_of(springs_state().to_atoms()), **arguments
+        )

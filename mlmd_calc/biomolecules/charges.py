@@ -17,7 +17,8 @@ from mlmd_calc.biomolecules.structure import (
     residue_kind,
 )
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import CARBON, charge_of_groups
+from mlmd_calc.geometry.bonds import CARBON
+from mlmd_calc.geometry.lewis import implied_charge
 
 _ADD: Final = "add hydrogens and what else is missing first, for example with PDBFixer"
 _WATER_HYDROGENS: Final = 2
@@ -68,7 +69,9 @@ def _has_ionic_groups(graph: BondGraph, atoms: NDArray[np.int64]) -> bool:
     numbers = graph.structure.numbers[atoms]
     own = graph.bonds[np.isin(graph.bonds, atoms).any(axis=1)]
     used, pairs = np.unique(own, return_inverse=True)
-    charge = charge_of_groups(graph.structure.numbers[used], pairs.reshape(-1, 2))
+    # Atoms of other residues end the residue as hydrogens would.
+    capped = np.where(np.isin(used, atoms), graph.structure.numbers[used], 1)
+    charge = implied_charge(capped, pairs.reshape(-1, 2))
     return charge != 0 and bool((numbers == 1).any())
 
 

@@ -237,6 +237,13 @@ def sample(
             reference_ps=reference_ps,
         )
         built = read_start(start, seed)
+        if relax is not None:
+            console.print(
+                f"Measuring the energies that frames may have, in {reference_ps:g} ps of dynamics "
+                f"with {relax} (--reference-ps).",
+                markup=False,
+                highlight=False,
+            )
         with console.status("starting"):
             run = SamplingRun.start(out, job, built, relaxation_forces)
     go_on = f"go on with: mlmd sample --restart --out {shlex.quote(str(out))}"

@@ -39,12 +39,11 @@ from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
 from mlmd_calc.electrons import electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import (
-    charge_of_groups,
     check_bonded,
     check_contacts,
     check_hydrogens,
-    find_bonds,
 )
+from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.io.files import (
     COMPRESSED,
     refuse_byte_order_mark,
@@ -189,8 +188,9 @@ def _check_neutral(text: str, atoms: ase.Atoms) -> None:
 
     An odd charge is refused as one that does not go with the multiplicity.
     """
-    charge = charge_of_groups(atoms.numbers, find_bonds(atoms).pairs)
-    if atoms.info["charge"] == 0 and charge % 2 == 0 and charge:
+    charge = charge_of_bonds(atoms)
+    state = atoms.info["charge"], atoms.info["multiplicity"]
+    if state == (0, 1) and charge % 2 == 0 and charge:
         raise InputError(
             f"{text} is taken for a neutral molecule, but its ionic groups have charge {charge:+d};"
             f" give --charge {charge}, or --charge 0 if other charges balance them"

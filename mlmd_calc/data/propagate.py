@@ -33,6 +33,7 @@ from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax
 from mlmd_calc.data.sampling_settings import require_setting
 from mlmd_calc.data.start_states import HOTTEST_K, THERMALISE_STEPS, StartStates
+from mlmd_calc.electrons import ElectronicState
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import FolderLock
@@ -310,15 +311,15 @@ def _at_minima(
 ) -> ParallelRuns:
     """Make runs that rest at minima of the force model."""
     start = conformers_of(molecule, min(settings.conformers, settings.runs), rng)
-    state = {"charge": molecule.charge, "multiplicity": molecule.multiplicity}
+    state = ElectronicState(molecule.charge, molecule.multiplicity)
     minima = []
     for positions in start.positions:
-        atoms = Atoms(start.numbers, positions, info=state)
+        atoms = Atoms(start.numbers, positions, info=state._asdict())
         atoms.calc = ForceModelCalculator(force_model)
         relax(molecule, atoms, start)
         minima.append(atoms.positions)
     in_turn = np.arange(settings.runs) % len(minima)
-    kind = Structure(start.numbers, start.positions[0], **state)
+    kind = Structure(start.numbers, start.positions[0], *state)
     return ParallelRuns(force_model, kind, np.array(minima)[in_turn], start.bonds)
 
 

@@ -26,15 +26,6 @@ _CLOSEST: Final = 0.5
 """Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77."""
 
 CARBON: Final = 6
-_HYDROGEN, _NITROGEN, _OXYGEN, _PHOSPHORUS, _SULFUR = 1, 7, 8, 15, 16
-_ACIDS: Final = {
-    (CARBON, 3): 1,
-    (_NITROGEN, 3): 2,
-    (_PHOSPHORUS, 4): 1,
-    (_SULFUR, 4): 2,
-}
-"""Oxygen atoms without other neighbours of an atom with so many neighbours, in neutral groups."""
-
 _SEVERAL: Final = 2
 _TRIPLE_BOND: Final = 1.25
 """Å; the longest triple bond of a carbon atom, to carbon, is 1.21 Å."""
@@ -154,40 +145,6 @@ def find_bonds(atoms: ase.Atoms) -> Bonds:
     lengths = bond_lengths(atoms.positions, pairs)
     bonded = lengths < radii[pairs].sum(axis=1)
     return Bonds(pairs[bonded], lengths[bonded])
-
-
-def charge_of_groups(numbers: NDArray[np.integer], pairs: NDArray[np.integer]) -> int:
-    """Add up the charges of groups that are ions whatever they are bonded to.
-
-    These are nitrogen with four neighbours, guanidinium, imidazolium, and acids without their
-    hydrogen: carboxylates, carbonate, nitrate, sulfonates, sulfate and phosphates. Other ions, such
-    as phenolates, do not show in numbers of neighbours.
-
-    Parameters
-    ----------
-    numbers
-        ``(n,)`` atomic numbers, hydrogens among them.
-    pairs
-        ``(b, 2)`` indices of bonded atoms.
-
-    Returns
-    -------
-    int
-        In e.
-    """
-    neighbours = neighbour_lists(len(numbers), pairs.tolist())
-    total = 0
-    for atom, bonded in enumerate(neighbours):
-        kind = int(numbers[atom]), len(bonded)
-        around = [(int(numbers[i]), len(neighbours[i])) for i in bonded]
-        bare, amines = around.count((_OXYGEN, 1)), around.count((_NITROGEN, 3))
-        if kind in _ACIDS:
-            total -= max(0, bare - _ACIDS[kind])
-        if kind == (_NITROGEN, 4):
-            total += not bare
-        elif kind == (CARBON, 3) and amines > 1:
-            total += amines + around.count((_HYDROGEN, 1)) == 3
-    return total
 
 
 def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64]) -> None:

@@ -148,6 +148,12 @@ class AttachedCalculator:
             restore_results(last, state["results"])
 
 
+def check_charge(atoms: ase.Atoms, calculator: Any) -> None:
+    """Refuse ions of which neither atoms nor calculators say that they are any."""
+    if all(_parameter(part, "charge") is None for part in parts_of(calculator)):
+        structure_from_ase(atoms).check_charge()
+
+
 class ForceModelCalculator(Calculator):
     """A force model as ASE's optimisers see it."""
 

@@ -169,8 +169,8 @@ class ExactNVT(RestartableDynamics, StepLoop):
         self.trajectory_steps = trajectory_steps
         check_positive(self, "temperature_K")
         check_count(self, "trajectory_steps")
-        if not friction > 0:
-            raise ConfigError(f"friction={friction}; it must be positive")
+        if friction != math.inf:
+            check_positive(self, "friction")
         self._target = ForceSource(atoms, target)
         model = Potential(proposal) if isinstance(proposal, str) else proposal
         self._proposal = ForceSource(atoms, model, partner=target)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.md.attached import AttachedCalculator, state_of
+from mlmd_calc.md.attached import AttachedCalculator, check_charge, state_of
 from mlmd_calc.md.engine import DynamicsState, Measured
 from mlmd_calc.md.settings import Ensemble, MDSettings
 from mlmd_calc.propagation import (
@@ -78,6 +78,8 @@ class Jumps:
         self.sampler = self.acceptance = None
         self._molecules = list(molecules)
         self._calc: Any = self._molecules[0].calc
+        for atoms in self._molecules:
+            check_charge(atoms, self._calc)
         self.loop = JumpLoop(
             [state_of(atoms, self._calc) for atoms in self._molecules],
             propagator,

@@ -18,6 +18,7 @@ from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.jump_engine import Jumps, show
 from mlmd_calc.md.jump_logger import JumpLogger
 from mlmd_calc.md.restartable import StepLoop, trajectory_options
+from mlmd_calc.options import positive_number
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
@@ -113,13 +114,14 @@ class JumpDynamics(StepLoop):
         if options.pop("fixcm", False) or _fixes_centre(atoms):
             corrections = of_loop.get("corrections") or Corrections()
             of_loop["corrections"] = replace(corrections, fix_centre=True)
+        inner_fs = 0.5 if md_timestep is None else _femtoseconds("md_timestep", md_timestep)
         self._jumps = Jumps(
             [atoms],
             as_propagator(propagator, atoms),
-            _femtoseconds(timestep),
+            _femtoseconds("timestep", timestep),
             thermostat,
             forces=None if atoms.calc is None else AttachedCalculator(atoms),
-            md_timestep_fs=0.5 if md_timestep is None else _femtoseconds(md_timestep),
+            md_timestep_fs=inner_fs,
             **of_loop,
         )
         within = self.loop.setup.frames_per_step
@@ -196,7 +198,7 @@ class JumpDynamics(StepLoop):
 
     def set_timestep(self, timestep: float) -> None:
         """Change the length of a jump, in ASE time units; not with frames inside jumps."""
-        self.loop.stride_fs = _femtoseconds(timestep)
+        self.loop.stride_fs = _femtoseconds("timestep", timestep)
         self.dt = timestep
 
     def get_time(self) -> float:
@@ -350,16 +352,16 @@ class JumpNVT(JumpDynamics):
                 f"temperature={temperature} and temperature_K={temperature_K}; give one of them"
             )
         if temperature is not None:
-            temperature_K = temperature / units.KB
+            temperature_K = positive_number("temperature", temperature) / units.KB
         self._change(temperature_K=temperature_K)
 
     def set_friction(self, friction: float) -> None:
         """Change the friction of "langevin", in inverse ASE time units."""
-        self._change(friction_per_fs=friction * units.FS)
+        self._change(friction_per_fs=positive_number("friction", friction) * units.FS)
 
     def set_taut(self, taut: float) -> None:
         """Change the time constant of "bussi", in ASE time units."""
-        self._change(relaxation_fs=taut / units.FS)
+        self._change(relaxation_fs=positive_number("taut", taut) / units.FS)
 
     def _change(self, **values: Any) -> None:
         thermostat: Any = self.loop.thermostat
@@ -375,20 +377,19 @@ def _friction_per_fs(thermostat: str, friction: float | None, taut: float | None
     """Friction, or inverse time constant, of which the thermostat takes one and not the other."""
     given = {"friction": friction, "taut": taut}
     needed, other = ("taut", "friction") if thermostat == "bussi" else ("friction", "taut")
-    if given[needed] is None or given[other] is not None or taut == 0.0:
+    if given[needed] is None or given[other] is not None:
         raise ConfigError(
             f"thermostat={thermostat!r} takes {needed}=..., positive, and not {other}; got "
             f"friction={friction} and taut={taut}"
         )
     if friction is not None:
-        return friction * units.FS
-    assert taut is not None
-    return units.FS / taut
+        return positive_number("friction", friction) * units.FS
+    return units.FS / positive_number("taut", taut)
 
 
-def _femtoseconds(time: float) -> float:
+def _femtoseconds(name: str, time: float) -> float:
     """Convert from ASE time units, such that 8 * ase.units.fs becomes 8."""
-    return round(time / units.FS, 9)
+    return round(positive_number(name, time) / units.FS, 9)
 
 
 def _fixes_centre(atoms: ase.Atoms) -> bool:

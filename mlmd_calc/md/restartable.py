@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from ase.md.md import MolecularDynamics
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.io.files import replacing
 from mlmd_calc.io.restart import check_identity, read_restart, write_restart
+from mlmd_calc.options import positive_number
 from mlmd_calc.wording import counted
 
 
@@ -101,8 +101,7 @@ class RestartableDynamics(MolecularDynamics):
         restart: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        if not (math.isfinite(timestep) and timestep > 0):
-            raise ConfigError(f"timestep={timestep}; it must be a positive number")
+        timestep = positive_number("timestep", timestep)
         if atoms.constraints:
             raise InputError(
                 f"the atoms carry the constraints {atoms.constraints}, which "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import BOND_LIMIT
-from mlmd_calc.options import check_at_least
+from mlmd_calc.options import check_at_least, check_positive, make_plain
 
 if TYPE_CHECKING:
     from mlmd_calc.propagation.other_forces import OtherForces
@@ -89,10 +88,10 @@ class JumpSettings:
     frames_per_jump: int = 1
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.stride_fs) and self.stride_fs > 0):
-            raise ConfigError(f"stride_fs={self.stride_fs}; it must be a positive number")
+        check_positive(self, "stride_fs")
         check_at_least(self, 0, "md_steps_per_jump")
         check_at_least(self, 1, "replicas", "frames_per_jump")
+        make_plain(self)
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,7 @@ class ExactSettings:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "trajectory_steps")
         check_at_least(self, 0, "warmup")
+        make_plain(self)
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,12 @@ class MDSettings:
         if self.friction_per_ps is None and self.jumps is None:
             usual = _FRICTION_PER_PS if self.exact is None else _EXACT_FRICTION_PER_PS
             object.__setattr__(self, "friction_per_ps", usual)
-        for name in ("timestep_fs", "friction_per_ps", "bond_limit", "bond_stop"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name}={value}; it must be a positive number")
+        check_positive(self, "timestep_fs", "bond_limit", "bond_stop")
+        if self.friction_per_ps is not None:
+            check_positive(self, "friction_per_ps")
         check_at_least(self, 0, "temperature_K", "seed")
         check_at_least(self, 1, "interval", "checkpoint_interval", "inner_steps")
+        make_plain(self)
         if self.temperature_K == 0 and self.thermostatted:
             raise ConfigError(
                 f"temperature_K=0 with ensemble {self.ensemble.value!r}; a thermostat needs a "

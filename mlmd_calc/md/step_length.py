@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import count, positive_number
 
 ACCEPTANCE: Final = 0.8
 """Wanted mean probability of acceptance."""
@@ -38,16 +38,13 @@ class StepLength:
     Raises
     ------
     ConfigError
-        If `start` is not positive or `steps` is negative.
+        If `start` is not positive or `steps` is no count.
     """
 
     def __init__(self, start: float, steps: int) -> None:
-        if not 0.0 < start < math.inf:
-            raise ConfigError(f"timestep={start}; it must be a positive number")
-        if steps < 0:
-            raise ConfigError(f"warmup={steps}; it must not be negative")
+        start = positive_number("timestep", start)
         self.value = start
-        self.steps = steps
+        self.steps = count("warmup", steps, 0)
         self._start = start
         self._done = 0
         self._error = 0.0

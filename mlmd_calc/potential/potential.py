@@ -147,7 +147,7 @@ class Potential:
         chooses = device == "auto" and self.device.type == "cuda"
         self._small_on_cpu = chooses and not graphs_work(self.device)
         self.coverage = Coverage.of(self.model.card)
-        self._checked: set[tuple[bytes, int, int]] = set()
+        self._checked: set[tuple[bytes, int, int, bool]] = set()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -255,13 +255,16 @@ class Potential:
     def _check(self, molecule: Structure, coverage: Coverage) -> None:
         """Refuse what the model cannot answer."""
         # The same composition comes at every step of a run.
-        composition = (molecule.numbers.tobytes(), molecule.charge, molecule.multiplicity)
-        if composition not in self._checked:
+        composition = (molecule.numbers.tobytes(), *molecule.state, molecule.charge_is_stated)
+        is_new = composition not in self._checked
+        if is_new:
             molecule.check_composition(self.model.card)
+        molecule.check_geometry(coverage)
+        if is_new:
+            molecule.check_charge()
             if len(self._checked) >= _MOST_COMPOSITIONS:
                 self._checked.clear()
             self._checked.add(composition)
-        molecule.check_geometry(coverage)
 
     def copies_per_call(self, size: int) -> int:
         """Molecules of a size, or orientations of them, that go into one network call."""

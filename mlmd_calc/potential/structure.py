@@ -15,8 +15,10 @@ from mlmd_calc.electrons import (
     check_parity,
     check_trained,
     electronic_state,
+    states_charge,
 )
 from mlmd_calc.errors import InputError
+from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.models.mdet.embeddings import CHARGE_OFFSET, NUM_ELEMENTS, NUM_STATES
 from mlmd_calc.options import shown
 from mlmd_calc.potential.coverage import Coverage
@@ -40,12 +42,15 @@ class Structure:
         Total charge in e.
     multiplicity
         Spin multiplicity 2S + 1.
+    charge_is_stated
+        Whether somebody said so; False where a charge of 0 is only taken for granted.
     """
 
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
     charge: int = 0
     multiplicity: int = 1
+    charge_is_stated: bool = True
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -105,6 +110,18 @@ class Structure:
             )
         check_parity("", int(self.numbers.sum()), self.state)
 
+    def check_charge(self) -> None:
+        """Refuse ions of which nothing says that they are any; odd charges do not go unnoticed."""
+        if self.charge_is_stated or self.state != (0, 1):
+            return
+        implied = charge_of_bonds(ase.Atoms(self.numbers, self.positions))
+        if implied and implied % 2 == 0:
+            raise InputError(
+                f"nothing states the charge of the molecule, and its bonds imply {implied:+d}; pass"
+                f" charge={implied} or set atoms.info['charge'] = {implied} (0 if other charges "
+                "balance those of its ionic groups)"
+            )
+
     def check_geometry(self, coverage: Coverage) -> None:
         """Refuse positions that are not finite and distances beyond what the model knows."""
         if self.positions.shape != (len(self), 3):
@@ -161,4 +178,5 @@ def structure_from_ase(
         positions=np.asarray(atoms.positions, dtype=np.float64),
         charge=state.charge,
         multiplicity=state.multiplicity,
+        charge_is_stated=charge is not None or state.charge != 0 or states_charge(atoms),
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.options import shown
+from mlmd_calc.options import positive_number
 from mlmd_calc.propagation.corrections import Corrections, rigid_velocities, thermal_speed
 from mlmd_calc.propagation.state import FloatArray, State
 
@@ -169,10 +169,4 @@ def _check_settings(thermostat: Langevin | Bussi) -> None:
     """
     for field in fields(thermostat):
         given = getattr(thermostat, field.name)
-        try:
-            value = float(given)
-        except (TypeError, ValueError):
-            value = math.nan
-        if not 0.0 < value < math.inf:
-            raise ConfigError(f"{field.name}={shown(given)}; it must be a positive number")
-        object.__setattr__(thermostat, field.name, value)
+        object.__setattr__(thermostat, field.name, positive_number(field.name, given))

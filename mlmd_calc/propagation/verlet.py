@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.options import positive_number
 from mlmd_calc.potential import Structure
 from mlmd_calc.propagation.constraints import constraints_of, drifted
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
@@ -43,8 +44,7 @@ class VerletPropagator(Propagator):
     orientation_error = False
 
     def __init__(self, forces: ForceModel, timestep_fs: float) -> None:
-        if not 0.0 < timestep_fs < np.inf:
-            raise ConfigError(f"timestep_fs={timestep_fs}; it must be a positive number")
+        timestep_fs = positive_number("timestep_fs", timestep_fs)
         self.forces = self.potential = forces
         self.timestep_fs = timestep_fs
         self.strides = Strides(shortest=timestep_fs, unit=timestep_fs)

@@ -32,6 +32,8 @@ _LAST_CAP: Final = {"N": "N", "CA": "C"}
 
 _WHY: Final = "build peptides"
 _ATTEMPTS: Final = 100
+_LONGEST: Final = 16
+"""Amino acids; of 20, none of a hundred conformers is free of overlap."""
 _MMFF_STEPS: Final = 100
 """Enough for bonds and angles; the torsions stay about what was embedded."""
 _TRANS: Final = np.deg2rad(150.0)
@@ -137,10 +139,16 @@ def build_peptide(peptide: Peptide, seed: int) -> BondedStructure:
     Raises
     ------
     InputError
-        If no such conformer is found.
+        If no such conformer is found, or the peptide is too long for one.
     MissingDependencyError
         If rdkit is not installed.
     """
+    if len(peptide.letters) > _LONGEST:
+        raise InputError(
+            f"a peptide of {len(peptide.letters)} amino acids cannot be built from its sequence: "
+            f"random conformers of more than {_LONGEST} overlap; give a structure file, for "
+            "example a prediction with hydrogens by PDBFixer"
+        )
     molecule = _molecule(peptide)
     embedding = require("rdkit.Chem.rdDistGeom", extra="data", why=_WHY)
     parameters = embedding.ETKDGv3()
