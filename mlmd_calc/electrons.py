@@ -174,25 +174,19 @@ def electronic_state(
         If a value is not an integer, two statements disagree, or a key of ``atoms.info`` looks like
         a charge or spin but is not known.
     """
-    found_charge, found_multiplicity = _stated(atoms, charge, multiplicity, results or {})
-    state = ElectronicState(
-        charge=0 if found_charge is None else found_charge,
-        multiplicity=1 if found_multiplicity is None else found_multiplicity,
-    )
-    _refuse_bare_numbers(atoms, state)
-    return state
+    return state_as_stated(atoms, charge, multiplicity, results=results)[0]
 
 
-def states_charge(atoms: ase.Atoms) -> bool:
-    """Tell whether anything about atoms states their charge; raises as :func:`electronic_state`."""
-    return _stated(atoms, None, None, {})[0] is not None
-
-
-def _stated(
-    atoms: ase.Atoms, charge: int | None, multiplicity: int | None, results: Mapping[str, Any]
-) -> tuple[int | None, int | None]:
-    """Charge and multiplicity that something states; None where nothing does."""
+def state_as_stated(
+    atoms: ase.Atoms,
+    charge: int | None = None,
+    multiplicity: int | None = None,
+    *,
+    results: Mapping[str, Any] | None = None,
+) -> tuple[ElectronicState, bool]:
+    """Do as :func:`electronic_state`, and tell whether anything states the charge."""
     _refuse_lookalikes(atoms.info)
+    results = results or {}
     charges = _known(atoms.info, _CHARGE_KEYS)
     spins = _known(atoms.info, _MULTIPLICITY_KEYS)
     formal = [
@@ -217,7 +211,12 @@ def _stated(
         ("the magnetic moment in the results", results.get("magmom", results.get("magmoms"))),
     ]
     found_multiplicity = _agreed([("multiplicity", multiplicity), *spins], unpaired, moments=True)
-    return found_charge, found_multiplicity
+    state = ElectronicState(
+        charge=0 if found_charge is None else found_charge,
+        multiplicity=1 if found_multiplicity is None else found_multiplicity,
+    )
+    _refuse_bare_numbers(atoms, state)
+    return state, found_charge is not None
 
 
 def is_electronic(key: str) -> bool:

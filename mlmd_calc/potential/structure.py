@@ -14,8 +14,7 @@ from mlmd_calc.electrons import (
     ElectronicState,
     check_parity,
     check_trained,
-    electronic_state,
-    states_charge,
+    state_as_stated,
 )
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.lewis import charge_of_bonds
@@ -172,11 +171,11 @@ def structure_from_ase(
             f"the atoms are periodic (pbc={atoms.pbc.tolist()}), but the model knows isolated "
             "molecules only; set atoms.pbc = False if the molecule is whole and alone"
         )
-    state = electronic_state(atoms, charge, multiplicity)
+    state, charge_is_stated = state_as_stated(atoms, charge, multiplicity)
     return Structure(
         numbers=atoms.numbers.astype(np.int64),
         positions=np.asarray(atoms.positions, dtype=np.float64),
         charge=state.charge,
         multiplicity=state.multiplicity,
-        charge_is_stated=charge is not None or state.charge != 0 or states_charge(atoms),
+        charge_is_stated=charge_is_stated,
     )
