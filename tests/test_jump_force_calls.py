@@ -187,7 +187,11 @@ class Asked:
         return self.potential_of_ethanol.evaluate(structures, properties)
 
 
-def test_a_jump_takes_the_forces_that_came_with_the_energy_of_the_one_before():
+def shared_and_apart(steps, **options):
+    """Force calls of so many steps after the first, and where they end.
+
+    The loop has the potential of the propagator, then another force model that answers the same.
+    """
     ends, calls = [], []
     for shared in (True, False):
         asked = Asked()
@@ -199,37 +203,25 @@ def test_a_jump_takes_the_forces_that_came_with_the_energy_of_the_one_before():
             thermostat=make_thermostat("langevin", 300.0, 0.01),
             forces=asked if shared else others,
             rng=np.random.default_rng(0),
+            **options,
         )
         loop.advance()
         before = asked.calls
-        for _ in range(5):
+        for _ in range(steps):
             loop.advance()
         calls.append(asked.calls - before)
         ends.append(loop.states[0].positions)
+    return calls, ends
+
+
+def test_a_jump_takes_the_forces_that_came_with_the_energy_of_the_one_before():
+    calls, ends = shared_and_apart(5)
     assert calls == [5, 10]
     np.testing.assert_allclose(*ends, rtol=0.0, atol=1e-9)
 
 
 def test_jumps_and_the_steps_between_them_know_the_forces_of_each_other():
-    ends, calls = [], []
-    for shared in (True, False):
-        asked = Asked()
-        others = FunctionForces(lambda positions, asked=asked: _answer(asked, positions))
-        loop = JumpLoop(
-            [state_from_ase(ethanol())],
-            load_propagator("atom-small-organics", dtype="float64", potential=asked),
-            8.0,
-            thermostat=make_thermostat("langevin", 300.0, 0.01),
-            forces=asked if shared else others,
-            md_steps_per_jump=4,
-            rng=np.random.default_rng(0),
-        )
-        loop.advance()
-        before = asked.calls
-        for _ in range(3):
-            loop.advance()
-        calls.append(asked.calls - before)
-        ends.append(loop.states[0].positions)
+    calls, ends = shared_and_apart(3, md_steps_per_jump=4)
     # The end of the jump and each of the steps; apart also the starts of both.
     assert calls == [3 * 5, 3 * 7]
     np.testing.assert_allclose(*ends, rtol=0.0, atol=1e-12)
