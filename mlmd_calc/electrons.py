@@ -27,9 +27,10 @@ from typing import Any, Final, NamedTuple
 
 import ase
 import numpy as np
+from numpy.typing import NDArray
 
 from mlmd_calc.errors import InputError
-from mlmd_calc.options import check_types
+from mlmd_calc.options import check_types, shown
 from mlmd_calc.wording import counted
 
 _CHARGE_KEYS: Final = frozenset(
@@ -225,6 +226,11 @@ def is_electronic(key: str) -> bool:
     return name in _CHARGE_KEYS | _MULTIPLICITY_KEYS or bool(_LOOKS_ELECTRONIC.search(name))
 
 
+def is_total(key: str) -> bool:
+    """Tell whether a key names a number of the molecule, not one of each atom."""
+    return _plain(key) in _CHARGE_KEYS | _MULTIPLICITY_KEYS | {"q"}
+
+
 def store_state(atoms: ase.Atoms, state: ElectronicState) -> None:
     """Write charge and multiplicity into ``atoms.info`` as plain integers, in place of all keys."""
     for key in list(atoms.info):
@@ -289,7 +295,7 @@ def as_integer(name: str, value: Any) -> int | None:
         or (isinstance(plain, float) and not plain.is_integer())
     ):
         raise InputError(
-            f"{name}={plain!r} is not an integer; give a whole number: a total charge in e, a "
+            f"{name}={shown(plain)} is not an integer; give a whole number: a total charge in e, a "
             "multiplicity 2S + 1, or the number of an atom"
         )
     return int(plain)
@@ -312,17 +318,24 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
         # unless they are one number or two; the words of a comment are flags to ASE.
         is_flag = isinstance(value, (bool, np.bool_))
         if isinstance(value, str):
-            is_total = bool(_PAIR.fullmatch(value))
+            has_total = bool(_PAIR.fullmatch(value))
         elif np.ndim(value):
-            is_total = np.shape(value) in ((1,), (2,)) and np.asarray(value).dtype.kind in "iu"
+            has_total = np.shape(value) in ((1,), (2,)) and _are_whole(np.asarray(value))
         else:
-            is_total = not is_flag and value is not None
-        if is_total or (is_flag and ":" in str(key)):
+            has_total = not is_flag and value is not None
+        if has_total or (is_flag and ":" in str(key)):
             plain = value.item() if isinstance(value, np.generic) else value
             raise InputError(
                 f"{key}={plain!r} looks like a charge or spin, but is not a name known here; "
                 "rename it to charge=... (total, in e) or multiplicity=... (2S + 1), or remove it"
             )
+
+
+def _are_whole(values: NDArray[Any]) -> bool:
+    """Tell whether numbers may be totals; zeros, and numbers of the atoms, seldom are."""
+    if values.dtype.kind == "f":
+        return bool(values.any() and (values == np.round(values)).all())
+    return values.dtype.kind in "iu"
 
 
 def _refuse_bare_numbers(atoms: ase.Atoms, state: ElectronicState) -> None:

@@ -40,9 +40,30 @@ def test_right_units_pass():
     check_units(vibrating())
 
 
-def test_few_frames_are_not_judged_by_slopes():
-    few = vibrating(5)
+def test_very_few_frames_are_not_judged_by_slopes():
+    few = vibrating(2)
     check_units(replace(few, forces=20 * few.forces))
+
+
+@pytest.mark.parametrize("factor", [1 / units.KCAL_PER_MOL, units.BOHR / units.HARTREE, -1.0])
+def test_three_frames_tell_the_unit_of_forces(factor):
+    few = vibrating(3)
+    check_units(few)
+    with pytest.raises(InputError, match="the forces look like"):
+        check_units(replace(few, forces=factor * few.forces))
+
+
+def test_relaxed_structures_tell_no_unit():
+    """Lengths of bonds differ between conformers and along scans, without any force."""
+    molecule = vibrating()
+    noise = np.random.default_rng(0).normal(0.0, 0.01, molecule.forces.shape)
+    check_units(replace(molecule, forces=noise, energies=None))
+
+
+def test_forces_that_are_all_zero_are_none():
+    molecule = vibrating()
+    with pytest.raises(InputError, match=r"all forces are zero.*leave them out"):
+        check_units(replace(molecule, forces=np.zeros_like(molecule.forces)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ase.db
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 
 from mlmd_calc import units
 from mlmd_calc.cli import app
+from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels, write_trajectory
 from mlmd_calc.data.trajectories import Trajectory
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.training.mdet.batches import labels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -170,6 +172,78 @@ def test_md17_in_other_units_is_refused(tmp_path, water, unit):
         read_dataset(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("z", np.tile([8, 1, 1], (6, 1)), r"atomic numbers have shape \(6, 3\)"),
+        ("z", np.array(["O", "H", "H"]), "atomic numbers .* are no whole numbers"),
+        ("F", np.zeros((6, 3, 3), complex), "forces are of type complex128"),
+        ("R", np.zeros((6, 3, 3), "U3"), "positions are of type <U3"),
+        ("Q", np.full(6, -2), "Q=-2 looks like a charge"),
+        ("charge", np.array([0, 0, 0, 0, 0, 2]), "charge differs from frame to frame"),
+        ("energy_unit", "eV", "energy_unit is 'eV', but energy is read in kcal/mol"),
+        ("units", "Hartree/Bohr", "units is 'Hartree/Bohr', but force is read in kcal/mol/Å"),
+        ("charge", np.array({"total": 1}, object), "charge holds objects of Python"),
+    ],
+)
+def test_arrays_of_other_kinds_beside_md17_are_refused(tmp_path, water, key, value, message):
+    arrays = {"z": water.numbers, "R": water.positions, "E": water.energies, "F": water.forces}
+    np.savez(tmp_path / "x.npz", **{**arrays, key: value})
+    with pytest.raises(MLMDError, match=message):
+        read_dataset(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"r_unit": "Angstrom", "e_unit": "kcal mol-1", "f_unit": "kcal/(mol*A)"},
+        {"units": "real"},
+        {"charge": np.zeros(6, int), "multiplicity": np.ones((6, 1))},
+        {"Q": np.zeros(6), "partial_charges": np.full((6, 3), 0.3)},
+    ],
+)
+def test_arrays_beside_md17_that_agree_are_fine(tmp_path, water, extra):
+    arrays = {
+        "z": water.numbers,
+        "R": water.positions,
+        "E": water.energies / units.KCAL_PER_MOL,
+        "F": water.forces / units.KCAL_PER_MOL,
+    }
+    np.savez(tmp_path / "x.npz", **arrays, **extra)
+    (read,) = read_dataset(tmp_path / "x.npz")
+    assert read.state == (0, 1)
+    np.testing.assert_allclose(read.energies, water.energies, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("E", np.zeros(6, np.float16), "energies are in half precision"),
+        ("E", np.zeros(6, bool), "energies are of type bool"),
+        ("F", np.zeros((6, 3, 3), "U3"), "forces are of type <U3"),
+        ("segment", np.full(6, np.nan), "segment .* are no whole numbers"),
+        ("metadata", "no JSON", "metadata is 'no JSON', which is no JSON object"),
+        ("r_unit", b"Bohr", "r_unit is 'Bohr', but length is read in Å"),
+    ],
+)
+def test_arrays_of_other_kinds_in_our_labels_are_refused(tmp_path, water, key, value, message):
+    arrays = {
+        "numbers": water.numbers,
+        "R": water.positions,
+        "E": water.energies,
+        "F": water.forces,
+    }
+    np.savez(tmp_path / "x.npz", **{**arrays, key: value})
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("spacing", [0.0, -1.0, np.nan, np.inf])
+def test_times_between_frames_that_are_none_are_refused(water, spacing):
+    with pytest.raises(InputError, match=r"time between frames is .* fs; it must be above 0"):
+        replace(water, dt_fs=spacing)
+
+
 def test_real_rmd17_excerpt(tmp_path):
     path = shared("real/rmd17_benzene_10frames.npz")
     # The excerpt was cut to ten along the first axis of every array, the atoms included.
@@ -212,6 +286,29 @@ def test_pickled_arrays_are_not_loaded(tmp_path, water):
 
 
 # extxyz and ASE databases
+
+
+def test_units_in_comments_must_be_ours(tmp_path):
+    atoms = labelled(molecule("H2O"), 1.0, units="eV, Angstrom", time_unit="fs")
+    ase.io.write(tmp_path / "x.extxyz", atoms)
+    assert len(read_dataset(tmp_path / "x.extxyz")[0]) == 1
+    atoms.info["energy_unit"] = "Hartree"
+    ase.io.write(tmp_path / "x.extxyz", atoms)
+    with pytest.raises(InputError, match="frame 0: energy_unit is 'Hartree', but energy is read"):
+        read_dataset(tmp_path / "x.extxyz")
+
+
+@pytest.mark.parametrize("suffix", [".extxyz", ".xyz"])
+def test_frames_behind_blank_lines_are_not_left_out_in_silence(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    frame = "2\n\nH 0 0 0\nH 0 0 0.74\n"
+    path.write_text(frame + "\n" + frame)
+    with pytest.raises(ModelFileError, match="a blank line behind 1 of its frames"):
+        read_dataset(path)
+    with pytest.raises(ModelFileError, match="a blank line behind 1 of its frames"):
+        load_structure(str(path))
+    path.write_text(frame + frame + "\n \n")
+    assert len(read_dataset(path)[0]) == 2
 
 
 def write_mixed(path: Path) -> None:

@@ -311,6 +311,51 @@ def test_labels_in_other_units_are_refused(tmp_path, h5py, frames):
         read_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("count", [2, 12])
+def test_units_that_a_file_states_are_believed(tmp_path, h5py, frames, count):
+    positions, energies, forces = (values[:count] for values in frames)
+    stated = {
+        "conformations": (positions, "angstrom"),
+        "dft_total_energy": (energies / units.KJ_PER_MOL, b"kJ mol^-1"),
+        "dft_total_gradient": (-forces / units.KJ_PER_MOL * units.NM, "kJ/(mol nm)"),
+    }
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["README"] = "what it is about"
+        file.create_group("another")
+        group = file.create_group("methanol")
+        group["atomic_numbers"] = METHANOL.numbers
+        for key, (values, unit) in stated.items():
+            group[key] = values
+            group[key].attrs["units"] = unit
+    (read,) = read_dataset(path)
+    assert_frames(read, (positions, energies, forces))
+    with h5py.File(path, "a") as file:
+        file["methanol/conformations"].attrs["units"] = "furlong"
+    with pytest.raises(ModelFileError, match="'furlong', which is no unit of length known here"):
+        read_dataset(path)
+
+
+def test_charges_that_a_file_states_are_believed(tmp_path, h5py, frames):
+    positions, energies, forces = frames
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("methanol")
+        group["atomic_numbers"] = METHANOL.numbers
+        group["coordinates"] = positions
+        group["wb97x_dz.energy"] = energies / units.HARTREE
+        group["wb97x_dz.forces"] = forces / units.HARTREE
+        group["wb97x_dz.hirshfeld_charges"] = np.zeros((12, N))
+        group["charge"] = np.full((12, 1), 2)
+        group.attrs["multiplicity"] = 3
+    (read,) = read_dataset(path)
+    assert read.state == (2, 3)
+    with h5py.File(path, "a") as file:
+        file["methanol/charge"][3] = 0
+    with pytest.raises(InputError, match=r"charge differs from frame to frame \(0, 2, "):
+        read_dataset(path)
+
+
 def test_other_hdf5_files_are_refused(tmp_path, h5py):
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:

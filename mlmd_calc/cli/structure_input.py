@@ -50,6 +50,7 @@ from mlmd_calc.io.files import (
     refuse_capital_ending,
     refuse_huge,
 )
+from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines
 from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
@@ -298,6 +299,8 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
     result: ase.Atoms = atoms
     if kind == "gromacs":
         _complete_gro(path, result)
+    elif kind in ("xyz", "extxyz"):
+        refuse_frames_behind_blank_lines(path)
     if not len(result):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
     result.set_constraint([each for each in result.constraints if not _holds_nothing(each)])

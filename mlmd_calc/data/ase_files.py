@@ -29,9 +29,11 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.stated_units import check_stated
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
+from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines
 from mlmd_calc.options import shown
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
@@ -46,8 +48,8 @@ _SAME_MASS: Final = 0.01
 """Relative difference of masses that means nothing, as between tables of them."""
 
 _LOOKS_LIKE: Final = {
-    "energy": re.compile(r"energy|etot|^e$", re.IGNORECASE),
-    "forces": re.compile("force|gradient|^f$", re.IGNORECASE),
+    "energy": re.compile(r"ener|e_?tot|tot_?e|e_?pot|^[eu](_|$)", re.IGNORECASE),
+    "forces": re.compile(r"force|grad|^f(_|$)|^de_?d", re.IGNORECASE),
 }
 
 
@@ -117,6 +119,10 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
     refuse_byte_order_mark(path)
     try:
         frames = list(read(path))
+        if _is_xyz(path):
+            refuse_frames_behind_blank_lines(path)
+    except ModelFileError:
+        raise
     except Exception as error:  # ASE raises whatever its parsers stumble over
         raise ModelFileError(
             f"ASE cannot read {path}: {_reason(error)}, or leave the file out"
@@ -165,6 +171,10 @@ ASE_SUFFIXES: Final = tuple(_READERS)
 """Suffixes of the files that `read_ase_file` knows, in small letters and without .gz."""
 
 
+def _is_xyz(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith("xyz")
+
+
 def _reader(path: Path) -> Callable[[Path], Iterator[Atoms]] | None:
     name = path.name.lower()
     packed = name.endswith(".gz")
@@ -179,6 +189,7 @@ def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[Mo
             continue
         where = f"{path}, frame {index}"
         _refuse_wrapped(where, atoms)
+        check_stated(where, atoms.info, {"length": 1.0, "energy": 1.0, "force": 1.0})
         try:
             state = electronic_state(atoms, results=_results(atoms))
         except InputError as error:

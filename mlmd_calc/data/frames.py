@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.electrons import ElectronicState
+from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic, is_total
 from mlmd_calc.errors import InputError
 
 FloatArray: TypeAlias = NDArray[np.floating]
@@ -56,6 +58,11 @@ class MoleculeFrames:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.numbers.ndim != 1:
+            raise InputError(
+                f"molecule {self.name!r}: atomic numbers have shape {self.numbers.shape}, expected "
+                "one for each atom; all frames of a molecule have the same atoms in the same order"
+            )
         n = len(self.numbers)
         if n == 0:
             raise InputError(f"molecule {self.name!r} has no atoms")
@@ -78,6 +85,22 @@ class MoleculeFrames:
                     f"molecule {self.name!r}: {key} have shape {value.shape}, expected {shape}; "
                     "correct the file"
                 )
+        for key in ("positions", *expected):
+            value = getattr(self, key)
+            if value is not None and value.dtype.kind not in "iuf":
+                raise InputError(
+                    f"molecule {self.name!r}: {key} are of type {value.dtype}; give real numbers"
+                )
+        if self.energies is not None and self.energies.dtype == np.float16:
+            raise InputError(
+                f"molecule {self.name!r}: energies are in half precision, which total energies "
+                "need more than; store them in double precision"
+            )
+        if self.dt_fs is not None and not 0.0 < self.dt_fs < np.inf:
+            raise InputError(
+                f"molecule {self.name!r}: the time between frames is {self.dt_fs} fs; it must be "
+                "above 0"
+            )
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -112,3 +135,52 @@ class MoleculeFrames:
             segment=None if self.segment is None else self.segment[index],
             metadata=self.metadata,
         )
+
+
+def stated_state(
+    where: str, stated: Mapping[str, Any], frames: int, *, charge: int | None = None
+) -> ElectronicState:
+    """Charge and multiplicity of frames by the numbers that stand beside them in a file.
+
+    Parameters
+    ----------
+    where
+        The file, the beginning of a message.
+    stated
+        Numbers by name, as in `mlmd_calc.electrons`; one for all frames, or equal ones for each.
+    frames
+        Number of frames.
+    charge
+        Total charge in e that is known from elsewhere; None: nothing.
+
+    Raises
+    ------
+    InputError
+        If they contradict each other, or differ from frame to frame.
+    """
+    info = {
+        key: _common(where, key, np.asarray(value), frames)
+        for key, value in stated.items()
+        if is_electronic(key)
+    }
+    try:
+        return electronic_state(ase.Atoms(info=info), charge)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _common(where: str, key: str, values: NDArray[Any], frames: int) -> Any:
+    """Return the number that holds for all frames; what is no total stays as it is."""
+    if values.size == 1:
+        return values.item()
+    if not is_total(key) or values.shape not in ((frames,), (frames, 1)):
+        return values
+    if key in ("q", "Q") and not values.any():
+        return values  # whatever it means, it is no charge
+    different = np.unique(values).tolist()
+    if len(different) > 1:
+        raise InputError(
+            f"{where}: {key} differs from frame to frame ({different[0]}, {different[1]}, ...); "
+            "write a file for each charge and multiplicity"
+        )
+    return different[0]

@@ -12,26 +12,34 @@ ANI-1x    atomic_numbers, coordinates, wb97x_dz.energy,            Å, Hartree, 
 ANI-2x    species, coordinates, energies, forces                   Å, Hartree, Hartree/Å
 ========  =======================================================  ================================
 
+Where an attribute ``units`` of an array states another unit, the numbers are converted from that.
+
 SPICE has charged molecules, whose charge is that of their SMILES; the others are neutral closed
-shells. Frames of ANI-1x that were not calculated (NaN) are left out. A collection names what has
-one composition, as in ANI, not always one molecule.
+shells, unless numbers or attributes of a group state charge or multiplicity by the rule of
+`mlmd_calc.electrons`. Frames of ANI-1x that were not calculated (NaN) are left out, and so are
+molecules without frames. A collection names what has one composition, as in ANI, not always one
+molecule.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.biomolecules.hdf5 import open_hdf5, read_array
-from mlmd_calc.data.frames import Float64Array, MoleculeFrames
+from mlmd_calc.data.frames import Float64Array, MoleculeFrames, stated_state
+from mlmd_calc.data.stated_units import Quantity, unit_of
+from mlmd_calc.electrons import ElectronicState, is_electronic
 from mlmd_calc.errors import InputError, ModelFileError
+
+Groups: TypeAlias = Mapping[str, Any]
+"""``h5py.Group`` by name."""
 
 _FORMAL_CHARGE: Final = re.compile(r"([+-])(\d+|\1*)(?::\d+)?\]")
 """End of a bracket atom of a SMILES with a charge: +, -, ++, +2, each with or without atom map."""
@@ -60,11 +68,12 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
     with open_hdf5(path) as file:
         if not len(file):
             raise ModelFileError(f"{path} has no groups; download it again")
-        first = next(iter(file.values()))
+        groups = {name: item for name, item in file.items() if not _says_nothing(item)}
+        first = next(iter((groups or file).values()))
         inner = next(iter(first.values()), first) if hasattr(first, "values") else first
         for required, parse in _LAYOUTS:
             if any(required <= set(getattr(group, "keys", tuple)()) for group in (first, inner)):
-                molecules = list(parse(path, file))
+                molecules = [molecule for molecule in parse(path, groups) if len(molecule)]
                 if not molecules:
                     raise InputError(f"{path} holds no frame that was calculated; leave it out")
                 return molecules
@@ -76,6 +85,11 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
     )
 
 
+def _says_nothing(item: Any) -> bool:
+    """Tell whether something beside the groups of molecules is an empty group or a text."""
+    return len(item) == 0 if hasattr(item, "keys") else item.dtype.kind not in "iufc"
+
+
 def formal_charge(smiles: str) -> int:
     """Sum of the formal charges of a SMILES."""
     charge = 0
@@ -85,27 +99,60 @@ def formal_charge(smiles: str) -> int:
     return charge
 
 
-def _spice(path: Path, file: Any) -> Iterator[MoleculeFrames]:
-    for name, group in file.items():
+def _spice(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
+    for name, group in groups.items():
         numbers = read_array(group, "atomic_numbers", np.int64, (None,))
         shape = (None, len(numbers), 3)
-        gradients = read_array(group, "dft_total_gradient", np.float64, shape)
-        energies = read_array(group, "dft_total_energy", np.float64, (None,))
+        gradients = _read(group, "dft_total_gradient", shape, "force", units.HARTREE / units.BOHR)
+        energies = _read(group, "dft_total_energy", (None,), "energy", units.HARTREE)
         smiles = _text(group, "smiles") if "smiles" in group else ""
         metadata = {"source": path.name}
         if smiles:
             metadata["smiles"] = smiles
         if "subset" in group:
             metadata["subset"] = _text(group, "subset")
+        state = _state(group, len(energies), formal_charge(smiles) if smiles else None)
         yield MoleculeFrames(
             name=name,
             numbers=numbers,
-            positions=read_array(group, "conformations", np.float64, shape) * units.BOHR,
-            forces=-gradients * units.HARTREE / units.BOHR,
-            energies=energies * units.HARTREE,
-            charge=formal_charge(smiles),
+            positions=_read(group, "conformations", shape, "length", units.BOHR),
+            forces=-gradients,
+            energies=energies,
+            charge=state.charge,
+            multiplicity=state.multiplicity,
             metadata=metadata,
         )
+
+
+def _read(
+    group: Any, key: str, shape: tuple[int | None, ...], quantity: Quantity, unit: float
+) -> Float64Array:
+    """Read numbers, in Å, eV or eV/Å: in the unit that they state, else in that of the layout."""
+    values: Float64Array = read_array(group, key, np.float64, shape)
+    for name in ("units", "unit"):
+        stated = group[key].attrs.get(name)
+        text = stated.decode("utf-8", "replace") if isinstance(stated, bytes) else stated
+        if not isinstance(text, str) or not text.strip():
+            continue
+        size = unit_of(quantity, text)
+        if size is None:
+            raise ModelFileError(
+                f"{group.file.filename}: {group.name}/{key} has {name} {text!r}, which is no unit "
+                f"of {quantity} known here; write the numbers in Å, eV or eV/Å, and say so"
+            )
+        return values * size
+    return values * unit
+
+
+def _state(group: Any, frames: int, charge: int | None = None) -> ElectronicState:
+    """Charge and multiplicity by what a group states."""
+    stated = {
+        key: item[()]
+        for key, item in group.items()
+        if is_electronic(key) and getattr(item, "dtype", np.dtype(object)).kind in "iuf"
+    }
+    where = f"{group.file.filename}: {group.name}"
+    return stated_state(where, {**dict(group.attrs), **stated}, frames, charge=charge)
 
 
 def _text(group: Any, key: str) -> str:
@@ -117,86 +164,89 @@ def _text(group: Any, key: str) -> str:
     return item.decode("utf-8") if isinstance(item, bytes) else str(item)
 
 
-def _qm7x(path: Path, file: Any) -> Iterator[MoleculeFrames]:
-    for molecule, conformations in file.items():
+def _qm7x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
+    for molecule, conformations in groups.items():
         if not hasattr(conformations, "items"):
             raise ModelFileError(f"{path}: /{molecule} is an array, not a group of conformations")
-        groups: dict[tuple[str, bytes], list[Any]] = defaultdict(list)
+        members: dict[tuple[str, bytes, ElectronicState], list[Any]] = defaultdict(list)
         for name, group in conformations.items():
             numbers = read_array(group, "atNUM", np.int64, (None,))
             found = _ISOMER.match(name)
-            groups[found[0] if found else molecule, numbers.tobytes()].append(group)
-        for (name, atoms), members in groups.items():
+            isomer = found[0] if found else molecule
+            members[isomer, numbers.tobytes(), _state(group, 1)].append(group)
+        for (name, atoms, state), own in members.items():
             numbers = np.frombuffer(atoms, np.int64)
             shape = (len(numbers), 3)
             yield MoleculeFrames(
                 name=name,
                 numbers=numbers,
-                positions=np.array([read_array(g, "atXYZ", np.float64, shape) for g in members]),
-                forces=np.array([read_array(g, "totFOR", np.float64, shape) for g in members]),
-                energies=np.array([_number(g, "ePBE0+MBD") for g in members]),
+                positions=np.array([_read(g, "atXYZ", shape, "length", 1.0) for g in own]),
+                forces=np.array([_read(g, "totFOR", shape, "force", 1.0) for g in own]),
+                energies=np.array([_number(g, "ePBE0+MBD") for g in own]),
+                charge=state.charge,
+                multiplicity=state.multiplicity,
                 metadata={"source": path.name},
             )
 
 
 def _number(group: Any, key: str) -> float:
+    """Energy of a conformation, in an array of one number or none of a shape."""
     if key not in group or group[key].size != 1 or group[key].dtype.kind not in "iuf":
         raise ModelFileError(f"{group.file.filename}: {group.name} has no number {key!r}")
-    return float(np.ravel(group[key][()])[0])
+    return float(np.ravel(_read(group, key, group[key].shape, "energy", 1.0))[0])
 
 
-def _ani1x(path: Path, file: Any) -> Iterator[MoleculeFrames]:
-    for name, group in file.items():
+def _ani1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
+    for name, group in groups.items():
         numbers = read_array(group, "atomic_numbers", np.int64, (None,))
         shape = (None, len(numbers), 3)
-        energies = read_array(group, "wb97x_dz.energy", np.float64, (None,))
-        forces = read_array(group, "wb97x_dz.forces", np.float64, shape)
-        positions = read_array(group, "coordinates", np.float64, shape)
+        energies = _read(group, "wb97x_dz.energy", (None,), "energy", units.HARTREE)
+        forces = _read(group, "wb97x_dz.forces", shape, "force", units.HARTREE)
+        positions = _read(group, "coordinates", shape, "length", 1.0)
         if not len(energies) == len(forces) == len(positions):
             raise InputError(
                 f"{path}: {name} has {len(positions)} coordinates, {len(energies)} energies and "
                 f"{len(forces)} forces; download it again"
             )
         done = np.isfinite(energies) & np.isfinite(forces).all(axis=(1, 2))
-        if done.any():
-            yield _hartree(path, name, numbers, positions[done], energies[done], forces[done])
+        state = _state(group, len(energies))
+        yield MoleculeFrames(
+            name=name,
+            numbers=numbers,
+            positions=positions[done],
+            forces=forces[done],
+            energies=energies[done],
+            charge=state.charge,
+            multiplicity=state.multiplicity,
+            metadata={"source": path.name},
+        )
 
 
-def _ani2x(path: Path, file: Any) -> Iterator[MoleculeFrames]:
-    for name, group in file.items():
+def _ani2x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
+    for name, group in groups.items():
         species = read_array(group, "species", np.int64, (None, None))
         shape = (*species.shape, 3)
-        positions = read_array(group, "coordinates", np.float64, shape)
-        forces = read_array(group, "forces", np.float64, shape)
-        energies = read_array(group, "energies", np.float64, shape[:1])
+        positions = _read(group, "coordinates", shape, "length", 1.0)
+        forces = _read(group, "forces", shape, "force", units.HARTREE)
+        energies = _read(group, "energies", shape[:1], "energy", units.HARTREE)
+        state = _state(group, len(species))
         kinds, which = np.unique(species, axis=0, return_inverse=True)
         for kind, numbers in enumerate(kinds):
             own = which.ravel() == kind
-            full = name if len(kinds) == 1 else f"{name}_{kind}"
-            yield _hartree(path, full, numbers, positions[own], energies[own], forces[own])
-
-
-def _hartree(
-    path: Path,
-    name: str,
-    numbers: NDArray[np.int64],
-    positions: Float64Array,
-    energies: Float64Array,
-    forces: Float64Array,
-) -> MoleculeFrames:
-    """Frames with positions in Å, energies in Hartree and forces in Hartree/Å."""
-    return MoleculeFrames(
-        name=name,
-        numbers=numbers,
-        positions=positions,
-        forces=forces * units.HARTREE,
-        energies=energies * units.HARTREE,
-        metadata={"source": path.name},
-    )
+            yield MoleculeFrames(
+                name=name if len(kinds) == 1 else f"{name}_{kind}",
+                numbers=numbers,
+                positions=positions[own],
+                forces=forces[own],
+                energies=energies[own],
+                charge=state.charge,
+                multiplicity=state.multiplicity,
+                metadata={"source": path.name},
+            )
 
 
 _LAYOUTS: Final[
-    tuple[tuple[frozenset[str], Callable[[Path, Any], Iterator[MoleculeFrames]]], ...]
+    tuple[tuple[frozenset[str], Callable[[Path, Groups], Iterator[MoleculeFrames]]], ...]
 ] = (
     (
         frozenset({"atomic_numbers", "conformations", "dft_total_energy", "dft_total_gradient"}),

@@ -10,10 +10,11 @@ MD17, MD22      z, R, E, F                                   Å, kcal/mol, kcal/
 TG80            nuclear_charges, coords, energy              Å, Hartree
 ==============  ===========================================  ======================================
 
-Charge and multiplicity follow the rule of `mlmd_calc.electrons`, with the names of single numbers
-as keys. Our layouts may also hold ``smiles`` and ``metadata`` (a JSON object of strings, of which
-``name`` names the molecule); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame,
-2 distorted copy) and ``segment``; trajectories may hold ``F`` (eV/Å).
+Charge and multiplicity follow the rule of `mlmd_calc.electrons`, with the names of single numbers,
+or of equal ones for each frame, as keys. Keys such as ``energy_unit`` must not state other units.
+Our layouts may also hold ``smiles`` and ``metadata`` (a JSON object of strings, of which ``name``
+names the molecule); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame, 2 distorted
+copy) and ``segment``; trajectories may hold ``F`` (eV/Å).
 
 The published sets are trajectories without velocities. Who gives the time between their frames
 (MD17 0.5 fs, MD22 and TG80 1 fs) gets velocities by differences, see `mlmd_calc.data.differences`.
@@ -28,16 +29,17 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-import ase
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
-from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic
+from mlmd_calc.data.frames import MoleculeFrames, stated_state
+from mlmd_calc.data.stated_units import Quantity, check_stated, is_unit
+from mlmd_calc.electrons import is_electronic
 from mlmd_calc.errors import InputError
 from mlmd_calc.io.npz import Arrays, Layouts, load_layout, reading, write_npz
+from mlmd_calc.options import shown
 
 
 def read_npz(path: Path, frame_spacing_fs: float | None = None) -> MoleculeFrames:
@@ -68,29 +70,34 @@ def read_npz(path: Path, frame_spacing_fs: float | None = None) -> MoleculeFrame
 
 
 def _is_optional(key: str) -> bool:
-    return key in _OPTIONAL or is_electronic(key)
+    return key in _OPTIONAL or is_electronic(key) or is_unit(key)
 
 
-def _atomic_numbers(values: NDArray[Any]) -> NDArray[np.int64]:
-    numbers = values.astype(np.int64)
-    if (numbers != values).any():
+def _whole(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    if values.dtype.kind not in "iuf" or (values != np.round(values)).any():
         raise InputError(
-            f"atomic numbers {values.ravel()[:5].tolist()} ... are no whole numbers; correct the "
-            "file"
+            f"{name} {values.ravel()[:5].tolist()} ... are no whole numbers; correct the file"
         )
-    return numbers
+    return values.astype(np.int64)
+
+
+def _real(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{name} are of type {values.dtype}; give real numbers")
+    return values.astype(np.float64)
 
 
 def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
-    metadata, state = _metadata(path, arrays), _state(path, arrays)
-    segment = arrays["segment"].astype(np.int64) if "segment" in arrays else None
+    metadata, state = _metadata(path, arrays), stated_state(f"{path}", arrays, len(arrays["R"]))
+    check_stated(f"{path}", arrays, _OURS)
+    segment = _whole("segment", arrays["segment"]) if "segment" in arrays else None
     if segment is None and "T" in arrays:
         # Files without segments list their sampling runs one after the other, so a new run starts
         # where the temperature changes (0 K is a minimum).
         segment = np.cumsum(np.diff(arrays["T"], prepend=arrays["T"][:1]) != 0).astype(np.int64)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
-        numbers=_atomic_numbers(arrays["numbers"]),
+        numbers=_whole("atomic numbers", arrays["numbers"]),
         positions=arrays["R"],
         forces=arrays["F"],
         energies=arrays["E"],
@@ -102,10 +109,11 @@ def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
 
 
 def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
-    metadata, state = _metadata(path, arrays), _state(path, arrays)
+    metadata, state = _metadata(path, arrays), stated_state(f"{path}", arrays, len(arrays["x"]))
+    check_stated(f"{path}", arrays, _OURS)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
-        numbers=_atomic_numbers(arrays["numbers"]),
+        numbers=_whole("atomic numbers", arrays["numbers"]),
         positions=arrays["x"],
         velocities=arrays["v"],
         forces=arrays.get("F"),
@@ -113,7 +121,7 @@ def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
         charge=state.charge,
         multiplicity=state.multiplicity,
         dt_fs=float(arrays["dt_fs"]),
-        segment=arrays["segment"].astype(np.int64),
+        segment=_whole("segment", arrays["segment"]),
         metadata=metadata,
     )
 
@@ -129,12 +137,12 @@ def _times_of_rmd17(path: Path, arrays: Arrays) -> NDArray[np.int64]:
             f"{path}: frames of rMD17 are in no order of time unless old_indices says so, which "
             "this file does not have; leave out the frame spacing, or take the MD17 file"
         )
-    return arrays["old_indices"].astype(np.int64)
+    return _whole("old_indices", arrays["old_indices"])
 
 
 def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
-    numbers = _atomic_numbers(arrays["nuclear_charges"])
-    energies = arrays["energy"].astype(np.float64).reshape(-1)
+    numbers = _whole("atomic numbers", arrays["nuclear_charges"])
+    energies = _real("energies", arrays["energy"]).reshape(-1)
     expected = sum(_TOTAL_ENERGY.get(int(z), np.nan) for z in numbers)
     middle = float(np.median(energies)) if len(energies) else expected
     if not 0.9 <= middle / expected <= 1.1:
@@ -149,11 +157,13 @@ def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
             f"{path}: it has the keys of TG80, but also forces, which TG80 has not, in a unit that "
             "is not known here; convert the file to our label layout in Å and eV"
         )
-    state = _state(path, {k: v for k, v in arrays.items() if k != "nuclear_charges"})
+    check_stated(f"{path}", arrays, {**_OURS, "energy": units.HARTREE})
+    others = {key: value for key, value in arrays.items() if key != "nuclear_charges"}
+    state = stated_state(f"{path}", others, len(energies))
     return MoleculeFrames(
         name=path.stem,
         numbers=numbers,
-        positions=arrays["coords"].astype(np.float64),
+        positions=_real("positions", arrays["coords"]),
         energies=energies * units.HARTREE,
         charge=state.charge,
         multiplicity=state.multiplicity,
@@ -166,34 +176,30 @@ _TOTAL_ENERGY: Final = {1: -0.55, 6: -38.0, 7: -54.6, 8: -75.1, 9: -99.8, 16: -3
 
 
 def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
-    for key, expected in (("r_unit", "Ang"), ("e_unit", "kcal/mol")):
-        # Written as str or as bytes, depending on the age of the file.
-        found = str(arrays[key].astype(np.str_)) if key in arrays else expected
-        if found != expected:
-            raise InputError(
-                f"{path}: {key} is {found!r}, MD17 and MD22 files have {expected!r}; "
-                f"convert the file to Å and kcal/mol, or to our label layout in Å and eV"
-            )
     return _kcal_frames(path, arrays, ("z", "R", "F", "E"))
 
 
 def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeFrames:
     """Frames in kcal/mol, of the arrays of numbers, positions, forces and energies."""
     numbers, positions, forces, energies = (arrays[key] for key in keys)
-    state = _state(path, {key: value for key, value in arrays.items() if key not in keys})
+    others = {key: value for key, value in arrays.items() if key not in keys}
+    check_stated(f"{path}", others, {"length": 1.0, "energy": _KCAL, "force": _KCAL})
+    state = stated_state(f"{path}", others, len(positions))
     return MoleculeFrames(
         name=path.stem,
-        numbers=_atomic_numbers(numbers),
-        positions=positions.astype(np.float64),
-        forces=forces.astype(np.float64) * units.KCAL_PER_MOL,
+        numbers=_whole("atomic numbers", numbers),
+        positions=_real("positions", positions),
+        forces=_real("forces", forces) * _KCAL,
         # MD17 stores energies as a column.
-        energies=energies.astype(np.float64).reshape(-1) * units.KCAL_PER_MOL,
+        energies=_real("energies", energies).reshape(-1) * _KCAL,
         charge=state.charge,
         multiplicity=state.multiplicity,
         metadata={"source": path.name},
     )
 
 
+_KCAL: Final = units.KCAL_PER_MOL
+_OURS: Final[dict[Quantity, float]] = {"length": 1.0, "energy": 1.0, "force": 1.0}
 _LAYOUTS: Layouts[MoleculeFrames] = (
     (frozenset({"numbers", "x", "v", "E", "segment", "dt_fs"}), _trajectory),
     (frozenset({"numbers", "R", "F", "E"}), _labels),
@@ -201,27 +207,20 @@ _LAYOUTS: Layouts[MoleculeFrames] = (
     (frozenset({"z", "R", "E", "F"}), _md17),
     (frozenset({"nuclear_charges", "coords", "energy"}), _tg80),
 )
-_OPTIONAL = frozenset(
-    {"F", "T", "segment", "smiles", "metadata", "r_unit", "e_unit", "old_indices", "forces"}
-)
-
-
-def _state(path: Path, arrays: Arrays) -> ElectronicState:
-    info = {
-        key: value.item() if value.size == 1 else value
-        for key, value in arrays.items()
-        if is_electronic(key)
-    }
-    try:
-        return electronic_state(ase.Atoms(info=info))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+_OPTIONAL = frozenset({"F", "T", "segment", "smiles", "metadata", "old_indices", "forces"})
 
 
 def _metadata(path: Path, arrays: Arrays) -> dict[str, str]:
     metadata = {"source": path.name}
     if "metadata" in arrays:
-        metadata |= json.loads(str(arrays["metadata"]))
+        text = str(arrays["metadata"])
+        try:
+            metadata |= {key: str(value) for key, value in json.loads(text).items()}
+        except (ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}: metadata is {shown(text)}, which is no JSON object; write one, or leave "
+                "it out"
+            ) from error
     if "smiles" in arrays:
         metadata["smiles"] = str(arrays["smiles"])
     return metadata

@@ -60,12 +60,24 @@ def load_layout(
             if required <= set(found):
                 # The others are not even looked at: they may be objects, which need unpickling.
                 wanted = [key for key in found if key in required or is_optional(key)]
-                return parse, {key: archive[key] for key in wanted}
+                return parse, {key: _array(path, archive, key) for key in wanted}
     known = "; ".join(", ".join(sorted(required)) for required, _ in layouts)
     raise ModelFileError(
         f"{path} has the keys {sorted(found)}, which is no {kind}; one of these sets of keys is "
         f"needed: {known}"
     )
+
+
+def _array(path: Path, archive: Mapping[str, Any], key: str) -> NDArray[Any]:
+    try:
+        return np.asarray(archive[key])
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise ModelFileError(
+            f"{path}: {key} holds objects of Python, and reading them may run code that the file "
+            "brings; write it as numbers or text, or leave it out"
+        ) from error
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
