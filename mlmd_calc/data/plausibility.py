@@ -30,10 +30,9 @@ from mlmd_calc.errors import InputError
 _FRAMES: Final = 40
 """Frames looked at."""
 _FEWEST: Final = 10
-"""Frames that velocities are compared with."""
+"""Frames that energies and velocities are compared with, and whose forces are no placeholders."""
 _FEWEST_FORCES: Final = 3
-_FEWEST_ENERGIES: Final = 7
-"""Frames that a slope is taken from. Of 768 draws of so many labelled frames of 192 molecules none
+"""Frames that forces are told from. Of 768 draws of so many labelled frames of 192 molecules none
 came near the limits below."""
 _MOST_ATOMS: Final = 200
 """Atoms looked at of large molecules, the first."""
@@ -97,7 +96,7 @@ def check_units(molecule: MoleculeFrames) -> None:
     if molecule.forces is not None and len(spread) >= _FEWEST_FORCES:
         forces = molecule.forces[spread][:, kept].astype(np.float64)
         _check_forces(molecule.name, numbers, positions, forces)
-        if molecule.energies is not None and len(spread) >= _FEWEST_ENERGIES:
+        if molecule.energies is not None and len(spread) >= _FEWEST:
             _check_energies(molecule, molecule.forces, molecule.energies)
     if molecule.velocities is not None and molecule.dt_fs is not None:
         _check_velocities(molecule, molecule.velocities, molecule.dt_fs)
@@ -137,12 +136,15 @@ def _check_overlaps(name: str, distances: Float64Array) -> None:
 def _check_forces(
     name: str, numbers: NDArray[np.int64], positions: Float64Array, forces: Float64Array
 ) -> None:
-    if not forces.any():
+    found = _stiffness(numbers, positions, forces)
+    if found is None:
+        return
+    if not forces.any() and len(positions) >= _FEWEST:
         raise InputError(
             f"molecule {name!r}: all forces are zero, as where they were not computed; leave them "
             "out"
         )
-    stiffness, correlation = _stiffness(numbers, positions, forces)
+    stiffness, correlation = found
     lowest, highest = _STIFFNESS
     if lowest <= stiffness <= highest or (stiffness < lowest and abs(correlation) < _TOLD):
         return
@@ -158,8 +160,11 @@ def _check_forces(
 
 def _stiffness(
     numbers: NDArray[np.int64], positions: Float64Array, forces: Float64Array
-) -> tuple[float, float]:
-    """Median over the bonds of -d(force along the bond)/d(length), in eV/Å², and correlation."""
+) -> tuple[float, float] | None:
+    """Median over the bonds of -d(force along the bond)/d(length), in eV/Å², and the correlation.
+
+    None where no bond changes.
+    """
     usual = np.median(_distances(positions), axis=0)
     i, j = np.nonzero(np.triu(usual < 1.3 * _bond_lengths(numbers), 1))
     vectors = positions[:, j] - positions[:, i]
@@ -171,11 +176,11 @@ def _stiffness(
     along = np.einsum("fbk,fbk->fb", pull, vectors / lengths[..., None]) * a * b / (a + b)
     told = lengths.std(axis=0) > _STRETCH
     stretch, along = ((v - v.mean(axis=0))[:, told] for v in (lengths, along))
-    size = np.sqrt((stretch**2).sum() * (along**2).sum())
-    if size == 0.0:
-        return 0.0, 0.0
+    if not told.any():
+        return None
     work = (stretch * along).sum(axis=0)
-    return -float(np.median(work / (stretch**2).sum(axis=0))), -float(work.sum() / size)
+    size = float(np.sqrt((stretch**2).sum() * (along**2).sum())) or 1.0
+    return -float(np.median(work / (stretch**2).sum(axis=0))), -float(work.sum()) / size
 
 
 def _check_energies(
