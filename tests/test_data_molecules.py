@@ -129,8 +129,33 @@ def test_tables_of_spreadsheets_in_other_languages(tmp_path, delimiter):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nname;smiles;charge\na;C[NH3+];1.0\n",
+        "\n\nName, SMILES ,Charge\na, C[NH3+] ,+1\n",
+        ",name,smiles,\n,a,C[NH3+],\n",
+    ],
+)
+def test_tables_that_spreadsheets_write(tmp_path, text):
+    (tmp_path / "X.CSV").write_text(text)
+    assert select_molecules([str(tmp_path / "X.CSV")]) == [Molecule("a", "C[NH3+]", 1, 1)]
+    minus = "name,smiles,charge\na,[C-]#N,\N{MINUS SIGN}1\n"
+    (tmp_path / "x.csv").write_text(minus, encoding="utf-8")
+    assert select_molecules([str(tmp_path / "x.csv")])[0].charge == -1
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        (
+            "x.toml",
+            '[a]\nsmiles = "C[NH3+]"\ncharge = 1.7',
+            "molecule 'a'.*charge=1.7 is not an int",
+        ),
+        ("x.toml", '[a]\nsmiles = "C"\ncharge = false', "charge=False is not an integer"),
+        ("x.toml", '[a]\nsmiles = "C"\ntags = 5', "molecule 'a'.*tags=5; give texts"),
+        ("x.csv", "name,smiles,multiplicity\na,C,1.9", "multiplicity=1.9 is not an integer"),
+        ("x.csv", f"name,smiles\n{101 * 'a'},C", "cannot name a molecule.*100 at most"),
         ("x.toml", 'smiles = "C"', "cannot be read"),
         ("x.toml", "[a", "cannot be read"),
         ("x.toml", '[a]\nsmile = "C"', r"fields \['name', 'smile'\]"),
@@ -145,6 +170,12 @@ def test_malformed_recipes_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         select_molecules([str(tmp_path / name)])
+
+
+def test_other_encodings_of_tables_are_named(tmp_path):
+    (tmp_path / "x.csv").write_text("name,smiles\na,C\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"not text in UTF-8.* spreadsheets as CSV"):
+        select_molecules([str(tmp_path / "x.csv")])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 from ase.data import atomic_masses
 from numpy.typing import NDArray
 
-from mlmd_calc.electrons import ElectronicState, check_parity
+from mlmd_calc.electrons import ElectronicState, as_integer, check_parity
 from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
 from mlmd_calc.wording import counted
@@ -30,7 +30,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{,99}")
 
 _EMBEDDING_ATTEMPTS: Final = 40
 _EMBEDDING_SECONDS: Final = 30
@@ -67,7 +67,7 @@ class Molecule:
         if not _NAME.fullmatch(self.name):
             raise InputError(
                 f"{self.name!r} cannot name a molecule: use letters, digits, '_', '+' and '-', "
-                "and begin with a letter or digit"
+                "100 at most, and begin with a letter or digit"
             )
 
 
@@ -230,7 +230,7 @@ def _resolve(entry: str) -> list[Molecule]:
         return [MOLECULES[entry]]
     if tagged := [molecule for molecule in MOLECULES.values() if entry in molecule.tags]:
         return tagged
-    if entry.endswith((".toml", ".csv")):
+    if entry.lower().endswith((".toml", ".csv")):
         return _read_recipe(Path(entry))
     name, separator, smiles = entry.partition("=")
     if separator:
@@ -248,21 +248,37 @@ def _read_recipe(path: Path) -> list[Molecule]:
     try:
         # With or without the byte-order mark that spreadsheets write.
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".toml":
+        if path.suffix.lower() == ".toml":
             rows = [{"name": name, **row} for name, row in tomllib.loads(text).items()]
         else:
             rows = _csv_rows(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the recipe {path} is not text in UTF-8 ({error}); save it as that, in spreadsheets "
+            "as CSV UTF-8"
+        ) from error
+    except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
         raise InputError(f"the recipe {path} cannot be read: {error}") from error
     return [_from_row(path, row) for row in rows]
 
 
 def _csv_rows(text: str) -> list[dict[str | Any, Any]]:
-    """Rows of a table, whose cells spreadsheets of some languages separate by semicolons."""
+    """Rows of a table as spreadsheets of any language write them.
+
+    Cells may be separated by semicolons, which the first line may say, columns may have no name and
+    no content, and names of columns may be in capitals.
+    """
     lines = text.splitlines()
+    while lines and (not lines[0].strip() or lines[0].startswith("sep=")):
+        del lines[0]
     delimiter = next((mark for mark in ";\t" if lines and mark in lines[0]), ",")
-    rows = csv.DictReader(lines, delimiter=delimiter)
-    return [row for row in rows if any(row.values())]
+    rows = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
+    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    return [
+        {name: cell for name, cell in row.items() if name != "" or cell}
+        for row in rows
+        if any(row.values())
+    ]
 
 
 def _from_row(path: Path, row: Mapping[str | None, Any]) -> Molecule:
@@ -274,26 +290,38 @@ def _from_row(path: Path, row: Mapping[str | None, Any]) -> Molecule:
             "charge, multiplicity and tags"
         )
     for key in ("name", "smiles"):
-        if not (isinstance(row[key], str) and row[key]):
+        if not (isinstance(row[key], str) and row[key].strip()):
             raise InputError(
                 f"{path}: the molecule {row['name']!r} has {key}={row[key]!r}; it must be a text"
             )
+    where = f"{path}, molecule {row['name']!r}: "
     tags = row.get("tags") or ()
-    try:
-        # An empty cell of a CSV means "not given".
-        charge, multiplicity = (
-            None if row.get(key) in (None, "") else int(row[key])
-            for key in ("charge", "multiplicity")
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}, molecule {row['name']!r}: {error}") from error
+    if isinstance(tags, str):
+        tags = tags.split()
+    elif not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
+        raise InputError(f"{where}tags={tags!r}; give texts")
+    charge, multiplicity = (_cell(where, key, row.get(key)) for key in ("charge", "multiplicity"))
     return molecule_from_smiles(
-        row["name"],
-        row["smiles"],
+        row["name"].strip(),
+        row["smiles"].strip(),
         charge=charge,
         multiplicity=multiplicity,
-        tags=tags.split() if isinstance(tags, str) else tags,
+        tags=tags,
     )
+
+
+def _cell(where: str, key: str, value: Any) -> int | None:
+    """Whole number of a table, where spreadsheets may have written 1.0; empty is not given."""
+    if isinstance(value, str):
+        text = value.strip().replace("\N{MINUS SIGN}", "-")
+        try:
+            value = float(text) if text else None
+        except ValueError as error:
+            raise InputError(f"{where}{key}={value!r} is no number") from error
+    try:
+        return as_integer(key, value)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from error
 
 
 def _graph(name: str, smiles: str) -> Any:
