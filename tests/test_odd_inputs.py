@@ -208,12 +208,64 @@ def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
         "CS(=O)C",
         "CC#[N+][O-]",
         "O=C1C=CC(=O)C=C1",
+        "O=C1C=CC(=O)c2c(O)ccc(O)c12",
+        "CS(=O)O",
+        "O=S(Cl)Cl",
+        "NC(=S)C(N)=S",
+        "OC1=C(O)C(=O)C1=O",
+        "Nc1ccc(N)cc1",
     ],
 )
 def test_neutral_molecules_with_ionic_groups_need_no_charge(tmp_path, smiles):
     path = write_xyz(tmp_path / "x.xyz", load_structure(f"smiles:{smiles}"))
     assert load_structure(path).info["charge"] == 0
     assert charge_of_bonds(ase.io.read(path)) == 0
+
+
+def polygon(corners: int, radius: float) -> np.ndarray:
+    angle = 2.0 * np.pi * np.arange(corners) / corners
+    return radius * np.stack([np.cos(angle), np.sin(angle), 0.0 * angle], axis=1)
+
+
+def ring(corners: int, side: float, arms: str, length: float) -> Atoms:
+    """Regular ring of carbon whose atoms have one neighbour each; hydrogens are 1.09 Å away."""
+    radius = 0.5 * side / np.sin(np.pi / corners)
+    outer = np.array([radius + (1.09 if arm == "H" else length) for arm in arms])
+    places = [polygon(corners, radius), polygon(corners, 1.0) * outer[:, None]]
+    return Atoms(f"C{corners}{arms}", np.concatenate(places))
+
+
+def pyramid(symbols: str, length: float, height: float) -> Atoms:
+    corners = polygon(3, np.sqrt(length**2 - height**2))
+    return Atoms(symbols, np.concatenate([[[0.0, 0.0, height]], corners]))
+
+
+@pytest.mark.parametrize(
+    ("atoms", "charge"),
+    [
+        (ring(6, 1.41, "OHHOHH", 1.22), 0),  # benzoquinone
+        (ring(6, 1.41, "OHHOHH", 1.30), -2),  # hydroquinone without its protons
+        (ring(6, 1.42, "SHHSHH", 1.66), 0),
+        (ring(6, 1.42, "SHHSHH", 1.73), -2),  # benzenedithiolate
+        (ring(4, 1.51, "OOOO", 1.19), 0),
+        (ring(4, 1.466, "OOOO", 1.263), -2),  # squarate
+        (ring(5, 1.47, "OOOOO", 1.255), -2),  # croconate
+        (pyramid("SO3", 1.43, 0.0), 0),
+        (pyramid("SO3", 1.52, 0.55), -2),  # sulfite
+        (pyramid("SeO3", 1.69, 0.65), -2),  # selenite
+    ],
+)
+def test_lengths_of_bonds_tell_ions_from_molecules_of_the_same_bonds(atoms, charge):
+    assert charge_of_bonds(atoms) == charge
+
+
+def test_a_bond_between_rings_tells_viologens():
+    """Two electrons more make the bond between the rings a double one."""
+    for smiles, charge in (
+        ("C[n+]1ccc(-c2cc[n+](C)cc2)cc1", 2),
+        ("CN1C=CC(=C2C=CN(C)C=C2)C=C1", 0),
+    ):
+        assert charge_of_bonds(load_structure(f"smiles:{smiles}")) == charge
 
 
 def test_bonds_that_are_about_to_break_imply_no_charge():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import combinations
 from typing import Final, NamedTuple
 
 import ase
@@ -87,6 +88,50 @@ _TOTAL_COST: Final = 0.6
 _LONGEST: Final = 5.0
 """s for a part; fullerenes take a tenth of it."""
 
+_CARBON, _OXYGEN, _SULFUR, _SELENIUM = 6, 8, 16, 34
+_NO_DOUBLE: Final = {_OXYGEN: (1.265, 1.34), _SULFUR: (1.715, 1.80)}
+"""Å, of bonds from carbon to an atom without other ones. Quinones have 1.21 to 1.25 and 1.65 to
+1.69 Å, the dianions of hydroquinones and of dithiols 1.27 to 1.30 and 1.73 to 1.75 Å; where bonds
+are longer than in any ion, a structure is distorted and tells nothing."""
+_NO_DOUBLES: Final = 1.245
+"""Å, of four or more bonds C-O: 1.255 and 1.263 Å in croconate and squarate, 1.19 in C4O4."""
+_SEVERAL: Final = 4
+_THREE: Final = 3
+_FLAT_ONLY: Final = 5
+_NO_DOUBLE_BRIDGE: Final = 1.455
+"""Å, of bonds between carbons that are in no ring: 1.47 Å in viologens, 1.38 Å where they have two
+electrons more and are neutral."""
+_FLAT: Final = 340.0
+"""Degrees, of the sum of three angles: 318 in sulfite, 360 in sulfur trioxide."""
+
+
+class _Shape(NamedTuple):
+    """What the geometry tells of bonds beside which atoms have one.
+
+    Attributes
+    ----------
+    single
+        ``(b,)``, whether a bond is too long to be a multiple one.
+    lone
+        ``(n,)``, whether an atom with one bond is so far from its neighbour that one of several
+        such has a charge.
+    lone_together
+        The same where there are many of them.
+    pyramids
+        ``(n,)``, whether an atom of sulfur or selenium has three neighbours and is not flat, as it
+        would be with more than one double bond.
+    """
+
+    single: NDArray[np.bool_]
+    lone: NDArray[np.bool_]
+    lone_together: NDArray[np.bool_]
+    pyramids: NDArray[np.bool_]
+
+    @classmethod
+    def unknown(cls, atoms: int, bonds: int) -> _Shape:
+        """Return the shape of a molecule of which only the bonds are known."""
+        return cls(*(np.zeros(size, dtype=bool) for size in (bonds, atoms, atoms, atoms)))
+
 
 def charge_of_bonds(atoms: ase.Atoms) -> int:
     """Charge that the structure of a closed-shell molecule implies, see :func:`implied_charge`.
@@ -102,7 +147,9 @@ def charge_of_bonds(atoms: ase.Atoms) -> int:
         In e; 0 where bonds are so long that nobody can tell whether they are any.
     """
     bonds = find_bonds(atoms)
-    return 0 if _is_doubtful(atoms, bonds) else implied_charge(atoms.numbers, bonds.pairs)
+    if _is_doubtful(atoms, bonds):
+        return 0
+    return _charge(atoms.numbers, bonds.pairs, _shape(atoms, bonds))
 
 
 def _is_doubtful(atoms: ase.Atoms, bonds: Bonds) -> bool:
@@ -126,12 +173,48 @@ def _is_doubtful(atoms: ase.Atoms, bonds: Bonds) -> bool:
     )
 
 
+def _shape(atoms: ase.Atoms, bonds: Bonds) -> _Shape:
+    """See what lengths and angles tell."""
+    numbers, pairs = atoms.numbers, bonds.pairs
+    shape = _Shape.unknown(len(atoms), len(bonds))
+    neighbours = neighbour_lists(len(atoms), pairs.tolist())
+    for bond, ((first, second), length) in enumerate(
+        zip(pairs.tolist(), bonds.lengths, strict=True)
+    ):
+        if numbers[first] == numbers[second] == _CARBON:
+            # Others have no room for a multiple bond anyway.
+            most = max(len(neighbours[first]), len(neighbours[second]))
+            if length > _NO_DOUBLE_BRIDGE and most <= _THREE:
+                others = np.delete(pairs, bond, axis=0)
+                shape.single[bond] = _is_bridge(len(atoms), others, first, second)
+            continue
+        for end, other in ((first, second), (second, first)):
+            limits = _NO_DOUBLE.get(int(numbers[end]))
+            if limits is None or numbers[other] != _CARBON or len(neighbours[end]) > 1:
+                continue
+            shortest, longest = limits
+            shape.lone[end] = shortest < length < longest
+            shape.lone_together[end] = numbers[end] == _OXYGEN and _NO_DOUBLES < length < longest
+    for atom in np.flatnonzero(np.isin(numbers, (_SULFUR, _SELENIUM))).tolist():
+        if len(neighbours[atom]) == _THREE:
+            angles = atoms.get_angles([(i, atom, j) for i, j in combinations(neighbours[atom], 2)])
+            shape.pyramids[atom] = angles.sum() < _FLAT
+    return shape
+
+
+def _is_bridge(count: int, others: NDArray[np.integer], first: int, second: int) -> bool:
+    """Tell whether nothing but their bond connects two atoms."""
+    fragments = fragments_of(count, others.tolist())
+    return bool(fragments[first] != fragments[second])
+
+
 def implied_charge(numbers: NDArray[np.integer], pairs: NDArray[np.integer]) -> int:
     """Charge of a closed-shell molecule, by the Lewis structure in which fewest atoms are charged.
 
     Carboxylates, phenolates, thiolates, pyridinium, ammonium and their like are ions; nitro groups,
     N-oxides, azides, isonitriles, sulfoxides and zwitterions are neutral. What has the same atoms
-    and bonds as a neutral molecule, as the dianion of a quinone has, is taken for that.
+    and bonds as a neutral molecule, as the dianion of a quinone has, is taken for that, unless
+    :func:`charge_of_bonds` sees their lengths.
 
     Parameters
     ----------
@@ -145,8 +228,12 @@ def implied_charge(numbers: NDArray[np.integer], pairs: NDArray[np.integer]) -> 
     int
         In e. Metals and other elements without rules count as neutral.
     """
-    count = len(numbers)
     pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    return _charge(numbers, pairs, _Shape.unknown(len(numbers), len(pairs)))
+
+
+def _charge(numbers: NDArray[np.integer], pairs: NDArray[np.integer], shape: _Shape) -> int:
+    count = len(numbers)
     degrees = np.bincount(pairs.ravel(), minlength=count)
     if ((numbers == _HYDROGEN) & (degrees == 0)).any():
         return 0  # A broken bond, whose electrons may be anywhere.
@@ -156,17 +243,21 @@ def implied_charge(numbers: NDArray[np.integer], pairs: NDArray[np.integer]) -> 
     most = np.array([max((f.bonds for f in _FORMS.get(int(z), ())), default=0) for z in numbers])
     room = most > degrees
     loose = loose_atoms[pairs].any(axis=1)
-    open_pairs = pairs[loose | room[pairs].all(axis=1)]
+    open_pairs = pairs[loose | (room[pairs].all(axis=1) & ~shape.single)]
     parts = fragments_of(count, open_pairs.tolist())
     part_of_pair = parts[open_pairs[:, 0]]
     total = 0
     for part in range(int(parts.max(initial=-1)) + 1):
         atoms = np.flatnonzero(parts == part)
         own = np.searchsorted(atoms, open_pairs[part_of_pair == part])
+        together = int(shape.lone_together[atoms].sum()) >= _SEVERAL
+        lone = (shape.lone_together if together else shape.lone)[atoms]
         charge = _charge_of_part(
             tuple(numbers[atoms].tolist()),
             tuple(degrees[atoms].tolist()),
             tuple(map(tuple, own.tolist())),
+            tuple(np.flatnonzero(lone).tolist()) if lone.sum() > 1 else (),
+            tuple(np.flatnonzero(shape.pyramids[atoms]).tolist()),
         )
         if charge is None:
             return 0
@@ -176,12 +267,16 @@ def implied_charge(numbers: NDArray[np.integer], pairs: NDArray[np.integer]) -> 
 
 @functools.lru_cache(maxsize=4096)
 def _charge_of_part(
-    numbers: tuple[int, ...], degrees: tuple[int, ...], pairs: tuple[tuple[int, int], ...]
+    numbers: tuple[int, ...],
+    degrees: tuple[int, ...],
+    pairs: tuple[tuple[int, int], ...],
+    lone: tuple[int, ...] = (),
+    pyramids: tuple[int, ...] = (),
 ) -> int | None:
     """Charge of atoms whose bonds may be multiple ones; None where only radicals can be drawn.
 
     An integer linear program: how much each bond is more than a single one, and which form each
-    atom has, so that the costs are least.
+    atom has, so that the costs are least. One of the lone atoms, if there are any, has a charge.
     """
     hydrogens = [z == _HYDROGEN and n > 1 for z, n in zip(numbers, degrees, strict=True)]
     loose = [any(hydrogens[i] or numbers[i] not in _FORMS for i in pair) for pair in pairs]
@@ -193,6 +288,7 @@ def _charge_of_part(
         for atom, number in enumerate(numbers)
         for form in _FORMS.get(number, ())
         if form.bonds >= degrees[atom] + least[atom]
+        and not (atom in pyramids and form.bonds >= _FLAT_ONLY)
     ]
     bound = [atom for atom, number in enumerate(numbers) if number in _FORMS]
     if not bound:
@@ -207,6 +303,13 @@ def _charge_of_part(
         balance[atom, column] = degrees[atom] - form.bonds
     charges = np.array([*[0.0] * len(pairs), *(form.charge for _, form in choices), 0.0])
     size = np.eye(len(charges))[-1]
+    is_lone = np.array(
+        [
+            *[0.0] * len(pairs),
+            *(float(atom in lone and form.charge != 0) for atom, form in choices),
+            0.0,
+        ]
+    )
     lowest = [*(-1.0 if is_loose else 0.0 for is_loose in loose), *[0.0] * len(choices), 0.0]
     highest = [*(0.0 if is_loose else 2.0 for is_loose in loose), *[1.0] * len(choices), np.inf]
     found = milp(
@@ -217,6 +320,7 @@ def _charge_of_part(
             LinearConstraint(one[bound], 1, 1),
             LinearConstraint(balance[bound], 0, 0),
             LinearConstraint([size - charges, size + charges], 0, np.inf),
+            LinearConstraint(is_lone, min(len(lone), 1), np.inf),
         ],
         options={"time_limit": _LONGEST},
     )
