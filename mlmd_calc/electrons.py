@@ -12,8 +12,8 @@ multiplicity  ``info``: multiplicity, spin_multiplicity, mult, spin, total_spin,
 
 Keys are compared without regard to case and underscores. Other numbers in ``info`` whose key looks
 like a charge or spin are refused, because nobody can tell what they mean, and so are comments such
-as ``charge: 1`` or ``-2 1``, of which ASE makes words. Initial charges that are all zero, and
-moments that are all zero, state nothing.
+as ``charge: 1``, ``charge|1`` or ``-2 1``, of which ASE makes words. Initial charges that are all
+zero, and moments that are all zero, state nothing.
 """
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
             has_total = np.shape(value) in ((1,), (2,)) and _are_whole(np.asarray(value))
         else:
             has_total = not is_flag and value is not None
-        if has_total or (is_flag and ":" in str(key)):
+        if has_total or (is_flag and re.search("[:|]", str(key))):
             plain = value.item() if isinstance(value, np.generic) else value
             raise InputError(
                 f"{key}={plain!r} looks like a charge or spin, but is not a name known here; "

@@ -188,6 +188,15 @@ def test_trajectories_of_other_programs(dipeptide, tmp_path, suffix):
     np.testing.assert_allclose(read.positions, frames[:, read.system.atoms], atol=0.006)
     with pytest.raises(InputError, match="give the topology"):
         read_trajectories(file.path)
+    in_capitals = tmp_path / f"run.{suffix.upper()}"
+    in_capitals.write_bytes(file.path.read_bytes())
+    np.testing.assert_array_equal(
+        read_trajectories(in_capitals, **options)[0].positions, read.positions
+    )
+    collapsed = TrajectoryFile(tmp_path / f"collapsed.{suffix}", dipeptide, 2.5)
+    collapsed.append(frames * [[[1.0]], [[0.0]], [[1.0]], [[1.0]], [[1.0]]], 0)
+    with pytest.raises(InputError, match=r"frame 1 of .* has a bond of 0\.0 Å"):
+        read_trajectories(collapsed.path, **options)
     frames[3, :6] += [30.0, 0.0, 0.0]  # the acetyl group, on the other side of a cell
     torn = TrajectoryFile(tmp_path / f"torn.{suffix}", dipeptide, 2.5)
     torn.append(frames, 0)

@@ -653,6 +653,10 @@ def test_energies_that_are_words_and_names_that_are_numbers(tmp_path):
         read_dataset(tmp_path / "x.extxyz", energy_key="total")
     (water,) = read_dataset(tmp_path / "x.extxyz")
     assert water.name == "[1 2]"
+    # As xtb writes it.
+    (tmp_path / "x.xyz").write_text("2\nenergy: -1.07 gnorm: 0.0\nH 0 0 0\nH 0 0 0.74\n")
+    with pytest.raises(InputError, match="energy:=True is no number"):
+        read_dataset(tmp_path / "x.xyz", energy_key="energy:")
 
 
 def test_atomic_numbers_of_npz_files_are_whole(tmp_path, water):

@@ -380,6 +380,9 @@ def _stack(path: Path, key: str, values: Iterable[Any]) -> NDArray[np.float64] |
 
 def _numbers(path: Path, key: str, values: list[Any]) -> NDArray[np.float64]:
     try:
+        # A word of a comment is a flag to ASE.
+        if any(np.asarray(value).dtype.kind == "b" for value in values):
+            raise TypeError("a flag")
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(

@@ -21,6 +21,8 @@ FRAME_FILES: Final = (".xtc", ".dcd")
 
 _LONGEST_BOND: Final = 5.0
 """Å; a bond longer than this is one across a periodic cell."""
+_SHORTEST_BOND: Final = 0.05
+"""Å; atoms that are closer have no positions, as those that were no numbers before XTC rounded."""
 _BOND: Final = (0.6, 1.5)
 """Lengths of bonds over the sum of covalent radii, which no vibration leaves."""
 _TINY: Final = 1e-6
@@ -61,7 +63,7 @@ def read_frames(
         If it has another number of atoms, or no frame.
     """
     formats = require("mdtraj.formats", extra="dcd", why="read trajectories")
-    has_times = path.suffix == ".xtc"
+    has_times = path.suffix.lower() == ".xtc"
     kind = formats.XTCTrajectoryFile if has_times else formats.DCDTrajectoryFile
     try:
         with kind(str(path)) as file:
@@ -151,14 +153,14 @@ def check_whole(
     Raises
     ------
     InputError
-        With the first frame in which a bond crosses a cell, or if every frame has bonds of
-        impossible length. Single frames may, as those that a model has drawn.
+        With the first frame in which a bond crosses a cell or has no length, or if every frame has
+        bonds of impossible length. Single frames may, as those that a model has drawn.
     """
     usual = covalent_radii[numbers[bonds]].sum(axis=1)
     lengths = bond_lengths(frames, bonds)
     ratios = lengths / usual
     shortest, longest = _BOND
-    torn = (lengths > _LONGEST_BOND).any(axis=1)
+    torn = ((lengths > _LONGEST_BOND) | (lengths < _SHORTEST_BOND)).any(axis=1)
     foreign = ((ratios < shortest) | (ratios > longest)).any(axis=1)
     if torn.any() or foreign.all():
         frame = int(torn.argmax())

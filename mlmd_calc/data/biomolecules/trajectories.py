@@ -222,7 +222,7 @@ def read_trajectories(
         raise InputError("the list of trajectory files is empty; name at least one")
     return [
         _read_foreign(file, topology, interval_ps, replica)
-        if file.suffix in FRAME_FILES
+        if file.suffix.lower() in FRAME_FILES
         else _read(file)
         for replica, file in enumerate(files)
     ]
