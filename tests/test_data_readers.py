@@ -298,6 +298,29 @@ def test_units_in_comments_must_be_ours(tmp_path):
         read_dataset(tmp_path / "x.extxyz")
 
 
+def test_databases_of_schnetpack_state_their_units(tmp_path):
+    atoms = molecule("H2O")
+    stated = {"energy": "eV", "forces": "eV/Ang", "dipole_moment": "Debye"}
+    with ase.db.connect(tmp_path / "x.db") as database:
+        database.write(atoms, data={"energy": np.array([-2081.0]), "forces": np.ones((3, 3))})
+        database.metadata = {"_property_unit_dict": stated, "_distance_unit": "Ang"}
+    with pytest.warns(UserWarning, match=r"energy \(--energy-key\) and forces \(--forces-key\)"):
+        read_dataset(tmp_path / "x.db")
+    (read,) = read_dataset(tmp_path / "x.db", energy_key="energy", forces_key="forces")
+    assert read.energies.tolist() == [-2081.0]
+    for changed in ({"_distance_unit": "Bohr"}, {"_property_unit_dict": {"forces": "kcal/mol/A"}}):
+        with ase.db.connect(tmp_path / "x.db") as database:
+            database.metadata = changed
+        with pytest.raises(InputError, match=r"but (length|force) is read in"):
+            read_dataset(tmp_path / "x.db", energy_key="energy", forces_key="forces")
+
+
+def test_folders_in_a_folder_are_named(tmp_path):
+    (tmp_path / "set.000").mkdir()
+    with pytest.raises(InputError, match=r"not looked into, name them: set\.000"):
+        read_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("suffix", [".extxyz", ".xyz"])
 def test_frames_behind_blank_lines_are_not_left_out_in_silence(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"

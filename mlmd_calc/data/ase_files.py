@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.data.stated_units import check_stated
+from mlmd_calc.data.stated_units import Quantity, check_stated
 from mlmd_calc.electrons import ElectronicState, electronic_state
-from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
 from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines
 from mlmd_calc.options import shown
@@ -121,7 +121,7 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
         frames = list(read(path))
         if _is_xyz(path):
             refuse_frames_behind_blank_lines(path)
-    except ModelFileError:
+    except MLMDError:
         raise
     except Exception as error:  # ASE raises whatever its parsers stumble over
         raise ModelFileError(
@@ -150,7 +150,9 @@ def _iread(path: Path, kind: str) -> Iterator[Atoms]:
 def _rows(path: Path) -> Iterator[Atoms]:
     import ase.db
 
-    for row in ase.db.connect(path).select():
+    database = ase.db.connect(path)
+    _check_units(path, database.metadata)
+    for row in database.select():
         atoms = row.toatoms()
         # Not the values of key_value_pairs: for "charge" ASE returns the sum of the initial
         # charges there, whatever was written.
@@ -158,6 +160,16 @@ def _rows(path: Path) -> Iterator[Atoms]:
         atoms.info = {**row.data, **pairs}
         yield atoms
 
+
+def _check_units(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Refuse databases of SchNetPack whose units are not ours."""
+    stated = metadata.get("_property_unit_dict")
+    named = stated if isinstance(stated, dict) else {}
+    keys = {**{f"{name} unit": unit for name, unit in named.items()}, **metadata}
+    check_stated(f"{path}", keys, _OURS)
+
+
+_OURS: Final[dict[Quantity, float]] = {"length": 1.0, "energy": 1.0, "force": 1.0}
 
 _READERS: Final[dict[str, Callable[[Path], Iterator[Atoms]]]] = {
     ".extxyz": lambda path: _iread(path, "extxyz"),
@@ -189,7 +201,7 @@ def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[Mo
             continue
         where = f"{path}, frame {index}"
         _refuse_wrapped(where, atoms)
-        check_stated(where, atoms.info, {"length": 1.0, "energy": 1.0, "force": 1.0})
+        check_stated(where, atoms.info, _OURS)
         try:
             state = electronic_state(atoms, results=_results(atoms))
         except InputError as error:
@@ -305,7 +317,8 @@ def _labels(
     if stacked is None:
         found = [*_alike(members, kind), *({kind} & _results(members[0]).keys())]
         raise InputError(f"{path} has no {key!r}; {kind} may be {', '.join(found) or 'missing'}")
-    return stacked
+    # SchNetPack keeps an energy in an array of one number.
+    return stacked[:, 0] if kind == "energy" and stacked.shape[1:] == (1,) else stacked
 
 
 def _left_out(path: Path, members: list[Atoms], missing: dict[str, bool]) -> str:
@@ -327,7 +340,7 @@ def _own(atoms: Atoms) -> dict[str, Any]:
 
 def _alike(members: list[Atoms], kind: str) -> list[str]:
     """Names of numbers that look like energies, or of columns of three that look like forces."""
-    shape = () if kind == "energy" else (len(members[0]), 3)
+    shapes = ((), (1,)) if kind == "energy" else ((len(members[0]), 3),)
     # ASE has a place of its own for the energy that the forces are the slope of.
     free = {"free_energy"} if kind == "energy" and "free_energy" in _results(members[0]) else set()
     return sorted(
@@ -337,7 +350,7 @@ def _alike(members: list[Atoms], kind: str) -> list[str]:
             for atoms in members
             for key, value in _own(atoms).items()
             if _LOOKS_LIKE[kind].search(key)
-            and np.shape(value) == shape
+            and np.shape(value) in shapes
             and np.issubdtype(np.asarray(value).dtype, np.number)
         }
     )

@@ -32,7 +32,11 @@ def data_files(path: Path, is_data: Callable[[Path], bool], endings: str) -> lis
         file for file in path.iterdir() if is_data(file) and not file.name.startswith(".")
     )
     if not found:
-        raise InputError(f"the directory {path} holds no file ending in {endings}")
+        folders = [file.name for file in sorted(path.iterdir()) if file.is_dir()]
+        hint = f"; folders in it are not looked into, name them: {', '.join(folders[:3])}"
+        raise InputError(
+            f"the directory {path} holds no file ending in {endings}{hint if folders else ''}"
+        )
     return found
 
 
