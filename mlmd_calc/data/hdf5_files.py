@@ -146,10 +146,12 @@ def _read(
 
 def _state(group: Any, frames: int, charge: int | None = None) -> ElectronicState:
     """Charge and multiplicity by what a group states."""
+    # Opening every item takes long in files of many small groups.
+    items = {key: group[key] for key in group if is_electronic(key)}
     stated = {
         key: item[()]
-        for key, item in group.items()
-        if is_electronic(key) and getattr(item, "dtype", np.dtype(object)).kind in "iuf"
+        for key, item in items.items()
+        if getattr(item, "dtype", np.dtype(object)).kind in "iuf"
     }
     where = f"{group.file.filename}: {group.name}"
     return stated_state(where, {**dict(group.attrs), **stated}, frames, charge=charge)
