@@ -20,7 +20,7 @@ from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError,
 from mlmd_calc.potential import Evaluation, Potential, Structure
 from mlmd_calc.potential.coverage import Coverage
 from openmm_bridge.checks import check_contexts, extent
-from openmm_bridge.region import Region, check_nanometres, make_whole
+from openmm_bridge.region import Region, check_nanometres, check_order, make_whole
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -191,7 +191,9 @@ class MDETComputation:
             return
         self._systems = check_contexts(self)
         if len(positions) == self.region.system_size:
-            check_nanometres(self._molecule(positions, box))
+            molecule = self._molecule(positions, box)
+            check_nanometres(molecule)
+            check_order(self.region, molecule)
         self._seen = [*seen, *self._extents()]
 
     def _extents(self) -> list[Any]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
+from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
+from mlmd_calc import units
 from mlmd_calc.electrons import as_integer
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import fragments_of, neighbour_lists
@@ -17,6 +19,8 @@ from mlmd_calc.geometry.lewis import implied_charge
 from mlmd_calc.potential import Structure
 from mlmd_calc.zoo import ModelCard
 
+_FARTHEST_BONDED: Final = 1.75
+"""Distance over the sum of covalent radii; no bond of a structure to start from is so long."""
 BONDS: Final = (0.04, 0.4)
 """nm; no molecule has most of its bonds outside of these, but one given in Å or pm has."""
 
@@ -328,6 +332,32 @@ def check_nanometres(positions: NDArray[np.float64]) -> None:
             f"most atoms are {usual:.3g} nm from the one next to them, and bonds are 0.07 to 0.3 nm"
             " long; positions in OpenMM are in nm (1 nm = 10 Å), so divide by 10 what is in Å, or "
             "give it its unit (positions * unit.angstrom)"
+        )
+
+
+def check_order(region: Region, positions: NDArray[np.float64]) -> None:
+    """Refuse positions ``(n, 3)`` nm that belong to other atoms than those of the topology.
+
+    Raises
+    ------
+    InputError
+        If two atoms that the topology says are bonded are far apart.
+    """
+    # What hangs on the first atom may do so for want of a bond.
+    atoms = np.flatnonzero(region.parents != 0)
+    parents = region.parents[atoms]
+    radii = covalent_radii[region.numbers]
+    lengths = np.linalg.norm(positions[atoms] - positions[parents], axis=1) * units.NM
+    ratios = lengths / (radii[atoms] + radii[parents])
+    if (ratios > _FARTHEST_BONDED).any():
+        worst = int(np.nanargmax(ratios))
+        names = " and ".join(
+            f"{region.particles[i]} ({chemical_symbols[region.numbers[i]]})"
+            for i in sorted((atoms[worst], parents[worst]))
+        )
+        raise InputError(
+            f"the topology says that atoms {names} are bonded, but they are {lengths[worst]:.2f} Å "
+            "apart; give positions in the order of the topology"
         )
 
 

@@ -247,6 +247,7 @@ def pyramid(symbols: str, length: float, height: float) -> Atoms:
         (ring(6, 1.41, "OHHOHH", 1.30), -2),  # hydroquinone without its protons
         (ring(6, 1.42, "SHHSHH", 1.66), 0),
         (ring(6, 1.42, "SHHSHH", 1.73), -2),  # benzenedithiolate
+        (ring(6, 1.42, "SSHHHH", 1.73), -2),
         (ring(4, 1.51, "OOOO", 1.19), 0),
         (ring(4, 1.466, "OOOO", 1.263), -2),  # squarate
         (ring(5, 1.47, "OOOOO", 1.255), -2),  # croconate

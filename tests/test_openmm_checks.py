@@ -336,6 +336,17 @@ def test_systems_with_our_forces_are_loaded(ethanol, stored, tmp_path):
     np.testing.assert_array_equal(*results)
 
 
+def test_positions_in_another_order_than_the_topology_are_refused(ethanol):
+    """Oxygen and the methyl carbon exchanged: the model would see a molecule that there is not."""
+    order = [2, 1, 0, *range(3, 9)]
+    other = ethanol[order]
+    energy_and_forces(context_of(system_of(other, force_on(other)), other.positions))
+    context = context_of(system_of(other, force_on(other)), ethanol.positions)
+    reason = r"topology says that atoms 2 \(C\) and \d \(H\) are bonded, but they are .* order"
+    with pytest.raises(openmm.OpenMMException, match=reason):
+        energy_and_forces(context)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_foreign_code_in_a_system_does_not_run(ethanol, stored, tmp_path, nested):
     force = force_on(ethanol, stored)

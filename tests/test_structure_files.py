@@ -724,6 +724,8 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
         ("x.xyz", f"\n9\n\n{XYZ}", "ASE cannot read .*; give a whole file"),
         ("x.txt", f"9\n\n{XYZ}", "ASE cannot read .* such as .xyz"),
         ("x.xyz", f"9\ncharge: 1\n{XYZ}", "charge:=True looks like a charge"),
+        ("x.psf", "PSF\n", "a topology without positions; write one frame with its topology"),
+        ("x.INPCRD", "ethanol\n    9\n", "positions without elements"),
         ("x.xyz", f"9\nmol|charge|-2\n{XYZ}", r"mol\|charge\|-2=True looks like a charge"),
         ("x.xyz", f'9\ncharge_spin="-2.0 1.0"\n{XYZ}', "charge_spin=.* looks like a charge"),
         ("coord", "$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$eht charge=2\n", "give --charge"),

@@ -59,6 +59,12 @@ _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
 _ELEMENTS_ARE_GUESSED: Final = ("gromos", "lammps")
 """How the names of formats begin that do not state elements."""
 
+_HALVES: Final = (
+    *(".xtc", ".trr", ".dcd", ".nc", ".ncdf", ".mdcrd", ".inpcrd", ".rst7", ".ncrst", ".crd"),
+    *(".prmtop", ".parm7", ".psf", ".top", ".tpr"),
+)
+"""Endings of trajectories and topologies, of which one is nothing without the other."""
+
 _STATED: Final = re.compile(r"\b(charge|chrg)\b\s*=?\s*[+-]?[1-9]", re.IGNORECASE)
 """What a file of Turbomole or xtb says of a charge."""
 
@@ -262,6 +268,12 @@ def _suffix(path: Path) -> str:
 def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
     refuse_byte_order_mark(path)
     suffix = _suffix(path)
+    if suffix.lower() in _HALVES:
+        raise InputError(
+            f"{path} is of a kind that holds positions without elements, or a topology without "
+            "positions; write one frame with its topology as a PDB or .xyz file, for example with "
+            "mdtraj, MDAnalysis or VMD"
+        )
     known = extension2format.get(suffix.lower().removeprefix("."))
     try:
         # ASE does not know capital letters; where it knows nothing, it looks into the file.

@@ -83,6 +83,8 @@ _HYDROGEN: Final = 1
 _TOGETHER: Final = 1.15
 _APART: Final = 1.6
 """Times the sum of covalent radii: shorter distances are bonds, longer ones are none."""
+_BESIDE: Final = 1.4
+"""The same, of atoms that are no bond although others keep them near each other."""
 _TOTAL_COST: Final = 0.6
 """Of each e that the charges of neighbouring atoms do not cancel."""
 _LONGEST: Final = 5.0
@@ -164,9 +166,17 @@ def _is_doubtful(atoms: ase.Atoms, bonds: Bonds) -> bool:
     if not doubtful.any():
         return False
     neighbours = [set(each) for each in neighbour_lists(len(atoms), bonds.pairs.tolist())]
-    # Atoms that a common neighbour keeps near each other are not on the way to a bond.
+    # Atoms that a common neighbour keeps near each other are not on the way to a bond, nor are
+    # those with two others between them that lie side by side, as sulfur atoms of dithiols do.
     return any(
-        length < STRETCH or not neighbours[first] & neighbours[second]
+        length < STRETCH
+        or not (
+            neighbours[first] & neighbours[second]
+            or (
+                length > _BESIDE
+                and any(neighbours[each] & neighbours[second] for each in neighbours[first])
+            )
+        )
         for length, (first, second) in zip(
             lengths[doubtful], heavy[near[doubtful]].tolist(), strict=True
         )
