@@ -88,7 +88,11 @@ class ATOMIntegrator(nn.Module):
         """
         if self.config.encoder is not None:
             raise ConfigError("the integrator has an encoder already; leave out the other one")
-        wider = ATOMIntegrator(replace(self.config, encoder=network.config))
+        config = replace(self.config, encoder=network.config)
+        # Weights are drawn, and none of them is kept.
+        with torch.random.fork_rng(devices=[]):
+            wider = ATOMIntegrator(config)
+        wider.to(self.element_embedding.weight).train(self.training)
         own, pairs = wider.state_dict(), network.state_dict()
         for name, weight in self.state_dict().items():
             # The new columns of maps that read features of pairs.
@@ -98,7 +102,7 @@ class ATOMIntegrator(nn.Module):
             if name.startswith(f"{_ENCODER}."):
                 own[name].copy_(pairs[name.removeprefix(f"{_ENCODER}.")])
         nn.init.zeros_(wider.lifting_layer.from_encoder.weight)
-        return wider.to(self.element_embedding.weight).train(self.training)
+        return wider
 
     def propagate(
         self,
