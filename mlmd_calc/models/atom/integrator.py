@@ -21,7 +21,7 @@ from mlmd_calc.models.atom.physical_units import (
     check_kind,
 )
 from mlmd_calc.models.atom.slots import PairSlots, angle_dtype
-from mlmd_calc.models.mdet import PairEncoder
+from mlmd_calc.models.mdet.network import PairEncoder
 
 _ENCODER: Final = "lifting_layer.encoder"
 

@@ -21,7 +21,7 @@ from mlmd_calc.models.atom.config import PAIR_WIDTH, IntegratorConfig
 from mlmd_calc.models.atom.physical_units import NUM_ELEMENTS
 from mlmd_calc.models.atom.springs import NUM_COEFFICIENTS
 from mlmd_calc.models.atom.vectors import HIDDEN, VectorLayer, agitation, along
-from mlmd_calc.models.mdet import PairEncoder
+from mlmd_calc.models.mdet.network import PairEncoder
 
 # Gaussians of distances, Å.
 _NEAREST: Final = 0.7
