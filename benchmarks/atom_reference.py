@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 
 import torch
 from ase import units
+from mdet_reference import ReferenceConfig, distance_features, literal_pairs, node_features
 from torch import Tensor
 from torch.nn import functional
 
@@ -492,6 +493,8 @@ def _changes(
         [_pair(weights, positions, motions, numbers, i, j) for j in range(n)] for i in range(n)
     ]
     pair_features = torch.stack([torch.stack(row) for row in pairs])
+    known = _encoded(weights, config, positions, numbers)
+    pair_features = torch.cat([pair_features, known], dim=-1)
     bias = _linear(weights, "lifting_layer.bias", pair_features)
     bias = bias.view(n, n, config.num_layers, config.num_heads)
     invariants = [(a * b).sum(dim=-1) for k, a in enumerate(motions) for b in motions[: k + 1]]
@@ -500,6 +503,9 @@ def _changes(
         _linear(weights, "lifting_layer.v_0_linear", torch.stack(invariants[:1], dim=-1)),
         _linear(weights, "lifting_layer.concat_feats_linear", torch.stack(invariants, dim=-1)),
     )
+    if config.encoder is not None:
+        own = known[torch.arange(n), torch.arange(n)]
+        lifted[2].add_(own @ weights["lifting_layer.from_encoder.weight"].T)
     elements = weights["element_embedding.weight"][numbers].chunk(3, dim=-1)
     h_x, h_v, h_c = (h + e for h, e in zip(lifted, elements, strict=True))
     stream = first = h_x + h_v + h_c
@@ -526,6 +532,19 @@ def _changes(
     horizon = _horizon(weights, config, time, positions.dtype)
     agitating = motions if config.exact_limits else None
     return _pair_read_out(weights, stream, pair_features, vectors, positions, horizon, agitating)
+
+
+def _encoded(
+    weights: Weights, config: IntegratorConfig, positions: Tensor, numbers: Tensor
+) -> Tensor:
+    """Return what the encoder knows of pairs, ``(n, n, E)``; nothing without one."""
+    if config.encoder is None:
+        return torch.zeros(len(numbers), len(numbers), 0, dtype=positions.dtype)
+    prefix = "lifting_layer.encoder."
+    own = {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
+    options = ReferenceConfig(n_layers=config.encoder.n_layers, num_heads=config.encoder.num_heads)
+    edges = distance_features(own, (positions - positions.mean(dim=0)) / units.Bohr)
+    return literal_pairs(own, options, node_features(own, options, numbers, 0, 1), edges)
 
 
 def _pair(

@@ -253,14 +253,10 @@ def literal_forward(
         ``"embd"`` ``(n, E)``.
     """
     mask = torch.ones(len(numbers), dtype=torch.bool)
-    nodes = _node_features(state_dict, config, numbers, charge, multiplicity)
-    pairs = _distance_features(state_dict, positions_bohr)
-    pairs = pairs + _direction_features(state_dict, config, positions_bohr)
-    n = len(numbers)
-    both = torch.cat([nodes[:, None].expand(n, n, -1), nodes[None].expand(n, n, -1)], dim=-1)
-    pairs = pairs + _linear(state_dict, "composer.node_proj.0", both)
-    for i in range(config.n_layers):
-        pairs = _edge_layer(state_dict, f"layers.{i}", config.num_heads, pairs, mask)
+    nodes = node_features(state_dict, config, numbers, charge, multiplicity)
+    edges = distance_features(state_dict, positions_bohr)
+    edges = edges + _direction_features(state_dict, config, positions_bohr)
+    pairs = literal_pairs(state_dict, config, nodes, edges)
     embedding = _pool_pairs(state_dict, pairs)
     weight = mask.to(embedding.dtype)[:, None]
     normed = {
@@ -273,6 +269,19 @@ def literal_forward(
         "formation_energy": _head(state_dict, "formation_energy", mean).squeeze(-1),
         "embd": embedding,
     }
+
+
+def literal_pairs(
+    state_dict: Weights, config: ReferenceConfig, nodes: Tensor, edges: Tensor
+) -> Tensor:
+    """Features of pairs ``(n, n, E)`` after all layers, from those of atoms and of distances."""
+    n = len(nodes)
+    both = torch.cat([nodes[:, None].expand(n, n, -1), nodes[None].expand(n, n, -1)], dim=-1)
+    pairs = edges + _linear(state_dict, "composer.node_proj.0", both)
+    mask = torch.ones(n, dtype=torch.bool)
+    for i in range(config.n_layers):
+        pairs = _edge_layer(state_dict, f"layers.{i}", config.num_heads, pairs, mask)
+    return pairs
 
 
 def remove_net_force_and_torque(forces: Tensor, positions: Tensor) -> Tensor:
@@ -309,9 +318,10 @@ def _norm(weights: Weights, name: str, x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:], scale, shift)
 
 
-def _node_features(
+def node_features(
     weights: Weights, config: ReferenceConfig, numbers: Tensor, charge: int, multiplicity: int
 ) -> Tensor:
+    """Features of atoms ``(n, E)``."""
     nodes = weights["embedding.nuclear_embedding.embedding.weight"][numbers]
     if config.use_electronic_embeddings:
         table = weights["embedding.nuclear_embedding.electron_config"]
@@ -327,7 +337,8 @@ def _pair_vectors(positions: Tensor) -> Tensor:
     return positions[None, :, :] - positions[:, None, :]
 
 
-def _distance_features(weights: Weights, positions: Tensor) -> Tensor:
+def distance_features(weights: Weights, positions: Tensor) -> Tensor:
+    """Features of distances ``(n, n, E)``, positions in Bohr."""
     prefix = "embedding.m3d_embed"
     distances = torch.sqrt(_pair_vectors(positions).square().sum(dim=-1, keepdim=True) + 1e-8)
     edge_type = torch.zeros(distances.shape[:2], dtype=torch.int64)

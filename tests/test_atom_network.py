@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.models import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
+from mlmd_calc.models import (
+    ATOM,
+    MDET,
+    ATOMConfig,
+    ATOMIntegrator,
+    IntegratorConfig,
+    MDETConfig,
+)
 from mlmd_calc.models.atom import input_features, merge_weights, record, return_probabilities
 from mlmd_calc.models.atom.lifting import EquivariantLinear, TensorProduct
 from mlmd_calc.models.atom.slots import RelativeTimes, RotaryTables
@@ -91,6 +98,13 @@ JUMPS = {
 
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 JUMPS["springs"] = dataclasses.replace(JUMPS["recipe"], spring_steps=64)
+ENCODER = MDETConfig(
+    n_layers=2, embd_dim=8, num_heads=2, num_3d_kernels=8, directions="none", extensive=True
+)
+JUMPS["encoder"] = dataclasses.replace(JUMPS["recipe"], encoder=ENCODER)
+
+EXACT = ("recipe", "springs", "encoder")
+"""Those with exact limits."""
 
 each_jump = pytest.mark.parametrize("config", JUMPS.values(), ids=JUMPS.keys())
 
@@ -872,7 +886,7 @@ def test_untrained_jumps_are_ballistic(name: str) -> None:
     assert torch.equal(out["vel"], v[:, None].expand_as(straight) * real)
 
 
-@pytest.mark.parametrize("config", [JUMPS["recipe"], JUMPS["springs"]], ids=["", "springs"])
+@pytest.mark.parametrize("config", [JUMPS[name] for name in EXACT], ids=EXACT)
 class TestExactLimits:
     """What a random network with this option does where motion vanishes."""
 
@@ -916,7 +930,7 @@ class TestExactLimits:
         assert left[0][1] / left[1][1] == pytest.approx(4.0, rel=0.02)
 
 
-@pytest.mark.parametrize("name", sorted(JUMPS.keys() - {"recipe", "springs"}))
+@pytest.mark.parametrize("name", sorted(JUMPS.keys() - {*EXACT}))
 def test_changes_grow_from_zero_as_those_of_a_force(name: str) -> None:
     config = JUMPS[name]
     network = random_network(config)
@@ -1041,6 +1055,9 @@ def test_gradients_of_a_jump(config: IntegratorConfig) -> None:
     out = network.propagate(times=TIMES, **molecule)
     sum(w.square().sum() for w in out.values()).backward()
     for name, parameter in network.named_parameters():
+        assert parameter.requires_grad != name.startswith("lifting_layer.encoder"), name
+        if not parameter.requires_grad:
+            continue
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name
     padding = ~molecule["mask"]
@@ -1098,3 +1115,47 @@ def test_missing_accelerations_are_refused() -> None:
     network = random_network(JUMPS["shipped"])
     with pytest.raises(InputError, match="accelerations are missing"):
         network.propagate(times=TIMES, **state(JUMP))
+
+
+# ---- what a force field knows of pairs --------------------------------------------------------
+
+
+def random_encoder(config: MDETConfig = ENCODER) -> MDET:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        network = MDET(config)
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["without-accelerations", "recipe", "springs"])
+def test_an_encoder_changes_nothing_until_it_is_trained(name: str) -> None:
+    network = random_network(JUMPS[name])
+    wider = network.with_encoder(random_encoder())
+    assert wider.config == dataclasses.replace(JUMPS[name], encoder=ENCODER)
+    molecule = state(JUMPS[name])
+    with torch.no_grad():
+        expected = network.propagate(times=TIMES, **molecule)
+        assert_same(wider.propagate(times=TIMES, **molecule), expected)
+        wider.projection_layer.from_pair.weight[:, -1] += 0.3
+        moved = wider.propagate(times=TIMES, **molecule)
+    assert (moved["pos"] - expected["pos"]).abs().max() > 1e-6
+
+
+def test_an_encoder_keeps_the_weights_of_its_force_field() -> None:
+    forces = random_encoder()
+    encoder = random_network(JUMPS["recipe"]).with_encoder(forces).lifting_layer.encoder
+    known = forces.state_dict()
+    for name, weight in encoder.state_dict().items():
+        torch.testing.assert_close(weight, known[name].double(), rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_encoders_that_cannot_be_taken() -> None:
+    network = random_network(JUMPS["recipe"])
+    turning = random_encoder(dataclasses.replace(ENCODER, directions="direct"))
+    with pytest.raises(ConfigError, match="directions='direct', and its features turn"):
+        network.with_encoder(turning)
+    with pytest.raises(ConfigError, match="has an encoder already"):
+        network.with_encoder(random_encoder()).with_encoder(random_encoder())

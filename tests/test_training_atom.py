@@ -12,6 +12,7 @@ from toy_models import toy_model
 from mlmd_calc.analysis.jump_baselines import Ballistic
 from mlmd_calc.analysis.jumps import jumps_of, measure_jumps
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation.atom import ATOMPropagator
@@ -330,3 +331,28 @@ def test_a_fine_tuned_card_says_which_weights_made_the_motion(finished):
         assert "lowest_friction_per_ps" not in card["recommended"]
         assert card["recommended"]["stride_fs"] == 8.0
     assert found == [("mdet-ethanol", "5eed"), (None, None), ("mdet-ethanol", "01d")]
+
+
+def test_an_encoder_is_taken_and_kept(finished, tmp_path):
+    config = MDETConfig(
+        n_layers=1, embd_dim=8, num_heads=2, num_3d_kernels=8, directions="none", extensive=True
+    )
+    forces = MDET(config)
+    path = tmp_path / "forces.safetensors"
+    save_model(path, forces, {}, {"name": "forces"})
+    recipe = replace(RECIPE, steps=2, encoder=str(path))
+    fresh = load_atom(run(tmp_path / "fresh", recipe))
+    start = load_atom(finished / "model.safetensors")
+    tuned = load_atom(run(tmp_path / "tuned", replace(recipe, model={}), start=start))
+    again = replace(RECIPE, steps=1, model={})
+    again = load_atom(run(tmp_path / "again", again, start=tuned))
+    known = forces.state_dict()
+    for model in (fresh, tuned, again):
+        assert model.network.config.encoder == config
+        for name, weight in model.network.lifting_layer.encoder.state_dict().items():
+            # Averages of the same number are rounded.
+            torch.testing.assert_close(weight, known[name], rtol=1e-5, atol=1e-8)
+        # What is read of it has been trained.
+        assert model.network.lifting_layer.from_encoder.weight.any()
+    with pytest.raises(ConfigError, match="encoder already"):
+        run(tmp_path / "twice", replace(recipe, model={}), start=tuned)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.mdet.config import MDETConfig
 from mlmd_calc.options import (
     MOST_LAYERS,
     check_choices,
@@ -16,6 +17,7 @@ from mlmd_calc.options import (
     check_types,
     refuse_unknown,
     shown,
+    with_lists,
 )
 
 _BLOCK_CHOICES: Final[dict[str, tuple[str, ...]]] = {
@@ -38,6 +40,9 @@ _WITH_TENSOR_PRODUCT: Final = ("quasi_equivariant_tp", "canonicalization")
 
 INTEGRATOR: Final = "integrator"
 """Table of an integrator's own options in files and recipes; the operator has none."""
+
+PAIR_WIDTH: Final = 32
+"""Width of an integrator's own features of a pair."""
 
 _FORMER_OPTIONS: Final[dict[str, Any]] = {
     "pairs": True,
@@ -245,6 +250,9 @@ class IntegratorConfig(BlockConfig):
     spring_steps
         Correct the motion of learnt springs between atoms, see :mod:`.springs`, followed in this
         many steps, instead of ballistic motion; 0 for none. Only with ``exact_limits``.
+    encoder
+        Architecture of a force field whose features of pairs are taken as well, see
+        :meth:`.integrator.ATOMIntegrator.with_encoder`; it must not see directions. None for none.
     temperature
         Temperature in K whose thermal speed, sqrt(k_B T/m) per element, is the unit of velocities
         inside the network.
@@ -267,6 +275,7 @@ class IntegratorConfig(BlockConfig):
     vector_channels: int = 16
     exact_limits: bool = False
     spring_steps: int = 0
+    encoder: MDETConfig | None = None
     temperature: float = 300.0
     time_scale: float = 4.0
     max_horizon: float = 32.0
@@ -286,6 +295,12 @@ class IntegratorConfig(BlockConfig):
                 f"spring_steps={self.spring_steps} with exact_limits=False; springs need "
                 "exact_limits=True"
             )
+        if self.encoder is not None and not self.encoder.invariant:
+            raise ConfigError(
+                f"the encoder has directions={self.encoder.directions!r}, and its features turn "
+                "with the molecule; take a force field with directions='none', such as "
+                "mdet-small-organics"
+            )
         if self.max_horizon <= self.time_scale:
             raise ConfigError(
                 f"max_horizon={self.max_horizon} fs must exceed time_scale={self.time_scale} fs"
@@ -296,9 +311,14 @@ class IntegratorConfig(BlockConfig):
         """Vectors of motion per atom: velocity, and acceleration where there is one."""
         return 2 if self.accelerations else 1
 
+    @property
+    def pair_width(self) -> int:
+        """Features of a pair: its own, and those of the encoder where there is one."""
+        return PAIR_WIDTH + (0 if self.encoder is None else self.encoder.embd_dim)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values, those of the blocks above the others."""
-        options = asdict(self)
+        options = with_lists(asdict(self))
         shared = {field.name for field in fields(BlockConfig)}
         own = {name: options.pop(name) for name in list(options) if name not in shared}
         return {**options, INTEGRATOR: own}
@@ -323,6 +343,8 @@ class IntegratorConfig(BlockConfig):
         known = refuse_unknown(cls, _without_former(own), "ATOM integrator options")
         if twice := sorted(set(known) & {field.name for field in fields(BlockConfig)}):
             raise ConfigError(f"{twice} are no options of the table {INTEGRATOR}; set them above")
+        if isinstance(encoder := known.get("encoder"), Mapping):
+            known = {**known, "encoder": MDETConfig.from_dict(encoder)}
         return cls(**shared, **known)
 
 

@@ -13,7 +13,9 @@ from mlmd_calc.models.atom.blocks import FeedForward, SwiGLU
 from mlmd_calc.models.atom.integrator import ATOMIntegrator
 from mlmd_calc.models.atom.lifting import EquivariantLinear
 from mlmd_calc.models.atom.network import ATOM, VectorReadout
+from mlmd_calc.models.atom.pairs import PairLifting
 from mlmd_calc.models.linear import replace_linear_maps
+from mlmd_calc.models.mdet import inference as mdet
 from mlmd_calc.models.recorder import Recorder
 
 N = TypeVar("N", ATOM, ATOMIntegrator)
@@ -51,6 +53,9 @@ def merge_weights(network: N) -> N:
     if network.config.activation == "swiglu":
         for block in merged.transformer_blocks:
             block.ffn = MergedFeedForward(cast(FeedForward, block.ffn))
+    lifting = merged.lifting_layer
+    if isinstance(lifting, PairLifting) and lifting.encoder is not None:
+        lifting.encoder = mdet.merge_weights(lifting.encoder)
     replace_linear_maps(merged)
     return merged.requires_grad_(False)
 

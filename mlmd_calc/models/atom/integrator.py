@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.errors import InputError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atom.blocks import Blocks, draw_dense_weights
 from mlmd_calc.models.atom.config import IntegratorConfig
 from mlmd_calc.models.atom.pairs import Geometry, PairLifting, PairReadout
@@ -20,6 +21,9 @@ from mlmd_calc.models.atom.physical_units import (
     check_kind,
 )
 from mlmd_calc.models.atom.slots import PairSlots, angle_dtype
+from mlmd_calc.models.mdet.network import PairEncoder
+
+_ENCODER: Final = "lifting_layer.encoder"
 
 _STARTS_AT_ZERO: Final = re.compile(r"_coefficients|film")
 """Last layers, with which an untrained network is ballistic, and layers that depend on time."""
@@ -65,6 +69,40 @@ class ATOMIntegrator(nn.Module):
         for name, weight in self.named_parameters():
             if _STARTS_AT_ZERO.search(name):
                 nn.init.zeros_(weight)
+
+    def with_encoder(self, network: PairEncoder) -> ATOMIntegrator:
+        """Copy the network, and give the copy what a force field's network knows of pairs.
+
+        A force field has learnt which atoms are bound how, from more molecules than an integrator.
+        The copy predicts the same until it is trained further. The encoder is not trained.
+
+        Parameters
+        ----------
+        network
+            A :class:`~mlmd_calc.models.MDET`, whose weights are copied, without its read-outs.
+
+        Raises
+        ------
+        ConfigError
+            If its features turn with the molecule, or there is an encoder already.
+        """
+        if self.config.encoder is not None:
+            raise ConfigError("the integrator has an encoder already; leave out the other one")
+        config = replace(self.config, encoder=network.config)
+        # Weights are drawn, and none of them is kept.
+        with torch.random.fork_rng(devices=[]):
+            wider = ATOMIntegrator(config)
+        wider.to(self.element_embedding.weight).train(self.training)
+        own, pairs = wider.state_dict(), network.state_dict()
+        for name, weight in self.state_dict().items():
+            # The new columns of maps that read features of pairs.
+            own[name].zero_()
+            own[name][tuple(map(slice, weight.shape))] = weight
+        for name in own:
+            if name.startswith(f"{_ENCODER}."):
+                own[name].copy_(pairs[name.removeprefix(f"{_ENCODER}.")])
+        nn.init.zeros_(wider.lifting_layer.from_encoder.weight)
+        return wider
 
     def propagate(
         self,
@@ -133,7 +171,7 @@ class ATOMIntegrator(nn.Module):
         weights = self.element_embedding.weight
         x, motions = (w.to(weights.dtype) for w in self.physical_units.inputs(state))
         geometry = Geometry.of(x, motions, mask)
-        pairs, bias, lifted = self.lifting_layer(geometry, motions, numbers, mask)
+        pairs, bias, lifted = self.lifting_layer(x, geometry, motions, numbers, mask)
         elements = self.element_embedding(numbers).chunk(3, dim=-1)
         h_x, h_v, h_c = ((h + e)[:, None] for h, e in zip(lifted, elements, strict=True))
         # The stream starts with all that is known of an atom, because attention mixes atoms.

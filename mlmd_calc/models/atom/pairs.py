@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import ase.units
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
-from mlmd_calc.models.atom.config import IntegratorConfig
+from mlmd_calc.models.atom.config import PAIR_WIDTH, IntegratorConfig
 from mlmd_calc.models.atom.physical_units import NUM_ELEMENTS
 from mlmd_calc.models.atom.springs import NUM_COEFFICIENTS
-from mlmd_calc.models.atom.vectors import HIDDEN, PAIR_WIDTH, VectorLayer, agitation, along
+from mlmd_calc.models.atom.vectors import HIDDEN, VectorLayer, agitation, along
+from mlmd_calc.models.mdet.network import PairEncoder
 
 # Gaussians of distances, Å.
 _NEAREST: Final = 0.7
@@ -74,7 +76,11 @@ class Geometry(NamedTuple):
 
 
 class PairLifting(nn.Module):
-    """Features of pairs and of atoms, and the bias that pairs give to attention."""
+    """Features of pairs and of atoms, and the bias that pairs give to attention.
+
+    With the option ``encoder`` those of a force field's network go with the own features of pairs,
+    and those of the pairs of an atom with itself to the atom.
+    """
 
     def __init__(self, config: IntegratorConfig) -> None:
         super().__init__()
@@ -86,17 +92,29 @@ class PairLifting(nn.Module):
             nn.Linear(HIDDEN, PAIR_WIDTH),
         )
         self.heads = (config.num_layers, config.num_heads)
-        self.bias = nn.Linear(PAIR_WIDTH, config.num_layers * config.num_heads)
+        self.bias = nn.Linear(config.pair_width, config.num_layers * config.num_heads)
         self.v_0_linear = nn.Linear(1, width)
         self.concat_feats_linear = nn.Linear(motions * (motions + 1) // 2, width)
+        self.encoder: PairEncoder | None = None
+        if config.encoder is not None:
+            # It stays as the force field learnt it, which halves the time of a training step.
+            self.encoder = PairEncoder(config.encoder).requires_grad_(False)
+            self.from_encoder = nn.Linear(config.encoder.embd_dim, width, bias=False)
 
     def forward(
-        self, geometry: Geometry, motions: Tensor, numbers: Tensor, mask: Tensor
+        self,
+        positions: Tensor,
+        geometry: Geometry,
+        motions: Tensor,
+        numbers: Tensor,
+        mask: Tensor,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Lift a state.
 
         Parameters
         ----------
+        positions
+            ``(b, n, 3)`` Å.
         geometry
             Geometry of the molecules.
         motions
@@ -110,14 +128,19 @@ class PairLifting(nn.Module):
             ``(b, n, n, w)``; ``(layers, b, h, n, n)``, minus infinity for padding; and features of
             positions (none), velocities and context, ``(b, n, d)`` each.
         """
-        pairs = self._embed(geometry, numbers)
-        bias = self.bias(pairs).unflatten(-1, self.heads).permute(3, 0, 4, 1, 2)
-        bias = bias.masked_fill(~mask[:, None, None, :], -torch.inf)
         products = motions @ motions.transpose(-1, -2)
         lower = torch.tril_indices(*products.shape[-2:], device=products.device)
         invariants = products[..., lower[0], lower[1]]
         h_v = self.v_0_linear(invariants[..., :1])
-        return pairs, bias, (torch.zeros_like(h_v), h_v, self.concat_feats_linear(invariants))
+        h_c = self.concat_feats_linear(invariants)
+        pairs = self._embed(geometry, numbers)
+        if self.encoder is not None:
+            known = self.encoder.encode(positions / ase.units.Bohr, numbers, mask).pairs
+            pairs = torch.cat([pairs, known], dim=-1)
+            h_c = h_c + self.from_encoder(known.diagonal(dim1=1, dim2=2).transpose(1, 2))
+        bias = self.bias(pairs).unflatten(-1, self.heads).permute(3, 0, 4, 1, 2)
+        bias = bias.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return pairs, bias, (torch.zeros_like(h_v), h_v, h_c)
 
     def _embed(self, geometry: Geometry, numbers: Tensor) -> Tensor:
         d = geometry.distances[..., None]
@@ -156,7 +179,7 @@ class PairReadout(nn.Module):
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
         self.from_receiver = nn.Linear(width, HIDDEN)
         self.from_sender = nn.Linear(width, HIDDEN, bias=False)
-        self.from_pair = nn.Linear(PAIR_WIDTH, HIDDEN, bias=False)
+        self.from_pair = nn.Linear(config.pair_width, HIDDEN, bias=False)
         self.pair_film = nn.Linear(width, 2 * HIDDEN)
         self.inner = nn.Linear(HIDDEN, HIDDEN)
         self.pair_coefficients = nn.Linear(HIDDEN, 2 * (1 + 2 * vectors))

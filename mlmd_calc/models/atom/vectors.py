@@ -19,9 +19,6 @@ from mlmd_calc.models.atom.config import IntegratorConfig
 HIDDEN: Final = 64
 """Width of the features of a pair inside the functions of pairs."""
 
-PAIR_WIDTH: Final = 32
-"""Width of the features of a pair."""
-
 # Both make up for sums over many neighbours, so that training starts calmly.
 _MESSAGE_SCALE: Final = 0.1
 _SUM_SCALE: Final = 0.3
@@ -80,7 +77,7 @@ class VectorLayer(nn.Module):
         self.mix = nn.Linear(channels, k, bias=False)
         self.from_receiver = nn.Linear(width, HIDDEN)
         self.from_sender = nn.Linear(width, HIDDEN, bias=False)
-        self.from_pair = nn.Linear(PAIR_WIDTH, HIDDEN, bias=False)
+        self.from_pair = nn.Linear(config.pair_width, HIDDEN, bias=False)
         self.from_radial = nn.Linear(k, HIDDEN, bias=False)
         self.inner = nn.Linear(HIDDEN, HIDDEN)
         self.vector_coefficients = nn.Linear(HIDDEN, 3 * k)

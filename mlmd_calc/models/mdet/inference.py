@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from mlmd_calc.models.linear import Linear, replace_linear_maps
 from mlmd_calc.models.loops import known
 from mlmd_calc.models.mdet.compiled import CompiledAttention, CompiledGELU
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, can_fuse, edge_attention
-from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention
+from mlmd_calc.models.mdet.network import MDET, Decomposer, EdgeAttention, PairEncoder
+
+N = TypeVar("N", bound=PairEncoder)
 
 
-def merge_weights(network: MDET) -> MDET:
+def merge_weights(network: N) -> N:
     """Copy a network for inference: the same results up to rounding, with less work.
 
     * The four projections of an attention layer are one.
@@ -31,14 +33,14 @@ def merge_weights(network: MDET) -> MDET:
 
     Returns
     -------
-    MDET
+    MDET or PairEncoder
         Network in evaluation mode that cannot be trained, has first derivatives only, and whose
         state dict has other names.
     """
     merged = copy.deepcopy(network).eval()
     for layer in merged.layers:
         layer.attention = MergedAttention(cast(EdgeAttention, layer.attention))
-    if merged.decomposer.pooling:
+    if isinstance(merged, MDET) and merged.decomposer.pooling:
         pooling: nn.Module = MergedDecomposer(merged.decomposer)
         merged.add_module("decomposer", pooling)
     for parent in list(merged.modules()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -228,7 +228,70 @@ class ConservativeHead(nn.Module):
         return out
 
 
-class MDET(nn.Module):
+class Encoding(NamedTuple):
+    """What a :class:`PairEncoder` knows of molecules.
+
+    Attributes
+    ----------
+    pairs
+        ``(b, n, n, E)`` features of pairs of atoms.
+    geometry
+        Vectors and distances between atoms.
+    weights
+        ``(b, n, n)`` weights of the pairs, which fade at the cutoff; None without one.
+    """
+
+    pairs: Tensor
+    geometry: PairGeometry
+    weights: Tensor | None
+
+
+class PairEncoder(nn.Module):
+    """Features of the pairs of atoms of a molecule: :class:`MDET` without its read-outs.
+
+    Parameters
+    ----------
+    config
+        Architecture; options of read-outs do not matter.
+    """
+
+    def __init__(self, config: MDETConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.composer = Composer(config)
+        self.layers = nn.ModuleList(EdgeTransformerLayer(config) for _ in range(config.n_layers))
+
+    def encode(
+        self,
+        positions: Tensor,
+        numbers: Tensor,
+        mask: Tensor | None = None,
+        charge: Tensor | None = None,
+        multiplicity: Tensor | None = None,
+        attention: AttentionFunction = edge_attention,
+        features: torch.dtype | None = None,
+    ) -> Encoding:
+        """Features of pairs; parameters are those of :meth:`MDET.forward`."""
+        batch = len(positions)
+        if charge is None:
+            charge = torch.zeros(batch, dtype=torch.long, device=numbers.device)
+        if multiplicity is None:
+            multiplicity = torch.ones(batch, dtype=torch.long, device=numbers.device)
+        geometry = pair_geometry(positions, mask)
+        cutoff = self.config.cutoff
+        weights = None if cutoff is None else envelope(geometry.length, cutoff)
+        pairs = self.composer(
+            self.embedding.edges(geometry, numbers, features or positions.dtype),
+            self.embedding.nodes(numbers, charge, multiplicity),
+        )
+        bias = pair_bias(mask, weights)
+        for layer in self.layers:
+            pairs = layer(pairs, bias, attention)
+        return Encoding(pairs, geometry, weights)
+
+
+class MDET(PairEncoder):
     """Unconstrained edge-transformer force field (arXiv 2503.01431).
 
     A pure function of tensors: positions in Bohr, outputs in atomic units. Random rotations,
@@ -251,11 +314,7 @@ class MDET(nn.Module):
     """
 
     def __init__(self, config: MDETConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = Embedding(config)
-        self.composer = Composer(config)
-        self.layers = nn.ModuleList(EdgeTransformerLayer(config) for _ in range(config.n_layers))
+        super().__init__(config)
         self.decomposer = Decomposer(config)
         self.heads = nn.ModuleDict()
         if config.energy_conserving:
@@ -306,22 +365,10 @@ class MDET(nn.Module):
             ``(b, dim)``, and "embd" ``(b, n, E)``. For a conservative model "forces" is absent and
             "potential" ``(b, 1)`` is the function whose positive gradient is the force.
         """
-        batch = len(positions)
-        if charge is None:
-            charge = torch.zeros(batch, dtype=torch.long, device=numbers.device)
-        if multiplicity is None:
-            multiplicity = torch.ones(batch, dtype=torch.long, device=numbers.device)
-        atoms_mask = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
-        geometry = pair_geometry(positions, mask)
-        cutoff = self.config.cutoff
-        weights = None if cutoff is None else envelope(geometry.length, cutoff)
-        pairs = self.composer(
-            self.embedding.edges(geometry, numbers, features or positions.dtype),
-            self.embedding.nodes(numbers, charge, multiplicity),
+        pairs, geometry, weights = self.encode(
+            positions, numbers, mask, charge, multiplicity, attention, features
         )
-        bias = pair_bias(mask, weights)
-        for layer in self.layers:
-            pairs = layer(pairs, bias, attention)
+        atoms_mask = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
         atoms = self.decomposer(pairs, mask, weights)
         out = {"embd": atoms}
         if self.config.energy_conserving:

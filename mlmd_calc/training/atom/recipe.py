@@ -47,6 +47,10 @@ class ATOMRecipe(Recipe):
         Later times of each sample; a sample is a state, and the states at these times.
     shortest_horizon
         Shortest time in fs; times are log-uniform up to the network's ``max_horizon``.
+    encoder
+        Name or path of an MD-ET model whose features of pairs the network starts with
+        (:meth:`mlmd_calc.models.ATOMIntegrator.with_encoder`), best that whose motion it learns;
+        empty for none.
     """
 
     kind: ClassVar[str] = "atom"
@@ -57,6 +61,7 @@ class ATOMRecipe(Recipe):
     atoms_per_batch: int = 1600
     times: int = 2
     shortest_horizon: float = 2.0
+    encoder: str = ""
 
     def check_model(self) -> None:
         """Refuse options that no integrator has, and times that it cannot jump over."""

@@ -13,7 +13,7 @@ from mlmd_calc.training.atom.module import ATOMTraining
 from mlmd_calc.training.atom.recipe import ATOMRecipe
 from mlmd_calc.training.held_out import elements_of
 from mlmd_calc.training.task import Task, network_to_train, refuse_new_elements
-from mlmd_calc.zoo import ATOMModel
+from mlmd_calc.zoo import ATOMModel, load_model
 
 
 def atom_task(
@@ -24,6 +24,9 @@ def atom_task(
 ) -> Task:
     """Prepare a training; see :data:`~mlmd_calc.training.task.PrepareTask`."""
     network = network_to_train(start, recipe.seed, lambda: ATOMIntegrator(recipe.network_config()))
+    if recipe.encoder:
+        forces = load_model(recipe.encoder, device="cpu", dtype="float32")
+        network = network.with_encoder(forces.network)
     elements = elements_of(train)
     refuse_new_elements(validation, elements)
     options = network.config
