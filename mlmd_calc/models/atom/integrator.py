@@ -87,7 +87,10 @@ class ATOMIntegrator(nn.Module):
             If its features turn with the molecule, or there is an encoder already.
         """
         if self.config.encoder is not None:
-            raise ConfigError("the integrator has an encoder already; leave out the other one")
+            raise ConfigError(
+                "the network has an encoder already, and keeps it; leave out encoder (in a command "
+                "with --set encoder='\"\"')"
+            )
         config = replace(self.config, encoder=network.config)
         # Weights are drawn, and none of them is kept.
         with torch.random.fork_rng(devices=[]):
