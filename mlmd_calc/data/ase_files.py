@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
-from mlmd_calc.data.stated_units import Quantity, check_stated
+from mlmd_calc.data.stated_units import OURS, check_stated
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
@@ -166,10 +166,8 @@ def _check_units(path: Path, metadata: Mapping[str, Any]) -> None:
     stated = metadata.get("_property_unit_dict")
     named = stated if isinstance(stated, dict) else {}
     keys = {**{f"{name} unit": unit for name, unit in named.items()}, **metadata}
-    check_stated(f"{path}", keys, _OURS)
+    check_stated(f"{path}", keys, OURS)
 
-
-_OURS: Final[dict[Quantity, float]] = {"length": 1.0, "energy": 1.0, "force": 1.0}
 
 _READERS: Final[dict[str, Callable[[Path], Iterator[Atoms]]]] = {
     ".extxyz": lambda path: _iread(path, "extxyz"),
@@ -201,7 +199,7 @@ def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[Mo
             continue
         where = f"{path}, frame {index}"
         _refuse_wrapped(where, atoms)
-        check_stated(where, atoms.info, _OURS)
+        check_stated(where, atoms.info, OURS)
         try:
             state = electronic_state(atoms, results=_results(atoms))
         except InputError as error:

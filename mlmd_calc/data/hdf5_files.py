@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.biomolecules.hdf5 import open_hdf5, read_array
 from mlmd_calc.data.frames import Float64Array, MoleculeFrames, stated_state
-from mlmd_calc.data.stated_units import Quantity, unit_of
+from mlmd_calc.data.stated_units import Quantity, text_of, unit_of
 from mlmd_calc.electrons import ElectronicState, is_electronic
 from mlmd_calc.errors import InputError, ModelFileError
 
@@ -130,9 +131,8 @@ def _read(
     """Read numbers, in Å, eV or eV/Å: in the unit that they state, else in that of the layout."""
     values: Float64Array = read_array(group, key, np.float64, shape)
     for name in ("units", "unit"):
-        stated = group[key].attrs.get(name)
-        text = stated.decode("utf-8", "replace") if isinstance(stated, bytes) else stated
-        if not isinstance(text, str) or not text.strip():
+        text = text_of(group[key].attrs.get(name))
+        if text is None or not text.strip():
             continue
         size = unit_of(quantity, text)
         if size is None:
@@ -179,16 +179,10 @@ def _qm7x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
         for (name, atoms, state), own in members.items():
             numbers = np.frombuffer(atoms, np.int64)
             shape = (len(numbers), 3)
-            yield MoleculeFrames(
-                name=name,
-                numbers=numbers,
-                positions=np.array([_read(g, "atXYZ", shape, "length", 1.0) for g in own]),
-                forces=np.array([_read(g, "totFOR", shape, "force", 1.0) for g in own]),
-                energies=np.array([_number(g, "ePBE0+MBD") for g in own]),
-                charge=state.charge,
-                multiplicity=state.multiplicity,
-                metadata={"source": path.name},
-            )
+            positions = np.array([_read(g, "atXYZ", shape, "length", 1.0) for g in own])
+            forces = np.array([_read(g, "totFOR", shape, "force", 1.0) for g in own])
+            energies = np.array([_number(g, "ePBE0+MBD") for g in own])
+            yield _frames(path, name, numbers, positions, forces, energies, state)
 
 
 def _number(group: Any, key: str) -> float:
@@ -212,16 +206,8 @@ def _ani1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
             )
         done = np.isfinite(energies) & np.isfinite(forces).all(axis=(1, 2))
         state = _state(group, len(energies))
-        yield MoleculeFrames(
-            name=name,
-            numbers=numbers,
-            positions=positions[done],
-            forces=forces[done],
-            energies=energies[done],
-            charge=state.charge,
-            multiplicity=state.multiplicity,
-            metadata={"source": path.name},
-        )
+        labels = (positions[done], forces[done], energies[done])
+        yield _frames(path, name, numbers, *labels, state)
 
 
 def _ani2x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
@@ -235,16 +221,31 @@ def _ani2x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
         kinds, which = np.unique(species, axis=0, return_inverse=True)
         for kind, numbers in enumerate(kinds):
             own = which.ravel() == kind
-            yield MoleculeFrames(
-                name=name if len(kinds) == 1 else f"{name}_{kind}",
-                numbers=numbers,
-                positions=positions[own],
-                forces=forces[own],
-                energies=energies[own],
-                charge=state.charge,
-                multiplicity=state.multiplicity,
-                metadata={"source": path.name},
-            )
+            full = name if len(kinds) == 1 else f"{name}_{kind}"
+            labels = (positions[own], forces[own], energies[own])
+            yield _frames(path, full, numbers, *labels, state)
+
+
+def _frames(
+    path: Path,
+    name: str,
+    numbers: NDArray[np.int64],
+    positions: Float64Array,
+    forces: Float64Array,
+    energies: Float64Array,
+    state: ElectronicState,
+) -> MoleculeFrames:
+    """Frames of a molecule of which a file states nothing else."""
+    return MoleculeFrames(
+        name=name,
+        numbers=numbers,
+        positions=positions,
+        forces=forces,
+        energies=energies,
+        charge=state.charge,
+        multiplicity=state.multiplicity,
+        metadata={"source": path.name},
+    )
 
 
 _LAYOUTS: Final[

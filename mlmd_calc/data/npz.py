@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames, stated_state
-from mlmd_calc.data.stated_units import Quantity, check_stated, is_unit
+from mlmd_calc.data.stated_units import OURS, check_stated, is_unit
 from mlmd_calc.electrons import is_electronic
 from mlmd_calc.errors import InputError
 from mlmd_calc.io.npz import Arrays, Layouts, load_layout, reading, write_npz
@@ -89,7 +89,7 @@ def _real(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
 
 def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), stated_state(f"{path}", arrays, len(arrays["R"]))
-    check_stated(f"{path}", arrays, _OURS)
+    check_stated(f"{path}", arrays, OURS)
     segment = _whole("segment", arrays["segment"]) if "segment" in arrays else None
     if segment is None and "T" in arrays:
         # Files without segments list their sampling runs one after the other, so a new run starts
@@ -110,7 +110,7 @@ def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
 
 def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), stated_state(f"{path}", arrays, len(arrays["x"]))
-    check_stated(f"{path}", arrays, _OURS)
+    check_stated(f"{path}", arrays, OURS)
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
         numbers=_whole("atomic numbers", arrays["numbers"]),
@@ -157,7 +157,7 @@ def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
             f"{path}: it has the keys of TG80, but also forces, which TG80 has not, in a unit that "
             "is not known here; convert the file to our label layout in Å and eV"
         )
-    check_stated(f"{path}", arrays, {**_OURS, "energy": units.HARTREE})
+    check_stated(f"{path}", arrays, {**OURS, "energy": units.HARTREE})
     others = {key: value for key, value in arrays.items() if key != "nuclear_charges"}
     state = stated_state(f"{path}", others, len(energies))
     return MoleculeFrames(
@@ -199,7 +199,6 @@ def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeF
 
 
 _KCAL: Final = units.KCAL_PER_MOL
-_OURS: Final[dict[Quantity, float]] = {"length": 1.0, "energy": 1.0, "force": 1.0}
 _LAYOUTS: Layouts[MoleculeFrames] = (
     (frozenset({"numbers", "x", "v", "E", "segment", "dt_fs"}), _trajectory),
     (frozenset({"numbers", "R", "F", "E"}), _labels),

@@ -13,6 +13,9 @@ from mlmd_calc.errors import InputError
 
 Quantity: TypeAlias = Literal["length", "energy", "force"]
 
+OURS: Final[dict[Quantity, float]] = {"length": 1.0, "energy": 1.0, "force": 1.0}
+"""Å, eV and eV/Å, the units that numbers are kept in."""
+
 _LENGTHS: Final = {
     units.BOHR: ("bohr", "bohrs", "a0", "au", "atomicunits"),
     1.0: ("a", "å", "ang", "angs", "angstrom", "angstroms", "ångström", "ångstrom"),
@@ -82,7 +85,7 @@ def check_stated(where: str, stated: Mapping[str, Any], expected: Mapping[Quanti
         If a unit is another one.
     """
     for key, value in stated.items():
-        text = _text(value)
+        text = text_of(value)
         if not is_unit(key) or text is None:
             continue
         for quantity, size in _meant(key, text).items():
@@ -119,7 +122,8 @@ def _meant(key: str, text: str) -> dict[Quantity, float]:
     return meant
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """Text that an archive or a comment holds, maybe as bytes or in an array of one; else None."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, bytes):
