@@ -1143,6 +1143,35 @@ def test_an_encoder_changes_nothing_until_it_is_trained(name: str) -> None:
     assert (moved["pos"] - expected["pos"]).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("name", ["without-accelerations", "recipe", "springs"])
+def test_a_wider_network_changes_nothing_until_it_is_trained(name: str) -> None:
+    network = random_network(JUMPS[name])
+    width = network.config.pair_hidden_dim
+    wider = network.widened(width + 8)
+    assert wider.config == dataclasses.replace(JUMPS[name], pair_hidden_dim=width + 8)
+    molecule = state(JUMPS[name])
+    with torch.no_grad():
+        expected = network.propagate(times=TIMES, **molecule)
+        assert_same(wider.propagate(times=TIMES, **molecule), expected)
+        # The new part is no copy of zeros, which would never learn anything.
+        wider.projection_layer.pair_coefficients.weight[:, width:] += 0.3
+        moved = wider.propagate(times=TIMES, **molecule)
+    assert (moved["pos"] - expected["pos"]).abs().max() > 1e-6
+    with pytest.raises(ConfigError, match=f"pair_hidden_dim={width} is less than .* {width + 8}"):
+        wider.widened(width)
+
+
+def test_half_precision_of_training_spares_the_motion_of_springs() -> None:
+    """Only what the network computes is rounded, here nothing, not the short steps that follow."""
+    network = ATOMIntegrator(JUMPS["springs"]).eval()
+    molecule = state(JUMPS["springs"])
+    with torch.no_grad():
+        expected = network.propagate(times=TIMES, **molecule)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = network.propagate(times=TIMES, **molecule)
+    assert_same(found, expected)
+
+
 def test_an_encoder_keeps_the_weights_of_its_force_field() -> None:
     forces = random_encoder()
     encoder = random_network(JUMPS["recipe"]).with_encoder(forces).lifting_layer.encoder

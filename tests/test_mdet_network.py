@@ -136,7 +136,7 @@ def test_what_is_not_finite_stays_so(loops: str) -> None:
         assert not torch.autograd.grad(out.sum(), query)[0][0, 1, 2, 0].isfinite().any()
 
 
-def test_bfloat16_is_left_to_torch() -> None:
+def test_bfloat16_is_summed_in_single_precision() -> None:
     inputs = attention_inputs(torch.bfloat16)
     torch.testing.assert_close(
         edge_attention_streamed(*inputs, None),

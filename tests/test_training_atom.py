@@ -356,3 +356,18 @@ def test_an_encoder_is_taken_and_kept(finished, tmp_path):
         assert model.network.lifting_layer.from_encoder.weight.any()
     with pytest.raises(ConfigError, match="encoder already"):
         run(tmp_path / "twice", replace(recipe, model={}), start=tuned)
+
+
+def test_a_model_can_be_fine_tuned_wider(tmp_path, finished):
+    start = load_any_model(finished / "model.safetensors", device="cpu")
+    wider = {"integrator": {"pair_hidden_dim": 72}}
+    recipe = replace(RECIPE, model=wider, precision="bf16-mixed")
+    model = load_atom(run(tmp_path, recipe, start=start), device="cpu")
+    expected = replace(start.network.config, pair_hidden_dim=72)
+    assert model.network.config == expected
+    with pytest.raises(ConfigError, match="pair_hidden_dim=9 is less than the network's 64"):
+        run(
+            tmp_path / "narrow",
+            replace(recipe, model={"integrator": {"pair_hidden_dim": 9}}),
+            start=start,
+        )

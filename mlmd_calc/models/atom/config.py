@@ -243,6 +243,9 @@ class IntegratorConfig(BlockConfig):
         Exchanges of vectors between atoms before the read-out, see :mod:`.vectors`.
     vector_channels
         Vectors per atom in these exchanges.
+    pair_hidden_dim
+        Width inside the functions of pairs: of their features, of the exchanges and of the
+        read-out.
     exact_limits
         Exact where motion is small: a molecule at rest without forces stays there, near a minimum a
         jump is linear, and for short times it is x + v t + a t²/2 and v + a t. Only with
@@ -273,6 +276,7 @@ class IntegratorConfig(BlockConfig):
     accelerations: bool = False
     vector_layers: int = 0
     vector_channels: int = 16
+    pair_hidden_dim: int = 64
     exact_limits: bool = False
     spring_steps: int = 0
     encoder: MDETConfig | None = None
@@ -284,6 +288,7 @@ class IntegratorConfig(BlockConfig):
         super().__post_init__()
         check_positive(self, "temperature", "time_scale", "max_horizon")
         check_count(self, "vector_channels")
+        check_count(self, "pair_hidden_dim")
         check_count(self, "vector_layers", 0, MOST_LAYERS)
         if self.exact_limits and not self.accelerations:
             raise ConfigError(

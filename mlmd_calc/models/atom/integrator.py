@@ -91,21 +91,57 @@ class ATOMIntegrator(nn.Module):
                 "the network has an encoder already, and keeps it; leave out encoder (in a command "
                 "with --set encoder='\"\"')"
             )
-        config = replace(self.config, encoder=network.config)
-        # Weights are drawn, and none of them is kept.
-        with torch.random.fork_rng(devices=[]):
-            wider = ATOMIntegrator(config)
-        wider.to(self.element_embedding.weight).train(self.training)
-        own, pairs = wider.state_dict(), network.state_dict()
-        for name, weight in self.state_dict().items():
-            # The new columns of maps that read features of pairs.
-            own[name].zero_()
-            own[name][tuple(map(slice, weight.shape))] = weight
-        for name in own:
-            if name.startswith(f"{_ENCODER}."):
-                own[name].copy_(pairs[name.removeprefix(f"{_ENCODER}.")])
+        # Of what is drawn nothing is kept.
+        wider = self._in_larger(replace(self.config, encoder=network.config), seed=0)
+        own = wider.state_dict()
+        for name, weight in network.state_dict().items():
+            if (name := f"{_ENCODER}.{name}") in own:
+                own[name].copy_(weight)
         nn.init.zeros_(wider.lifting_layer.from_encoder.weight)
         return wider
+
+    def widened(self, pair_hidden_dim: int, seed: int = 0) -> ATOMIntegrator:
+        """Copy the network, with functions of pairs that are wider inside.
+
+        The copy predicts the same until it is trained further, and learns what is too much for the
+        network as it is.
+
+        Parameters
+        ----------
+        pair_hidden_dim
+            Width inside the functions of pairs, at least the network's.
+        seed
+            Seed of the weights of the new part.
+
+        Raises
+        ------
+        ConfigError
+            If that is narrower than the network.
+        """
+        if pair_hidden_dim < self.config.pair_hidden_dim:
+            raise ConfigError(
+                f"pair_hidden_dim={pair_hidden_dim} is less than the network's "
+                f"{self.config.pair_hidden_dim}; a trained network can only become wider"
+            )
+        return self._in_larger(replace(self.config, pair_hidden_dim=pair_hidden_dim), seed)
+
+    def _in_larger(self, config: IntegratorConfig, seed: int) -> ATOMIntegrator:
+        """Copy the weights into a larger network, whose own ones do not yet reach its result."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            larger = ATOMIntegrator(config)
+        larger.to(self.element_embedding.weight).train(self.training)
+        target = larger.state_dict()
+        for name, weight in self.state_dict().items():
+            if weight.shape == target[name].shape:
+                target[name].copy_(weight)
+                continue
+            # New rows are as drawn. Scale and shift are rows of one matrix.
+            parts = 2 if "film" in name else 1
+            old, new = (w.unflatten(0, (parts, -1)) for w in (weight, target[name]))
+            new[:, : old.shape[1]] = 0.0
+            new[tuple(map(slice, old.shape))] = old
+        return larger
 
     def propagate(
         self,
@@ -183,4 +219,6 @@ class ATOMIntegrator(nn.Module):
         )
         horizon = self.horizon(times.to(angle_dtype(weights)))
         out = self.projection_layer(stream[:, 0], pairs, motions, geometry, horizon)
+        # Training may be in half precision, in which the short steps of springs would be lost.
+        out = {name: found.to(weights.dtype) for name, found in out.items()}
         return self.physical_units.advance(state, times, out["pos"], out["vel"], out.get("springs"))

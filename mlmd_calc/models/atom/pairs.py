@@ -20,7 +20,7 @@ from mlmd_calc.models.atom.blocks import RMS_EPSILON
 from mlmd_calc.models.atom.config import PAIR_WIDTH, IntegratorConfig
 from mlmd_calc.models.atom.physical_units import NUM_ELEMENTS
 from mlmd_calc.models.atom.springs import NUM_COEFFICIENTS
-from mlmd_calc.models.atom.vectors import HIDDEN, VectorLayer, agitation, along
+from mlmd_calc.models.atom.vectors import VectorLayer, agitation, along
 from mlmd_calc.models.mdet.network import PairEncoder
 
 # Gaussians of distances, Å.
@@ -84,12 +84,12 @@ class PairLifting(nn.Module):
 
     def __init__(self, config: IntegratorConfig) -> None:
         super().__init__()
-        motions, width = config.num_motions, config.lifting_dim
+        motions, width, hidden = config.num_motions, config.lifting_dim, config.pair_hidden_dim
         self.element_embedding = nn.Embedding(NUM_ELEMENTS, _ELEMENT_WIDTH)
         self.layers = nn.Sequential(
-            nn.Linear(_NUM_DISTANCES + 2 * _ELEMENT_WIDTH + motions, HIDDEN),
+            nn.Linear(_NUM_DISTANCES + 2 * _ELEMENT_WIDTH + motions, hidden),
             nn.SiLU(),
-            nn.Linear(HIDDEN, PAIR_WIDTH),
+            nn.Linear(hidden, PAIR_WIDTH),
         )
         self.heads = (config.num_layers, config.num_heads)
         self.bias = nn.Linear(config.pair_width, config.num_layers * config.num_heads)
@@ -169,7 +169,7 @@ class PairReadout(nn.Module):
 
     def __init__(self, config: IntegratorConfig) -> None:
         super().__init__()
-        width, motions = config.lifting_dim, config.num_motions
+        width, hidden, motions = config.lifting_dim, config.pair_hidden_dim, config.num_motions
         layers, channels = config.vector_layers, config.vector_channels
         self.vector_layers = nn.ModuleList(
             VectorLayer(config, channels if i else motions) for i in range(layers)
@@ -177,15 +177,15 @@ class PairReadout(nn.Module):
         vectors = motions + channels if layers else motions
         self.exact_limits = config.exact_limits
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
-        self.from_receiver = nn.Linear(width, HIDDEN)
-        self.from_sender = nn.Linear(width, HIDDEN, bias=False)
-        self.from_pair = nn.Linear(config.pair_width, HIDDEN, bias=False)
-        self.pair_film = nn.Linear(width, 2 * HIDDEN)
-        self.inner = nn.Linear(HIDDEN, HIDDEN)
-        self.pair_coefficients = nn.Linear(HIDDEN, 2 * (1 + 2 * vectors))
+        self.from_receiver = nn.Linear(width, hidden)
+        self.from_sender = nn.Linear(width, hidden, bias=False)
+        self.from_pair = nn.Linear(config.pair_width, hidden, bias=False)
+        self.pair_film = nn.Linear(width, 2 * hidden)
+        self.inner = nn.Linear(hidden, hidden)
+        self.pair_coefficients = nn.Linear(hidden, 2 * (1 + 2 * vectors))
         self.spring_coefficients: nn.Linear | None = None
         if config.spring_steps:
-            self.spring_coefficients = nn.Linear(HIDDEN, NUM_COEFFICIENTS)
+            self.spring_coefficients = nn.Linear(hidden, NUM_COEFFICIENTS)
         self.from_atom = nn.Linear(width, width)
         self.atom_film = nn.Linear(width, 2 * width)
         self.atom_coefficients = nn.Linear(width, 2 * vectors)

@@ -16,9 +16,6 @@ from torch.nn.functional import silu
 from mlmd_calc.models.atom.blocks import RMS_EPSILON
 from mlmd_calc.models.atom.config import IntegratorConfig
 
-HIDDEN: Final = 64
-"""Width of the features of a pair inside the functions of pairs."""
-
 # Both make up for sums over many neighbours, so that training starts calmly.
 _MESSAGE_SCALE: Final = 0.1
 _SUM_SCALE: Final = 0.3
@@ -71,20 +68,20 @@ class VectorLayer(nn.Module):
 
     def __init__(self, config: IntegratorConfig, channels: int) -> None:
         super().__init__()
-        width, k = config.lifting_dim, config.vector_channels
+        width, hidden, k = config.lifting_dim, config.pair_hidden_dim, config.vector_channels
         self.exact_limits = config.exact_limits
         self.norm = nn.RMSNorm(width, eps=RMS_EPSILON)
         self.mix = nn.Linear(channels, k, bias=False)
-        self.from_receiver = nn.Linear(width, HIDDEN)
-        self.from_sender = nn.Linear(width, HIDDEN, bias=False)
-        self.from_pair = nn.Linear(config.pair_width, HIDDEN, bias=False)
-        self.from_radial = nn.Linear(k, HIDDEN, bias=False)
-        self.inner = nn.Linear(HIDDEN, HIDDEN)
-        self.vector_coefficients = nn.Linear(HIDDEN, 3 * k)
+        self.from_receiver = nn.Linear(width, hidden)
+        self.from_sender = nn.Linear(width, hidden, bias=False)
+        self.from_pair = nn.Linear(config.pair_width, hidden, bias=False)
+        self.from_radial = nn.Linear(k, hidden, bias=False)
+        self.inner = nn.Linear(hidden, hidden)
+        self.vector_coefficients = nn.Linear(hidden, 3 * k)
         self.left = nn.Linear(k, k, bias=False)
         self.right = nn.Linear(k, k, bias=False)
-        self.from_neighbours = nn.Linear(HIDDEN, HIDDEN)
-        self.update = nn.Linear(width + 2 * k + HIDDEN, width)
+        self.from_neighbours = nn.Linear(hidden, hidden)
+        self.update = nn.Linear(width + 2 * k + hidden, width)
         self.update_coefficients = nn.Linear(width, width)
 
     def forward(

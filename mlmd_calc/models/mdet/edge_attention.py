@@ -15,7 +15,7 @@ Three forms compute the same numbers:
 * :func:`edge_attention_reference` writes the formulas down. It is differentiable any number of
   times, and what a compiler should see, but holds N³·E numbers.
 * :func:`edge_attention_streamed` visits one middle atom at a time, needs N²·E + N³·H numbers and
-  has a first derivative (:class:`~.streamed_product.StreamedProduct`).
+  has a first derivative (:func:`~.streamed_product.streamed_product`).
 * :func:`~.fused_attention.edge_attention_fused`, for a GPU, is one kernel, needs N²·H numbers and
   has a first derivative.
 
@@ -33,7 +33,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from mlmd_calc.models.mdet.streamed_product import StreamedProduct
+from mlmd_calc.models.mdet.streamed_product import streamed_product
 
 AttentionFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Signature shared by all forms: query, key, value1, value2, bias to output."""
@@ -135,11 +135,11 @@ def edge_attention_streamed(
     value1: Tensor,
     value2: Tensor,
     bias: Tensor | None,
-    product: Callable[..., Tensor] = StreamedProduct.apply,
+    product: Callable[..., Tensor] = streamed_product,
 ) -> Tensor:
     """Form with a loop over the middle atom, differentiable once; see :func:`edge_attention`.
 
-    The loop is the product, which does what :class:`~.streamed_product.StreamedProduct` does.
+    The loop is the product, which does what :func:`~.streamed_product.streamed_product` does.
     """
     b, n, _, h, c = query.shape
     # (l, b, h, i, j): one matrix product per middle atom and head.

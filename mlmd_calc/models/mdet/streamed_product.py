@@ -8,6 +8,7 @@ precisions, one torch operation after the other does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,26 @@ from torch import Tensor
 
 from mlmd_calc.models.loops import arrays, compiled, known
 from mlmd_calc.models.operations import refuse_second_derivative
+
+
+def streamed_product(weights: Tensor, value1: Tensor, value2: Tensor) -> Tensor:
+    """Sum over middle atoms, in half precision in single precision.
+
+    Parameters
+    ----------
+    weights, value1, value2
+        ``(l, g, i, j)``, ``(l, g, i, c)`` and ``(l, g, c, j)``.
+
+    Returns
+    -------
+    Tensor
+        ``(g, i, c, j)``, in the precision of the inputs.
+    """
+    product: Callable[..., Tensor] = StreamedProduct.apply
+    if weights.dtype != torch.bfloat16:
+        return product(weights, value1, value2)
+    # Long sums in half precision lose what they add, and there are no such loops.
+    return product(weights.float(), value1.float(), value2.float()).to(weights.dtype)
 
 
 class StreamedProduct(torch.autograd.Function):

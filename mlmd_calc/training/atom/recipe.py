@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.models.atom.config import IntegratorConfig
+from mlmd_calc.models.atom.config import INTEGRATOR, IntegratorConfig
 from mlmd_calc.training.recipe import LossWeights, Recipe
 
 
@@ -38,7 +38,9 @@ class ATOMRecipe(Recipe):
     ----------
     model
         Options of the blocks, and in the table ``integrator`` the others of
-        :class:`mlmd_calc.models.IntegratorConfig`.
+        :class:`mlmd_calc.models.IntegratorConfig`. Fine-tuning keeps those of the model, but for
+        ``integrator.pair_hidden_dim``, with which it becomes wider
+        (:meth:`mlmd_calc.models.ATOMIntegrator.widened`).
     loss
         Loss weights.
     atoms_per_batch
@@ -71,6 +73,11 @@ class ATOMRecipe(Recipe):
                 f"shortest_horizon={self.shortest_horizon} fs; it must be positive and at most the "
                 f"network's max_horizon={longest} fs"
             )
+
+    def wanted_width(self) -> int | None:
+        """Width inside the functions of pairs that the recipe asks for, if it does."""
+        width: int | None = self.model.get(INTEGRATOR, {}).get("pair_hidden_dim")
+        return width
 
     def network_config(self) -> IntegratorConfig:
         """Architecture of the network to train."""
