@@ -63,10 +63,10 @@ def check_types(options: Any, prefix: str = "") -> None:
 
 def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
     """Refuse a count outside the range of what can be built."""
-    count(name, getattr(options, name), least, most)
+    whole_number(name, getattr(options, name), least, most)
 
 
-def count(name: str, value: Any, least: int = 1, most: int = LARGEST_COUNT) -> int:
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
     """Return a whole number as one of Python's.
 
     Raises

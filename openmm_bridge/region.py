@@ -12,7 +12,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.electrons import as_integer
+from mlmd_calc.electrons import ElectronicState, as_integer, charge_question
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import fragments_of, neighbour_lists
 from mlmd_calc.geometry.lewis import implied_charge
@@ -211,14 +211,10 @@ def check_one_molecule(topology: Any, region: Region) -> None:
             )
         if first in own:
             bonds.append((own[first], own[second]))
-    ionic = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
-    # Odd charges are refused as ones that do not go with the multiplicity.
-    if region.charge == 0 and ionic and ionic % 2 == 0:
-        warnings.warn(
-            f"charge=0, but the ionic groups among the ML atoms have charge {ionic:+d}; pass "
-            f"charge={ionic} unless other charges balance them",
-            stacklevel=3,
-        )
+    implied = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
+    state = ElectronicState(region.charge, region.multiplicity)
+    if question := charge_question("the molecule of ML atoms", state, implied, "charge="):
+        warnings.warn(question, stacklevel=3)
     bonded = {i for pair in bonds for i in pair}
     for residue in topology.residues():
         inside = [own[atom.index] for atom in residue.atoms() if atom.index in own]

@@ -175,14 +175,14 @@ def test_a_column_of_charges_states_the_total():
 )
 def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
     path = write_xyz(tmp_path / "x.xyz", load_structure(f"smiles:{smiles}"))
-    with pytest.raises(InputError, match=rf"have charge \{charge:+d}; give --charge {charge}"):
+    with pytest.raises(InputError, match=rf"charge \{charge:+d}; give --charge {charge}, or"):
         load_structure(path)
     for stated in (charge, 0):
         assert load_structure(path, charge=stated).info["charge"] == stated
     # The same atoms in a script are asked about when a force field sees them first.
     atoms = ase.io.read(path)
     potential = Potential(toy_model())
-    with pytest.raises(InputError, match=rf"bonds imply \{charge:+d}; pass charge={charge} "):
+    with pytest.raises(InputError, match=rf"the charge \{charge:+d}; give .*= {charge}, or"):
         potential.evaluate([atoms])
     for stated in (charge, 0):
         atoms.info["charge"] = stated

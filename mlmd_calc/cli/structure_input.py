@@ -36,7 +36,7 @@ from mlmd_calc.data.molecules import (
     molecule_from_smiles,
 )
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
-from mlmd_calc.electrons import electronic_state, store_state
+from mlmd_calc.electrons import charge_question, electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import (
     check_bonded,
@@ -132,7 +132,9 @@ def load_structure(
         atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
         if charge is None:
-            _check_neutral(text, atoms)
+            state = electronic_state(atoms)
+            if question := charge_question(text, state, charge_of_bonds(atoms), "--charge "):
+                raise InputError(question)
         return atoms
     if text in g2.names:
         if is_smiles(text):
@@ -188,20 +190,6 @@ def check_start(atoms: ase.Atoms) -> None:
     check_contacts(atoms.numbers, atoms.positions)
     check_hydrogens(atoms)
     check_bonded(atoms)
-
-
-def _check_neutral(text: str, atoms: ase.Atoms) -> None:
-    """Refuse ions of which nothing says that they are any.
-
-    An odd charge is refused as one that does not go with the multiplicity.
-    """
-    charge = charge_of_bonds(atoms)
-    state = atoms.info["charge"], atoms.info["multiplicity"]
-    if state == (0, 1) and charge % 2 == 0 and charge:
-        raise InputError(
-            f"{text} is taken for a neutral molecule, but its ionic groups have charge {charge:+d};"
-            f" give --charge {charge}, or --charge 0 if other charges balance them"
-        )
 
 
 def _peptide(text: str, seed: int) -> BondedStructure:

@@ -10,8 +10,7 @@ import torch
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.options import shown
-from mlmd_calc.potential.options import whole
+from mlmd_calc.options import positive_number, shown, whole_number
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
@@ -25,6 +24,9 @@ from mlmd_calc.propagation.thermostats import Bussi, Thermostat
 
 _MOST_FRAMES: Final = 1000
 """More frames inside a jump are not told apart by any motion of atoms."""
+
+_MOST_STEPS: Final = 10**9
+"""More force-based steps after a jump are a run without jumps."""
 
 
 @dataclass
@@ -92,13 +94,13 @@ class Setup:
         for name, kind in {"guard": Guard, "corrections": Corrections}.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise ConfigError(f"{name}={shown(value)}; it must be a {kind.__name__} or None")
-        self.md_steps_per_jump = whole("md_steps_per_jump", self.md_steps_per_jump)
-        self.frames_per_jump = whole("frames_per_jump", self.frames_per_jump)
-        if not 1 <= self.frames_per_jump <= _MOST_FRAMES:
-            raise ConfigError(
-                f"frames_per_jump={self.frames_per_jump}; it must be at least 1, the end of the "
-                f"jump, and at most {_MOST_FRAMES}"
-            )
+        self.md_steps_per_jump = whole_number(
+            "md_steps_per_jump", self.md_steps_per_jump, 0, _MOST_STEPS
+        )
+        self.frames_per_jump = whole_number(
+            "frames_per_jump", self.frames_per_jump, 1, _MOST_FRAMES
+        )
+        positive_number("md_timestep_fs", self.md_timestep_fs)
 
     def _should_rescale(self) -> bool:
         """Whether jumps under a thermostat conserve energy by rescaling: where it costs nothing."""
@@ -143,11 +145,6 @@ class Setup:
     def check(self) -> None:
         """Refuse options that do not fit together."""
         self.check_stride(self.stride_fs)
-        if self.md_steps_per_jump < 0 or not self.md_timestep_fs > 0.0:
-            raise ConfigError(
-                f"md_steps_per_jump={self.md_steps_per_jump} with md_timestep_fs="
-                f"{self.md_timestep_fs}; steps must not be negative and their length positive"
-            )
         if self.thermostat is None and not self.propagator.gives_velocities:
             raise ConfigError(
                 f"{self.propagator.identity} predicts no velocities, so constant energy has no "
