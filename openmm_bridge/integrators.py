@@ -330,6 +330,10 @@ class JumpIntegrator(PythonSteps):
         self.count_step()
         # Force-based steps take time as well.
         self._context.setTime(self._shown.time)
+        now = Shown.of(self._context)
+        if not np.array_equal(now.velocities, self._shown.velocities):
+            self.loop.drift_removed([now.velocities * VELOCITY_UNIT])
+            self._shown = now
 
 
 class JumpNVEIntegrator(JumpIntegrator):
