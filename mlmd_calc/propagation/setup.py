@@ -11,6 +11,7 @@ import torch
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.options import positive_number, shown, whole_number
+from mlmd_calc.potential import Potential
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
@@ -21,6 +22,7 @@ from mlmd_calc.propagation.proposals import Times, halved
 from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Bussi, Thermostat
+from mlmd_calc.zoo import Model
 
 _MOST_FRAMES: Final = 1000
 """More frames inside a jump are not told apart by any motion of atoms."""
@@ -131,7 +133,15 @@ class Setup:
     def shares_forces(self) -> bool:
         """Whether one call tells energies and what the propagator asks its potential for."""
         potential = self.propagator.potential
-        return potential is not None and potential is getattr(self.forces, "potential", self.forces)
+        engine = getattr(self.forces, "potential", self.forces)
+        if engine is potential:
+            return potential is not None
+        return (
+            isinstance(potential, Potential)
+            and isinstance(engine, Potential)
+            and _same(potential.model, engine.model)
+            and potential.is_served_by(engine.options)
+        )
 
     def with_energies(self, states: list[State]) -> list[State]:
         """Evaluate the energies that are not known; see :func:`~.bookkeeping.with_energies`."""
@@ -291,3 +301,8 @@ class Setup:
         rescales = isinstance(self.thermostat, Bussi)
         friction = 0.0 if rescales else units.FS_PER_PS / self.thermostat.relaxation_fs
         self.propagator.conditions.check(temperature, friction)
+
+
+def _same(one: Model, other: Model) -> bool:
+    """Tell whether two models are one; those that exist in memory only have no checksum."""
+    return one.network is other.network or (bool(one.sha256) and one.sha256 == other.sha256)
