@@ -107,7 +107,7 @@ class Recipe:
     precision
         "32-true" or "bf16-mixed".
     compile
-        Compile each layer; pays on long runs.
+        Compile each layer; pays on long runs. Where that fails the training goes on without.
     seed
         Seed of initial weights, data order and augmentation.
 
