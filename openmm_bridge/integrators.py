@@ -276,7 +276,7 @@ class JumpIntegrator(PythonSteps):
         self._context.setStepCount(self.loop.step)
 
     def _checked_masses(self, system: openmm.System) -> NDArray[np.float64]:
-        """Masses ``(n,)`` amu of a System that jumps do justice to; others are refused."""
+        """Masses ``(n,)`` amu of a System; one that jumps cannot handle is refused."""
         # Velocities that a propagator predicts would not be what it meant.
         constrained = bool(self._acting) and not self._propagator.gives_velocities
         check_jump_system(system, len(self._structure), constrained=constrained)

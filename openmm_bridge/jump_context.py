@@ -217,7 +217,7 @@ def context_of(integrator: openmm.Integrator) -> Any:
 
 
 def check_jump_system(system: openmm.System, n_atoms: int, *, constrained: bool) -> None:
-    """Refuse a System that jumps of one whole isolated molecule would not do justice to.
+    """Refuse a System that jumps of one whole isolated molecule cannot handle.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
         self.addGlobalVariable(_COUNTING, 0.0)
         if update:
             self.addUpdateContextState()
-        # What is left of this class in copies made in C++ must not seem to work.
+        # Copies made in C++ lose this class, and must fail rather than seem to work.
         self.beginIfBlock(f"{_COUNTING} = 0")
         self.addComputePerDof("x", f"x + sqrt({_COUNTING} - 1)")
         self.endBlock()

@@ -339,7 +339,7 @@ def check_order(region: Region, positions: NDArray[np.float64]) -> None:
     InputError
         If two atoms that the topology says are bonded are far apart.
     """
-    # What hangs on the first atom may do so for want of a bond.
+    # Atoms whose parent is the first atom may lack a bond to it.
     atoms = np.flatnonzero(region.parents != 0)
     parents = region.parents[atoms]
     radii = covalent_radii[region.numbers]

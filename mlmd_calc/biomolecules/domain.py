@@ -270,7 +270,7 @@ def _chains(residues: Sequence[ResidueState]) -> list[list[int]]:
         while (following := after.get(chain[-1])) is not None:
             chain.append(following)
         chains.append(chain)
-    # Nothing begins a ring.
+    # A ring has no first residue.
     rest = [i for i, residue in enumerate(residues) if residue.kind != _LIGAND]
     ringed = sorted(set(rest) - {index for chain in chains for index in chain})
     return [*chains, *([ringed] if ringed else [])]

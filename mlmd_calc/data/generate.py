@@ -59,7 +59,7 @@ def generate(
     MissingDependencyError
         If rdkit, tblite or the package of the reference method is not installed.
     """
-    # What is missing is refused at once, not molecule by molecule.
+    # Refuse missing packages at once, not molecule by molecule.
     teacher_version()
     Reference(settings.reference)
     directory = Path(directory)

@@ -205,7 +205,7 @@ class _Worker:
             process.terminate()
         assert process.stdin is not None
         assert process.stdout is not None
-        # What earlier tasks warned of is not why this one fails. The process shares the position.
+        # Warnings of earlier tasks do not explain this failure. The process shares the position.
         self._errors.seek(0)
         self._errors.truncate()
         # One that has died says so by the end of its output.

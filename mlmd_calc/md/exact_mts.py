@@ -126,7 +126,7 @@ class ExactMTS(ThermostattedMTS):
         else:
             atoms.set_positions(positions)
             atoms.set_momenta(-momenta)
-            # Nothing needs to be evaluated again.
+            # The remembered answers spare another evaluation.
             accurate, self._known = memory
             self._accurate.load_state_dict(accurate)
         self._refresh()

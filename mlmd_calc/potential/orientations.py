@@ -49,7 +49,7 @@ class Orientations:
 
     def __init__(self, options: ResolvedOptions, seed: int | None) -> None:
         self.random = options.rotation == "random"
-        # What is made in a caller's inference mode could not be differentiated through later.
+        # A tensor made in a caller's inference mode cannot be differentiated through later.
         with torch.inference_mode(False):
             self.fixed = fixed_rotations(options.n_rotations)
         self._process = os.getpid()

@@ -117,7 +117,7 @@ class Setup:
     def _usual_checks(self) -> tuple[Check, ...]:
         usual = default_checks(energies=self._has_usable_energy)
         if not self.propagator.gives_velocities:
-            # What is drawn has the temperature of the thermostat, but no memory to average.
+            # Drawn velocities have the temperature of the thermostat, but no memory to average.
             usual = tuple(check for check in usual if not isinstance(check, Temperature))
         return (*usual, *self.propagator.checks())
 

@@ -191,7 +191,7 @@ class Recipe:
             raise ConfigError(f"kind={shown(kind)}; choose one of {', '.join(recipes)}")
         recipe: type[Recipe] = pkgutil.resolve_name(recipes[kind])
         refuse_unknown(recipe, values, "recipe entries")
-        # What `loss` is by default is of the class that holds the weights.
+        # The default of `loss` is an instance of the class that holds the weights.
         weights: Any = {item.name: item.default_factory for item in fields(recipe)}["loss"]
         loss = weights(**refuse_unknown(weights, values.pop("loss", {}), "loss terms"))
         return recipe(**with_tuples(values), loss=loss)
