@@ -26,7 +26,7 @@ from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
 from mlmd_calc.bonded.network import ResidualNetwork
 from mlmd_calc.bonded.polynomial import fit_weights, reference_of, terms_of
 from mlmd_calc.bonded.rotors import Rotors
-from mlmd_calc.bonded.walk import Frame, stride, walk
+from mlmd_calc.bonded.sampling import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import read_restart, write_restart
