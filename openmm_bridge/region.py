@@ -159,18 +159,8 @@ def region_from_topology(
                 "coarse-grained particles cannot be given to the model. Leave it out of atoms=[...]"
                 " or set its element"
             )
-    whole_charge, whole_multiplicity = (
-        as_integer("charge", charge),
-        as_integer("multiplicity", multiplicity),
-    )
-    if whole_charge is None or whole_multiplicity is None:
-        raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
     formal = [getattr(everything[index], "formalCharge", None) or 0 for index in particles]
-    if any(formal) and sum(formal) != whole_charge:
-        raise InputError(
-            f"charge={whole_charge}, but the formal charges in the topology add up to {sum(formal)}"
-            f"; pass charge={sum(formal)} or correct the topology"
-        )
+    state = _checked_state(charge, multiplicity, formal)
     bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
     if periodic:
         _check_tied(particles, bonds)
@@ -178,11 +168,25 @@ def region_from_topology(
         numbers=np.array([everything[i].element.atomic_number for i in particles], dtype=np.int64),
         particles=np.array(particles, dtype=np.int64),
         system_size=len(everything),
-        charge=whole_charge,
-        multiplicity=whole_multiplicity,
+        charge=state.charge,
+        multiplicity=state.multiplicity,
         periodic=bool(periodic),
         parents=_parents(particles, bonds),
     )
+
+
+def _checked_state(charge: int, multiplicity: int, formal: list[int]) -> ElectronicState:
+    """Charge and multiplicity as integers that do not contradict formal charges."""
+    whole_charge = as_integer("charge", charge)
+    whole_multiplicity = as_integer("multiplicity", multiplicity)
+    if whole_charge is None or whole_multiplicity is None:
+        raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
+    if any(formal) and sum(formal) != whole_charge:
+        raise InputError(
+            f"charge={whole_charge}, but the formal charges in the topology add up to {sum(formal)}"
+            f"; pass charge={sum(formal)} or correct the topology"
+        )
+    return ElectronicState(whole_charge, whole_multiplicity)
 
 
 def check_one_molecule(topology: Any, region: Region) -> None:

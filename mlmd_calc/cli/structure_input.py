@@ -253,21 +253,16 @@ def _suffix(path: Path) -> str:
     return next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
 
 
-def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
-    refuse_byte_order_mark(path)
+def _last_frame(path: Path) -> tuple[str, ase.Atoms]:
+    """Read the last frame of a file; return the kind of the file by ASE's name, and the atoms."""
     suffix = _suffix(path)
-    if suffix.lower() in _HALVES:
-        raise InputError(
-            f"{path} is of a kind that holds positions without elements, or a topology without "
-            "positions; write one frame with its topology as a PDB or .xyz file, for example with "
-            "mdtraj, MDAnalysis or VMD"
-        )
     known = extension2format.get(suffix.lower().removeprefix("."))
     try:
         # ASE does not know capital letters; where it knows nothing, it looks into the file.
         is_capital = suffix != suffix.lower()
         kind = known.name if known is not None and is_capital else filetype(str(path))
         atoms: Any = ase.io.read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
+        return kind, atoms
     except Exception as error:  # ASE's many readers raise whatever they stumble over
         if isinstance(error, KeyError) and error.args:
             raise InputError(
@@ -283,6 +278,17 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             f"ASE cannot read {path} ({type(error).__name__}: {error}); give a whole file that is "
             "of the kind its ending says, such as .xyz, .extxyz, .gro, .pdb, .cif, .sdf or .traj"
         ) from error
+
+
+def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
+    refuse_byte_order_mark(path)
+    if _suffix(path).lower() in _HALVES:
+        raise InputError(
+            f"{path} is of a kind that holds positions without elements, or a topology without "
+            "positions; write one frame with its topology as a PDB or .xyz file, for example with "
+            "mdtraj, MDAnalysis or VMD"
+        )
+    kind, atoms = _last_frame(path)
     left_out = kind.startswith(_CHARGE_IS_LEFT_OUT) or (
         kind == "turbomole" and _STATED.search(_text(path)) is not None
     )
@@ -296,15 +302,14 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types "
             f"as atomic numbers; convert {path} to a PDB or .xyz file"
         )
-    result: ase.Atoms = atoms
     if kind == "gromacs":
-        _complete_gro(path, result)
+        _complete_gro(path, atoms)
     elif kind in ("xyz", "extxyz"):
         refuse_frames_behind_blank_lines(path)
-    if not len(result):
+    if not len(atoms):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
-    result.set_constraint([each for each in result.constraints if not _holds_nothing(each)])
-    return result
+    atoms.set_constraint([each for each in atoms.constraints if not _holds_nothing(each)])
+    return atoms
 
 
 def _text(path: Path) -> str:
