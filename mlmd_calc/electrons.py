@@ -411,7 +411,7 @@ def _agreed(
         if abs(total - nearest) > _UNCLEAR and not explicit:
             what = "multiplicity (2S + 1)" if moments else "charge (in e)"
             raise InputError(
-                f"{name} is {total:g}, which is no whole number; state the total {what} in "
+                f"{name} is {total:g}, which is not a whole number; state the total {what} in "
                 "atoms.info or by an argument"
             )
         label = f"{name} ({total:g}), that is multiplicity" if moments else name

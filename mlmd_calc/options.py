@@ -72,7 +72,7 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
     Raises
     ------
     ConfigError
-        If the value is no whole number, or outside the limits.
+        If the value is not a whole number, or outside the limits.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not least <= value <= most:
@@ -103,7 +103,7 @@ def positive_number(name: str, value: Any) -> float:
     Raises
     ------
     ConfigError
-        If the value is no number, infinite or not positive.
+        If the value is not a number, infinite or not positive.
     """
     if not _is_number(value) or not value > 0.0:
         raise ConfigError(f"{name}={shown(value)}; it must be a positive number")

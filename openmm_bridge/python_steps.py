@@ -55,7 +55,7 @@ def number_in(quantity: Any, in_unit: Any) -> float:
     Raises
     ------
     ConfigError
-        If it is no number, or in a unit of something else.
+        If it is not a number, or in a unit of something else.
     """
     value = quantity
     if unit.is_quantity(quantity) and quantity.unit.is_compatible(in_unit):

@@ -179,13 +179,13 @@ def test_conformers_depend_on_the_seed_only():
 
 @pytest.mark.parametrize("sequence", ["", "AXA", "ala", "A A"])
 def test_refuses_what_is_no_sequence(sequence):
-    with pytest.raises(InputError, match="is no sequence; write it in one-letter codes"):
+    with pytest.raises(InputError, match="is not a sequence; write it in one-letter codes"):
         capped_peptide(sequence, 0)
 
 
 @pytest.mark.parametrize("text", ["H-", "AG-OH", "H-AG", "Ace-AG-OH", "H-AG-Nme", "h-AG-oh", "A-G"])
 def test_refuses_half_an_end(text):
-    with pytest.raises(InputError, match=r"is no (peptide|sequence); write"):
+    with pytest.raises(InputError, match=r"is not a (peptide|sequence); write"):
         Peptide.parse(text)
 
 

@@ -213,7 +213,7 @@ class BondedForceField:
             return cls.from_state(read_restart(path))
         except KeyError as error:
             raise ModelFileError(
-                f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
+                f"{path} is not a force field that BondedForceField.save wrote: it has no {error}"
             ) from error
 
     @classmethod
@@ -369,7 +369,7 @@ def _check_free(atoms: ase.Atoms) -> None:
 def _check_structures(
     count: int, positions: NDArray[np.float64], forces: NDArray[np.float64]
 ) -> None:
-    """Refuse structures of other atoms, and what is no number."""
+    """Refuse structures of other atoms, and what is not a number."""
     if positions.ndim != 3 or positions.shape[1:] != (count, 3) or forces.shape != positions.shape:
         raise InputError(
             f"positions have shape {positions.shape} and forces {forces.shape}; both must be "

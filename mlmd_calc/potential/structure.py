@@ -163,7 +163,7 @@ def structure_from_ase(
         If the atoms are periodic, or the values are not integers or disagree.
     """
     if not isinstance(atoms, ase.Atoms):
-        raise InputError(f"{shown(atoms)} is no molecule; pass ase.Atoms")
+        raise InputError(f"{shown(atoms)} is not a molecule; pass ase.Atoms")
     if atoms.pbc.any():
         raise InputError(
             f"the atoms are periodic (pbc={atoms.pbc.tolist()}), but the model knows isolated "

@@ -79,7 +79,7 @@ def load_propagator(
     Raises
     ------
     ConfigError
-        If there is no such model, it is no propagator, the structure is missing, or an option is
+        If there is no such model, it is not a propagator, the structure is missing, or an option is
         wrong or of the other kind of model.
     InputError
         If an ATMOS model does not know the molecule.

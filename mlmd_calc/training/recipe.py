@@ -281,8 +281,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         entry = values.setdefault(name, {})
         if not isinstance(entry, dict):
             raise ConfigError(
-                f"{key!r} is no recipe entry: {'.'.join(tables[: depth + 1])} is {entry!r}, not a "
-                "table"
+                f"{key!r} is not a recipe entry: {'.'.join(tables[: depth + 1])} is {entry!r}, not "
+                "a table"
             )
         values = entry
     values[last] = value

@@ -171,8 +171,8 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
             )
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
         raise ConfigError(
-            f"{shown(name_or_path)} is no model; give the name of a shipped one (mlmd models), a "
-            "file or a folder"
+            f"{shown(name_or_path)} is not a model; give the name of a shipped one (mlmd models), "
+            "a file or a folder"
         )
     if isinstance(name_or_path, str) and name_or_path.startswith(HUB_PREFIX):
         content = read_run_directory(fetch_run_directory(name_or_path))
