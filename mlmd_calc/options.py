@@ -66,7 +66,7 @@ def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COU
     whole_number(name, getattr(options, name), least, most)
 
 
-def whole_number(name: str, value: Any, least: int, most: int) -> int:
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return a whole number as one of Python's.
 
     Raises
@@ -75,10 +75,9 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
         If the value is not a whole number, or outside the limits.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
-        raise ConfigError(
-            f"{name}={shown(value)}; it must be a whole number from {least} to {most:,}"
-        )
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise ConfigError(f"{name}={shown(value)}; it must be a whole number {limits}")
     return int(value)
 
 

@@ -291,7 +291,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
 
 
 def test_number_of_workers_is_checked(tmp_path):
-    with pytest.raises(ConfigError, match="workers is 0"):
+    with pytest.raises(ConfigError, match="workers=0"):
         generate([MOLECULES["water"]], tmp_path, settings(), workers=0)
 
 

@@ -385,7 +385,7 @@ def test_damaged_state_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 0}, "frames is 0"),
+        ({"frames": 0}, "frames=0; .* of at least 1"),
         ({"interval_ps": 0.0}, "interval_ps is 0.0; allowed are multiples of the time step"),
         ({"interval_ps": 0.003}, "interval_ps is 0.003"),
         ({"equilibration_ps": -1.0}, "equilibration_ps is -1.0"),
@@ -400,10 +400,10 @@ def test_settings_out_of_range(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"replicas": 0}, "replicas is 0"),
-        ({"temperatures_K": [-5.0]}, "a temperature is -5.0 K"),
+        ({"replicas": 0}, "replicas=0"),
+        ({"temperatures_K": [-5.0]}, "temperature=-5.0"),
         ({"temperatures_K": [300.0, 300.0]}, "given twice"),
-        ({"workers": 0}, "workers is 0"),
+        ({"workers": 0}, "workers=0"),
     ],
 )
 def test_generator_refuses(tmp_path, options, message):

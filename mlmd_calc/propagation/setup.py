@@ -27,9 +27,6 @@ from mlmd_calc.zoo import Model
 _MOST_FRAMES: Final = 1000
 """More frames inside a jump are not told apart by any motion of atoms."""
 
-_MOST_STEPS: Final = 10**9
-"""More force-based steps after a jump are a run without jumps."""
-
 
 @dataclass
 class Setup:
@@ -96,9 +93,7 @@ class Setup:
         for name, kind in {"guard": Guard, "corrections": Corrections}.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise ConfigError(f"{name}={shown(value)}; it must be a {kind.__name__} or None")
-        self.md_steps_per_jump = whole_number(
-            "md_steps_per_jump", self.md_steps_per_jump, 0, _MOST_STEPS
-        )
+        self.md_steps_per_jump = whole_number("md_steps_per_jump", self.md_steps_per_jump, 0)
         self.frames_per_jump = whole_number(
             "frames_per_jump", self.frames_per_jump, 1, _MOST_FRAMES
         )

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import FolderLock
+from mlmd_calc.options import whole_number
 from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.clock import Clock
 from mlmd_calc.training.metrics_file import MetricsFile
@@ -138,8 +139,7 @@ def train(
     OSError
         If a file cannot be written; checkpoints before that are kept.
     """
-    if devices < 1:
-        raise ConfigError(f"devices={devices}; it must be at least 1")
+    whole_number("devices", devices, 1)
     _check_accelerator(accelerator)
     # Refuse a wrong card before the training rather than after it.
     ModelCard.from_dict(card or {})
