@@ -31,8 +31,8 @@ from rich.table import Table
 
 from mlmd_calc import Potential, units
 from mlmd_calc.analysis import block_average, effective_samples, summarise_exact
+from mlmd_calc.data.gfn2 import gfn2_calculator
 from mlmd_calc.data.molecules import MOLECULES, start_structures
-from mlmd_calc.data.teacher import teacher_calculator
 from mlmd_calc.md import ExactNVT, draw_momenta
 
 TEMPERATURE_K: Final = 300.0
@@ -52,9 +52,9 @@ def start_of(name: str, seed: int) -> ase.Atoms:
     return atoms
 
 
-def teacher(name: str) -> Any:
+def reference_calculator(name: str) -> Any:
     """GFN2-xTB for a molecule."""
-    return teacher_calculator(MOLECULES[name].charge, MOLECULES[name].multiplicity)
+    return gfn2_calculator(MOLECULES[name].charge, MOLECULES[name].multiplicity)
 
 
 def sample_exact(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def sample_exact(arguments: argparse.Namespace) -> dict[str, Any]:
     dynamics = ExactNVT(
         atoms,
         arguments.timestep * units.FS,
-        teacher(arguments.molecule),
+        reference_calculator(arguments.molecule),
         proposal,
         temperature_K=TEMPERATURE_K,
         trajectory_steps=round(arguments.trajectory / arguments.timestep),
@@ -101,7 +101,7 @@ def sample_exact(arguments: argparse.Namespace) -> dict[str, Any]:
 def sample_langevin(arguments: argparse.Namespace) -> dict[str, Any]:
     """Sample with GFN2-xTB's own forces."""
     atoms = start_of(arguments.molecule, arguments.seed + 1)
-    atoms.calc = teacher(arguments.molecule)
+    atoms.calc = reference_calculator(arguments.molecule)
     dynamics = Langevin(
         atoms,
         LANGEVIN_TIMESTEP_FS * units.FS,

@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()
     if arguments.steps % STEPS_PER_JUMP:
-        parser.error(f"--steps {arguments.steps} is no multiple of {STEPS_PER_JUMP}")
+        parser.error(f"--steps {arguments.steps} is not a multiple of {STEPS_PER_JUMP}")
     torch.set_num_threads(1)
     report = {
         "benchmark": "torchsim",

@@ -21,9 +21,9 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from rich.progress import Progress
 
 from mlmd_calc import units
+from mlmd_calc.data.gfn2 import gfn2_calculator
 from mlmd_calc.data.molecules import MOLECULES, start_structures
 from mlmd_calc.data.sampling import relax
-from mlmd_calc.data.teacher import teacher_calculator
 from mlmd_calc.io.files import replacing
 from mlmd_calc.md import draw_momenta
 
@@ -47,7 +47,7 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     start = start_structures(molecule, 1, arguments.seed)
     atoms = Atoms(start.numbers, start.positions[0])
-    atoms.calc = teacher_calculator(molecule.charge, molecule.multiplicity)
+    atoms.calc = gfn2_calculator(molecule.charge, molecule.multiplicity)
     relax(molecule, atoms, start)
     atoms.positions -= atoms.get_center_of_mass()
     draw_momenta(atoms, arguments.temperature, rng)

@@ -214,7 +214,7 @@ class MDETCalculator(Calculator):
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """List what changed since the last calculation, charge and multiplicity included."""
         if not isinstance(atoms, ase.Atoms):
-            raise InputError(f"{shown(atoms)} is no molecule; pass ase.Atoms")
+            raise InputError(f"{shown(atoms)} is not a molecule; pass ase.Atoms")
         changes: list[str] = super().check_state(  # type: ignore[no-untyped-call]
             atoms, tol=tol
         )

@@ -278,6 +278,34 @@ def check_parity(where: str, protons: int, state: ElectronicState) -> None:
         )
 
 
+def charge_question(molecule: str, state: ElectronicState, implied: int, option: str) -> str | None:
+    """Ask for the charge of a molecule that nobody calls an ion, but that seems to be one.
+
+    Parameters
+    ----------
+    molecule
+        What it is called.
+    state
+        Charge and multiplicity it is taken to have.
+    implied
+        Charge that its bonds imply.
+    option
+        How its charge is given: "--charge " or "charge=".
+
+    Returns
+    -------
+    str or None
+        None where there is nothing to ask, also if an odd charge is implied: the multiplicity of a
+        neutral molecule does not go with its electrons, which :func:`check_parity` refuses.
+    """
+    if state != (0, 1) or implied % 2 or not implied:
+        return None
+    return (
+        f"{molecule} is taken to be neutral, but its bonds imply the charge {implied:+d}; give "
+        f"{option}{implied}, or {option}0 if other charges balance those of its ionic groups"
+    )
+
+
 def as_integer(name: str, value: Any) -> int | None:
     """Return an integer value as int, None as None.
 
@@ -383,7 +411,7 @@ def _agreed(
         if abs(total - nearest) > _UNCLEAR and not explicit:
             what = "multiplicity (2S + 1)" if moments else "charge (in e)"
             raise InputError(
-                f"{name} is {total:g}, which is no whole number; state the total {what} in "
+                f"{name} is {total:g}, which is not a whole number; state the total {what} in "
                 "atoms.info or by an argument"
             )
         label = f"{name} ({total:g}), that is multiplicity" if moments else name

@@ -63,22 +63,21 @@ def check_types(options: Any, prefix: str = "") -> None:
 
 def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
     """Refuse a count outside the range of what can be built."""
-    count(name, getattr(options, name), least, most)
+    whole_number(name, getattr(options, name), least, most)
 
 
-def count(name: str, value: Any, least: int = 1, most: int = LARGEST_COUNT) -> int:
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return a whole number as one of Python's.
 
     Raises
     ------
     ConfigError
-        If the value is no whole number, or outside the limits.
+        If the value is not a whole number, or outside the limits.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
-        raise ConfigError(
-            f"{name}={shown(value)}; it must be a whole number from {least} to {most:,}"
-        )
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise ConfigError(f"{name}={shown(value)}; it must be a whole number {limits}")
     return int(value)
 
 
@@ -103,7 +102,7 @@ def positive_number(name: str, value: Any) -> float:
     Raises
     ------
     ConfigError
-        If the value is no number, infinite or not positive.
+        If the value is not a number, infinite or not positive.
     """
     if not _is_number(value) or not value > 0.0:
         raise ConfigError(f"{name}={shown(value)}; it must be a positive number")

@@ -152,7 +152,7 @@ class MDETModel(ModelInterface):
         except InputError:
             self._check_one_by_one(structures)
             raise
-        # What there is depends on the options, not on the molecule.
+        # The names depend on the options, not on the molecule.
         names = [name for name in _NAMES if getattr(results[0], name) is not None]
         found = _Answers()
         for name in names:

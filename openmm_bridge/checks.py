@@ -326,7 +326,7 @@ _BONDED: Final[dict[type, tuple[int, slice]]] = {
     openmm.HarmonicAngleForce: (3, slice(4, 5)),
     openmm.PeriodicTorsionForce: (4, slice(6, 7)),
     openmm.RBTorsionForce: (4, slice(4, 10)),
-    # Nobody knows what the parameters of these mean.
+    # The meaning of these parameters is not known.
     openmm.CustomBondForce: (2, slice(0, 2)),
     openmm.CustomAngleForce: (3, slice(0, 3)),
     openmm.CustomTorsionForce: (4, slice(0, 4)),

@@ -152,7 +152,7 @@ class MDETComputation:
         molecules; a step that leads uphill is halved. The start is evaluated or refused: atoms that
         are somewhat too close are accepted there, because a minimisation mends them.
         """
-        # What is noted among the variables of the call ends with it.
+        # A note among the variables of the call ends with it.
         noted = minimisation.f_locals
         limits: Coverage | None = noted.get(self.identity)
         if limits is not None:

@@ -210,7 +210,7 @@ class OpenMMDynamics:
         """Return energy and forces, and bring the velocities to the time of the positions."""
         if self._jumps is not None:
             (state,) = self._jumps.loop.states
-            # What a jump was judged by is known; a compiled force would compute it once more.
+            # The jump was judged by them; a compiled force would compute them once more.
             if state.energy is not None and state.forces is not None:
                 return [Measured(state.energy, state.forces)]
         energy, lags = self._has_energy, self._lag > 0.0

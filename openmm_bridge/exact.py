@@ -246,7 +246,7 @@ class ExactNVTIntegrator(PythonSteps):
 
 
 def _check(which: str, system: openmm.System) -> None:
-    """Refuse what the steps would not do justice to."""
+    """Refuse Systems with properties that the steps do not handle."""
     remedies = {
         "constraints": (
             system.getNumConstraints() > 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openmm
 
-from mlmd_calc.options import count
+from mlmd_calc.options import whole_number
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.options import ForceOptions, refuse_unknown
 from mlmd_calc.zoo import Model
@@ -93,7 +93,7 @@ def create_force(
     """
     refuse_unknown(options, "create_force")
     chosen = choose_backend(backend)
-    group = count("forceGroup", forceGroup, 0, _LAST_GROUP)
+    group = whole_number("forceGroup", forceGroup, 0, _LAST_GROUP)
     region = region_from_topology(topology, atoms, charge=charge, multiplicity=multiplicity)
     check_one_molecule(topology, region)
     return make_force(

@@ -276,7 +276,7 @@ class JumpIntegrator(PythonSteps):
         self._context.setStepCount(self.loop.step)
 
     def _checked_masses(self, system: openmm.System) -> NDArray[np.float64]:
-        """Masses ``(n,)`` amu of a System that jumps do justice to; others are refused."""
+        """Masses ``(n,)`` amu of a System; one that jumps cannot handle is refused."""
         # Velocities that a propagator predicts would not be what it meant.
         constrained = bool(self._acting) and not self._propagator.gives_velocities
         check_jump_system(system, len(self._structure), constrained=constrained)
@@ -330,6 +330,10 @@ class JumpIntegrator(PythonSteps):
         self.count_step()
         # Force-based steps take time as well.
         self._context.setTime(self._shown.time)
+        now = Shown.of(self._context)
+        if not np.array_equal(now.velocities, self._shown.velocities):
+            self.loop.drift_removed([now.velocities * VELOCITY_UNIT])
+            self._shown = now
 
 
 class JumpNVEIntegrator(JumpIntegrator):

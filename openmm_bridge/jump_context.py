@@ -185,20 +185,15 @@ def acting_forces(system: openmm.System, groups: int) -> list[openmm.Force]:
 def has_forces_of(force: openmm.Force, potential: ForceModel | None, molecule: Structure) -> bool:
     """Tell whether a force gives what a potential would give for a whole molecule.
 
-    It must be of the same network with the same options, in double precision at least where the
-    potential is, and give the same at equal positions, so no random orientations.
+    A force whose model exists in memory only does not say which it is.
     """
-    if not isinstance(potential, Potential) or potential.rotation == "random":
-        return False
     found = description_of(force)
-    # What exists in memory only has no checksum.
-    if found is None or not found["sha256"] or found["sha256"] != potential.model.sha256:
+    if found is None or not found["sha256"] or not isinstance(potential, Potential):
         return False
-    own, region = potential.options, Region.from_dict(found["region"])
-    theirs = {name: found["options"][name] for name in own}
+    region = Region.from_dict(found["region"])
     return (
-        theirs["dtype"] in ("float64", potential.dtype)
-        and theirs | {"dtype": potential.dtype} == own
+        found["sha256"] == potential.model.sha256
+        and potential.is_served_by(found["options"])
         and not region.is_subset
         and np.array_equal(region.numbers, molecule.numbers)
         and (region.charge, region.multiplicity) == (molecule.charge, molecule.multiplicity)
@@ -222,7 +217,7 @@ def context_of(integrator: openmm.Integrator) -> Any:
 
 
 def check_jump_system(system: openmm.System, n_atoms: int, *, constrained: bool) -> None:
-    """Refuse a System that jumps of one whole isolated molecule would not do justice to.
+    """Refuse a System that jumps of one whole isolated molecule cannot handle.
 
     Parameters
     ----------

@@ -40,6 +40,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.geometry.stereochemistry import chirality_flips
 from mlmd_calc.io.files import replacing
 from mlmd_calc.optional import require
+from mlmd_calc.options import positive_number, whole_number
 from openmm_bridge.jump_context import ContextForces
 
 _FORCE_FIELD: Final = "amber14/protein.ff14SB.xml"
@@ -93,8 +94,7 @@ class PeptideSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ConfigError(f"frames is {self.frames}; at least 1 is needed")
+        whole_number("frames", self.frames, 1)
         for key, least in (("interval_ps", 1), ("equilibration_ps", 0)):
             steps = getattr(self, key) * units.FS_PER_PS / _TIMESTEP_FS
             if not np.isfinite(steps) or abs(steps - round(steps)) > 1e-6 or steps < least:
@@ -352,11 +352,9 @@ def generate_peptides(
     MissingDependencyError
         If rdkit is not installed.
     """
-    if replicas < 1:
-        raise ConfigError(f"replicas is {replicas}; at least 1 is needed")
+    whole_number("replicas", replicas, 1)
     for temperature in temperatures_K:
-        if not 0.0 < temperature < np.inf:
-            raise ConfigError(f"a temperature is {temperature} K; it must be positive")
+        positive_number("temperature", temperature)
     directory = Path(directory).resolve()
     runs = [
         PeptideRun(

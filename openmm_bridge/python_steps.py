@@ -35,7 +35,7 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
         self.addGlobalVariable(_COUNTING, 0.0)
         if update:
             self.addUpdateContextState()
-        # What is left of this class in copies made in C++ must not seem to work.
+        # Copies made in C++ lose this class, and must fail rather than seem to work.
         self.beginIfBlock(f"{_COUNTING} = 0")
         self.addComputePerDof("x", f"x + sqrt({_COUNTING} - 1)")
         self.endBlock()
@@ -55,7 +55,7 @@ def number_in(quantity: Any, in_unit: Any) -> float:
     Raises
     ------
     ConfigError
-        If it is no number, or in a unit of something else.
+        If it is not a number, or in a unit of something else.
     """
     value = quantity
     if unit.is_quantity(quantity) and quantity.unit.is_compatible(in_unit):

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.electrons import as_integer
+from mlmd_calc.electrons import ElectronicState, as_integer, charge_question
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import fragments_of, neighbour_lists
 from mlmd_calc.geometry.lewis import implied_charge
@@ -159,18 +159,8 @@ def region_from_topology(
                 "coarse-grained particles cannot be given to the model. Leave it out of atoms=[...]"
                 " or set its element"
             )
-    whole_charge, whole_multiplicity = (
-        as_integer("charge", charge),
-        as_integer("multiplicity", multiplicity),
-    )
-    if whole_charge is None or whole_multiplicity is None:
-        raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
     formal = [getattr(everything[index], "formalCharge", None) or 0 for index in particles]
-    if any(formal) and sum(formal) != whole_charge:
-        raise InputError(
-            f"charge={whole_charge}, but the formal charges in the topology add up to {sum(formal)}"
-            f"; pass charge={sum(formal)} or correct the topology"
-        )
+    state = _checked_state(charge, multiplicity, formal)
     bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
     if periodic:
         _check_tied(particles, bonds)
@@ -178,11 +168,25 @@ def region_from_topology(
         numbers=np.array([everything[i].element.atomic_number for i in particles], dtype=np.int64),
         particles=np.array(particles, dtype=np.int64),
         system_size=len(everything),
-        charge=whole_charge,
-        multiplicity=whole_multiplicity,
+        charge=state.charge,
+        multiplicity=state.multiplicity,
         periodic=bool(periodic),
         parents=_parents(particles, bonds),
     )
+
+
+def _checked_state(charge: int, multiplicity: int, formal: list[int]) -> ElectronicState:
+    """Charge and multiplicity as integers that do not contradict formal charges."""
+    whole_charge = as_integer("charge", charge)
+    whole_multiplicity = as_integer("multiplicity", multiplicity)
+    if whole_charge is None or whole_multiplicity is None:
+        raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
+    if any(formal) and sum(formal) != whole_charge:
+        raise InputError(
+            f"charge={whole_charge}, but the formal charges in the topology add up to {sum(formal)}"
+            f"; pass charge={sum(formal)} or correct the topology"
+        )
+    return ElectronicState(whole_charge, whole_multiplicity)
 
 
 def check_one_molecule(topology: Any, region: Region) -> None:
@@ -211,14 +215,10 @@ def check_one_molecule(topology: Any, region: Region) -> None:
             )
         if first in own:
             bonds.append((own[first], own[second]))
-    ionic = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
-    # Odd charges are refused as ones that do not go with the multiplicity.
-    if region.charge == 0 and ionic and ionic % 2 == 0:
-        warnings.warn(
-            f"charge=0, but the ionic groups among the ML atoms have charge {ionic:+d}; pass "
-            f"charge={ionic} unless other charges balance them",
-            stacklevel=3,
-        )
+    implied = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
+    state = ElectronicState(region.charge, region.multiplicity)
+    if question := charge_question("the molecule of ML atoms", state, implied, "charge="):
+        warnings.warn(question, stacklevel=3)
     bonded = {i for pair in bonds for i in pair}
     for residue in topology.residues():
         inside = [own[atom.index] for atom in residue.atoms() if atom.index in own]
@@ -343,7 +343,7 @@ def check_order(region: Region, positions: NDArray[np.float64]) -> None:
     InputError
         If two atoms that the topology says are bonded are far apart.
     """
-    # What hangs on the first atom may do so for want of a bond.
+    # Atoms whose parent is the first atom may lack a bond to it.
     atoms = np.flatnonzero(region.parents != 0)
     parents = region.parents[atoms]
     radii = covalent_radii[region.numbers]

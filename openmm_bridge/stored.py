@@ -54,7 +54,7 @@ def load_system(path: str | os.PathLike[str]) -> openmm.System:
     for element in root.iter():
         if "Python" in element.get("type", "") or element.get("function") is not None:
             _reference(element.get("function", ""), str(path))
-    # What was checked, not the file, whose text another parser might understand otherwise.
+    # The checked elements, not the file, which another parser might read in another way.
     return openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -77,7 +77,7 @@ def _check_unit(structure: BondedStructure) -> None:
 
 
 def _residue_numbers(ids: list[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Numbers of residues; running ones if an identifier is no number."""
+    """Numbers of residues; running ones if an identifier is not a number."""
     try:
         return np.array([int(identifier) for identifier in ids], dtype=np.int64)
     except ValueError:

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from mlmd_calc import units
 from mlmd_calc.analysis import block_average, fit_drift, summarise
-from mlmd_calc.analysis.overview import OverviewFrames, OverviewRun, plot_overview
+from mlmd_calc.analysis.demo_picture import OverviewFrames, OverviewRun, plot_overview
 from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import misses_thermostat

@@ -402,7 +402,7 @@ def test_arguments_that_do_not_fit_the_model_are_refused() -> None:
         ("default", {"lag": lag}, "tau='step' takes no lag"),
         ("no-embeddings-lag", {}, "tau='lag' needs lag"),
         ("no-embeddings-lag", {"lag": -lag}, r"lag=\[-1\.0\] ps.*must be positive"),
-        ("default", {"end": positions}, r"no interpolator \(max_remaining=0\)"),
+        ("default", {"end": positions}, r"not an interpolator \(max_remaining=0\)"),
     ):
         network = random_network(CONFIGS[name])
         context = network.context(features)

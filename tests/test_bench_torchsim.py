@@ -36,6 +36,6 @@ def test_report(bench, monkeypatch, capsys, model_file):
     monkeypatch.setattr(sys, "argv", ["bench", *small, "--steps", "3"])
     with pytest.raises(SystemExit):
         bench.main()
-    assert "no multiple of 16" in capsys.readouterr().err
+    assert "not a multiple of 16" in capsys.readouterr().err
     bench.Console(file=sys.stdout).print(bench.result_table(report))
     assert "2 ethanols, 16 steps each" in capsys.readouterr().out

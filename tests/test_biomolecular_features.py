@@ -295,7 +295,7 @@ def test_small_molecule():
     assert features.frame_atoms[0].tolist()[:2] == [1, 0]
     assert features.frame_mask.all()
     assert system.notes == (
-        "MOL 1 of chain 1 is no standard residue; its 4 heavy atoms are one token each.",
+        "MOL 1 of chain 1 is not a standard residue; its 4 heavy atoms are one token each.",
     )
 
 
@@ -387,8 +387,8 @@ def test_complex(complexed):
     assert system.notes == (
         "Left out: 1 HOH.",
         "Left out: 1 NA.",
-        "LIG 1 of chain B is no standard residue; its 3 heavy atoms are one token each.",
-        "LIG 2 of chain B is no standard residue; its 3 heavy atoms are one token each.",
+        "LIG 1 of chain B is not a standard residue; its 3 heavy atoms are one token each.",
+        "LIG 2 of chain B is not a standard residue; its 3 heavy atoms are one token each.",
         "Bonds of LIG 1 of chain B were taken from distances.",
         "Bonds of LIG 2 of chain B were taken from distances.",
     )
@@ -553,7 +553,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ModelFileError, match="does not exist"):
         read_structure(tmp_path / "none.pdb")
     (tmp_path / "structure.xyz").write_text("")
-    with pytest.raises(ModelFileError, match="no structure file by its name"):
+    with pytest.raises(ModelFileError, match="not a structure file by its name"):
         read_structure(tmp_path / "structure.xyz")
     (tmp_path / "broken.cif").write_text("loop_\n")
     with pytest.raises(ModelFileError, match=r"there is no table _atom_site"):

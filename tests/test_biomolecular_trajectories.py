@@ -155,7 +155,7 @@ def test_refuses_bad_files(tmp_path, dipeptide):
         with pytest.raises(ModelFileError, match="is neither an npz file"):
             read_trajectories(other)
     np.savez(bad, x=np.zeros(3))
-    with pytest.raises(ModelFileError, match=r"has the keys \['x'\], which is no layout"):
+    with pytest.raises(ModelFileError, match=r"has the keys \['x'\], which is not a layout"):
         read_trajectories(bad)
     np.savez(bad, x=np.array([{}], dtype=object), pdb="", dt_ps=1.0)
     with pytest.raises(ModelFileError, match="x holds objects of Python"):

@@ -363,13 +363,13 @@ def test_unknown_options_are_refused(options: dict) -> None:
 
 @pytest.mark.parametrize("model", [3, "", ["mdet-ethanol"]], ids=repr)
 def test_what_names_no_model_is_refused(model: object) -> None:
-    with pytest.raises(ConfigError, match="is no model; give the name of a shipped one"):
+    with pytest.raises(ConfigError, match="is not a model; give the name of a shipped one"):
         MDETCalculator(model)
 
 
 @pytest.mark.parametrize("atoms", ["CH3CH2OH", [molecule("H2O")]], ids=str)
 def test_what_is_no_molecule_is_refused(atoms: object) -> None:
-    with pytest.raises(InputError, match=r"is no molecule; pass ase.Atoms"):
+    with pytest.raises(InputError, match=r"is not a molecule; pass ase.Atoms"):
         make().get_property("energy", atoms)
 
 
@@ -644,5 +644,5 @@ def test_what_the_model_does_not_answer_is_refused_with_what_it_does():
         atoms.get_stress()
     with pytest.raises(PropertyNotImplementedError, match=r"no dipole, but energy.*forces$"):
         atoms.get_dipole_moment()
-    with pytest.raises(InputError, match=r"is no molecule; pass ase\.Atoms"):
+    with pytest.raises(InputError, match=r"is not a molecule; pass ase\.Atoms"):
         atoms.calc.get_potential_energy([atoms])

@@ -19,10 +19,10 @@ from mlmd_calc import units
 from mlmd_calc.cli.data import app
 from mlmd_calc.data import MOLECULES, pool, read_dataset
 from mlmd_calc.data.generate import generate
+from mlmd_calc.data.gfn2 import label
 from mlmd_calc.data.molecules import start_structures
 from mlmd_calc.data.sampling import DISTORTED, MINIMUM, SAMPLED, sample
 from mlmd_calc.data.sampling_settings import SamplingSettings
-from mlmd_calc.data.teacher import label
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 
 pytest.importorskip("rdkit", reason="rdkit builds the molecules")
@@ -291,7 +291,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
 
 
 def test_number_of_workers_is_checked(tmp_path):
-    with pytest.raises(ConfigError, match="workers is 0"):
+    with pytest.raises(ConfigError, match="workers=0"):
         generate([MOLECULES["water"]], tmp_path, settings(), workers=0)
 
 

@@ -176,7 +176,7 @@ def test_md17_in_other_units_is_refused(tmp_path, water, unit):
     ("key", "value", "message"),
     [
         ("z", np.tile([8, 1, 1], (6, 1)), r"atomic numbers have shape \(6, 3\)"),
-        ("z", np.array(["O", "H", "H"]), "atomic numbers .* are no whole numbers"),
+        ("z", np.array(["O", "H", "H"]), "atomic numbers .* are not whole numbers"),
         ("F", np.zeros((6, 3, 3), complex), "forces are of type complex128"),
         ("R", np.zeros((6, 3, 3), "U3"), "positions are of type <U3"),
         ("Q", np.full(6, -2), "Q=-2 looks like a charge"),
@@ -221,8 +221,8 @@ def test_arrays_beside_md17_that_agree_are_fine(tmp_path, water, extra):
         ("E", np.zeros(6, np.float16), "energies are in half precision"),
         ("E", np.zeros(6, bool), "energies are of type bool"),
         ("F", np.zeros((6, 3, 3), "U3"), "forces are of type <U3"),
-        ("segment", np.full(6, np.nan), "segment .* are no whole numbers"),
-        ("metadata", "no JSON", "metadata is 'no JSON', which is no JSON object"),
+        ("segment", np.full(6, np.nan), "segment .* are not whole numbers"),
+        ("metadata", "no JSON", "metadata is 'no JSON', which is not a JSON object"),
         ("r_unit", b"Bohr", "r_unit is 'Bohr', but length is read in Å"),
     ],
 )
@@ -654,7 +654,7 @@ def test_velocities_of_made_up_masses_are_left_out(tmp_path):
     ("change", "message"),
     [
         (lambda text: "\ufeff" + text, "byte-order mark"),
-        (lambda text: text.replace("energy=", "time=late energy="), "time='late' is no number"),
+        (lambda text: text.replace("energy=", "time=late energy="), "time='late' is not a number"),
         (lambda text: text.replace("energy=", "time_fs=inf energy="), r"time_fs has \[inf.* one"),
         (lambda text: text.replace("energy=", 'time="1 2" energy='), "time has .*; give one time"),
         (lambda text: text.replace("energy=", "Q=1 energy="), "Q=.*1.* looks like a charge"),
@@ -672,13 +672,13 @@ def test_energies_that_are_words_and_names_that_are_numbers(tmp_path):
     ase.io.write(tmp_path / "x.extxyz", [labelled(molecule("H2O"), 1.0)])
     text = (tmp_path / "x.extxyz").read_text()
     (tmp_path / "x.extxyz").write_text(text.replace("energy=", 'total=low name="1 2" energy='))
-    with pytest.raises(InputError, match="total='low' is no number"):
+    with pytest.raises(InputError, match="total='low' is not a number"):
         read_dataset(tmp_path / "x.extxyz", energy_key="total")
     (water,) = read_dataset(tmp_path / "x.extxyz")
     assert water.name == "[1 2]"
     # As xtb writes it.
     (tmp_path / "x.xyz").write_text("2\nenergy: -1.07 gnorm: 0.0\nH 0 0 0\nH 0 0 0.74\n")
-    with pytest.raises(InputError, match="energy:=True is no number"):
+    with pytest.raises(InputError, match="energy:=True is not a number"):
         read_dataset(tmp_path / "x.xyz", energy_key="energy:")
 
 
@@ -687,7 +687,7 @@ def test_atomic_numbers_of_npz_files_are_whole(tmp_path, water):
     np.savez(tmp_path / "x.npz", numbers=water.numbers.astype(float), **arrays)
     np.testing.assert_array_equal(read_dataset(tmp_path / "x.npz")[0].numbers, water.numbers)
     np.savez(tmp_path / "x.npz", numbers=water.numbers + 0.5, **arrays)
-    with pytest.raises(InputError, match=r"atomic numbers \[.*\.5.* are no whole numbers"):
+    with pytest.raises(InputError, match=r"atomic numbers \[.*\.5.* are not whole numbers"):
         read_dataset(tmp_path / "x.npz")
 
 

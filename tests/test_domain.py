@@ -93,7 +93,7 @@ def test_everything_else_is_beyond(domain, tmp_path):
         "the chain ends without a cap at ALA 3 of chain A; known is NME",
     ]
     [reason] = objections(domain, structure_from_smiles("CCO"))
-    assert reason == "MOL 1 of chain 1 is no amino acid, and the model knows nothing else"
+    assert reason == "MOL 1 of chain 1 is not an amino acid, and the model knows nothing else"
     complexed = read_structure(write_dipeptide(tmp_path / "c.pdb", complexed=True))
     assert len(objections(domain, complexed)) == 2  # the two ethanols; water and ions do not count
 
@@ -157,7 +157,7 @@ def test_tables_and_files_hold_the_domain(domain):
     for change, message in (
         ({"longest": 0}, "longest=0; it must be a whole number"),
         ({"shortest": 5}, "shortest=5 exceeds longest=4"),
-        ({"residues": ["\x1b[2J"]}, "no names of residues"),
+        ({"residues": ["\x1b[2J"]}, "not names of residues"),
         ({"cis": "no"}, "cis='no'; it must be true or false"),
         ({"length": 3}, "unknown entries of the domain"),
     ):

@@ -378,7 +378,7 @@ def test_what_does_not_fit_is_refused(data, dipeptide, models, tmp_path):
         evaluate(data, "--model", models["key"], "--only", "leucine")
     with pytest.raises(ConfigError, match="sampler 'langevin'"):
         evaluate(data, "--model", models["key"], "--sampler", "langevin")
-    with pytest.raises(ConfigError, match="is no interpolator"):
+    with pytest.raises(ConfigError, match="is not an interpolator"):
         evaluate(data, "--model", models["key"], "--interpolator", models["key"])
     with pytest.raises(ConfigError, match="a stride of 5 ps"):
         evaluate(data, "--model", models["key"], "--stride", 5)

@@ -345,7 +345,7 @@ class Coarse(HarmonicPropagator):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (HarmonicPropagator, {"frames_per_jump": 0}, "must be at least 1"),
+        (HarmonicPropagator, {"frames_per_jump": 0}, "frames_per_jump=0; .* from 1 to 1,000"),
         (Still, {"thermostat": Langevin(300.0, 0.01)}, "predicts no velocities, and no frames"),
         (Coarse, {}, "a frame 2 fs after its start, but the propagator was made for 4, 8 fs"),
         (

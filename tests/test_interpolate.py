@@ -87,7 +87,7 @@ def test_ends_that_are_not_of_one_molecule_are_refused(model):
     with pytest.raises(InputError, match="is a mirror image of the first"):
         draw(model, last=mirrored)
     keyframes = load_atmos("atmos-peptides", device="cpu", dtype="float32")
-    with pytest.raises(ConfigError, match="'atmos-peptides' is no interpolator"):
+    with pytest.raises(ConfigError, match="'atmos-peptides' is not an interpolator"):
         draw(keyframes)
     with pytest.raises(ConfigError, match="0 trajectories"):
         draw(model, count=0)

@@ -1,5 +1,6 @@
 """What steps of jumps cost in force calls, and that saving them changes no number."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 from jump_run_child import SpringPotential, spring_molecule, springs
 
-from mlmd_calc import MDETCalculator, Potential, load_propagator, units
+from mlmd_calc import MDETCalculator, Potential, load_model, load_propagator, units
 from mlmd_calc.md import Ensemble, JumpNVE, JumpNVT, JumpSettings, MDSettings, Run, draw_momenta
 from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import (
@@ -232,25 +233,58 @@ def _answer(asked, positions):
     return found.energy, found.forces
 
 
-def test_jumps_by_name_ask_the_calculator_of_the_atoms_once(monkeypatch):
-    calls = []
+@functools.cache
+def in_memory():
+    """A model without name and checksum."""
+    return replace(load_model("mdet-small-organics", device="cpu"), source="", sha256="")
+
+
+@pytest.mark.parametrize(
+    ("propagator", "calculator", "calls"),
+    [
+        (lambda: "atom-small-organics", MDETCalculator, 1),
+        (lambda: load_propagator("atom-small-organics"), MDETCalculator, 1),
+        (
+            lambda: load_propagator("atom-small-organics", potential=Potential(in_memory())),
+            lambda: MDETCalculator(in_memory()),
+            1,
+        ),
+        (
+            lambda: load_propagator("atom-small-organics", dtype="float64"),
+            lambda: MDETCalculator(dtype="float32"),
+            2,
+        ),
+        (
+            lambda: load_propagator("atom-small-organics"),
+            lambda: MDETCalculator(rotation="average", n_rotations=2),
+            2,
+        ),
+        (
+            lambda: load_propagator("atom-small-organics"),
+            lambda: MDETCalculator(in_memory()),
+            2,
+        ),
+    ],
+)
+def test_jumps_ask_the_calculator_of_the_atoms_where_it_has_their_potential(
+    monkeypatch, propagator, calculator, calls
+):
+    asked = []
     evaluate = Potential.evaluate
     monkeypatch.setattr(
-        Potential, "evaluate", lambda *given, **more: calls.append(1) or evaluate(*given, **more)
+        Potential, "evaluate", lambda *given, **more: asked.append(1) or evaluate(*given, **more)
     )
-    own = load_propagator("atom-small-organics")
-    for propagator, each in (("atom-small-organics", 1), (own, 2)):
-        atoms = ethanol()
-        atoms.calc = MDETCalculator()
-        dynamics = JumpNVT(
-            atoms,
-            8.0 * units.FS,
-            propagator,
-            300.0,
-            friction=0.01 / units.FS,
-            rng=np.random.default_rng(0),
-        )
-        dynamics.run(1)
-        before = len(calls)
-        dynamics.run(4)
-        assert len(calls) - before == 4 * each
+    atoms = ethanol()
+    atoms.calc = calculator()
+    dynamics = JumpNVT(
+        atoms,
+        8.0 * units.FS,
+        propagator(),
+        300.0,
+        friction=0.01 / units.FS,
+        rng=np.random.default_rng(0),
+    )
+    dynamics.run(1)
+    before = len(asked)
+    dynamics.run(4)
+    assert len(asked) - before == 4 * calls

@@ -99,7 +99,7 @@ def test_choice_of_runs_and_frames(tmp_path):
         read_mdcath(path, temperature_K=300)
     with pytest.raises(ConfigError, match="no replica 4 in /1abcA00/320; there are 0, 1"):
         read_mdcath(path, replicas=[4])
-    with pytest.raises(ConfigError, match="frames is 0"):
+    with pytest.raises(ConfigError, match="frames=0"):
         read_mdcath(path, frames=0)
 
 

@@ -164,7 +164,7 @@ def test_direct_heads_are_the_cheap_forces_by_default():
         ({"timestep": -1.0}, "timestep=-1.0"),
         ({"timestep": np.nan}, "timestep=nan"),
         ({"fast": None}, "no cheaper forces"),
-        ({"fast": "mdet-small-organics"}, "no source of forces"),
+        ({"fast": "mdet-small-organics"}, "not a source of forces"),
     ],
 )
 def test_options_are_checked(options, message):

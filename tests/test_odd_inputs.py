@@ -69,7 +69,7 @@ def frame(symbols="HH", comment="energy=-1.0"):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (frame("HD").encode(), "'D' is no chemical symbol .* correct it, or leave the file out"),
+        (frame("HD").encode(), "'D' is not a chemical symbol .* correct it, or leave the file out"),
         (frame(comment="who=Å").encode("latin-1"), "not text in UTF-8 .* save it as UTF-8"),
         (frame().encode()[:-12], "copy or write it again"),
         (b"", "holds no frames; leave the file out"),
@@ -95,7 +95,7 @@ def test_a_free_energy_alone_is_not_left_out_in_silence(tmp_path):
 def test_columns_of_pdb_files_that_hold_no_numbers_have_a_remedy(tmp_path, broken):
     line = "ATOM      1  CH3 ACE A   1    " + broken.ljust(8) + "  -3.574  -0.179  1.00  0.00"
     (tmp_path / "x.pdb").write_text(line + "\nEND\n")
-    with pytest.raises(ModelFileError, match=r"is no number.*write the file again"):
+    with pytest.raises(ModelFileError, match=r"is not a number.*write the file again"):
         load_structure(str(tmp_path / "x.pdb"))
 
 
@@ -175,14 +175,14 @@ def test_a_column_of_charges_states_the_total():
 )
 def test_ions_of_which_nothing_says_that_they_are_any(tmp_path, smiles, charge):
     path = write_xyz(tmp_path / "x.xyz", load_structure(f"smiles:{smiles}"))
-    with pytest.raises(InputError, match=rf"have charge \{charge:+d}; give --charge {charge}"):
+    with pytest.raises(InputError, match=rf"charge \{charge:+d}; give --charge {charge}, or"):
         load_structure(path)
     for stated in (charge, 0):
         assert load_structure(path, charge=stated).info["charge"] == stated
     # The same atoms in a script are asked about when a force field sees them first.
     atoms = ase.io.read(path)
     potential = Potential(toy_model())
-    with pytest.raises(InputError, match=rf"bonds imply \{charge:+d}; pass charge={charge} "):
+    with pytest.raises(InputError, match=rf"the charge \{charge:+d}; give .*= {charge}, or"):
         potential.evaluate([atoms])
     for stated in (charge, 0):
         atoms.info["charge"] = stated

@@ -117,7 +117,7 @@ def test_ions_that_are_to_be_neutral_are_warned_of():
     dianion, zwitterion = (
         atoms_from_smiles(smiles) for smiles in ("[O-]C(=O)C(=O)[O-]", "C(C(=O)[O-])[NH3+]")
     )
-    with pytest.warns(UserWarning, match=r"have charge -2; pass charge=-2 unless"):
+    with pytest.warns(UserWarning, match=r"the charge -2; give charge=-2, or"):
         force_on(dianion)
     assert force_on(dianion, charge=-2).region.charge == -2
     assert force_on(zwitterion).region.charge == 0

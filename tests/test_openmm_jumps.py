@@ -22,6 +22,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.md import JumpNVE, JumpNVT
 from mlmd_calc.models.analytic import Harmonic
 from mlmd_calc.propagation import (
+    Conditions,
     Corrections,
     FunctionForces,
     Guard,
@@ -254,6 +255,29 @@ def test_momentum_removal_works():
     simulation = nve(start, HarmonicPropagator(harmonic), openmm.CMMotionRemover(1))
     simulation.step(3)
     momentum = start.masses @ read(simulation.context)[1]
+    np.testing.assert_allclose(momentum, 0.0, atol=1e-14)
+
+
+def test_a_molecule_that_lost_its_momentum_is_as_warm_as_it_was():
+    class AtRoomTemperature(HarmonicPropagator):
+        conditions = Conditions(temperature_range_K=(300.0, 300.0))
+
+    harmonic, start = springs(), springs_state()
+    temperatures = []
+    simulation = nvt(
+        start,
+        AtRoomTemperature(harmonic),
+        spring_force(harmonic),
+        openmm.CMMotionRemover(1),
+        rng=np.random.default_rng(0),
+    )
+    integrator = simulation.integrator
+    for _ in range(20):
+        simulation.step(1)
+        temperatures.append(integrator.loop.states[0].kinetic_temperature)
+    assert min(temperatures) < 150.0
+    assert not list(integrator.events)
+    momentum = start.masses @ integrator.loop.states[0].velocities
     np.testing.assert_allclose(momentum, 0.0, atol=1e-14)
 
 

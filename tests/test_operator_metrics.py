@@ -275,7 +275,7 @@ def first_revision(network):
 
 def test_evaluation_refuses_what_means_nothing(later, data):
     for options, message in (
-        (("--time", 8.1), "time=8.1 fs is no whole number of frames of 0.5 fs"),
+        (("--time", 8.1), "time=8.1 fs is not a whole number of frames of 0.5 fs"),
         (("--time", 2), "at least 8"),
         ((), "has no 3001 frames"),
     ):

@@ -179,13 +179,13 @@ def test_conformers_depend_on_the_seed_only():
 
 @pytest.mark.parametrize("sequence", ["", "AXA", "ala", "A A"])
 def test_refuses_what_is_no_sequence(sequence):
-    with pytest.raises(InputError, match="is no sequence; write it in one-letter codes"):
+    with pytest.raises(InputError, match="is not a sequence; write it in one-letter codes"):
         capped_peptide(sequence, 0)
 
 
 @pytest.mark.parametrize("text", ["H-", "AG-OH", "H-AG", "Ace-AG-OH", "H-AG-Nme", "h-AG-oh", "A-G"])
 def test_refuses_half_an_end(text):
-    with pytest.raises(InputError, match=r"is no (peptide|sequence); write"):
+    with pytest.raises(InputError, match=r"is not a (peptide|sequence); write"):
         Peptide.parse(text)
 
 
@@ -385,7 +385,7 @@ def test_damaged_state_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 0}, "frames is 0"),
+        ({"frames": 0}, "frames=0; .* of at least 1"),
         ({"interval_ps": 0.0}, "interval_ps is 0.0; allowed are multiples of the time step"),
         ({"interval_ps": 0.003}, "interval_ps is 0.003"),
         ({"equilibration_ps": -1.0}, "equilibration_ps is -1.0"),
@@ -400,10 +400,10 @@ def test_settings_out_of_range(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"replicas": 0}, "replicas is 0"),
-        ({"temperatures_K": [-5.0]}, "a temperature is -5.0 K"),
+        ({"replicas": 0}, "replicas=0"),
+        ({"temperatures_K": [-5.0]}, "temperature=-5.0"),
         ({"temperatures_K": [300.0, 300.0]}, "given twice"),
-        ({"workers": 0}, "workers is 0"),
+        ({"workers": 0}, "workers=0"),
     ],
 )
 def test_generator_refuses(tmp_path, options, message):

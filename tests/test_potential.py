@@ -301,6 +301,7 @@ def test_defaults_without_a_recommendation() -> None:
         ({"rotation": "none", "n_rotations": 2}, "n_rotations=2.*rotation='average'"),
         ({"rotation": "average"}, "n_rotations=12"),
         ({"rotation": "average", "n_rotations": 0}, "n_rotations=0"),
+        ({"rotation": "average", "n_rotations": 10_001}, "from 1 to 10,000"),
         ({"rotation": "random", "forces": "conservative"}, "'none' or 'average'"),
     ],
     ids=str,

@@ -332,7 +332,7 @@ def test_units_that_a_file_states_are_believed(tmp_path, h5py, frames, count):
     assert_frames(read, (positions, energies, forces))
     with h5py.File(path, "a") as file:
         file["methanol/conformations"].attrs["units"] = "furlong"
-    with pytest.raises(ModelFileError, match="'furlong', which is no unit of length known here"):
+    with pytest.raises(ModelFileError, match="'furlong', which is not a unit of length known here"):
         read_dataset(path)
 
 
@@ -360,11 +360,11 @@ def test_other_hdf5_files_are_refused(tmp_path, h5py):
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         file.create_group("protein")["backbone"] = np.zeros(3)
-    with pytest.raises(ModelFileError, match=r"has \['backbone'\], which is no known layout"):
+    with pytest.raises(ModelFileError, match=r"has \['backbone'\], which is not a known layout"):
         read_dataset(path)
     with h5py.File(path, "w") as file:
         file["loose"] = np.zeros(3)
-    with pytest.raises(ModelFileError, match="no known layout"):
+    with pytest.raises(ModelFileError, match="not a known layout"):
         read_dataset(path)
     with h5py.File(path, "w"):
         pass
@@ -384,8 +384,8 @@ def test_other_hdf5_files_are_refused(tmp_path, h5py):
             "cannot be read as int64: its numbers are not whole",
         ),
         ("conformations", np.zeros((1, N, 3), complex), "its numbers are complex"),
-        ("smiles", [b"CO", b"CCO"], "smiles is no single text"),
-        ("subset", [3], "subset is no single text"),
+        ("smiles", [b"CO", b"CCO"], "smiles is not a single text"),
+        ("subset", [3], "subset is not a single text"),
     ],
 )
 def test_content_of_another_kind_is_refused(tmp_path, h5py, key, value, message):

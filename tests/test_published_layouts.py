@@ -173,7 +173,7 @@ def test_mdgen_arrays_refuse(tmp_path):
     with pytest.raises(InputError, match="has 14 atoms of residue 4, which is GLY in"):
         read_mdgen(path, interval_ps=10.0, sequence="AIKG")
     path.rename(tmp_path / "6cka_B_R1.npy")
-    with pytest.raises(InputError, match="'6cka' is no sequence of amino acids"):
+    with pytest.raises(InputError, match="'6cka' is not a sequence of amino acids"):
         read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0)
     # Made of ATLAS, whose temperature is another one.
     of_atlas = read_mdgen(tmp_path / "6cka_B_R1.npy", interval_ps=10.0, sequence=SEQUENCE)

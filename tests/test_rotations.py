@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry import rotations
 from mlmd_calc.geometry.rotations import (
     fixed_rotations,
@@ -157,9 +156,3 @@ def test_spirals_keep_their_rotations_apart() -> None:
 def test_parameter_of_the_spiral_solves_its_equation() -> None:
     psi = rotations._SUPER_FIBONACCI
     assert psi**4 == pytest.approx(psi + 4.0, rel=1e-15)
-
-
-@pytest.mark.parametrize("count", [0, -3])
-def test_fewer_than_one_rotation_is_refused(count: int) -> None:
-    with pytest.raises(ConfigError, match=f"n_rotations={count}"):
-        fixed_rotations(count)

@@ -376,7 +376,7 @@ def test_a_frame_that_is_not_finite_is_refused(system):
 def test_networks_in_each_others_place(system, rollout, interpolator):
     with pytest.raises(ConfigError, match="needs keyframes to go between"):
         Trajectories(interpolator, system.reference, 1, 0)
-    with pytest.raises(ConfigError, match="is no interpolator"):
+    with pytest.raises(ConfigError, match="is not an interpolator"):
         Trajectories(rollout, system.reference, 1, 0, interpolator=rollout)
     with pytest.raises(ConfigError, match="0 trajectories"):
         Trajectories(rollout, system.reference, 0, 0)
@@ -491,7 +491,7 @@ def test_refused_draws_are_counted_across_restarts(tmp_path, monkeypatch):
 def test_molecules_beyond_the_training_are_refused_before_the_first_draw(tmp_path):
     job = SamplingJob("x", "atmos-peptides", frames=1, redraws=2, seed=1)
     for structure, reason in (
-        (structure_from_smiles("CCO"), "MOL 1 of chain 1 is no amino acid"),
+        (structure_from_smiles("CCO"), "MOL 1 of chain 1 is not an amino acid"),
         (capped_peptide("AAAAAA", 0), "has 6 amino acids; known are 1 to 5"),
     ):
         with pytest.raises(InputError, match=f"beyond the training.*{reason}.*--beyond-training"):
@@ -499,7 +499,7 @@ def test_molecules_beyond_the_training_are_refused_before_the_first_draw(tmp_pat
         assert not (tmp_path / "run").exists()
     ethanol = structure_from_smiles("CCO")
     run = SamplingRun.start(tmp_path / "run", replace(job, beyond_training=True), ethanol)
-    assert any("is no amino acid" in note for note in run.notes)
+    assert any("is not an amino acid" in note for note in run.notes)
 
 
 def test_longer_run_goes_on(dipeptide, models, tmp_path):
@@ -544,9 +544,9 @@ def test_water_stays_out_and_hydrogens_on_wish(tmp_path, models):
 
 
 def test_models_that_do_not_fit(dipeptide, models, tmp_path):
-    with pytest.raises(ConfigError, match=r"frames=6 is no multiple of 4.*choose 4 or 8"):
+    with pytest.raises(ConfigError, match=r"frames=6 is not a multiple of 4.*choose 4 or 8"):
         start(tmp_path / "a", dipeptide, models, frames=6)
-    with pytest.raises(ConfigError, match=r"frames=3 is no multiple of 4.*choose 4$"):
+    with pytest.raises(ConfigError, match=r"frames=3 is not a multiple of 4.*choose 4$"):
         start(tmp_path / "a", dipeptide, models, frames=3)
     other = write_model(
         tmp_path / "other.safetensors", max_remaining=FINE_STEPS, card={"strides_ps": [1.0]}
@@ -702,7 +702,7 @@ def test_command_with_poor_frames(models, tmp_path, monkeypatch):
             ["smiles:C", "--model", "M", "--step-scale", "0"],
             "step_scale=0.0; it must be a positive",
         ),
-        (["smiles:C", "--model", "atmos-peptides"], "is no amino acid, and the model knows"),
+        (["smiles:C", "--model", "atmos-peptides"], "is not an amino acid, and the model knows"),
         (["smiles:C", "--model", "M", "-n", "0"], "frames=0; it must be at least 1"),
         (["smiles:C", "--model", "M", "-b", "99999999999999999999"], "from 1 to 65,536"),
         (["--restart", "--seed", "1"], "--seed cannot be given with --restart"),

@@ -254,5 +254,5 @@ def test_command_compares_with_other_dynamics_and_says_what_is_folded_back(tmp_p
     (tmp_path / "empty.json").write_text("{}")
     with pytest.raises(InputError, match="the reference has nothing, but not water"):
         spectrum("often", "--reference", str(tmp_path / "empty.json"))
-    with pytest.raises(ModelFileError, match="is no spectrum"):
+    with pytest.raises(ModelFileError, match="is not a spectrum"):
         spectrum("often", "--reference", str(tmp_path / "often" / "water.extxyz"))

@@ -626,7 +626,7 @@ def test_ionic_ligands_need_a_charge(tmp_path):
 def test_files_cut_off(peptide, tmp_path):
     path = written(tmp_path / "peptide.pdb", peptide)
     text = path.read_text()
-    with pytest.raises(ModelFileError, match=r"in columns \d+-\d+ is no number"):
+    with pytest.raises(ModelFileError, match=r"in columns \d+-\d+ is not a number"):
         read_structure(write(tmp_path / "cut.pdb", [text[: 40 * 81 + 40]]))
     with pytest.raises(ModelFileError, match="there are no atoms"):
         read_structure(write(tmp_path / "empty.pdb", [""]))

@@ -570,7 +570,7 @@ def test_kinds_of_models_and_data_are_not_mixed_up(finished, tmp_path, data):
 
 
 def test_data_that_do_not_fit_are_refused(data):
-    with pytest.raises(ConfigError, match=r"0\.5 ps, which is no multiple of the 1 ps between"):
+    with pytest.raises(ConfigError, match=r"0\.5 ps, which is not a multiple of the 1 ps between"):
         prepare(data, replace(RECIPE, strides_ps=(0.5,)), None)
     with pytest.raises(InputError, match=r"'Ace-A-Nme' has 21 frames of 1 ps, .* needs 31;"):
         prepare(data, replace(RECIPE, strides_ps=(15.0,)), None)

@@ -45,7 +45,7 @@ def test_overrides_reach_into_tables():
     model = load_recipe("atom-small-organics", {"model.integrator.max_horizon": 16.0}).model
     usual = load_recipe("atom-small-organics").model
     assert model == {**usual, "integrator": {**usual["integrator"], "max_horizon": 16.0}}
-    with pytest.raises(ConfigError, match=r"'steps\.many' is no recipe entry: steps is 2000"):
+    with pytest.raises(ConfigError, match=r"'steps\.many' is not a recipe entry: steps is 2000"):
         load_recipe("mdet-finetune", {"steps.many": 3})
 
 
@@ -62,7 +62,7 @@ def test_overrides_reach_into_tables():
         ),
         ("atom-small-organics", "model.layers", r"unknown ATOM options \['layers'\]"),
         ("atmos-peptides", "model.sampler.step", r"unknown ATMOS sampler options \['step'\]"),
-        ("mdet", "model.n_layers.many", r"'model.n_layers.many' is no .*: model.n_layers is 12"),
+        ("mdet", "model.n_layers.many", r"'model.n_layers.many' is not a .*: model.n_layers is 12"),
     ],
 )
 def test_overrides_of_what_there_is_not_are_refused(recipe, key, message):

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import logging
+import os
 import shutil
 import warnings
 from dataclasses import replace
@@ -15,6 +16,7 @@ import needs_lightning  # noqa: F401
 import numpy as np
 import pytest
 import torch
+from another_process import run_child
 from spring_molecules import spring_frames
 from toy_models import SMALL, toy_model
 
@@ -564,13 +566,22 @@ def test_divergence_is_an_error_and_no_model_is_written(tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_missing_compiler_is_a_sentence(tmp_path, monkeypatch):
-    def failing(*_arguments):
-        raise torch._dynamo.exc.TorchDynamoException("No working C++ compiler found\n\nSet ...")
+def train_without_compiler(folder):
+    """Train where no C++ compiler is found, nor what one has compiled before."""
+    import torch._inductor.config
 
-    monkeypatch.setattr(MDETTraining, "training_step", failing)
-    with pytest.raises(ConfigError, match=r"\(No working C\+\+ compiler found\); .*compile=false"):
-        run(tmp_path, replace(RECIPE, compile=True))
+    # What the environment says of it was read before.
+    torch._inductor.config.cpp.cxx = (None, "/nowhere/c++")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache")
+    with pytest.warns(UserWarning, match=r"cannot be compiled .*/nowhere/c\+\+.*compile=false"):
+        run(folder, replace(RECIPE, compile=True))
+
+
+def test_without_a_compiler_layers_are_not_compiled(tmp_path, finished):
+    run_child(train_without_compiler, tmp_path)
+    assert equal(weights(tmp_path / MODEL_NAME), weights(finished / MODEL_NAME))
+    steps = [int(row["step"]) for row in metrics(tmp_path)]
+    assert steps == [int(row["step"]) for row in metrics(finished)]
 
 
 def test_training_leaves_no_trace_in_the_process(tmp_path):

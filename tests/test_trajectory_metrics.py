@@ -163,7 +163,7 @@ def test_energy_changes_are_judged_by_the_potential():
 @pytest.mark.parametrize(
     ("molecule", "times", "message"),
     [
-        (METHYL, [3.0], "2 fs apart, of which 3 fs is no multiple"),
+        (METHYL, [3.0], "2 fs apart, of which 3 fs is not a multiple"),
         (METHYL, [80.0], "no uninterrupted run of more than 80 fs"),
         (replace(METHYL, velocities=None), [2.0], "has no velocities"),
     ],

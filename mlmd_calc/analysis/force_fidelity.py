@@ -19,7 +19,7 @@ from mlmd_calc.analysis.audit.measurement import Estimate
 from mlmd_calc.analysis.audit.motion import Survival, survival
 from mlmd_calc.analysis.distances import DistanceFaithfulness
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import check_positive
 from mlmd_calc.potential import Potential, Structure
 
 _STRUCTURES: Final = 8
@@ -117,10 +117,7 @@ class ForceFidelitySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("temperature_K", "duration_ps", "replicas"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(f"{name}={value}; it must be positive")
+        check_positive(self, "temperature_K", "duration_ps", "replicas")
 
 
 def measure_force_fidelity(

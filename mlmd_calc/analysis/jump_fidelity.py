@@ -235,7 +235,7 @@ def measure_fidelity(
         If the propagator cannot make such jumps.
     """
     propagator = copy.copy(propagator)
-    # What the card forbids is what is to be measured.
+    # The conditions that the card forbids are measured, too.
     propagator.conditions = Conditions(potential=propagator.conditions.potential)
     (minimum,) = with_energies([minimum], forces)
     rng = np.random.default_rng(settings.seed)

@@ -58,7 +58,7 @@ def jumps_of(
     ConfigError
         If a time is not positive.
     InputError
-        If the molecule is no trajectory, a time is no multiple of the frame spacing, or no
+        If the molecule is no trajectory, a time is not a multiple of the frame spacing, or no
         uninterrupted run is long enough.
     """
     trajectory = Trajectory.of(molecule)
@@ -69,7 +69,7 @@ def jumps_of(
         if stride < 1 or abs(stride * trajectory.dt_fs - time) > _ROUNDING * time:
             raise InputError(
                 f"molecule {molecule.name!r} has frames {trajectory.dt_fs:g} fs apart, of which "
-                f"{time:g} fs is no multiple; choose other times"
+                f"{time:g} fs is not a multiple; choose other times"
             )
     # A frame before the start as well, so that the choice does not depend on what a model takes.
     starts = trajectory.starts(strides[-1], before=1)

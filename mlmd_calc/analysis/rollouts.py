@@ -71,7 +71,7 @@ class Reference:
         Raises
         ------
         InputError
-            If the interval is no multiple of that of a run, or a run has fewer than four frames.
+            If the interval is not a multiple of that of a run, or a run has fewer than four frames.
         """
         return [_spaced(run, interval_ps) for run in self.runs]
 
@@ -82,8 +82,8 @@ def _spaced(run: BiomolecularTrajectory, interval_ps: float) -> Frames:
     if stride < 1 or abs(ratio - stride) > 1e-6 * ratio:
         raise InputError(
             f"the frames of trajectory {run.name!r} are {run.dt_ps:g} ps apart, but those of the "
-            f"model {interval_ps:g} ps, which is no multiple; give a trajectory with frames that "
-            "often"
+            f"model {interval_ps:g} ps, which is not a multiple; give a trajectory with frames "
+            "that often"
         )
     frames = run.positions[::stride].astype(np.float64)
     if len(frames) < _FEWEST:

@@ -112,7 +112,7 @@ class Domain:
             raise ConfigError(f"shortest={self.shortest} exceeds longest={self.longest}")
         names = (*self.residues, *self.first, *self.last)
         if wrong := [name for name in names if not (name.isalnum() and len(name) <= _LONGEST_NAME)]:
-            raise ConfigError(f"{shown(wrong)} in the domain of a model are no names of residues")
+            raise ConfigError(f"{shown(wrong)} in the domain of a model are not names of residues")
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -195,7 +195,7 @@ class Domain:
     def _residue(self, residue: ResidueState) -> list[str]:
         found = []
         if residue.kind == _LIGAND and not self.ligands:
-            found.append(f"{residue.label} is no amino acid, and the model knows nothing else")
+            found.append(f"{residue.label} is not an amino acid, and the model knows nothing else")
         if residue.kind == _ACID and residue.name not in self.residues:
             parent = PARENTS.get(residue.name, residue.name)
             others = [name for name in self.residues if PARENTS.get(name, name) == parent]
@@ -270,7 +270,7 @@ def _chains(residues: Sequence[ResidueState]) -> list[list[int]]:
         while (following := after.get(chain[-1])) is not None:
             chain.append(following)
         chains.append(chain)
-    # Nothing begins a ring.
+    # A ring has no first residue.
     rest = [i for i, residue in enumerate(residues) if residue.kind != _LIGAND]
     ringed = sorted(set(rest) - {index for chain in chains for index in chain})
     return [*chains, *([ringed] if ringed else [])]

@@ -155,7 +155,7 @@ def _acids(graph: BondGraph, parent: str, by_name: Mapping[str, int]) -> list[Ac
 def _check_hydrogens(
     graph: BondGraph, residue: int, parent: str, by_name: Mapping[str, int]
 ) -> None:
-    """Refuse what is no protonation state; hydrogens may be missing on all carbon atoms at once."""
+    """Refuse unknown protonation states; hydrogens may be missing on all carbon atoms at once."""
     expected = dict(HYDROGENS[parent])
     if parent not in CAPS and graph.across(by_name["N"]):
         expected["N"] = 0 if parent == "PRO" else 1

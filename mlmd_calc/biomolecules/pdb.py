@@ -89,7 +89,7 @@ def _number(line: str, begin: int, end: int) -> float:
         return float(line[begin:end])
     except ValueError as error:
         raise ModelFileError(
-            f"{line[begin:end].strip()!r} in columns {begin + 1}-{end} is no number: {line!r}; "
+            f"{line[begin:end].strip()!r} in columns {begin + 1}-{end} is not a number: {line!r}; "
             "write the file again in the columns of PDB, without tabs, or as mmCIF"
         ) from error
 

@@ -107,7 +107,7 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
     parse = _PARSERS.get(_suffix(path))
     if parse is None:
         raise ModelFileError(
-            f"{path} is no structure file by its name; readable are {', '.join(_PARSERS)}, also "
+            f"{path} is not a structure file by its name; readable are {', '.join(_PARSERS)}, also "
             f"compressed ({', '.join(COMPRESSED)})"
         )
     try:

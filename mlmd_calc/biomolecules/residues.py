@@ -33,7 +33,7 @@ class Residue(NamedTuple):
 
 
 UNKNOWN: Final = 20
-"""Class index of everything that is no standard amino acid."""
+"""Class index of everything that is not a standard amino acid."""
 
 
 def _residues() -> dict[str, Residue]:

@@ -246,7 +246,7 @@ def _notes(structure: BondedStructure, kinds: Sequence[str], parts: Sequence[Par
     )
     notes = [f"Left out: {count} {name}." for name, count in left_out.items()]
     return [*structure.notes, *notes] + [
-        f"{structure.residue_label(part.residue)} is no standard residue; its {len(part.atoms)} "
+        f"{structure.residue_label(part.residue)} is not a standard residue; its {len(part.atoms)} "
         "heavy atoms are one token each."
         for part in parts
         if part.kind is None

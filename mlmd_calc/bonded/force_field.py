@@ -26,10 +26,11 @@ from mlmd_calc.bonded.kernels import add_polynomial, add_pulled_back
 from mlmd_calc.bonded.network import ResidualNetwork
 from mlmd_calc.bonded.polynomial import fit_weights, reference_of, terms_of
 from mlmd_calc.bonded.rotors import Rotors
-from mlmd_calc.bonded.walk import Frame, stride, walk
+from mlmd_calc.bonded.sampling import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.restart import read_restart, write_restart
+from mlmd_calc.options import positive_number, whole_number
 from mlmd_calc.potential import Evaluation, Structure
 
 _NEAR: Final = 3.0
@@ -105,8 +106,7 @@ class BondedForceField:
         neurons: int = 0,
         seed: int = 0,
     ) -> None:
-        if neurons < 0:
-            raise ConfigError(f"neurons={neurons}; it must not be negative, and 0 is no network")
+        whole_number("neurons", neurons, 0)
         bonds = _bonds(atoms)
         _check_structures(len(atoms), positions, forces)
         self._rotors = Rotors.find(atoms.numbers, bonds, positions)
@@ -173,10 +173,8 @@ class BondedForceField:
         """
         if atoms.calc is None:
             raise ConfigError("the atoms have no calculator, whose forces could be fitted")
-        if not temperature_K > 0:
-            raise ConfigError(f"temperature_K={temperature_K}; it must be positive")
-        if frames < 1:
-            raise ConfigError(f"frames={frames}; there must be at least 1")
+        positive_number("temperature_K", temperature_K)
+        whole_number("frames", frames, 1)
         _check_free(atoms)
         rng = np.random.default_rng(seed)
         walker = atoms.copy()
@@ -213,7 +211,7 @@ class BondedForceField:
             return cls.from_state(read_restart(path))
         except KeyError as error:
             raise ModelFileError(
-                f"{path} is no force field that BondedForceField.save wrote: it has no {error}"
+                f"{path} is not a force field that BondedForceField.save wrote: it has no {error}"
             ) from error
 
     @classmethod
@@ -369,7 +367,7 @@ def _check_free(atoms: ase.Atoms) -> None:
 def _check_structures(
     count: int, positions: NDArray[np.float64], forces: NDArray[np.float64]
 ) -> None:
-    """Refuse structures of other atoms, and what is no number."""
+    """Refuse structures of other atoms, and what is not a number."""
     if positions.ndim != 3 or positions.shape[1:] != (count, 3) or forces.shape != positions.shape:
         raise InputError(
             f"positions have shape {positions.shape} and forces {forces.shape}; both must be "

@@ -14,7 +14,7 @@ from mlmd_calc.cli.tables import print_table
 from mlmd_calc.io.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from mlmd_calc.analysis.overview import OverviewFrames
+    from mlmd_calc.analysis.demo_picture import OverviewFrames
     from mlmd_calc.cli.demo_runs import EthanolRun, PeptideFrames
     from mlmd_calc.md import RunRecord
 
@@ -57,7 +57,7 @@ def evaluate(
     dict
         The summary, JSON-able, which is also written to ``summary.json``.
     """
-    from mlmd_calc.analysis.overview import OverviewRun, plot_overview
+    from mlmd_calc.analysis.demo_picture import OverviewRun, plot_overview
     from mlmd_calc.md import read_record
 
     ordered = {name: runs[name] for name in LABELS if name in runs}
@@ -141,7 +141,7 @@ def _peptide_row(task: PeptideFrames, result: dict[str, Any]) -> dict[str, Any]:
 def _panel(result: dict[str, Any], frames: dict[str, Any]) -> OverviewFrames:
     import numpy as np
 
-    from mlmd_calc.analysis.overview import OverviewFrames
+    from mlmd_calc.analysis.demo_picture import OverviewFrames
 
     return OverviewFrames(
         np.array(result["phi_psi"]),

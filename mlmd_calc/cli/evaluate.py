@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
     from mlmd_calc.zoo import LoadedModel
 
-# What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
+# Modules that need torch are imported in functions: `mlmd --help` need not wait for them.
 
 D = TypeVar("D", bound="MoleculeFrames | BiomolecularTrajectory")
 

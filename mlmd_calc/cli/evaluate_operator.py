@@ -63,7 +63,7 @@ def evaluate_operator(
     Raises
     ------
     ConfigError
-        If a time is no whole number of frames, longer than the trajectories, or not that of the
+        If a time is not a whole number of frames, longer than the trajectories, or not that of the
         starts of the test.
     InputError
         If there is a molecule that the operator cannot see.
@@ -166,8 +166,8 @@ def _horizons(
         count = round(time / frames.dt_fs)
         if abs(count * frames.dt_fs - time) > _WHOLE * time or count < slots:
             raise ConfigError(
-                f"time={time:g} fs is no whole number of frames of {frames.dt_fs:g} fs, at least "
-                f"{slots}; choose another one"
+                f"time={time:g} fs is not a whole number of frames of {frames.dt_fs:g} fs, at "
+                f"least {slots}; choose another one"
             )
         horizons.append(count)
     return horizons

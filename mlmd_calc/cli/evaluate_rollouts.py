@@ -376,7 +376,7 @@ def _tell(page: Report, report: Mapping[str, Any]) -> None:
         if seconds is not None:
             page.text(f"{name}: {seconds:.3g} s per frame")
     for name, refused in report["refused_frames"].items():
-        page.text(f"{name}: {counted(sum(refused.values()), 'frame')} drawn in vain")
+        page.text(f"{name}: {counted(sum(refused.values()), 'frame')} rejected")
     for name, objections in report["beyond_training"].items():
         page.text(f"{name} is beyond the training of the model: {'; '.join(objections)}")
     for entry in report["trajectories"]:

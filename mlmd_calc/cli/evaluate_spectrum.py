@@ -133,7 +133,7 @@ def _read_reference(path: Path) -> dict[str, list[float]]:
         return {one["molecule"]: one["peaks_per_cm"] for one in content}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
-            f"{path} is no spectrum ({error}); write one with mlmd evaluate spectrum --json"
+            f"{path} is not a spectrum ({error}); write one with mlmd evaluate spectrum --json"
         ) from error
 
 

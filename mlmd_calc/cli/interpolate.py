@@ -102,7 +102,7 @@ def interpolate(
         f"{drawn.interval_ps:g} ps apart",
         "RMSD from frame to frame": f"{drawn.steps[:, :-1].mean():.2f} Å",
         "RMSD of the last step": f"{drawn.steps[:, -1].mean():.2f} Å",
-        "drawn in vain": counted(drawn.guard.refused, "frame"),
+        "rejected": counted(drawn.guard.refused, "frame"),
         "unsound": f"{quality['unsound']} of {counted(quality['frames'], 'frame')}"
         f"{describe_faults(quality['faults'])}",
         "seed": str(seed),

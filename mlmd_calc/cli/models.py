@@ -12,7 +12,7 @@ from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.io.files import json_text
 
-# What needs torch is imported inside the functions, so that `mlmd --help` need not wait for it.
+# Modules that need torch are imported in functions: `mlmd --help` need not wait for them.
 
 ModelName = Annotated[
     str | None,

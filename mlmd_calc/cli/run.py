@@ -357,7 +357,7 @@ def run(
         jumps, made, pdb = None, None, ""
         if choice is not None:
             if choice.of_one_molecule:
-                # What --restart reads, so that both make the same propagator.
+                # The file that --restart reads, so that both make the same propagator.
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
             jumps = jump_settings(choice, made, *of_jumps)
@@ -540,5 +540,7 @@ def _interventions(summary: dict[str, Any]) -> str:
         f"{name} {count}" for name, count in summary["jumps"].items() if isinstance(count, int)
     ]
     checks = [f"{name} {count}" for name, count in summary["jumps"]["tripped"].items()]
-    tripped = f"; tripped: {', '.join(checks)}, see {summary['jumps']['events']}" if checks else ""
-    return ", ".join(counts) + tripped
+    rejected = (
+        f"; rejected by: {', '.join(checks)}, see {summary['jumps']['events']}" if checks else ""
+    )
+    return ", ".join(counts) + rejected

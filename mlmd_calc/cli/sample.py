@@ -408,7 +408,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "sampled": f"{job['replicas']} × {counted(summary['frame'], 'frame')}, "
         f"{summary['interval_ps']:g} ps apart",
         "ended early": summary["ended_early"] or "",
-        "drawn in vain": counted(summary["refused"], "frame") + describe_faults(summary["faults"]),
+        "rejected": counted(summary["refused"], "frame") + describe_faults(summary["faults"]),
         "unsound": f"{quality['unsound']} of {counted(quality['frames'], 'frame')}"
         f"{describe_faults(quality['faults'])}",
         "potential energy": _energy(summary["energy"]),

@@ -36,7 +36,7 @@ from mlmd_calc.data.molecules import (
     molecule_from_smiles,
 )
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
-from mlmd_calc.electrons import electronic_state, store_state
+from mlmd_calc.electrons import charge_question, electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import (
     check_bonded,
@@ -132,7 +132,9 @@ def load_structure(
         atoms = _with_state(atoms, charge, multiplicity)
         check_start(atoms)
         if charge is None:
-            _check_neutral(text, atoms)
+            state = electronic_state(atoms)
+            if question := charge_question(text, state, charge_of_bonds(atoms), "--charge "):
+                raise InputError(question)
         return atoms
     if text in g2.names:
         if is_smiles(text):
@@ -188,20 +190,6 @@ def check_start(atoms: ase.Atoms) -> None:
     check_contacts(atoms.numbers, atoms.positions)
     check_hydrogens(atoms)
     check_bonded(atoms)
-
-
-def _check_neutral(text: str, atoms: ase.Atoms) -> None:
-    """Refuse ions of which nothing says that they are any.
-
-    An odd charge is refused as one that does not go with the multiplicity.
-    """
-    charge = charge_of_bonds(atoms)
-    state = atoms.info["charge"], atoms.info["multiplicity"]
-    if state == (0, 1) and charge % 2 == 0 and charge:
-        raise InputError(
-            f"{text} is taken for a neutral molecule, but its ionic groups have charge {charge:+d};"
-            f" give --charge {charge}, or --charge 0 if other charges balance them"
-        )
 
 
 def _peptide(text: str, seed: int) -> BondedStructure:
@@ -265,21 +253,16 @@ def _suffix(path: Path) -> str:
     return next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
 
 
-def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
-    refuse_byte_order_mark(path)
+def _last_frame(path: Path) -> tuple[str, ase.Atoms]:
+    """Read the last frame of a file; return the kind of the file by ASE's name, and the atoms."""
     suffix = _suffix(path)
-    if suffix.lower() in _HALVES:
-        raise InputError(
-            f"{path} is of a kind that holds positions without elements, or a topology without "
-            "positions; write one frame with its topology as a PDB or .xyz file, for example with "
-            "mdtraj, MDAnalysis or VMD"
-        )
     known = extension2format.get(suffix.lower().removeprefix("."))
     try:
         # ASE does not know capital letters; where it knows nothing, it looks into the file.
         is_capital = suffix != suffix.lower()
         kind = known.name if known is not None and is_capital else filetype(str(path))
         atoms: Any = ase.io.read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
+        return kind, atoms
     except Exception as error:  # ASE's many readers raise whatever they stumble over
         if isinstance(error, KeyError) and error.args:
             raise InputError(
@@ -295,6 +278,17 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             f"ASE cannot read {path} ({type(error).__name__}: {error}); give a whole file that is "
             "of the kind its ending says, such as .xyz, .extxyz, .gro, .pdb, .cif, .sdf or .traj"
         ) from error
+
+
+def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
+    refuse_byte_order_mark(path)
+    if _suffix(path).lower() in _HALVES:
+        raise InputError(
+            f"{path} is of a kind that holds positions without elements, or a topology without "
+            "positions; write one frame with its topology as a PDB or .xyz file, for example with "
+            "mdtraj, MDAnalysis or VMD"
+        )
+    kind, atoms = _last_frame(path)
     left_out = kind.startswith(_CHARGE_IS_LEFT_OUT) or (
         kind == "turbomole" and _STATED.search(_text(path)) is not None
     )
@@ -308,15 +302,14 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types "
             f"as atomic numbers; convert {path} to a PDB or .xyz file"
         )
-    result: ase.Atoms = atoms
     if kind == "gromacs":
-        _complete_gro(path, result)
+        _complete_gro(path, atoms)
     elif kind in ("xyz", "extxyz"):
         refuse_frames_behind_blank_lines(path)
-    if not len(result):
+    if not len(atoms):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
-    result.set_constraint([each for each in result.constraints if not _holds_nothing(each)])
-    return result
+    atoms.set_constraint([each for each in atoms.constraints if not _holds_nothing(each)])
+    return atoms
 
 
 def _text(path: Path) -> str:

@@ -135,7 +135,7 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
 def _reason(error: Exception) -> str:
     """Say what ASE stumbled over, and what to do."""
     if isinstance(error, KeyError) and error.args:
-        return f"{error.args[0]!r} is no chemical symbol or key that it knows; correct it"
+        return f"{error.args[0]!r} is not a chemical symbol or key that it knows; correct it"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not text in UTF-8 ({error}); save it as UTF-8"
     return f"{error or type(error).__name__}; copy or write it again"
@@ -397,7 +397,7 @@ def _numbers(path: Path, key: str, values: list[Any]) -> NDArray[np.float64]:
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: {key}={shown(values[0])} is no number; give numbers, or rename it"
+            f"{path}: {key}={shown(values[0])} is not a number; give numbers, or rename it"
         ) from error
 
 

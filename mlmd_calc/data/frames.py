@@ -42,7 +42,7 @@ class MoleculeFrames:
     segment
         ``(f,)`` integer label of the independent trajectory a frame belongs to, or None.
     metadata
-        Provenance (teacher, seeds, SMILES, source file).
+        Provenance (reference method, seeds, SMILES, source file).
     """
 
     name: str

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mlmd_calc.data.gfn2 import gfn2_version
 from mlmd_calc.data.molecules import Molecule
 from mlmd_calc.data.pool import run_tasks
 from mlmd_calc.data.reference import Reference
 from mlmd_calc.data.sampling_settings import SamplingSettings
 from mlmd_calc.data.task import Task
-from mlmd_calc.data.teacher import teacher_version
 
 
 def generate(
@@ -59,8 +59,8 @@ def generate(
     MissingDependencyError
         If rdkit, tblite or the package of the reference method is not installed.
     """
-    # What is missing is refused at once, not molecule by molecule.
-    teacher_version()
+    # Refuse missing packages at once, not molecule by molecule.
+    gfn2_version()
     Reference(settings.reference)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -81,8 +81,8 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
         found = sorted(first) if hasattr(first, "keys") else [first.name]
     known = "; ".join(", ".join(sorted(required)) for required, _ in _LAYOUTS)
     raise ModelFileError(
-        f"{path}: its first group has {found[:8]}, which is no known layout; one of these sets of "
-        f"keys is needed: {known}"
+        f"{path}: its first group has {found[:8]}, which is not a known layout; one of these sets "
+        f"of keys is needed: {known}"
     )
 
 
@@ -137,8 +137,8 @@ def _read(
         size = unit_of(quantity, text)
         if size is None:
             raise ModelFileError(
-                f"{group.file.filename}: {group.name}/{key} has {name} {text!r}, which is no unit "
-                f"of {quantity} known here; write the numbers in Å, eV or eV/Å, and say so"
+                f"{group.file.filename}: {group.name}/{key} has {name} {text!r}, which is not a "
+                f"unit of {quantity} known here; write the numbers in Å, eV or eV/Å, and say so"
             )
         return values * size
     return values * unit
@@ -161,7 +161,7 @@ def _text(group: Any, key: str) -> str:
     """Text of a data set of one string, which may be a scalar or an array of length one."""
     found = np.ravel(group[key][()])
     if len(found) != 1 or not isinstance(found[0], str | bytes):
-        raise ModelFileError(f"{group.file.filename}: {group.name}/{key} is no single text")
+        raise ModelFileError(f"{group.file.filename}: {group.name}/{key} is not a single text")
     item = found[0]
     return item.decode("utf-8") if isinstance(item, bytes) else str(item)
 

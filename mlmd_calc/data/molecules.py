@@ -317,7 +317,7 @@ def _cell(where: str, key: str, value: Any) -> int | None:
         try:
             value = float(text) if text else None
         except ValueError as error:
-            raise InputError(f"{where}{key}={value!r} is no number") from error
+            raise InputError(f"{where}{key}={value!r} is not a number") from error
     try:
         return as_integer(key, value)
     except InputError as error:

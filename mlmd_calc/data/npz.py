@@ -76,7 +76,7 @@ def _is_optional(key: str) -> bool:
 def _whole(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
     if values.dtype.kind not in "iuf" or (values != np.round(values)).any():
         raise InputError(
-            f"{name} {values.ravel()[:5].tolist()} ... are no whole numbers; correct the file"
+            f"{name} {values.ravel()[:5].tolist()} ... are not whole numbers; correct the file"
         )
     return values.astype(np.int64)
 
@@ -217,8 +217,8 @@ def _metadata(path: Path, arrays: Arrays) -> dict[str, str]:
             metadata |= {key: str(value) for key, value in json.loads(text).items()}
         except (ValueError, AttributeError) as error:
             raise InputError(
-                f"{path}: metadata is {shown(text)}, which is no JSON object; write one, or leave "
-                "it out"
+                f"{path}: metadata is {shown(text)}, which is not a JSON object; write one, or "
+                "leave it out"
             ) from error
     if "smiles" in arrays:
         metadata["smiles"] = str(arrays["smiles"])

@@ -170,7 +170,7 @@ def _stiffness(
     vectors = positions[:, j] - positions[:, i]
     lengths = np.linalg.norm(vectors, axis=-1)
     a, b = atomic_masses[numbers[i]], atomic_masses[numbers[j]]
-    # What accelerates the two atoms apart, times their reduced mass: other bonds of the atoms add
+    # Relative acceleration of the two atoms times their reduced mass: other bonds of the atoms add
     # noise, but the slope is that of a lone bond.
     pull = forces[:, j] / b[:, None] - forces[:, i] / a[:, None]
     along = np.einsum("fbk,fbk->fb", pull, vectors / lengths[..., None]) * a * b / (a + b)

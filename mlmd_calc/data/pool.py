@@ -26,8 +26,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.errors import PredictionError
 from mlmd_calc.io.files import FolderLock
+from mlmd_calc.options import whole_number
 
 STEP: Final = b"\n"
 """Line that a worker writes after every step; that after a task is its failure in JSON, or null."""
@@ -92,8 +93,7 @@ def run_tasks(
     PredictionError
         After all others are done, if some tasks failed; the message has the reasons.
     """
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; at least 1 is needed")
+    whole_number("workers", workers, 1)
     with ExitStack() as locks:
         for folder in sorted({task.path.parent for task in tasks}):
             locks.callback(FolderLock(folder).release)
@@ -205,7 +205,7 @@ class _Worker:
             process.terminate()
         assert process.stdin is not None
         assert process.stdout is not None
-        # What earlier tasks warned of is not why this one fails. The process shares the position.
+        # Warnings of earlier tasks do not explain this failure. The process shares the position.
         self._errors.seek(0)
         self._errors.truncate()
         # One that has died says so by the end of its output.

@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlmd_calc.data.teacher import evaluate, teacher_calculator
+from mlmd_calc.data.gfn2 import evaluate, gfn2_calculator
 from mlmd_calc.errors import ConfigError, InputError, MissingDependencyError, PredictionError
 from mlmd_calc.optional import import_object, require
 
@@ -105,7 +105,7 @@ def reference_calculator(name: str, charge: int, multiplicity: int) -> Any:
         As :class:`Reference`.
     """
     if name == GFN2:
-        return teacher_calculator(charge, multiplicity)
+        return gfn2_calculator(charge, multiplicity)
     return Reference(name, charge, multiplicity).calculator
 
 

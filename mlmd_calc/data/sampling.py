@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.gfn2 import gfn2_calculator
 from mlmd_calc.data.molecules import Molecule, StartStructures, start_structures
 from mlmd_calc.data.reference import Reference
 from mlmd_calc.data.sampling_settings import TIMESTEP_FS, SamplingSettings
-from mlmd_calc.data.teacher import teacher_calculator
 from mlmd_calc.errors import InputError, PredictionError
 
 MINIMUM: Final = 0
@@ -88,9 +88,9 @@ def sample(
     segment = 0
     for positions in start.positions:
         atoms = Atoms(start.numbers, positions)
-        atoms.calc = teacher_calculator(molecule.charge, molecule.multiplicity)
+        atoms.calc = gfn2_calculator(molecule.charge, molecule.multiplicity)
         distorted = atoms.copy()
-        distorted.calc = teacher_calculator(molecule.charge, molecule.multiplicity)
+        distorted.calc = gfn2_calculator(molecule.charge, molecule.multiplicity)
         relax(molecule, atoms, start)
         minimum = atoms.positions.copy()
         if settings.mode == "langevin":
@@ -134,7 +134,7 @@ def conformers_of(molecule: Molecule, conformers: int, rng: np.random.Generator)
 
 
 def relax(molecule: Molecule, atoms: Atoms, start: StartStructures) -> None:
-    """Move atoms that carry the teacher's calculator to its nearest minimum.
+    """Move atoms that carry a calculator to its nearest minimum.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def relax(molecule: Molecule, atoms: Atoms, start: StartStructures) -> None:
     if len(broken):
         raise PredictionError(
             f"molecule {molecule.name!r} ({molecule.smiles}): the bonds {broken.tolist()} break on "
-            "the way to the teacher's minimum; choose another tautomer or protonation"
+            "the way to the minimum of GFN2-xTB; choose another tautomer or protonation"
         )
 
 

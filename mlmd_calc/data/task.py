@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mlmd_calc.data.gfn2 import ACCURACY, METHOD, gfn2_version
 from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_labels, write_trajectory
 from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.reference import GFN2, reference_program
 from mlmd_calc.data.sampling import sample
 from mlmd_calc.data.sampling_settings import SamplingSettings
-from mlmd_calc.data.teacher import ACCURACY, METHOD, teacher_version
 from mlmd_calc.options import with_lists
 
 
@@ -90,6 +90,6 @@ class Task:
             "multiplicity": self.molecule.multiplicity,
             "teacher": METHOD,
             "teacher_accuracy": ACCURACY,
-            "teacher_program": teacher_version(),
+            "teacher_program": gfn2_version(),
             **settings,
         }

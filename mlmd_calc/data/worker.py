@@ -21,7 +21,7 @@ def main() -> int:
     The reason of a failure of ours is the answer. Any other ends the process with its traceback.
     """
     answers = os.dup(1)
-    # What else is written to stdout, by libraries too, is not for the pool.
+    # Other output on stdout, also of libraries, is not for the pool.
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
 

@@ -148,7 +148,7 @@ def find_bonds(atoms: ase.Atoms) -> Bonds:
 
 
 def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64]) -> None:
-    """Refuse positions that are no numbers, and atoms that overlap, as when nm are taken for Å.
+    """Refuse positions that are not numbers, and atoms that overlap, as when nm are taken for Å.
 
     Parameters
     ----------

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from mlmd_calc.errors import ConfigError
-
 
 def matrices_from_quaternions(quaternions: Tensor) -> Tensor:
     """Turn unit quaternions ``(..., 4)``, order w, x, y, z, into matrices ``(..., 3, 3)``."""
@@ -106,7 +104,7 @@ def random_reflections(count: int, generator: torch.Generator) -> Tensor:
     return reflections
 
 
-_MOST_ROTATIONS: Final = 10_000
+MOST_ROTATIONS: Final = 10_000
 """More would only fill the memory: the error of the mean is far below that of the model."""
 
 _GROUPS: Final = {1: "C1", 2: "C2", 4: "D2", 12: "T", 24: "O", 60: "I"}
@@ -136,20 +134,13 @@ def fixed_rotations(count: int) -> Tensor:
     Parameters
     ----------
     count
-        Number of rotations, from 1 to 10,000.
+        Number of rotations, at least 1.
 
     Returns
     -------
     Tensor
         ``(count, 3, 3)`` float64.
-
-    Raises
-    ------
-    ConfigError
-        If ``count`` is outside that range.
     """
-    if not 1 <= count <= _MOST_ROTATIONS:
-        raise ConfigError(f"n_rotations={count}; it must be from 1 to {_MOST_ROTATIONS:,}")
     if count == 60:
         return torch.from_numpy(icosahedral_rotations())
     if count in _GROUPS:

@@ -201,7 +201,7 @@ class FolderLock:
             ) from error
         except OSError:
             pass  # a file system without locks
-        # What processes that were killed have left.
+        # Left by processes that were killed.
         for part in folder.glob(f".*{_PART}"):
             part.unlink(missing_ok=True)
 

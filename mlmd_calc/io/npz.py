@@ -67,7 +67,7 @@ def load_layout(
                 return parse, {key: _array(path, archive, key) for key in wanted}
     known = "; ".join(", ".join(sorted(required)) for required, _ in layouts)
     raise ModelFileError(
-        f"{path} has the keys {sorted(found)}, which is no {kind}; one of these sets of keys is "
+        f"{path} has the keys {sorted(found)}, which is not a {kind}; one of these sets of keys is "
         f"needed: {known}"
     )
 

@@ -93,7 +93,7 @@ class Checkpoint:
             return cls(**content, **progress)
         except TypeError as error:
             raise ModelFileError(
-                f"{path} is no checkpoint of a run ({error!r}); start a new run"
+                f"{path} is not a checkpoint of a run ({error!r}); start a new run"
             ) from error
 
 

@@ -24,12 +24,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
-import ase
-import numpy as np
-
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.md.canonical import acceptance_probability
-from mlmd_calc.md.force_source import Forces, ForceSource
+from mlmd_calc.md.force_source import ForceSource
 from mlmd_calc.md.mts import ThermostattedMTS
 
 _ENOUGH: Final = 100
@@ -88,27 +85,15 @@ class ExactMTS(ThermostattedMTS):
     10
     """
 
-    def __init__(
-        self,
-        atoms: ase.Atoms,
-        timestep: float,
-        fast: Forces | None = None,
-        *,
-        inner_steps: int,
-        temperature_K: float,
-        friction: float,
-        rng: np.random.Generator | None = None,
-        **options: Any,
-    ) -> None:
-        self.trials = self.accepted = 0
-        options |= {"inner_steps": inner_steps, "rng": rng}
-        options |= {"temperature_K": temperature_K, "friction": friction}
-        super().__init__(atoms, timestep, fast, **options)
-        if not self._accurate.has_energy:
+    trials: int = 0
+    accepted: int = 0
+
+    def _check_forces(self, accurate: ForceSource, fast: ForceSource) -> None:
+        if not accurate.has_energy:
             raise ConfigError(
-                f"{type(atoms.calc).__name__} knows no energy, which decides here; use MTSLangevin"
+                f"{accurate.name} knows no energy, which decides here; use MTSLangevin"
             )
-        if self._fast.random or ForceSource(atoms, atoms.calc).random:
+        if fast.random or accurate.random:
             raise ConfigError(
                 "forces with rotation='random' differ at equal positions, so that steps cannot be "
                 "reversed; use rotation='none' or 'average'"
@@ -141,7 +126,7 @@ class ExactMTS(ThermostattedMTS):
         else:
             atoms.set_positions(positions)
             atoms.set_momenta(-momenta)
-            # Nothing needs to be evaluated again.
+            # The remembered answers spare another evaluation.
             accurate, self._known = memory
             self._accurate.load_state_dict(accurate)
         self._refresh()

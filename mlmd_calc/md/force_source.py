@@ -75,8 +75,8 @@ class ForceSource:
             self._structure = Structure(atoms.numbers.astype(np.int64), atoms.get_positions())
         else:
             raise ConfigError(
-                f"{forces!r} is no source of forces; give an ASE calculator, or a force model such "
-                "as mlmd_calc.Potential"
+                f"{forces!r} is not a source of forces; give an ASE calculator, or a force model "
+                "such as mlmd_calc.Potential"
             )
         self.has_energy = bool(getattr(self._model, "has_energy", False))
 

@@ -100,7 +100,7 @@ class FrameWriter:
 
     def flush(self) -> None:
         """Make everything appended so far readable."""
-        # What is in the buffer goes to the disk first: where that is full the header stays true.
+        # The buffer is written first, so that the header stays true if the disk is full.
         self._file.flush()
         self._file.seek(0)
         self._file.write(self._header())

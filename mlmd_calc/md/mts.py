@@ -122,13 +122,15 @@ class MTSVelocityVerlet(RestartableDynamics):
         if isinstance(cheap, BondedForceField):
             cheap.check_start(atoms)
         self._fast = ForceSource(atoms, cheap, partner=atoms.calc)
+        accurate = ForceSource(atoms, atoms.calc)
+        self._check_forces(accurate, self._fast)
+        self._names = {"accurate": accurate.identity(), "fast": self._fast.identity()}
         self._accurate = AttachedCalculator(atoms)
-        self._names = {
-            "accurate": ForceSource(atoms, atoms.calc).identity(),
-            "fast": self._fast.identity(),
-        }
         self._known: tuple[FloatArray, FloatArray] | None = None
         super().__init__(atoms, timestep, **options)
+
+    def _check_forces(self, accurate: ForceSource, fast: ForceSource) -> None:
+        """Refuse forces that the method cannot do with."""
 
     def step(self) -> None:
         """Do one step."""

@@ -123,7 +123,7 @@ class RestartableDynamics(MolecularDynamics):
     def _go_on(self, atoms: ase.Atoms, content: Mapping[str, Any], path: Path) -> None:
         """Take atoms to where the run was interrupted."""
         if "identity" not in content or "momenta" not in content:
-            raise ModelFileError(f"{path} is no restart file of {type(self).__name__}")
+            raise ModelFileError(f"{path} is not a restart file of {type(self).__name__}")
         check_identity(
             path,
             content["identity"],

@@ -179,7 +179,7 @@ class Run:
         rng = np.random.default_rng(settings.seed)
         molecules = start_molecules(atoms, settings, keep_velocities, torque_free, rng)
         molecules[0].get_forces()
-        # What calculator or engine refuse must not leave a folder behind.
+        # If calculator or engine refuse, no folder must be left behind.
         dynamics = engine.make(molecules, description, folder, rng, propagator)
         dynamics.begin()
         run = cls(dynamics, Recorder(molecules, folder, description), rng)
@@ -240,7 +240,7 @@ class Run:
             molecules[0].calc = calculator
             rng = np.random.default_rng()
             rng.bit_generator.state = checkpoint.random_state
-            # What is compiled has the seed in it.
+            # The compiled force contains the seed.
             load_rotation_state(calculator, checkpoint.rotations)
             dynamics = engine.make(molecules, description, folder, rng, propagator)
             dynamics.load_state_dict(DynamicsState(checkpoint.results, checkpoint.thermostat))

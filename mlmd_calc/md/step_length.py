@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlmd_calc.options import count, positive_number
+from mlmd_calc.options import LARGEST_COUNT, positive_number, whole_number
 
 ACCEPTANCE: Final = 0.8
 """Wanted mean probability of acceptance."""
@@ -44,7 +44,7 @@ class StepLength:
     def __init__(self, start: float, steps: int) -> None:
         start = positive_number("timestep", start)
         self.value = start
-        self.steps = count("warmup", steps, 0)
+        self.steps = whole_number("warmup", steps, 0, LARGEST_COUNT)
         self._start = start
         self._done = 0
         self._error = 0.0

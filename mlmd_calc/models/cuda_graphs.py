@@ -50,7 +50,7 @@ def capture_graph(function: Callable[..., Any], arguments: Sequence[Tensor]) -> 
         If the function does what cannot be captured.
     """
     device = arguments[0].device
-    # What is made in a caller's inference mode could not be changed outside of it.
+    # A tensor made in a caller's inference mode cannot be changed outside of it.
     with _ONE_AT_A_TIME, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
         inputs = [torch.empty_like(tensor).copy_(tensor) for tensor in arguments]
         stream = torch.cuda.Stream()

@@ -23,7 +23,7 @@ THREADED_ATOMS: Final = 48
 FAST_MATH: Final = ("contract", "nsz", "reassoc")
 """What vectorised sums need; NaN and infinity keep their meaning."""
 
-# What it makes of a function has other arguments.
+# It changes the arguments of a function, which types cannot say.
 intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 

@@ -84,7 +84,7 @@ def record_operations(
     # Takes long to import, and only those who record need it.
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    # What is made in a caller's inference mode could not be used outside of it.
+    # A tensor made in a caller's inference mode cannot be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
         recorded = make_fx(function)(*arguments)
         _shorten(recorded, arguments)
@@ -115,7 +115,7 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
         if node.op == "get_attr":
             fixed.add(node)
         elif _changes_argument(node):
-            # What looks at this memory from now on has to wait for the change.
+            # Later views of this memory have to wait for the change.
             for other in [other for other in origins if other[0] == memory]:
                 del origins[other]
             for seen in [seen for seen in views if seen[0][0] == memory]:

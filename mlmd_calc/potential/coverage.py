@@ -65,7 +65,7 @@ class Coverage(NamedTuple):
             With the offending atoms and their distance.
         """
         difference = positions[:, None] - positions
-        # What overflows is far away as well.
+        # Distances that overflow are far, too.
         with np.errstate(over="ignore"):
             square = np.einsum("ijk,ijk->ij", difference, difference)
         limits = self.shortest(numbers)

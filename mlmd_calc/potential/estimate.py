@@ -67,7 +67,7 @@ def estimate(potential: Potential, atoms: int) -> Cost:
         raise ConfigError(f"atoms={atoms}; a molecule has at least 1")
     if potential.device.type != "cpu":
         raise ConfigError(f"device={str(potential.device)!r}; estimates are for device='cpu'")
-    # What is kept of larger molecules grows in another way.
+    # The memory kept for larger molecules grows in another way.
     heads = potential.model.network.config.num_heads
     first = int((KEPT_WEIGHTS / heads) ** (1 / 3)) + 8
     sizes: tuple[int, ...] = (first, int(_LARGER * first))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, cast
@@ -11,7 +10,8 @@ from typing import Any, Final, TypedDict, cast
 import numpy as np
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.options import shown
+from mlmd_calc.geometry.rotations import MOST_ROTATIONS
+from mlmd_calc.options import shown, whole_number
 from mlmd_calc.potential.prediction import energy_head, has_force_head
 from mlmd_calc.potential.spread import MEASURE, WARN, SpreadLimit, check_answers, check_spread
 from mlmd_calc.zoo import Model
@@ -121,7 +121,9 @@ def resolve(model: Model, options: ForceOptions) -> ResolvedOptions:
         n_rotations = recommended.get("n_rotations")
     _check_rotation(rotation, n_rotations, conservative)
     _check_heads(model, conservative)
-    n_rotations = 1 if n_rotations is None else whole("n_rotations", n_rotations)
+    n_rotations = (
+        1 if n_rotations is None else whole_number("n_rotations", n_rotations, 1, MOST_ROTATIONS)
+    )
     max_spread, on_spread = _spread(model, options, forces, n_rotations)
     net_force, net_torque = _flag(options, "remove_net_force"), _flag(options, "remove_net_torque")
     return ResolvedOptions(
@@ -208,20 +210,6 @@ def _check_heads(model: Model, conservative: bool) -> None:
             "forces='direct' needs a force head, which the model does not have; use "
             "forces='conservative'"
         )
-
-
-def whole(name: str, value: Any) -> int:
-    """Return a whole number as int.
-
-    Raises
-    ------
-    ConfigError
-        If it is none.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name}={shown(value)}; it must be a whole number") from None
 
 
 def _flag(options: ForceOptions, name: str) -> bool | None:

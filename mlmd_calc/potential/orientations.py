@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.errors import ModelFileError
 from mlmd_calc.geometry.rotations import counted_rotations, fixed_rotations
-from mlmd_calc.potential.options import ResolvedOptions, whole
+from mlmd_calc.options import whole_number
+from mlmd_calc.potential.options import ResolvedOptions
 
 _SEED_BITS: Final = 63
 
@@ -48,14 +49,13 @@ class Orientations:
 
     def __init__(self, options: ResolvedOptions, seed: int | None) -> None:
         self.random = options.rotation == "random"
-        # What is made in a caller's inference mode could not be differentiated through later.
+        # A tensor made in a caller's inference mode cannot be differentiated through later.
         with torch.inference_mode(False):
             self.fixed = fixed_rotations(options.n_rotations)
         self._process = os.getpid()
         self._unseeded = seed is None
-        self.seed = secrets.randbits(_SEED_BITS) if seed is None else whole("seed", seed)
-        if not 0 <= self.seed < 2**_SEED_BITS:
-            raise ConfigError(f"seed={self.seed}; it must be from 0 to 2^63 - 1")
+        drawn = secrets.randbits(_SEED_BITS) if seed is None else seed
+        self.seed = whole_number("seed", drawn, 0, 2**_SEED_BITS - 1)
         self.calls = 0
 
     @property

@@ -78,7 +78,7 @@ class Prediction:
         self._weights = WEIGHTS_DTYPE[dtype]
         self._features = torch.float32 if dtype == "float32" else torch.float64
         self._original = network
-        # What is made in a caller's inference mode could not be differentiated through later.
+        # A tensor made in a caller's inference mode cannot be differentiated through later.
         with torch.inference_mode(False):
             self.network = merge_weights(self.network_as_loaded())
         self._recorded = Recorder(self._results, self.network)

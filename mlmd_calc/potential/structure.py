@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import (
     ElectronicState,
+    charge_question,
     check_parity,
     check_trained,
     state_as_stated,
@@ -110,16 +111,13 @@ class Structure:
         check_parity("", int(self.numbers.sum()), self.state)
 
     def check_charge(self) -> None:
-        """Refuse ions of which nothing says that they are any; odd charges do not go unnoticed."""
-        if self.charge_is_stated or self.state != (0, 1):
+        """Refuse ions whose charge nothing states, see :func:`~.electrons.charge_question`."""
+        if self.charge_is_stated:
             return
         implied = charge_of_bonds(ase.Atoms(self.numbers, self.positions))
-        if implied and implied % 2 == 0:
-            raise InputError(
-                f"nothing states the charge of the molecule, and its bonds imply {implied:+d}; pass"
-                f" charge={implied} or set atoms.info['charge'] = {implied} (0 if other charges "
-                "balance those of its ionic groups)"
-            )
+        option = "atoms.info['charge'] = "
+        if question := charge_question("the molecule", self.state, implied, option):
+            raise InputError(question)
 
     def check_geometry(self, coverage: Coverage) -> None:
         """Refuse positions that are not finite and distances beyond what the model knows."""
@@ -165,7 +163,7 @@ def structure_from_ase(
         If the atoms are periodic, or the values are not integers or disagree.
     """
     if not isinstance(atoms, ase.Atoms):
-        raise InputError(f"{shown(atoms)} is no molecule; pass ase.Atoms")
+        raise InputError(f"{shown(atoms)} is not a molecule; pass ase.Atoms")
     if atoms.pbc.any():
         raise InputError(
             f"the atoms are periodic (pbc={atoms.pbc.tolist()}), but the model knows isolated "

@@ -40,7 +40,7 @@ class ATOMPropagator(Propagator):
         if the network takes them, and only then.
     rotation
         "none" (also None), or "random": every call sees the molecules in fresh random orientations,
-        which for networks that turn exactly with the molecule changes rounding only.
+        which for networks that rotate exactly with the molecule changes rounding only.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class ATOMPropagator(Propagator):
         self.conditions = Conditions.from_card(model.card)
         self.conditions.warn_of_other_weights(potential)
         self.stochastic = rotation == "random"
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def identity(self) -> str:
@@ -98,23 +98,23 @@ class ATOMPropagator(Propagator):
             self.strides.check(time)
         for state in states:
             self.check(state)
-        with self._turn:
+        with self._lock:
             return self._propagate(states, times_fs, generator)
 
     def _propagate(
         self, states: Sequence[State], times_fs: Sequence[float], generator: torch.Generator
     ) -> list[Frames]:
         accelerations = None if self.potential is None else self._accelerations(states)
-        turn = np.broadcast_to(np.eye(3), (len(states), 3, 3))
+        rotations = np.broadcast_to(np.eye(3), (len(states), 3, 3))
         if self.rotation == "random":
-            turn = random_rotations(len(states), generator).numpy()
+            rotations = random_rotations(len(states), generator).numpy()
         size = max(len(state) for state in states)
         parameter = next(self._network.parameters())
 
         def padded(arrays: Sequence[FloatArray]) -> torch.Tensor:
             out = np.zeros((len(states), size, 3))
             for row, array in enumerate(arrays):
-                out[row, : len(array)] = array @ turn[row]
+                out[row, : len(array)] = array @ rotations[row]
             return torch.from_numpy(out).to(parameter.device)
 
         numbers = torch.zeros(len(states), size, dtype=torch.int64)
@@ -130,7 +130,7 @@ class ATOMPropagator(Propagator):
                 (numbers != 0).to(parameter.device),
                 None if accelerations is None else padded(accelerations),
             )
-        back = turn.transpose(0, 2, 1)[:, None]
+        back = rotations.transpose(0, 2, 1)[:, None]
         positions, velocities = (out[key].cpu().numpy() @ back for key in ("pos", "vel"))
         return [
             Frames(

@@ -68,7 +68,7 @@ class Logbook:
         """Note an intervention, and write the frame that caused it."""
         event = self.note(molecule, before, rejected.finding, action)
         frame = before.positions if rejected.positions is None else rejected.positions
-        # What has another number of atoms is written with unknown elements.
+        # A frame with another number of atoms is written with unknown elements.
         numbers = before.numbers if len(frame) == len(before) else np.zeros(len(frame), dtype=int)
         atoms = ase.Atoms(numbers, frame, info=asdict(event))
         ase.io.write(Path(self.frames_file), atoms, format="extxyz", append=True)

@@ -28,7 +28,7 @@ class Event:
     molecule
         Which of the molecules of the run.
     check
-        What tripped, e.g. "displacement".
+        Name of the check, e.g. "displacement".
     value, limit
         What was found, and what is allowed.
     reason
@@ -110,7 +110,7 @@ class EventLog:
             raise ModelFileError(f"{path} is not a readable log of events: {error}") from error
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw when which check tripped, and what was done, as a PNG file."""
+        """Draw which check intervened when, and what was done, as a PNG file."""
         figure = new_figure(8.0, 3.5)
         axis = figure.subplots()
         for action, count in self.counts().items():

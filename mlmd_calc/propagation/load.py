@@ -79,7 +79,7 @@ def load_propagator(
     Raises
     ------
     ConfigError
-        If there is no such model, it is no propagator, the structure is missing, or an option is
+        If there is no such model, it is not a propagator, the structure is missing, or an option is
         wrong or of the other kind of model.
     InputError
         If an ATMOS model does not know the molecule.
@@ -97,9 +97,7 @@ def load_propagator(
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     name = model.card.name or model.source
     if isinstance(model, ATMOSModel):
-        for option, value in {"potential": potential, "rotation": rotation}.items():
-            if value is not None:
-                raise ConfigError(f"{option} is an option of ATOM models, and {name!r} is not one")
+        _refuse_options(name, "ATOM", potential=potential, rotation=rotation)
         if structure is None:
             raise ConfigError(
                 f"{name!r} is an ATMOS model, which needs to know residues and bonds of the "
@@ -108,25 +106,30 @@ def load_propagator(
         return ATMOSPropagator(
             model, as_system(structure), stride_ps=stride_ps, beyond_training=beyond_training
         )
+    if isinstance(model, ATOMModel):
+        _refuse_options(name, "ATMOS", stride_ps=stride_ps, beyond_training=beyond_training)
+        if potential is None and model.network.config.accelerations:
+            potential = _recommended_potential(model.card.recommended.get("potential"), structure)
+        if isinstance(potential, str | os.PathLike):
+            potential = Potential(str(potential), device=device, dtype=dtype)
+        return ATOMPropagator(model, potential=potential, rotation=rotation)
     if isinstance(model, OperatorModel):
         raise ConfigError(
             f"model {name!r} is the published operator, which predicts mean positions of heavy "
             "atoms and no velocities; a propagator needs an ATOM integrator"
         )
-    if not isinstance(model, ATOMModel):
-        kind = KINDS[model.card.kind]
-        raise ConfigError(
-            f"model {model.source!r} is {kind.title} and propagates nothing; load it with "
-            f"mlmd_calc.{kind.loader}, or name a propagator"
-        )
-    for option, given in {"stride_ps": stride_ps, "beyond_training": beyond_training}.items():
-        if given is not None and given is not False:
-            raise ConfigError(f"{option} is an option of ATMOS models, and {name!r} is not one")
-    if potential is None and model.network.config.accelerations:
-        potential = _recommended_potential(model.card.recommended.get("potential"), structure)
-    if isinstance(potential, str | os.PathLike):
-        potential = Potential(str(potential), device=device, dtype=dtype)
-    return ATOMPropagator(model, potential=potential, rotation=rotation)
+    kind = KINDS[model.card.kind]
+    raise ConfigError(
+        f"model {model.source!r} is {kind.title} and propagates nothing; load it with "
+        f"mlmd_calc.{kind.loader}, or name a propagator"
+    )
+
+
+def _refuse_options(name: str, kind: str, **options: object) -> None:
+    """Refuse options of another kind of models; None and False are the defaults."""
+    for option, value in options.items():
+        if value is not None and value is not False:
+            raise ConfigError(f"{option} is an option of {kind} models, and {name!r} is not one")
 
 
 def _recommended_potential(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -34,7 +35,7 @@ from mlmd_calc.propagation.other_forces import COMPARE_EVERY
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import Proposal, Times
 from mlmd_calc.propagation.setup import Setup
-from mlmd_calc.propagation.state import State
+from mlmd_calc.propagation.state import FloatArray, State
 from mlmd_calc.propagation.thermostats import Thermostat
 
 if TYPE_CHECKING:
@@ -213,6 +214,19 @@ class JumpLoop:
                 molecule.total = molecule.before = None
                 molecule.warm = False
         self._states = new
+
+    def drift_removed(self, velocities: Sequence[FloatArray]) -> None:
+        """Take over velocities from which an engine has removed the motion of the centre of mass.
+
+        Unlike a user's new velocities, for which there is `states`, they do not make a molecule
+        cold.
+        """
+        self._states = [
+            replace(state, velocities=array)
+            for state, array in zip(self._states, velocities, strict=True)
+        ]
+        for molecule in self._molecules:
+            molecule.total = None
 
     @property
     def inner_frames(self) -> tuple[tuple[State, ...], ...]:

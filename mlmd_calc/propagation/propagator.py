@@ -204,7 +204,8 @@ class Conditions:
     def warn_of_other_weights(self, potential: object) -> None:
         """Warn of the force field of the training with other weights than it had then."""
         model = getattr(potential, "model", None)
-        if model is None or self.potential_sha256 in (None, model.sha256):
+        # A model that exists in memory only has no checksum.
+        if model is None or not model.sha256 or self.potential_sha256 in (None, model.sha256):
             return
         if self.potential == model.card.name:
             warnings.warn(

@@ -69,14 +69,16 @@ def propose_jumps(
     if not states:
         return []
     if rotate:
-        turns = list(random_rotations(len(states), generator).numpy())
-        shown = [_turned(state, turn) for state, turn in zip(states, turns, strict=True)]
+        rotations = list(random_rotations(len(states), generator).numpy())
+        shown = [
+            _rotated(state, rotation) for state, rotation in zip(states, rotations, strict=True)
+        ]
         answers = [
             answer
             if isinstance(answer, Rejected)
-            else [_turned_back(after, before, turn) for after in answer]
-            for answer, before, turn in zip(
-                _ask(propagator, shown, times_fs, generator), states, turns, strict=True
+            else [_rotated_back(after, before, rotation) for after in answer]
+            for answer, before, rotation in zip(
+                _ask(propagator, shown, times_fs, generator), states, rotations, strict=True
             )
         ]
     else:
@@ -158,18 +160,22 @@ def propose_force_steps(
     ]
 
 
-def _turned(state: State, turn: FloatArray) -> State:
-    """Centre a state and turn it by a rotation ``(3, 3)``."""
+def _rotated(state: State, rotation: FloatArray) -> State:
+    """Centre a state and rotate it by a matrix ``(3, 3)``."""
     centre = centre_of_mass(state.positions, state.masses)
-    turned = state.moved_to((state.positions - centre) @ turn, velocities=state.velocities @ turn)
-    return replace(turned, forces=None if state.forces is None else state.forces @ turn)
+    rotated = state.moved_to(
+        (state.positions - centre) @ rotation, velocities=state.velocities @ rotation
+    )
+    return replace(rotated, forces=None if state.forces is None else state.forces @ rotation)
 
 
-def _turned_back(after: State, before: State, turn: FloatArray) -> State:
-    """Undo :func:`_turned`."""
+def _rotated_back(after: State, before: State, rotation: FloatArray) -> State:
+    """Undo :func:`_rotated`."""
     centre = centre_of_mass(before.positions, before.masses)
     return replace(
-        after, positions=after.positions @ turn.T + centre, velocities=after.velocities @ turn.T
+        after,
+        positions=after.positions @ rotation.T + centre,
+        velocities=after.velocities @ rotation.T,
     )
 
 

@@ -10,8 +10,8 @@ import torch
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.options import shown
-from mlmd_calc.potential.options import whole
+from mlmd_calc.options import positive_number, shown, whole_number
+from mlmd_calc.potential import Potential
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
@@ -22,6 +22,7 @@ from mlmd_calc.propagation.proposals import Times, halved
 from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import State
 from mlmd_calc.propagation.thermostats import Bussi, Thermostat
+from mlmd_calc.zoo import Model
 
 _MOST_FRAMES: Final = 1000
 """More frames inside a jump are not told apart by any motion of atoms."""
@@ -92,13 +93,11 @@ class Setup:
         for name, kind in {"guard": Guard, "corrections": Corrections}.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise ConfigError(f"{name}={shown(value)}; it must be a {kind.__name__} or None")
-        self.md_steps_per_jump = whole("md_steps_per_jump", self.md_steps_per_jump)
-        self.frames_per_jump = whole("frames_per_jump", self.frames_per_jump)
-        if not 1 <= self.frames_per_jump <= _MOST_FRAMES:
-            raise ConfigError(
-                f"frames_per_jump={self.frames_per_jump}; it must be at least 1, the end of the "
-                f"jump, and at most {_MOST_FRAMES}"
-            )
+        self.md_steps_per_jump = whole_number("md_steps_per_jump", self.md_steps_per_jump, 0)
+        self.frames_per_jump = whole_number(
+            "frames_per_jump", self.frames_per_jump, 1, _MOST_FRAMES
+        )
+        positive_number("md_timestep_fs", self.md_timestep_fs)
 
     def _should_rescale(self) -> bool:
         """Whether jumps under a thermostat conserve energy by rescaling: where it costs nothing."""
@@ -113,7 +112,7 @@ class Setup:
     def _usual_checks(self) -> tuple[Check, ...]:
         usual = default_checks(energies=self._has_usable_energy)
         if not self.propagator.gives_velocities:
-            # What is drawn has the temperature of the thermostat, but no memory to average.
+            # Drawn velocities have the temperature of the thermostat, but no memory to average.
             usual = tuple(check for check in usual if not isinstance(check, Temperature))
         return (*usual, *self.propagator.checks())
 
@@ -129,7 +128,15 @@ class Setup:
     def shares_forces(self) -> bool:
         """Whether one call tells energies and what the propagator asks its potential for."""
         potential = self.propagator.potential
-        return potential is not None and potential is getattr(self.forces, "potential", self.forces)
+        engine = getattr(self.forces, "potential", self.forces)
+        if engine is potential:
+            return potential is not None
+        return (
+            isinstance(potential, Potential)
+            and isinstance(engine, Potential)
+            and _same(potential.model, engine.model)
+            and potential.is_served_by(engine.options)
+        )
 
     def with_energies(self, states: list[State]) -> list[State]:
         """Evaluate the energies that are not known; see :func:`~.bookkeeping.with_energies`."""
@@ -143,11 +150,6 @@ class Setup:
     def check(self) -> None:
         """Refuse options that do not fit together."""
         self.check_stride(self.stride_fs)
-        if self.md_steps_per_jump < 0 or not self.md_timestep_fs > 0.0:
-            raise ConfigError(
-                f"md_steps_per_jump={self.md_steps_per_jump} with md_timestep_fs="
-                f"{self.md_timestep_fs}; steps must not be negative and their length positive"
-            )
         if self.thermostat is None and not self.propagator.gives_velocities:
             raise ConfigError(
                 f"{self.propagator.identity} predicts no velocities, so constant energy has no "
@@ -294,3 +296,8 @@ class Setup:
         rescales = isinstance(self.thermostat, Bussi)
         friction = 0.0 if rescales else units.FS_PER_PS / self.thermostat.relaxation_fs
         self.propagator.conditions.check(temperature, friction)
+
+
+def _same(one: Model, other: Model) -> bool:
+    """Tell whether two models are one; those that exist in memory only have no checksum."""
+    return one.network is other.network or (bool(one.sha256) and one.sha256 == other.sha256)

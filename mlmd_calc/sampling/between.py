@@ -96,7 +96,7 @@ def draw_between(
     Raises
     ------
     ConfigError
-        If the model is no interpolator, or a number is out of range.
+        If the model is not an interpolator, or a number is out of range.
     InputError
         If the structures are of different molecules or no dynamics leads from one to the other, or
         the model does not know the molecule.
@@ -105,8 +105,8 @@ def draw_between(
     """
     if not model.network.config.max_remaining:
         raise ConfigError(
-            f"the model {model.card.name or model.source!r} is no interpolator (max_remaining=0); "
-            "give one that is, such as atmos-peptides-interpolator"
+            f"the model {model.card.name or model.source!r} is not an interpolator "
+            "(max_remaining=0); give one that is, such as atmos-peptides-interpolator"
         )
     if not 1 <= count <= LARGEST_COUNT:
         raise ConfigError(

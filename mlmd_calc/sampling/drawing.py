@@ -103,8 +103,8 @@ class Drawing:
         if job.frames % count:
             below = job.frames // count * count
             raise ConfigError(
-                f"frames={job.frames} is no multiple of {count}, the frames of an interval between "
-                f"keyframes; choose {f'{below} or ' if below else ''}{below + count}"
+                f"frames={job.frames} is not a multiple of {count}, the frames of an interval "
+                f"between keyframes; choose {f'{below} or ' if below else ''}{below + count}"
             )
         self.interval_ps = stride_ps / count
 

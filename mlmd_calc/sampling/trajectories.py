@@ -68,8 +68,8 @@ class Trajectories:
             )
         if interpolator is not None and not interpolator.network.config.max_remaining:
             raise ConfigError(
-                "the interpolator is no interpolator (max_remaining=0); leave it out, or give a "
-                "model that was trained as one"
+                "the interpolator is not an interpolator (max_remaining=0); leave it out, or give "
+                "a model that was trained as one"
             )
         self.rollout = rollout
         self.interpolator = interpolator

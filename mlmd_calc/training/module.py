@@ -38,6 +38,8 @@ class TrainingModule(pl.LightningModule):
         All of the model but its weights (:func:`mlmd_calc.zoo.model_file.describe_model`).
     minutes
         How long the training has taken; counted where the recipe limits it.
+    compiled
+        Whether the layers are compiled.
     """
 
     network: nn.Module
@@ -46,6 +48,7 @@ class TrainingModule(pl.LightningModule):
     identity: dict[str, Any] | None = None
     description: str = ""
     minutes: float = 0.0
+    compiled: bool = False
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         super().__init__()
@@ -69,8 +72,8 @@ class TrainingModule(pl.LightningModule):
         return ""
 
     def on_fit_start(self) -> None:
-        """Compile the layers where the recipe asks for it."""
-        if self.recipe.compile:
+        """Compile the layers, if they are to be compiled."""
+        if self.compiled:
             for layer in self.layers():
                 layer.compile(dynamic=False)
 

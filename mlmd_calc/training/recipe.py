@@ -107,7 +107,7 @@ class Recipe:
     precision
         "32-true" or "bf16-mixed".
     compile
-        Compile each layer; pays on long runs.
+        Compile each layer; pays on long runs. Where that fails the training goes on without.
     seed
         Seed of initial weights, data order and augmentation.
 
@@ -191,7 +191,7 @@ class Recipe:
             raise ConfigError(f"kind={shown(kind)}; choose one of {', '.join(recipes)}")
         recipe: type[Recipe] = pkgutil.resolve_name(recipes[kind])
         refuse_unknown(recipe, values, "recipe entries")
-        # What `loss` is by default is of the class that holds the weights.
+        # The default of `loss` is an instance of the class that holds the weights.
         weights: Any = {item.name: item.default_factory for item in fields(recipe)}["loss"]
         loss = weights(**refuse_unknown(weights, values.pop("loss", {}), "loss terms"))
         return recipe(**with_tuples(values), loss=loss)
@@ -281,8 +281,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         entry = values.setdefault(name, {})
         if not isinstance(entry, dict):
             raise ConfigError(
-                f"{key!r} is no recipe entry: {'.'.join(tables[: depth + 1])} is {entry!r}, not a "
-                "table"
+                f"{key!r} is not a recipe entry: {'.'.join(tables[: depth + 1])} is {entry!r}, not "
+                "a table"
             )
         values = entry
     values[last] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import threading
@@ -20,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import FolderLock
+from mlmd_calc.options import whole_number
 from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.clock import Clock
 from mlmd_calc.training.metrics_file import MetricsFile
@@ -127,7 +129,7 @@ def train(
     ------
     ConfigError
         If data, model and recipe do not fit together, or the folder holds another run or is being
-        written to by another process.
+        written to by another process. With several devices also if layers cannot be compiled.
     InputError
         If labels are missing, or the model to fine-tune does not know an element.
     PredictionError
@@ -137,52 +139,83 @@ def train(
     OSError
         If a file cannot be written; checkpoints before that are kept.
     """
-    if devices < 1:
-        raise ConfigError(f"devices={devices}; it must be at least 1")
+    whole_number("devices", devices, 1)
     _check_accelerator(accelerator)
     # Refuse a wrong card before the training rather than after it.
     ModelCard.from_dict(card or {})
     identity = run_identity(frames, recipe, start, devices)
     entries = card_entries(frames, recipe, start, card or {})
-    with _only_writer(folder), _quiet(), _compiler(recipe):
-        found = read_checkpoint(folder, identity)
-        over = found is not None and _is_over(found[1], recipe)
-        done = 0 if found is None else int(found[1]["global_step"])
-        loggers = [] if over else _loggers(folder, done)
-        task = prepare(frames, recipe, start)
-        full = {
-            "name": folder.resolve().name,
-            "elements": task.elements,
-            **task.card,
-            **entries,
-            "recipe": recipe.to_dict(),
-        }
-        module, data = task.module, Batches(task)
-        module.validation_names = tuple(task.validation)
-        module.identity = identity
-        module.description = describe_model(module.network, task.atomic_energies, full)
-        trainer = _trainer(recipe, folder, loggers, devices, accelerator, progress, should_stop)
-        if not task.validation:
-            # Lightning warns of empty loaders.
-            trainer.limit_val_batches = 0
-        if found is not None and over:
-            # These are the averaged weights where the recipe averages.
-            module.load_state_dict(found[1]["state_dict"])
-        else:
-            # At the end Lightning leaves the averaged weights in the module.
-            last = None if found is None else found[0]
-            trainer.fit(module, data, ckpt_path=last, weights_only=True)
-        path = folder / MODEL_NAME
-        _write(path, trainer, data, full)
-        if recipe.max_minutes and recipe.ema_decay:
-            module.load_state_dict(read_last_checkpoint(folder)[1][RAW_KEY])
-            # The other trainer would measure the average.
-            plain = replace(recipe, ema_decay=0.0)
-            trainer = _trainer(
-                plain, folder, [], devices, accelerator, progress, None, "final, not averaged"
-            )
-            description = f"{full.get('description', '')} {_UNAVERAGED}".strip()
-            _write(folder / RAW_NAME, trainer, data, {**full, "description": description})
+    make_trainer = functools.partial(
+        _trainer, folder=folder, devices=devices, accelerator=accelerator, progress=progress
+    )
+    work = functools.partial(
+        _run, frames, recipe, folder, start, identity, entries, make_trainer, should_stop
+    )
+    with _only_writer(folder), _quiet():
+        if recipe.compile:
+            try:
+                with _compiler():
+                    return work(compiled=True)
+            except _CompilerError as error:
+                why = f"layers cannot be compiled here ({error})"
+                remedy = "install g++ and the headers of Python, or use --set compile=false"
+                if devices > 1:
+                    # The other processes ended with the trainer that failed.
+                    raise ConfigError(f"{why}; {remedy}") from error
+                warnings.warn(f"{why}, so the training is slower; {remedy}", stacklevel=2)
+        return work(compiled=False)
+
+
+def _run(
+    frames: TrainingData,
+    recipe: Recipe,
+    folder: Path,
+    start: LoadedModel[Any] | None,
+    identity: dict[str, Any],
+    entries: dict[str, Any],
+    make_trainer: Callable[..., pl.Trainer],
+    should_stop: Callable[[], bool] | None,
+    *,
+    compiled: bool,
+) -> Path:
+    """Train from the last checkpoint on, if there is one, and write the model."""
+    found = read_checkpoint(folder, identity)
+    over = found is not None and _is_over(found[1], recipe)
+    done = 0 if found is None else int(found[1]["global_step"])
+    task = prepare(frames, recipe, start)
+    full = {
+        "name": folder.resolve().name,
+        "elements": task.elements,
+        **task.card,
+        **entries,
+        "recipe": recipe.to_dict(),
+    }
+    module, data = task.module, Batches(task)
+    module.compiled = compiled
+    module.validation_names = tuple(task.validation)
+    module.identity = identity
+    module.description = describe_model(module.network, task.atomic_energies, full)
+    loggers = [] if over else _loggers(folder, done)
+    trainer = make_trainer(recipe, loggers=loggers, should_stop=should_stop)
+    if not task.validation:
+        # Lightning warns of empty loaders.
+        trainer.limit_val_batches = 0
+    if found is not None and over:
+        # These are the averaged weights where the recipe averages.
+        module.load_state_dict(found[1]["state_dict"])
+    else:
+        # At the end Lightning leaves the averaged weights in the module.
+        last = None if found is None else found[0]
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    path = folder / MODEL_NAME
+    _write(path, trainer, data, full)
+    if recipe.max_minutes and recipe.ema_decay:
+        module.load_state_dict(read_last_checkpoint(folder)[1][RAW_KEY])
+        # The other trainer would measure the average.
+        plain = replace(recipe, ema_decay=0.0)
+        trainer = make_trainer(plain, loggers=[], final="final, not averaged")
+        description = f"{full.get('description', '')} {_UNAVERAGED}".strip()
+        _write(folder / RAW_NAME, trainer, data, {**full, "description": description})
     return path
 
 
@@ -225,12 +258,13 @@ def _check_accelerator(accelerator: str) -> None:
 
 def _trainer(
     recipe: Recipe,
+    *,
     folder: Path,
-    loggers: list[Logger],
     devices: int,
     accelerator: str,
     progress: bool,
-    should_stop: Callable[[], bool] | None,
+    loggers: list[Logger],
+    should_stop: Callable[[], bool] | None = None,
     final: str = "final",
 ) -> pl.Trainer:
     callbacks: list[pl.Callback] = [
@@ -288,18 +322,19 @@ def _loggers(folder: Path, done: int) -> list[Logger]:
     return loggers
 
 
+class _CompilerError(Exception):
+    """Says why layers cannot be compiled."""
+
+
 @contextlib.contextmanager
-def _compiler(recipe: Recipe) -> Iterator[None]:
-    """Compiler settings while training; nothing is imported where nothing is compiled.
+def _compiler() -> Iterator[None]:
+    """Compiler settings while training.
 
     Raises
     ------
-    ConfigError
+    _CompilerError
         If the compiler fails, as it does where there is none.
     """
-    if not recipe.compile:
-        yield
-        return
     import torch._dynamo.config
     import torch._dynamo.exc
     import torch._inductor.config
@@ -315,10 +350,7 @@ def _compiler(recipe: Recipe) -> Iterator[None]:
         with torch._dynamo.config.patch(limits), torch._inductor.config.patch(options):
             yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        raise ConfigError(
-            f"compile=true, but layers cannot be compiled here ({str(error).splitlines()[0]}); "
-            "install g++ and the headers of Python, or use --set compile=false"
-        ) from error
+        raise _CompilerError(str(error).splitlines()[0]) from error
 
 
 def _torch_version() -> tuple[int, int]:

@@ -131,7 +131,7 @@ def _distances(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> dic
 def _heads(tensors: Mapping[str, Tensor], width: int) -> dict[str, Any]:
     names = tuple(dict.fromkeys(n.split(".")[1] for n in tensors if n.startswith("heads.")))
     if not names:
-        raise ModelFileError("this is no MD-ET network: it has no heads")
+        raise ModelFileError("this is not an MD-ET network: it has no heads")
     conservative = any(n.startswith(_CONSERVATIVE) for n in tensors)
     first = _CONSERVATIVE if conservative else f"heads.{names[0]}."
     return {
@@ -144,7 +144,7 @@ def _heads(tensors: Mapping[str, Tensor], width: int) -> dict[str, Any]:
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     """Shape of a matrix that every network of the kind at hand has."""
     if name not in tensors or tensors[name].ndim != 2:
-        raise ModelFileError(f"this is no MD-ET network: it has no matrix {name!r}")
+        raise ModelFileError(f"this is not an MD-ET network: it has no matrix {name!r}")
     rows, columns = tensors[name].shape
     return rows, columns
 

@@ -89,12 +89,12 @@ def plain_names(path: Path, state: Any, wrappers: tuple[str, ...] = ()) -> dict[
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelFileError(
-                f"{path} is no checkpoint of a network: entry {shown(name)} is "
+                f"{path} is not a checkpoint of a network: entry {shown(name)} is "
                 f"{type(tensor).__name__}, not a tensor"
             )
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise ModelFileError(
-                f"{path} is no checkpoint of a network: entry {shown(name)} is a tensor of "
+                f"{path} is not a checkpoint of a network: entry {shown(name)} is a tensor of "
                 f"{tensor.dtype} ({tensor.layout}); weights are floating-point numbers"
             )
         parts = [part for part in name.split(".") if part != _COMPILED]

@@ -49,7 +49,8 @@ def fetch_run_directory(source: str) -> Path:
         runs = sorted(p.parents[1].relative_to(root) for p in root.rglob(_CONFIG))
         names = ", ".join(f"{HUB_PREFIX}{repository}/{run.as_posix()}" for run in runs)
         raise ConfigError(
-            f"{source} is no run directory (it has no {_CONFIG}); choose one of: {names or 'none'}"
+            f"{source} is not a run directory (it has no {_CONFIG}); choose one of: "
+            f"{names or 'none'}"
         )
     if not (folder / _CHECKPOINT).is_file():
         raise ModelFileError(
@@ -69,7 +70,9 @@ def _snapshot(repository: str, patterns: list[str]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except HFValidationError as error:
-        raise ConfigError(f"{repository!r} is no Hugging Face repository name: {error}") from error
+        raise ConfigError(
+            f"{repository!r} is not a Hugging Face repository name: {error}"
+        ) from error
     except GatedRepoError as error:
         raise ModelFileError(
             f"{repository} is gated: ask for access at https://huggingface.co/{repository}, "

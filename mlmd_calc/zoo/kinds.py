@@ -211,4 +211,4 @@ def kind_of(network: nn.Module) -> Kind:
     for kind in KINDS.values():
         if isinstance(network, kind.network):
             return kind
-    raise KeyError(f"{type(network).__name__} is no network of a known kind")
+    raise KeyError(f"{type(network).__name__} is not a network of a known kind")

@@ -171,8 +171,8 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
             )
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
         raise ConfigError(
-            f"{shown(name_or_path)} is no model; give the name of a shipped one (mlmd models), a "
-            "file or a folder"
+            f"{shown(name_or_path)} is not a model; give the name of a shipped one (mlmd models), "
+            "a file or a folder"
         )
     if isinstance(name_or_path, str) and name_or_path.startswith(HUB_PREFIX):
         content = read_run_directory(fetch_run_directory(name_or_path))
@@ -184,23 +184,26 @@ def _read(name_or_path: str | os.PathLike[str] | None) -> tuple[str, ModelFile]:
         card = dataclasses.replace(content.card, name=entry.name)
         return entry.name, dataclasses.replace(content, card=card)
     path = Path(name_or_path).expanduser().absolute()
-    if path.is_dir() and is_training_run(path):
-        return str(path), read_training_run(path)
     if path.is_dir():
-        return str(path), read_run_directory(path)
-    if path.is_file() and path.suffix == ".pth" and path.parent.name != "ckpts":
-        return str(path), read_atom_checkpoint(path)
-    if path.is_file() and path.suffix != ".safetensors":
-        raise ModelFileError(
-            f"{path} is not a .safetensors file; for a checkpoint give the folder of the run: the "
-            "one with last.ckpt, or with .hydra and ckpts for the MD-ET authors' code"
-        )
+        is_ours = is_training_run(path)
+        return str(path), read_training_run(path) if is_ours else read_run_directory(path)
     if path.is_file():
-        return str(path), read_model(path)
+        return str(path), _read_file(path)
     named_by_path = isinstance(name_or_path, os.PathLike) or os.sep in name_or_path
     if named_by_path or path.suffix == ".safetensors":
         raise ConfigError(f"there is no file or folder {path}")
     raise ConfigError(_unknown_name(str(name_or_path), list(shipped)))
+
+
+def _read_file(path: Path) -> ModelFile:
+    if path.suffix == ".safetensors":
+        return read_model(path)
+    if path.suffix == ".pth" and path.parent.name != "ckpts":
+        return read_atom_checkpoint(path)
+    raise ModelFileError(
+        f"{path} is not a .safetensors file; for a checkpoint give the folder of the run: the one "
+        "with last.ckpt, or with .hydra and ckpts for the MD-ET authors' code"
+    )
 
 
 def _unknown_name(name: str, shipped: list[str]) -> str:

@@ -136,7 +136,7 @@ def read_model(path: Path) -> ModelFile:
             content = _description(path, metadata)
             names = file.keys()
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            # What is declared must be what the network needs before memory is set aside for it.
+            # Check the declared shapes before memory is allocated for them.
             with _explained(path):
                 _check_shapes(*_architecture(content), shapes)
             tensors = {name: file.get_tensor(name) for name in names}

@@ -117,7 +117,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except ModelFileError:
         raise
-    except Exception as error:  # what is no number or date makes its reader fail in its own way
+    except Exception as error:  # what is not a number or date makes its reader fail in its own way
         raise ModelFileError(
             f"{path} is not a readable YAML file ({type(error).__name__}: {error})"
         ) from error

@@ -25,6 +25,7 @@ from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.options import whole_number
 from mlmd_calc.wording import counted
 
 DT_PS: Final = 1000.0
@@ -74,8 +75,7 @@ def read_mdcath(
     MissingDependencyError
         If h5py is not installed.
     """
-    if frames < 1:
-        raise ConfigError(f"frames is {frames}; at least 1 is needed")
+    whole_number("frames", frames, 1)
     path = Path(path)
     with open_hdf5(path) as file:
         domains = [name for name in file if f"{name}/pdbProteinAtoms" in file]

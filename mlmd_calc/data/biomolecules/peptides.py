@@ -66,7 +66,7 @@ class Peptide:
     def __post_init__(self) -> None:
         if not self.letters or set(self.letters) - set(AMINO_ACIDS):
             raise InputError(
-                f"{self.letters!r} is no sequence; write it in one-letter codes, which are "
+                f"{self.letters!r} is not a sequence; write it in one-letter codes, which are "
                 f"{', '.join(AMINO_ACIDS)}, and with free ends as H-AAG-OH"
             )
 
@@ -88,8 +88,8 @@ class Peptide:
         ends = match.group(1, 3) if match else None
         if match is None or ends not in ((None, None), ("Ace", "Nme"), ("H", "OH")):
             raise InputError(
-                f"{text!r} is no peptide; write AAG or Ace-AAG-Nme for one with caps, H-AAG-OH for "
-                "one with free ends"
+                f"{text!r} is not a peptide; write AAG or Ace-AAG-Nme for one with caps, H-AAG-OH "
+                "for one with free ends"
             )
         return cls(match[2], is_capped=ends != ("H", "OH"))
 

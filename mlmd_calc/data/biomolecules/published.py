@@ -162,8 +162,8 @@ def read_mdgen(
     frames, topology = (path / f"{path.name}{suffix}" for suffix in (".xtc", ".pdb"))
     if missing := [file.name for file in (frames, topology) if not file.is_file()]:
         raise ModelFileError(
-            f"{path} is no folder of MDGen, which would have {' and '.join(missing)}, and no .npy "
-            "array"
+            f"{path} is not a folder of MDGen, which would have {' and '.join(missing)}, and no "
+            ".npy array"
         )
     return _with_topology(frames, topology, "mdgen", every=every, interval_ps=interval_ps)
 
@@ -266,7 +266,7 @@ def _slots(
     letters = name.partition("_")[0] if sequence is None else sequence
     if not letters or set(letters) - set(_SLOT_NAMES):
         raise InputError(
-            f"{letters!r} is no sequence of amino acids for {path}; give it in one-letter codes"
+            f"{letters!r} is not a sequence of amino acids for {path}; give it in one-letter codes"
         )
     try:
         # Only what is taken out of it is read.

@@ -138,11 +138,11 @@ class ATMOS(nn.Module):
         return out
 
     def _end_terms(self, end: Encoding | None, remaining: Tensor | None) -> Encoding | None:
-        """Terms of the end frame, or None for a model that is no interpolator."""
+        """Terms of the end frame, or None for a model that is not an interpolator."""
         if self.interpolator is None:
             if end is not None or remaining is not None:
                 raise InputError(
-                    "this model is no interpolator (max_remaining=0): it takes neither an end "
+                    "this model is not an interpolator (max_remaining=0): it takes neither an end "
                     "frame nor remaining steps"
                 )
             return None

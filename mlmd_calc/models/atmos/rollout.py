@@ -150,7 +150,7 @@ class Rollout:
         Raises
         ------
         InputError
-            If the network is no interpolator.
+            If the network is not an interpolator.
         PredictionError
             If a frame is not finite.
         RefusedFramesError
@@ -159,7 +159,7 @@ class Rollout:
         steps = self.network.config.max_remaining
         if not steps:
             raise InputError(
-                "this network is no interpolator (max_remaining=0) and cannot fill intervals"
+                "this network is not an interpolator (max_remaining=0) and cannot fill intervals"
             )
         memory, positions = self.start(len(starts)), starts
         for index in range(steps - 1):

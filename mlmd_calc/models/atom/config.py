@@ -347,7 +347,7 @@ class IntegratorConfig(BlockConfig):
         shared = refuse_unknown(BlockConfig, _without_former(table), "ATOM options")
         known = refuse_unknown(cls, _without_former(own), "ATOM integrator options")
         if twice := sorted(set(known) & {field.name for field in fields(BlockConfig)}):
-            raise ConfigError(f"{twice} are no options of the table {INTEGRATOR}; set them above")
+            raise ConfigError(f"{twice} are not options of the table {INTEGRATOR}; set them above")
         if isinstance(encoder := known.get("encoder"), Mapping):
             known = {**known, "encoder": MDETConfig.from_dict(encoder)}
         return cls(**shared, **known)

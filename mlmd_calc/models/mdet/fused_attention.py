@@ -24,7 +24,7 @@ _jit: Callable[[Callable[..., None]], Any] = triton.jit
 _LOWEST: Final = tl.constexpr(-1.0e30)
 """Below every score, also one that is masked."""
 
-# What a kernel is given beside the constants of its compilation: tensors, the sizes n, heads and
+# Arguments of a kernel besides the constants of its compilation: tensors, the sizes n, heads and
 # channels, and strides of query, key and values (batch, first, second, head, channel). Outputs and
 # gradients are contiguous (b, n, n, h, c), norms (2, b, h, n, n), bias (b, n, n). Names follow the
 # formulas of edge_attention: pairs (i, l), (l, j) and (i, j).
@@ -256,7 +256,7 @@ def _launch(
     query = inputs[0]
     b, n, _, h, c = query.shape
     width = triton.next_power_of_2(c)
-    # What a program holds of a tile has to fit into registers.
+    # A tile has to fit into the registers of a program.
     tile = 16 if n > 8 and width <= 16 else 8
     blocks = triton.cdiv(n, tile)
     kernel[b * h, blocks, blocks](

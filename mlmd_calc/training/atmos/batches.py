@@ -83,7 +83,7 @@ class WindowTable:
     Raises
     ------
     ConfigError
-        If a stride is no multiple of the frame spacing.
+        If a stride is not a multiple of the frame spacing.
     InputError
         If a trajectory is shorter than a window.
     """
@@ -108,8 +108,8 @@ class WindowTable:
         frames = stride_ps / trajectory.dt_ps
         if round(frames) < 1 or abs(frames - round(frames)) > 1e-6 * frames:
             raise ConfigError(
-                f"strides_ps has {stride_ps:g} ps, which is no multiple of the {trajectory.dt_ps:g}"
-                f" ps between frames of {trajectory.name!r}; choose multiples"
+                f"strides_ps has {stride_ps:g} ps, which is not a multiple of the "
+                f"{trajectory.dt_ps:g} ps between frames of {trajectory.name!r}; choose multiples"
             )
         if self.starts(trajectory, stride_ps) < 1:
             raise InputError(

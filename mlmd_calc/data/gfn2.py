@@ -1,8 +1,8 @@
-"""The teacher that labels structures: GFN2-xTB as implemented by tblite.
+"""Labels of GFN2-xTB, the reference method, as implemented by tblite.
 
 C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 2019, 15, 1652. Electronic temperature
 300 K. Without spin polarisation the multiplicity decides the occupation of orbitals only, so that
-this teacher puts singlet dioxygen below the triplet: compare energies within one multiplicity.
+it puts singlet dioxygen below the triplet: compare energies within one multiplicity.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACCURACY: Final = 0.1
 microcanonical trajectories is conserved to well below 1 meV/atom."""
 
 
-def teacher_version() -> str:
+def gfn2_version() -> str:
     """Return name and version of the program that labels.
 
     Raises
@@ -40,8 +40,8 @@ def teacher_version() -> str:
     return f"tblite {version('tblite')}"
 
 
-def teacher_calculator(charge: int, multiplicity: int) -> Any:
-    """Return an ASE calculator of the teacher.
+def gfn2_calculator(charge: int, multiplicity: int) -> Any:
+    """Return an ASE calculator of GFN2-xTB.
 
     Every call starts from the same guess of the density, so that a label depends on the structure
     only and not on what was calculated before it. Threads are those of the process
@@ -69,7 +69,7 @@ def teacher_calculator(charge: int, multiplicity: int) -> Any:
 
 
 def evaluate(atoms: Atoms) -> tuple[float, NDArray[np.float64]]:
-    """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry a teacher calculator.
+    """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry its calculator.
 
     Raises
     ------
@@ -130,5 +130,5 @@ def label(
     atoms = Atoms(numbers, positions)
     state = ElectronicState(charge, multiplicity)
     check_parity(f"{atoms.symbols}: ", int(numbers.sum()), state)
-    atoms.calc = teacher_calculator(charge, multiplicity)
+    atoms.calc = gfn2_calculator(charge, multiplicity)
     return evaluate(atoms)
