@@ -65,8 +65,16 @@ _HALVES: Final = (
 )
 """Endings of trajectories and topologies, of which one is nothing without the other."""
 
-_STATED: Final = re.compile(r"\b(charge|chrg)\b\s*=?\s*[+-]?[1-9]", re.IGNORECASE)
-"""What a file of Turbomole or xtb says of a charge."""
+_STATED: Final = re.compile(
+    r"\b((charge|chrg)\b\s*=?\s*[+-]?|(unpaired|uhf|spin)\b\s*=?\s*)[1-9]", re.IGNORECASE
+)
+"""What a file of Turbomole or xtb says of a charge or of unpaired electrons."""
+
+_NO_BOHR: Final = re.compile(
+    r"^\s*\$(coord\b.*\b(?:angs|frac)\w*|(?:periodic|lattice|cell)\b.*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What a file of Turbomole or xtb says of other units, or of a cell; ASE reads neither."""
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"
@@ -302,6 +310,11 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
         raise InputError(
             f"the charge and multiplicity that {path} states are not read from files of the kind "
             f"{kind}; give --charge, and --multiplicity unless it is 1"
+        )
+    if kind == "turbomole" and (found := _NO_BOHR.search(_text(path))):
+        raise InputError(
+            f"{path} says '${found[1].strip()}', but files of the kind turbomole are read as "
+            "isolated molecules in Bohr; write it as an .xyz or .extxyz file in Å"
         )
     if kind.startswith(_ELEMENTS_ARE_GUESSED):
         raise InputError(
