@@ -14,7 +14,6 @@ import ase.build
 import ase.io
 import numpy as np
 from ase.collections import g2
-from ase.constraints import FixAtoms
 from ase.io.formats import extension2format, filetype, open_with_compression
 
 from mlmd_calc.biomolecules.charges import total_charge
@@ -43,6 +42,7 @@ from mlmd_calc.geometry.bonds import (
     check_contacts,
     check_hydrogens,
 )
+from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.io.files import (
     COMPRESSED,
@@ -328,7 +328,7 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
         refuse_frames_behind_blank_lines(path)
     if not len(result):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
-    result.set_constraint([each for each in result.constraints if not _holds_nothing(each)])
+    result.set_constraint(acting_constraints(result))
     return result
 
 
@@ -354,11 +354,6 @@ def _complete_gro(path: Path, atoms: ase.Atoms) -> None:
     for i, (name, residue) in enumerate(zip(atoms.arrays["atomtypes"], residues, strict=True)):
         if symbol := two_letter_symbol(str(name), sizes[residue]):
             atoms.symbols[i] = symbol
-
-
-def _holds_nothing(constraint: Any) -> bool:
-    """Tell whether a constraint is what readers make of the statement that nothing is fixed."""
-    return isinstance(constraint, FixAtoms) and not len(constraint.index)
 
 
 def _from_ase(name: str, charge: int | None, multiplicity: int | None) -> ase.Atoms:
