@@ -739,6 +739,12 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
         ("coord", f"$coord angs\n{COORD}$end\n", r"says '\$coord angs', but .* in Bohr; write it"),
         ("coord", f"$periodic 1\n$coord\n{COORD}$end\n", r"says '\$periodic 1', but .* isolated"),
         ("x.xyz", f"9\n\n{SHORT}", "an overlap; give positions in Å .neither nm nor Bohr"),
+        ("x.gro", "ethanol\n", "states no number of atoms and has 0 between"),
+        (
+            "x.xyz",
+            "9\nProperties=species:S:1:pos:R:3:masses:S:1\n" + XYZ.replace("\n", " heavy\n"),
+            "column 'masses' begins with 'heavy'; each atom needs one number, so correct it",
+        ),
         ("x.g96", f"POSITION\n{G96}END\n", "chlorine as carbon .* convert .* to a PDB or .xyz"),
         ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
     ],

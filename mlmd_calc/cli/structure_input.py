@@ -50,7 +50,7 @@ from mlmd_calc.io.files import (
     refuse_capital_ending,
     refuse_huge,
 )
-from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines
+from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines, refuse_odd_columns
 from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
@@ -328,6 +328,7 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
         refuse_frames_behind_blank_lines(path)
     if not len(result):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
+    refuse_odd_columns(str(path), result)
     result.set_constraint(acting_constraints(result))
     return result
 
@@ -343,7 +344,7 @@ def _complete_gro(path: Path, atoms: ase.Atoms) -> None:
 
     ASE takes the first letter of a name in capitals for the element, chlorine for carbon.
     """
-    stated = _text(path).splitlines()[1].strip()
+    stated = "".join(_text(path).splitlines()[1:2]).strip() or "no number of"
     if stated != str(len(atoms)):
         raise InputError(
             f"{path} states {stated} atoms and has {len(atoms)} between its second and last line; "
