@@ -5,15 +5,17 @@ one must agree with all else that does; where nothing does, the charge is 0 and 
 
 ============  ==================================================================================
 charge        ``info``: charge, total_charge, net_charge, molecular_charge, system_charge;
-              sum of ASE's initial charges or of a column ``formal_charges`` or ``charges``
+              sum of ASE's initial charges or of a column ``formal_charges``, ``charges``,
+              ``partial_charges`` or ``q``
 multiplicity  ``info``: multiplicity, spin_multiplicity, mult, spin, total_spin, each meaning
               2S + 1; sum of ASE's initial magnetic moments
 ============  ==================================================================================
 
 Keys are compared without regard to case and underscores. Other numbers in ``info`` whose key looks
 like a charge or spin are refused, because nobody can tell what they mean, and so are comments such
-as ``charge: 1``, ``charge|1`` or ``-2 1``, of which ASE makes words. Initial charges that are all
-zero, and moments that are all zero, state nothing.
+as ``charge: 1``, ``charge|1`` or ``-2 1``, of which ASE makes words, and words such as ``dianion``
+or ``triplet`` where nothing states the number. Initial charges that are all zero, and moments that
+are all zero, state nothing.
 """
 
 from __future__ import annotations
@@ -40,13 +42,15 @@ _MULTIPLICITY_KEYS: Final = frozenset(
     {"multiplicity", "spinmultiplicity", "mult", "spin", "totalspin"}
 )
 _LOOKS_ELECTRONIC: Final = re.compile(
-    r"charge|chrg|spin|multiplicity|magmom|magneticmoment|uhf|unpaired|nelec|electrons|^q$|^qtot|^2s"
+    r"charge|chrg|^chg$|spin|multiplicity|magmom|magneticmoment|uhf|unpaired|nelec|electrons|^q$|^qtot|^2s"
 )
 _FORMAL_CHARGES: Final = frozenset({"formalcharge", "formalcharges"})
-_CHARGES: Final = frozenset({"charge", "charges"})
+_CHARGES: Final = frozenset({"charge", "charges", "partialcharge", "partialcharges", "q"})
 _PAIR: Final = re.compile(r"\s*([+-]?\d+)([\s,;]+[+-]?\d+)?\s*")
 """A total, or charge and multiplicity, in a text."""
 _DIGIT: Final = re.compile(r"[+-]?\d")
+_ION: Final = re.compile(r"(di|tri|tetra)?(an|cat)ion", re.IGNORECASE)
+_SPIN_STATE: Final = re.compile(r"doublet|triplet|quartet|quintet", re.IGNORECASE)
 
 _FAR_LARGER: Final = 2
 """A molecule of so many times the atoms of the largest trained one is far from anything known."""
@@ -191,12 +195,16 @@ def state_as_stated(
     charges = _known(atoms.info, _CHARGE_KEYS)
     spins = _known(atoms.info, _MULTIPLICITY_KEYS)
     formal = [
-        (f"the sum of the column {key!r}", values.sum())
+        (f"the sum of the column {key!r}", values)
         for key, values in atoms.arrays.items()
         if _plain(key) in _FORMAL_CHARGES
     ]
     found_charge = _agreed(
-        [("charge", charge), *charges, *formal],
+        [
+            ("charge", charge),
+            *charges,
+            *((name, _of_atoms(name, values).sum()) for name, values in formal),
+        ],
         [
             ("the sum of the initial charges", atoms.get_initial_charges()),
             *(
@@ -217,6 +225,10 @@ def state_as_stated(
         multiplicity=1 if found_multiplicity is None else found_multiplicity,
     )
     _refuse_bare_numbers(atoms, state)
+    if found_charge is None:
+        _refuse_words(atoms, _ION, "charge=... (in e)", state)
+    if found_multiplicity is None:
+        _refuse_words(atoms, _SPIN_STATE, "multiplicity=... (2S + 1)", state)
     return state, found_charge is not None
 
 
@@ -366,12 +378,29 @@ def _are_whole(values: NDArray[Any]) -> bool:
     return values.dtype.kind in "iu"
 
 
+def _words(atoms: ase.Atoms) -> list[str]:
+    """Words of a comment, which are flags to ASE."""
+    return [str(key) for key, value in atoms.info.items() if isinstance(value, (bool, np.bool_))]
+
+
+def _refuse_words(
+    atoms: ase.Atoms, telling: re.Pattern[str], remedy: str, state: ElectronicState
+) -> None:
+    """Refuse words that name an ion or a spin state of which no number says anything."""
+    for word in _words(atoms):
+        if telling.fullmatch(word.strip(".,;:()")):
+            raise InputError(
+                f"the comment says {word!r}, but charge and multiplicity would be taken to be "
+                f"{state.charge} and {state.multiplicity}; add {remedy}, or remove the word"
+            )
+
+
 def _refuse_bare_numbers(atoms: ase.Atoms, state: ElectronicState) -> None:
     """Refuse a comment of charge and multiplicity without names, where they are others.
 
     Numbers of other things, as of the frame, are seldom a possible charge and multiplicity.
     """
-    words = [str(key) for key, value in atoms.info.items() if isinstance(value, (bool, np.bool_))]
+    words = _words(atoms)
     if len(words) == 2 and all(_DIGIT.fullmatch(word) for word in words):
         charge, multiplicity = map(int, words)
         odd = (int(atoms.numbers.sum()) - charge - multiplicity + 1) % 2
@@ -381,6 +410,17 @@ def _refuse_bare_numbers(atoms: ase.Atoms, state: ElectronicState) -> None:
                 f"are taken to be {state.charge} and {state.multiplicity}; name them, as in "
                 f"charge={charge} multiplicity={multiplicity}, or remove it"
             )
+
+
+def _of_atoms(name: str, values: Any) -> NDArray[Any]:
+    """Return values of the atoms, or one of the molecule; what cannot be added up is refused."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf" or array.ndim > 1:
+        raise InputError(
+            f"{name} cannot be taken of {shown(array.tolist())}; give one number for each atom, or "
+            "remove these values and state the total in atoms.info or by an argument"
+        )
+    return array
 
 
 def _agreed(
@@ -400,7 +440,7 @@ def _agreed(
     given = {name: n for name, value in stated if (n := as_integer(name, value)) is not None}
     explicit = bool(given)
     for name, values in sums:
-        if values is None or not np.any(values):
+        if values is None or not np.any(_of_atoms(name, values)):
             continue
         total = float(np.sum(values))
         if not np.isfinite(total):

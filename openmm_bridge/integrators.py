@@ -40,7 +40,7 @@ from openmm_bridge.jump_context import (
     integrated_groups,
 )
 from openmm_bridge.python_steps import PythonSteps, number_in
-from openmm_bridge.region import region_from_topology
+from openmm_bridge.region import check_order, region_from_topology
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -132,6 +132,7 @@ class JumpIntegrator(PythonSteps):
         self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
         super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS, update=True)
+        self._region = region
         self._structure = region.structure(np.zeros((len(region), 3)))
         self._propagator = propagator
         self._stride_fs = stride_fs
@@ -192,7 +193,8 @@ class JumpIntegrator(PythonSteps):
             If a jump fails and the guard says so; positions, velocities, time and step count are
             those before the jump.
         InputError
-            If the System is no longer the one the run began with.
+            If the System is no longer the one the run began with, or at the start positions are in
+            another order than that of the topology.
         """
         loop = self.loop
         masses = self._checked_masses(self._context.getSystem())
@@ -201,6 +203,8 @@ class JumpIntegrator(PythonSteps):
                 "masses of the System have changed since the run began; begin anew with another "
                 "integrator"
             )
+        if loop.step == 0:
+            check_order(self._region, Shown.of(self._context).positions)
         for _ in range(steps):
             self._look()
             try:

@@ -321,6 +321,16 @@ def test_structures_it_cannot_answer_are_refused(atoms: ase.Atoms, message: str)
             ask(*arguments)
 
 
+def test_the_remedy_for_a_molecule_far_away_works() -> None:
+    atoms = with_calculator(rotation="none")
+    near = atoms.get_forces()
+    atoms.positions += 3e9
+    with pytest.raises(InputError, match=r"atoms\.center\(about=\(0, 0, 0\)\)"):
+        atoms.get_forces()
+    atoms.center(about=(0, 0, 0))
+    np.testing.assert_allclose(atoms.get_forces(), near, atol=1e-4)
+
+
 def test_errors_are_of_the_expected_python_types() -> None:
     assert issubclass(InputError, ValueError)
     assert issubclass(PredictionError, RuntimeError)

@@ -60,6 +60,13 @@ def test_relaxed_structures_tell_no_unit():
     check_units(replace(molecule, forces=noise, energies=None))
 
 
+def test_forces_of_other_frames_are_refused():
+    molecule = vibrating()
+    order = np.random.default_rng(0).permutation(20)
+    with pytest.raises(InputError, match=r"do not go with the lengths.* in the same order"):
+        check_units(replace(molecule, forces=molecule.forces[order], energies=None))
+
+
 def test_forces_that_are_all_zero_are_none():
     molecule = vibrating()
     with pytest.raises(InputError, match=r"all forces are zero.*leave them out"):

@@ -383,6 +383,18 @@ def test_momenta_are_read_in_angstrom_per_fs(tmp_path):
     np.testing.assert_allclose(read.velocities[0], per_fs, atol=1e-6)
 
 
+def test_columns_of_masses_and_momenta_have_numbers(tmp_path):
+    head = "2\nProperties=species:S:1:pos:R:3"
+    for columns, values, said in (
+        ("masses:S:1:momenta:R:3", "x 0 0 0", "'masses' begins with 'x'; each atom needs one"),
+        ("momenta:R:1", "0.5", r"'momenta' begins with 0\.5; each atom needs three numbers"),
+    ):
+        atoms = f"H 0 0 0 {values}\nH 0 0 0.74 {values}\n"
+        (tmp_path / "x.extxyz").write_text(f"{head}:{columns}\n{atoms}")
+        with pytest.raises(InputError, match=rf"frame 0: the column {said}"):
+            read_dataset(tmp_path / "x.extxyz")
+
+
 @pytest.mark.filterwarnings("ignore:.*left out are total_energy")
 def test_real_velocities_need_a_unit():
     # Both files have displacements over 1 fs; they agree with the velocities in one unit each.

@@ -35,6 +35,10 @@ def atoms_saying(charges=None, moments=None, arrays=None, **info) -> ase.Atoms:
         ({"charges": [0.0, 0.0], "charge": 2}, (2, 1)),
         ({"arrays": {"formal_charges": [-1, 0]}, "multiplicity": 2}, (-1, 2)),
         ({"charge": 1, "charges": [1.0, 0.0], "multiplicity": 2, "moments": [0.4, 0.6]}, (1, 2)),
+        ({"arrays": {"q": [-1.2, -0.8]}}, (-2, 1)),
+        # Words that a number explains, and words of other things.
+        ({"dianion": True, "charge": -2, "triplet": True, "multiplicity": 3}, (-2, 3)),
+        ({"zwitterion": True, "name": "dianion"}, (0, 1)),
         # Neither charges of atoms nor names and flags are a total charge.
         ({"mulliken_charges": [0.2, -0.2], "charge_model": "RESP", "spin_polarized": True}, (0, 1)),
         ({"arrays": {"charges_esp": [0.2, -0.2]}}, (0, 1)),
@@ -70,6 +74,15 @@ def test_results_of_a_file_count():
         ({"q": 1}, "q=1 looks like"),
         # What ASE makes of the comment "charge: 1".
         ({"charge:": True, "1": True}, "charge:=True looks like"),
+        ({"chg": -2}, "chg=-2 looks like"),
+        ({"Dianion:": True}, "comment says 'Dianion:', but .* 0 and 1; add charge="),
+        ({"triplet": True, "charge": 0}, "comment says 'triplet', but .* add multiplicity="),
+        ({"arrays": {"formal_charges": ["1-", "1-"]}}, r"cannot be taken of \['1-', '1-'\]; give"),
+        ({"arrays": {"charges": ["-1", "-1"]}}, r"cannot be taken of \['-1', '-1'\]; give one"),
+        (
+            {"moments": [[0, 0, 1.0], [0, 0, 1.0]]},
+            r"moments cannot be taken of \[\[0.0, 0.0, 1.0\]",
+        ),
         ({"n_unpaired_electrons": np.int64(2)}, "looks like"),
     ],
     ids=str,

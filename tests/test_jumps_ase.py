@@ -308,7 +308,8 @@ def test_fixcom_is_obeyed_and_other_constraints_are_refused():
         dyn.run(1)
     with pytest.raises(InputError, match="FixAtoms"):
         JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic))
-    atoms.set_constraint()
+    # What holds nothing is no constraint.
+    atoms.set_constraint(FixAtoms([]))
     free = JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic), guard=Guard.off())
     atoms.set_constraint(FixCom())
     with pytest.raises(ConfigError, match="FixCom was set after"):
@@ -341,7 +342,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
     ("options", "message"),
     [
         ({"corrections": {"momentum": False}}, "must be a Corrections or None"),
-        ({"loginterval": 0}, "loginterval=0; it must be at least 1"),
+        ({"loginterval": 1.5}, "loginterval=1.5; it must be a whole number from 1"),
     ],
 )
 def test_options_of_constant_energy_that_do_not_fit_are_refused(options, message):
@@ -436,6 +437,17 @@ def test_newer_frames_are_removed_and_none_is_missing():
         file.write(atoms)
     with pytest.raises(ModelFileError, match=r"short.traj holds 1 frame, but 3"):
         make(harmonic, atoms, 2, trajectory="short.traj", loginterval=2, restart="run.npz")
+    # Of another interval frames would be lost.
+    with pytest.raises(
+        ModelFileError, match=r"a frame every 2 steps, .* has loginterval=4; set it"
+    ):
+        make(harmonic, atoms, 2, trajectory="run.traj", loginterval=4, restart="run.npz")
+    assert len(read_trajectory("run.traj")) == 6
+    with pytest.raises(ModelFileError, match=r"gone.traj, .* is not there; bring it back, or pass"):
+        make(harmonic, atoms, 2, trajectory="gone.traj", loginterval=2, restart="run.npz")
+    with Trajectory("new.traj", "w") as file:
+        make(harmonic, atoms, 2, trajectory=file, loginterval=2, restart="run.npz").run(5)
+    assert len(read_trajectory("new.traj")) == 3
 
 
 def test_a_restart_file_knows_what_the_user_has_changed():

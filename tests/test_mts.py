@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from analytic_potentials import Springs, Tethers
 from ase import Atoms
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLengths
 from ase.md.verlet import VelocityVerlet
 from restart_child import water
 from toy_models import toy_model
@@ -161,6 +161,7 @@ def test_direct_heads_are_the_cheap_forces_by_default():
     [
         ({"inner_steps": 0}, "inner_steps=0"),
         ({"inner_steps": 2.5}, "inner_steps=2.5"),
+        ({"loginterval": 0}, "loginterval=0"),
         ({"timestep": -1.0}, "timestep=-1.0"),
         ({"timestep": np.nan}, "timestep=nan"),
         ({"fast": None}, "no cheaper forces"),
@@ -178,6 +179,13 @@ def test_what_it_cannot_do_is_refused():
     atoms.set_constraint(FixAtoms([0]))
     with pytest.raises(InputError, match="constraints"):
         MTSVelocityVerlet(atoms, 1.0, Springs(18.0, 1.0), inner_steps=2)
+    atoms.set_constraint([FixAtoms([]), FixBondLengths([])])
+    dyn = MTSVelocityVerlet(atoms, 1.0, Springs(18.0, 1.0), inner_steps=2)
+    assert dyn.run(1)
+    atoms.set_constraint(FixAtoms([0]))
+    for run in (dyn.run, lambda steps: next(dyn.irun(steps))):
+        with pytest.raises(InputError, match="constraints"):
+            run(1)
     with pytest.raises(ConfigError, match="no calculator"):
         MTSVelocityVerlet(water(), 1.0, Springs(18.0, 1.0), inner_steps=2)
     options = {"inner_steps": 2, "temperature_K": 300, "friction": 0.0}

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from analytic_potentials import HarmonicCalculator
 from another_process import PROCESSES
+from ase.build import molecule
 from ase.calculators.mixing import SumCalculator
 from jump_systems import Noisy, Spoilt, nan, springs, springs_state, tethered
+from toy_models import toy_model
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.md import JumpNVE, JumpNVT
 from mlmd_calc.models.analytic import Harmonic
+from mlmd_calc.potential import Potential
 from mlmd_calc.propagation import (
     Conditions,
     Corrections,
@@ -398,6 +401,16 @@ def test_systems_that_jumps_would_spoil_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         context.getIntegrator().step(1)
     np.testing.assert_allclose(read(context)[0], positions, atol=1e-12)
+
+
+def test_positions_in_another_order_than_the_topology_are_refused():
+    ethanol = molecule("CH3CH2OH")
+    propagator = VerletPropagator(Potential(toy_model()), 0.5)
+    integrator = JumpNVEIntegrator(propagator, topology_of(ethanol), STRIDE)
+    swapped = ethanol.positions[[2, 1, 0, *range(3, 9)]]
+    context = context_of(system_of(ethanol), swapped, "Reference", integrator)
+    with pytest.raises(InputError, match=r"are bonded, but they are .* order of the topology"):
+        context.getIntegrator().step(1)
 
 
 def test_integrators_that_cannot_work_are_refused():

@@ -277,6 +277,23 @@ def test_ani_1x(tmp_path, h5py, frames):
     assert_frames(read, (positions[done], energies[done], forces[done]))
 
 
+def test_transition1x(tmp_path, h5py, frames):
+    positions, energies, forces = frames
+    with h5py.File(tmp_path / "Transition1x.h5", "w") as file:
+        group = file.create_group("data/C1H4O1/rxn0007")
+        group["atomic_numbers"] = METHANOL.numbers
+        group["positions"] = positions
+        group["wB97x_6-31G(d).energy"] = energies
+        group["wB97x_6-31G(d).forces"] = forces
+        group["wB97x_6-31G(d).atomization_energy"] = energies + 100.0
+        group.create_group("reactant")["positions"] = positions[:1]
+        # The same frames once more.
+        file["train/C1H4O1/rxn0007"] = group
+    (read,) = read_dataset(tmp_path)
+    assert read.name == "rxn0007"
+    assert_frames(read, (positions, energies, forces))
+
+
 def test_ani_2x(tmp_path, h5py, frames):
     positions, energies, forces = frames
     swapped = [1, 0, *range(2, N)]
@@ -417,7 +434,12 @@ def test_damage_in_qm7x_is_refused(tmp_path, h5py):
         del file["7/Geom-m7-i1-c1-opt/ePBE0+MBD"]
         file["7/Geom-m7-i1-c1-opt/ePBE0+MBD"] = [1.0]
         file["8"] = np.zeros(3)
-    with pytest.raises(ModelFileError, match="/8 is an array, not a group of conformations"):
+    with pytest.raises(ModelFileError, match="/8 is an array, not a group; the file"):
+        read_dataset(tmp_path)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["8"]
+        file["8"] = h5py.SoftLink("/gone")
+    with pytest.raises(ModelFileError, match="/8 is a link that leads nowhere; remove it"):
         read_dataset(tmp_path)
 
 

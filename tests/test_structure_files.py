@@ -666,6 +666,11 @@ XYZ = "".join(
     f"{symbol} {x} {y} {z}\n"
     for _, symbol, x, y, z in (row.split() for row in ETHANOL.strip().splitlines())
 )
+COORD = "0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n"
+SHORT = "".join(
+    f"{symbol} " + " ".join(str(0.529 * float(v)) for v in x) + "\n"
+    for symbol, *x in (row.split() for row in XYZ.splitlines())
+)
 GRO = "".join(
     f"    1ETH  {name:>5}{i:5d}" + "".join(f"{float(v) / 10:8.3f}" for v in x) + "\n"
     for i, (name, _, *x) in enumerate((row.split() for row in ETHANOL.strip().splitlines()), 1)
@@ -730,6 +735,16 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
         ("x.xyz", f'9\ncharge_spin="-2.0 1.0"\n{XYZ}', "charge_spin=.* looks like a charge"),
         ("coord", "$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$eht charge=2\n", "give --charge"),
         ("coord", "$chrg -2\n$coord\n0 0 0 o\n1.8 0 0 h\n-.45 1.75 0 h\n$end\n", "give --charge"),
+        ("coord", f"$coord\n{COORD}$set\n  uhf 2\n$end\n", "give --charge, and --multiplicity"),
+        ("coord", f"$coord angs\n{COORD}$end\n", r"says '\$coord angs', but .* in Bohr; write it"),
+        ("coord", f"$periodic 1\n$coord\n{COORD}$end\n", r"says '\$periodic 1', but .* isolated"),
+        ("x.xyz", f"9\n\n{SHORT}", "an overlap; give positions in Å .neither nm nor Bohr"),
+        ("x.gro", "ethanol\n", "states no number of atoms and has 0 between"),
+        (
+            "x.xyz",
+            "9\nProperties=species:S:1:pos:R:3:masses:S:1\n" + XYZ.replace("\n", " heavy\n"),
+            "column 'masses' begins with 'heavy'; each atom needs one number, so correct it",
+        ),
         ("x.g96", f"POSITION\n{G96}END\n", "chlorine as carbon .* convert .* to a PDB or .xyz"),
         ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
     ],

@@ -29,6 +29,7 @@ from mlmd_calc.bonded.rotors import Rotors
 from mlmd_calc.bonded.sampling import Frame, stride, walk
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
+from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.options import positive_number, whole_number
 from mlmd_calc.potential import Evaluation, Structure
@@ -357,9 +358,9 @@ def _bonds(atoms: ase.Atoms) -> NDArray[np.int64]:
 def _check_free(atoms: ase.Atoms) -> None:
     """Refuse, before a run is made, what has no bonds, and atoms that are held."""
     _bonds(atoms)
-    if atoms.constraints:
+    if held := acting_constraints(atoms):
         raise InputError(
-            f"the atoms carry the constraints {atoms.constraints}, and what holds them would be "
+            f"the atoms carry the constraints {held}, and what holds them would be "
             "fitted as if it were forces; remove them with atoms.set_constraint()"
         )
 

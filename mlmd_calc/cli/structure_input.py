@@ -14,7 +14,6 @@ import ase.build
 import ase.io
 import numpy as np
 from ase.collections import g2
-from ase.constraints import FixAtoms
 from ase.io.formats import extension2format, filetype, open_with_compression
 
 from mlmd_calc.biomolecules.charges import total_charge
@@ -43,6 +42,7 @@ from mlmd_calc.geometry.bonds import (
     check_contacts,
     check_hydrogens,
 )
+from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.io.files import (
     COMPRESSED,
@@ -50,7 +50,7 @@ from mlmd_calc.io.files import (
     refuse_capital_ending,
     refuse_huge,
 )
-from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines
+from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines, refuse_odd_columns
 from mlmd_calc.wording import counted
 
 _CHARGE_IS_LEFT_OUT: Final = ("gamess", "gaussian", "nwchem", "orca")
@@ -65,8 +65,16 @@ _HALVES: Final = (
 )
 """Endings of trajectories and topologies, of which one is nothing without the other."""
 
-_STATED: Final = re.compile(r"\b(charge|chrg)\b\s*=?\s*[+-]?[1-9]", re.IGNORECASE)
-"""What a file of Turbomole or xtb says of a charge."""
+_STATED: Final = re.compile(
+    r"\b((charge|chrg)\b\s*=?\s*[+-]?|(unpaired|uhf|spin)\b\s*=?\s*)[1-9]", re.IGNORECASE
+)
+"""What a file of Turbomole or xtb says of a charge or of unpaired electrons."""
+
+_NO_BOHR: Final = re.compile(
+    r"^\s*\$(coord\b.*\b(?:angs|frac)\w*|(?:periodic|lattice|cell)\b.*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What a file of Turbomole or xtb says of other units, or of a cell; ASE reads neither."""
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"
@@ -297,6 +305,11 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
             f"the charge and multiplicity that {path} states are not read from files of the kind "
             f"{kind}; give --charge, and --multiplicity unless it is 1"
         )
+    if kind == "turbomole" and (found := _NO_BOHR.search(_text(path))):
+        raise InputError(
+            f"{path} says '${found[1].strip()}', but files of the kind turbomole are read as "
+            "isolated molecules in Bohr; write it as an .xyz or .extxyz file in Å"
+        )
     if kind.startswith(_ELEMENTS_ARE_GUESSED):
         raise InputError(
             f"ASE guesses the elements of files of the kind {kind}, chlorine as carbon and types "
@@ -308,7 +321,8 @@ def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
         refuse_frames_behind_blank_lines(path)
     if not len(atoms):
         raise InputError(f"the last frame of {path} has no atoms; remove it")
-    atoms.set_constraint([each for each in atoms.constraints if not _holds_nothing(each)])
+    refuse_odd_columns(str(path), atoms)
+    atoms.set_constraint(acting_constraints(atoms))
     return atoms
 
 
@@ -323,7 +337,7 @@ def _complete_gro(path: Path, atoms: ase.Atoms) -> None:
 
     ASE takes the first letter of a name in capitals for the element, chlorine for carbon.
     """
-    stated = _text(path).splitlines()[1].strip()
+    stated = "".join(_text(path).splitlines()[1:2]).strip() or "no number of"
     if stated != str(len(atoms)):
         raise InputError(
             f"{path} states {stated} atoms and has {len(atoms)} between its second and last line; "
@@ -334,11 +348,6 @@ def _complete_gro(path: Path, atoms: ase.Atoms) -> None:
     for i, (name, residue) in enumerate(zip(atoms.arrays["atomtypes"], residues, strict=True)):
         if symbol := two_letter_symbol(str(name), sizes[residue]):
             atoms.symbols[i] = symbol
-
-
-def _holds_nothing(constraint: Any) -> bool:
-    """Tell whether a constraint is what readers make of the statement that nothing is fixed."""
-    return isinstance(constraint, FixAtoms) and not len(constraint.index)
 
 
 def _from_ase(name: str, charge: int | None, multiplicity: int | None) -> ase.Atoms:

@@ -33,7 +33,7 @@ from mlmd_calc.data.stated_units import OURS, check_stated
 from mlmd_calc.electrons import ElectronicState, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
-from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines
+from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines, refuse_odd_columns
 from mlmd_calc.options import shown
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
@@ -199,6 +199,7 @@ def _molecules(path: Path, frames: list[Atoms], options: ReadOptions) -> list[Mo
             continue
         where = f"{path}, frame {index}"
         _refuse_wrapped(where, atoms)
+        refuse_odd_columns(where, atoms)
         check_stated(where, atoms.info, OURS)
         try:
             state = electronic_state(atoms, results=_results(atoms))

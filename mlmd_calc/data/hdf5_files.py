@@ -1,23 +1,26 @@
-"""The HDF5 layouts of published collections: SPICE, QM7-X, ANI-1x and ANI-2x.
+"""The HDF5 layouts of published collections: SPICE, QM7-X, ANI-1x, ANI-2x and Transition1x.
 
-========  =======================================================  ================================
-layout    keys of a group                                          units in the file
-========  =======================================================  ================================
-SPICE     atomic_numbers, conformations, dft_total_energy,         Bohr, Hartree, Hartree/Bohr
-          dft_total_gradient (and smiles)
-QM7-X     of a group in the group: atNUM, atXYZ, ePBE0+MBD,        Å, eV, eV/Å
-          totFOR
-ANI-1x    atomic_numbers, coordinates, wb97x_dz.energy,            Å, Hartree, Hartree/Å
-          wb97x_dz.forces
-ANI-2x    species, coordinates, energies, forces                   Å, Hartree, Hartree/Å
-========  =======================================================  ================================
+============  =======================================================  ===========================
+layout        keys of a group                                          units in the file
+============  =======================================================  ===========================
+SPICE         atomic_numbers, conformations, dft_total_energy,         Bohr, Hartree, Hartree/Bohr
+              dft_total_gradient (and smiles)
+QM7-X         of a group in the group: atNUM, atXYZ, ePBE0+MBD,        Å, eV, eV/Å
+              totFOR
+ANI-1x        atomic_numbers, coordinates, wb97x_dz.energy,            Å, Hartree, Hartree/Å
+              wb97x_dz.forces
+ANI-2x        species, coordinates, energies, forces                   Å, Hartree, Hartree/Å
+Transition1x  of a reaction in a formula in the group: positions,      Å, eV, eV/Å
+              atomic_numbers, wB97x_6-31G(d).energy and .forces
+============  =======================================================  ===========================
 
 Where an attribute ``units`` of an array states another unit, the numbers are converted from that.
 
 SPICE has charged molecules, whose charge is that of their SMILES; the others are neutral closed
 shells, unless numbers or attributes of a group state charge or multiplicity by the rule of
 `mlmd_calc.electrons`. Frames of ANI-1x that were not calculated (NaN) are left out, and so are
-molecules without frames. A collection names what has one composition, as in ANI, not always one
+molecules without frames. The group ``data`` of Transition1x holds the frames of its other groups.
+A collection names what has one composition, as in ANI, not always one
 molecule.
 """
 
@@ -48,6 +51,9 @@ _FORMAL_CHARGE: Final = re.compile(r"([+-])(\d+|\1*)(?::\d+)?\]")
 _ISOMER: Final = re.compile(r"Geom-m\d+-i\d+")
 """What frames of one constitution have in common in the names of QM7-X."""
 
+_DEEPEST: Final = 3
+"""Levels of groups at which a layout has its arrays."""
+
 
 def read_hdf5(path: Path) -> list[MoleculeFrames]:
     """Read all molecules of a file in any of the layouts of this module.
@@ -69,11 +75,16 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
     with open_hdf5(path) as file:
         if not len(file):
             raise ModelFileError(f"{path} has no groups; download it again")
+        for name, item in file.items():
+            if item is None:
+                raise ModelFileError(f"{path}: /{name} is a link that leads nowhere; remove it")
         groups = {name: item for name, item in file.items() if not _says_nothing(item)}
         first = next(iter((groups or file).values()))
-        inner = next(iter(first.values()), first) if hasattr(first, "values") else first
+        levels = [first]
+        while hasattr(levels[-1], "values") and len(levels[-1]) and len(levels) < _DEEPEST:
+            levels.append(next(iter(levels[-1].values())))
         for required, parse in _LAYOUTS:
-            if any(required <= set(getattr(group, "keys", tuple)()) for group in (first, inner)):
+            if any(required <= set(getattr(group, "keys", tuple)()) for group in levels):
                 molecules = [molecule for molecule in parse(path, groups) if len(molecule)]
                 if not molecules:
                     raise InputError(f"{path} holds no frame that was calculated; leave it out")
@@ -84,6 +95,14 @@ def read_hdf5(path: Path) -> list[MoleculeFrames]:
         f"{path}: its first group has {found[:8]}, which is not a known layout; one of these sets "
         f"of keys is needed: {known}"
     )
+
+
+def _inside(path: Path, group: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and content of what is in a group; an array has nothing in it."""
+    if not hasattr(group, "items"):
+        what = "a link that leads nowhere" if group is None else f"{group.name} is an array"
+        raise ModelFileError(f"{path}: {what}, not a group; the file is of another kind")
+    yield from group.items()
 
 
 def _says_nothing(item: Any) -> bool:
@@ -168,10 +187,8 @@ def _text(group: Any, key: str) -> str:
 
 def _qm7x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
     for molecule, conformations in groups.items():
-        if not hasattr(conformations, "items"):
-            raise ModelFileError(f"{path}: /{molecule} is an array, not a group of conformations")
         members: dict[tuple[str, bytes, ElectronicState], list[Any]] = defaultdict(list)
-        for name, group in conformations.items():
+        for name, group in _inside(path, conformations):
             numbers = read_array(group, "atNUM", np.int64, (None,))
             found = _ISOMER.match(name)
             isomer = found[0] if found else molecule
@@ -226,6 +243,20 @@ def _ani2x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
             yield _frames(path, full, numbers, *labels, state)
 
 
+def _transition1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
+    method = "wB97x_6-31G(d)"
+    for split in [groups["data"]] if "data" in groups else groups.values():
+        for _, reactions in _inside(path, split):
+            for name, group in _inside(path, reactions):
+                numbers = read_array(group, "atomic_numbers", np.int64, (None,))
+                shape = (None, len(numbers), 3)
+                positions = _read(group, "positions", shape, "length", 1.0)
+                energies = _read(group, f"{method}.energy", (None,), "energy", 1.0)
+                forces = _read(group, f"{method}.forces", shape, "force", 1.0)
+                state = _state(group, len(energies))
+                yield _frames(path, name, numbers, positions, forces, energies, state)
+
+
 def _frames(
     path: Path,
     name: str,
@@ -258,4 +289,10 @@ _LAYOUTS: Final[
     (frozenset({"atNUM", "atXYZ", "ePBE0+MBD", "totFOR"}), _qm7x),
     (frozenset({"atomic_numbers", "coordinates", "wb97x_dz.energy", "wb97x_dz.forces"}), _ani1x),
     (frozenset({"species", "coordinates", "energies", "forces"}), _ani2x),
+    (
+        frozenset(
+            {"atomic_numbers", "positions", "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"}
+        ),
+        _transition1x,
+    ),
 )

@@ -45,10 +45,10 @@ def read_dataset(
     """Read labelled molecular frames from files or directories of files.
 
     Recognised are our label and trajectory npz; MD17, rMD17, MD22 and TG80 npz; the HDF5 files of
-    SPICE, QM7-X, ANI-1x and ANI-2x (all converted to eV and Å); extxyz (also compressed, .gz; xxMD
-    is of this kind), ASE's trajectories and databases. The layout is told from the content, the
-    kind of file from its suffix (.npz, .h5, .hdf5, .extxyz, .xyz, .traj, .db, and .json where a
-    file is named); other files in a directory are passed over.
+    SPICE, QM7-X, ANI-1x, ANI-2x and Transition1x (all converted to eV and Å); extxyz (also
+    compressed, .gz; xxMD is of this kind), ASE's trajectories and databases. The layout is told
+    from the content, the kind of file from its suffix (.npz, .h5, .hdf5, .extxyz, .xyz, .traj, .db,
+    and .json where a file is named); other files in a directory are passed over.
 
     `mlmd_calc.data.npz`, `mlmd_calc.data.hdf5_files` and `mlmd_calc.data.ase_files` say what is
     taken from the files, and

@@ -22,8 +22,9 @@ BOND_LIMIT: Final = 0.5
 STRETCH: Final = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
 
-_CLOSEST: Final = 0.5
-"""Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77."""
+_CLOSEST: Final = 0.6
+"""Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77, single
+ones that are converted from Bohr to Å once too often 0.53."""
 
 CARBON: Final = 6
 _SEVERAL: Final = 2
@@ -158,7 +159,7 @@ def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64])
     Raises
     ------
     InputError
-        If a coordinate is not finite, or two atoms are nearer than 0.5 times the sum of their
+        If a coordinate is not finite, or two atoms are nearer than 0.6 times the sum of their
         covalent radii.
     """
     finite = np.isfinite(positions).all(axis=1)
@@ -183,7 +184,7 @@ def check_contacts(numbers: NDArray[np.integer], positions: NDArray[np.float64])
         label = " and ".join(f"{chemical_symbols[numbers[i]]}{i}" for i in (first, second))
         raise InputError(
             f"atoms {label} are {distances[worst, 1]:.3f} Å apart, which is an overlap; give "
-            "positions in Å (not nm), and every atom once"
+            "positions in Å (neither nm nor Bohr), and every atom once"
         )
 
 

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
+from typing import Final
 
+import ase
 from ase.io.formats import open_with_compression
 
-from mlmd_calc.errors import ModelFileError
+from mlmd_calc.errors import InputError, ModelFileError
+
+_WIDTHS: Final = {"masses": (), "momenta": (3,)}
+"""Numbers of an atom in columns that ASE takes as they are."""
+
+
+def refuse_odd_columns(where: str, atoms: ase.Atoms) -> None:
+    """Refuse masses and momenta that are texts, or not as many numbers as an atom has.
+
+    Raises
+    ------
+    InputError
+        With what the column begins with.
+    """
+    for name, width in _WIDTHS.items():
+        values = atoms.arrays.get(name)
+        if values is not None and (values.dtype.kind not in "iuf" or values.shape[1:] != width):
+            raise InputError(
+                f"{where}: the column {name!r} begins with {values[:1].tolist()[0]!r}; each atom "
+                f"needs {'three numbers' if width else 'one number'}, so correct it or leave it out"
+            )
 
 
 def refuse_frames_behind_blank_lines(path: Path) -> None:

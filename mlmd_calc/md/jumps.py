@@ -14,11 +14,12 @@ from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.md.attached import AttachedCalculator
 from mlmd_calc.md.jump_engine import Jumps, show
 from mlmd_calc.md.jump_logger import JumpLogger
-from mlmd_calc.md.restartable import StepLoop, trajectory_options
-from mlmd_calc.options import positive_number
+from mlmd_calc.md.restartable import LARGEST_INTERVAL, StepLoop, trajectory_options
+from mlmd_calc.options import positive_number, whole_number
 from mlmd_calc.propagation import (
     Corrections,
     EventLog,
@@ -102,8 +103,7 @@ class JumpDynamics(StepLoop):
         restart: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        if loginterval < 1:
-            raise ConfigError(f"loginterval={loginterval}; it must be at least 1")
+        loginterval = whole_number("loginterval", loginterval, 1, LARGEST_INTERVAL)
         of_loop = {key: options.pop(key) for key in LoopOptions.__annotations__ if key in options}
         communicator = options.pop("communicator", None)
         if getattr(communicator, "size", 1) > 1:
@@ -135,7 +135,7 @@ class JumpDynamics(StepLoop):
         if restart is not None:
             self.loop.load(restart)
             frames = 1 + within * (self.loop.step // loginterval)
-        options |= trajectory_options(trajectory, frames)
+        options |= trajectory_options(trajectory, frames, loginterval)
         super().__init__(atoms, timestep, loginterval=loginterval, **options)
         if within > 1 and trajectory is not None:
             self.insert_observer(self._write_inner_frames)  # type: ignore[no-untyped-call]
@@ -394,10 +394,11 @@ def _femtoseconds(name: str, time: float) -> float:
 
 def _fixes_centre(atoms: ase.Atoms) -> bool:
     """Whether the centre of mass is fixed; other constraints are refused."""
-    others = [c for c in atoms.constraints if not isinstance(c, FixCom)]
+    acting = acting_constraints(atoms)
+    others = [c for c in acting if not isinstance(c, FixCom)]
     if others:
         raise InputError(
             f"the atoms carry the constraints {others}, which a jump would break; only FixCom is "
             "possible. Remove them with atoms.set_constraint()"
         )
-    return len(atoms.constraints) > 0
+    return len(acting) > 0

@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import ase
 from ase.io.trajectory import Trajectory
 from ase.md.md import MolecularDynamics
 
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
+from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.io.files import replacing
 from mlmd_calc.io.restart import check_identity, read_restart, write_restart
-from mlmd_calc.options import positive_number
+from mlmd_calc.options import positive_number, whole_number
 from mlmd_calc.wording import counted
+
+LARGEST_INTERVAL: Final = 10**9
+"""Steps between lines of a log."""
+
+
+_NEW_FILE: Final = "pass trajectory=ase.io.Trajectory(NAME, 'w') for frames to come alone"
 
 
 class StepLoop(MolecularDynamics):
@@ -102,11 +109,8 @@ class RestartableDynamics(MolecularDynamics):
         **options: Any,
     ) -> None:
         timestep = positive_number("timestep", timestep)
-        if atoms.constraints:
-            raise InputError(
-                f"the atoms carry the constraints {atoms.constraints}, which "
-                f"{type(self).__name__} does not know; remove them with atoms.set_constraint()"
-            )
+        loginterval = whole_number("loginterval", loginterval, 1, LARGEST_INTERVAL)
+        self._refuse_constraints(atoms)
         if getattr(options.get("communicator"), "size", 1) > 1:
             raise ConfigError(f"{type(self).__name__} runs in one process; leave communicator out")
         content = None if restart is None else read_restart(restart)
@@ -114,11 +118,29 @@ class RestartableDynamics(MolecularDynamics):
         if content is not None:
             self._go_on(atoms, content, Path(restart or ""))
         frames = None if content is None else 1 + content["steps"] // loginterval
-        options |= trajectory_options(trajectory, frames)
+        options |= trajectory_options(trajectory, frames, loginterval)
         super().__init__(atoms, timestep, logfile=logfile, loginterval=loginterval, **options)
         if content is not None:
             self.nsteps = content["steps"]
             self._load_state(content["state"])
+
+    def irun(self, steps: int = 50) -> Generator[bool, None, None]:
+        """Run as a generator, which yields after every step whether the run is complete."""
+        self._refuse_constraints(self.atoms)
+        yield from super().irun(steps)  # type: ignore[no-untyped-call]
+
+    def run(self, steps: int = 50) -> bool:
+        """Run for a number of steps; returns whether all of them were done."""
+        self._refuse_constraints(self.atoms)
+        done: bool = super().run(steps)  # type: ignore[no-untyped-call]
+        return done
+
+    def _refuse_constraints(self, atoms: ase.Atoms) -> None:
+        if held := acting_constraints(atoms):
+            raise InputError(
+                f"the atoms carry the constraints {held}, which {type(self).__name__} does not "
+                "know; remove them with atoms.set_constraint()"
+            )
 
     def _go_on(self, atoms: ase.Atoms, content: Mapping[str, Any], path: Path) -> None:
         """Take atoms to where the run was interrupted."""
@@ -172,7 +194,7 @@ class RestartableDynamics(MolecularDynamics):
         raise NotImplementedError
 
 
-def trajectory_options(trajectory: Any, frames: int | None) -> dict[str, Any]:
+def trajectory_options(trajectory: Any, frames: int | None, interval: int) -> dict[str, Any]:
     """Return options of ASE's dynamics for a trajectory that a run begins, or goes on with.
 
     Parameters
@@ -181,19 +203,38 @@ def trajectory_options(trajectory: Any, frames: int | None) -> dict[str, Any]:
         Name, ASE's object, or None.
     frames
         Frames of the file that a run goes on from; others are removed. None: a run that begins.
+    interval
+        Steps from one frame to the next.
 
     Raises
     ------
     ModelFileError
-        If there are fewer frames.
+        If there are fewer frames, the file is missing, or it was begun with another interval.
     """
     if isinstance(trajectory, os.PathLike):
         # Old versions of ASE know names as text only.
         trajectory = os.fspath(trajectory)
     if frames is None or not isinstance(trajectory, str):
         return {"trajectory": trajectory}
+    _check_interval(trajectory, interval)
     truncate_trajectory(trajectory, frames)
     return {"trajectory": trajectory, "append_trajectory": True}
+
+
+def _check_interval(path: str, interval: int) -> None:
+    """Refuse a trajectory of another interval, of which frames that belong to it would be lost."""
+    if not Path(path).is_file():
+        raise ModelFileError(
+            f"{path}, which the run wrote before its restart file, is not there; bring it back, or "
+            f"{_NEW_FILE}"
+        )
+    with Trajectory(path) as old:
+        begun = (old.description or {}).get("interval", interval)
+    if begun != interval:
+        raise ModelFileError(
+            f"{path} has a frame every {begun} steps, but this run has loginterval={interval}; set "
+            f"it to {begun}, or {_NEW_FILE}"
+        )
 
 
 def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
@@ -209,7 +250,7 @@ def truncate_trajectory(path: str | os.PathLike[str], frames: int) -> None:
         if len(old) < frames:
             raise ModelFileError(
                 f"{path} holds {counted(len(old), 'frame')}, but {frames} were written before the "
-                "restart file; bring back the original file or choose another name"
+                f"restart file; bring back the original file, or {_NEW_FILE}"
             )
         if len(old) == frames:
             return

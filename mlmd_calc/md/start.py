@@ -12,6 +12,7 @@ import numpy as np
 from mlmd_calc.electrons import electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.geometry.bonds import Bonds, find_bonds
+from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.md.checkpoint import CHECKPOINT_FILE
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.engine import RunEngine
@@ -49,9 +50,9 @@ def check_start(
 ) -> None:
     """Refuse a start that makes no sense, or a folder with a run in it."""
     refuse_run(folder)
-    if atoms.constraints:
+    if held := acting_constraints(atoms):
         raise InputError(
-            f"the atoms carry the constraints {atoms.constraints}, which would change the number "
+            f"the atoms carry the constraints {held}, which would change the number "
             "of degrees of freedom; remove them with atoms.set_constraint(), or the column "
             "move_mask of the file"
         )

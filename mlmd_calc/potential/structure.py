@@ -138,7 +138,7 @@ class Structure:
         if farthest > FARTHEST:
             raise InputError(
                 f"a coordinate is {farthest:.3g} Å, and beyond {FARTHEST:g} Å distances between "
-                "atoms are rounded; move the molecule to the origin (atoms.center(about=0))"
+                "atoms are rounded; move the molecule to the origin (atoms.center(about=(0, 0, 0)))"
             )
         coverage.check(self.numbers, self.positions)
 
