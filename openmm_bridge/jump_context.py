@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.potential import Evaluation, Potential, Structure
+from mlmd_calc.potential.options import serve
 from mlmd_calc.propagation import ForceModel
 from openmm_bridge.computation import FORCE_UNIT
 from openmm_bridge.orientations import CALLS
@@ -193,7 +194,7 @@ def has_forces_of(force: openmm.Force, potential: ForceModel | None, molecule: S
     region = Region.from_dict(found["region"])
     return (
         found["sha256"] == potential.model.sha256
-        and potential.is_served_by(found["options"])
+        and serve(found["options"], potential.options)
         and not region.is_subset
         and np.array_equal(region.numbers, molecule.numbers)
         and (region.charge, region.multiplicity) == (molecule.charge, molecule.multiplicity)

@@ -138,6 +138,20 @@ def resolve(model: Model, options: ForceOptions) -> ResolvedOptions:
     )
 
 
+def serve(options: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a network with some options gives what it gives with those that are wanted.
+
+    Both are those of :attr:`Potential.options`; the first may be among others. Double precision
+    serves a lower one, too; random orientations differ from call to call.
+    """
+    theirs = {name: options[name] for name in wanted}
+    return (
+        wanted["rotation"] != "random"
+        and theirs["dtype"] in ("float64", wanted["dtype"])
+        and theirs | {"dtype": wanted["dtype"]} == wanted
+    )
+
+
 def _in_setting(options: ForceOptions) -> ForceOptions:
     """Fill in what a setting says, which nothing else may contradict."""
     setting = _choice("setting", options.get("setting"), "recommended", SETTINGS)

@@ -164,19 +164,6 @@ class Potential:
         """Whether energies can be asked for."""
         return self.prediction.head is not None
 
-    def is_served_by(self, options: Mapping[str, Any]) -> bool:
-        """Tell whether the same network with other `options` gives the same at equal positions.
-
-        Double precision serves a lower one, too; random orientations differ from call to call.
-        """
-        own = self.options
-        theirs = {name: options[name] for name in own}
-        return (
-            self.rotation != "random"
-            and theirs["dtype"] in ("float64", self.dtype)
-            and theirs | {"dtype": self.dtype} == own
-        )
-
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Pickle by the name of the model and its checksum, if it has a name."""
         if not self.model.source:

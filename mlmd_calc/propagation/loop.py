@@ -48,9 +48,8 @@ _Move: TypeAlias = tuple[Times, Callable[[list[State], Times], list[Proposal]]]
 class JumpLoop:
     """Dynamics of one or more molecules made of long jumps.
 
-    A step is a jump of every molecule, and after it a number of force-based steps if these are
-    wanted. The thermostat acts for half the time before and for half the time after each of the
-    two.
+    A step is a jump of every molecule, then a number of force-based steps if these are wanted. The
+    thermostat acts for half the time before and for half the time after each of the two.
 
     Parameters
     ----------
@@ -216,15 +215,9 @@ class JumpLoop:
         self._states = new
 
     def drift_removed(self, velocities: Sequence[FloatArray]) -> None:
-        """Take over velocities from which an engine has removed the motion of the centre of mass.
-
-        Unlike a user's new velocities, for which there is `states`, they do not make a molecule
-        cold.
-        """
-        self._states = [
-            replace(state, velocities=array)
-            for state, array in zip(self._states, velocities, strict=True)
-        ]
+        """Take over velocities less the motion of the centre of mass; molecules stay warm."""
+        pairs = zip(self._states, velocities, strict=True)
+        self._states = [replace(state, velocities=array) for state, array in pairs]
         for molecule in self._molecules:
             molecule.total = None
 
@@ -309,15 +302,15 @@ class JumpLoop:
         Raises
         ------
         ConfigError
-            If there is no force model, or it has no energy.
+            If no force model tells them.
         """
         self._states = self.setup.with_energies(self._states)
         return [float(state.energy) for state in self._states if state.energy is not None]
 
     def settings(self) -> dict[str, Any]:
         """Return what a continued run must have in common with the run it continues."""
-        atoms = [state.numbers.tolist() for state in self._states]
-        return {**self.setup.settings(), "atomic numbers": atoms}
+        numbers = [state.numbers.tolist() for state in self._states]
+        return {**self.setup.settings(), "atomic numbers": numbers}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on, for :func:`write_restart`."""
@@ -350,13 +343,7 @@ class JumpLoop:
         write_restart(path, self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a restart file.
-
-        Raises
-        ------
-        ModelFileError
-            If it is missing or damaged, or belongs to a run with other settings.
-        """
+        """Go on from a restart file; errors as `read_restart` and `load_state_dict`."""
         self.load_state_dict(read_restart(path))
 
 

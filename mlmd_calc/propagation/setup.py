@@ -12,6 +12,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
 from mlmd_calc.options import positive_number, shown, whole_number
 from mlmd_calc.potential import Potential
+from mlmd_calc.potential.options import serve
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
@@ -135,7 +136,7 @@ class Setup:
             isinstance(potential, Potential)
             and isinstance(engine, Potential)
             and _same(potential.model, engine.model)
-            and potential.is_served_by(engine.options)
+            and serve(engine.options, potential.options)
         )
 
     def with_energies(self, states: list[State]) -> list[State]:
