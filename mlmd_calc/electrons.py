@@ -379,8 +379,9 @@ def _are_whole(values: NDArray[Any]) -> bool:
 
 
 def _words(atoms: ase.Atoms) -> list[str]:
-    """Words of a comment, which are flags to ASE."""
-    return [str(key) for key, value in atoms.info.items() if isinstance(value, (bool, np.bool_))]
+    """Words of a comment, which are flags to ASE; one that is turned off says nothing."""
+    flags = ((k, v) for k, v in atoms.info.items() if isinstance(v, (bool, np.bool_)))
+    return [str(key) for key, is_set in flags if is_set]
 
 
 def _refuse_words(

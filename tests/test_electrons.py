@@ -38,7 +38,7 @@ def atoms_saying(charges=None, moments=None, arrays=None, **info) -> ase.Atoms:
         ({"arrays": {"q": [-1.2, -0.8]}}, (-2, 1)),
         # Words that a number explains, and words of other things.
         ({"dianion": True, "charge": -2, "triplet": True, "multiplicity": 3}, (-2, 3)),
-        ({"zwitterion": True, "name": "dianion"}, (0, 1)),
+        ({"zwitterion": True, "name": "dianion", "cation": False}, (0, 1)),
         # Neither charges of atoms nor names and flags are a total charge.
         ({"mulliken_charges": [0.2, -0.2], "charge_model": "RESP", "spin_polarized": True}, (0, 1)),
         ({"arrays": {"charges_esp": [0.2, -0.2]}}, (0, 1)),
