@@ -295,7 +295,7 @@ OPTIONS = {
     "pytest tests/test_mdet_parity.py": "",
     "python benchmarks/bench_atom.py": "--molecules 1",
     "python benchmarks/bench_checkpointing.py": None,
-    "python benchmarks/bench_precision.py": None,
+    "python benchmarks/bench_precision.py": "--steps 1",
     "python benchmarks/bench_exact.py": "--proposals 10 --trajectory 2 --picoseconds 0.1",
     "python benchmarks/bench_exact_mts.py": (
         "--molecules methane --steps 4 --picoseconds 0.5 --plain 0.5 --frames 210 --neurons 4"
