@@ -334,10 +334,11 @@ class JumpIntegrator(PythonSteps):
         self.count_step()
         # Force-based steps take time as well.
         self._context.setTime(self._shown.time)
-        now = Shown.of(self._context)
-        if not np.array_equal(now.velocities, self._shown.velocities):
-            self.loop.drift_removed([now.velocities * VELOCITY_UNIT])
-            self._shown = now
+        velocities = self._context.getState(getVelocities=True).getVelocities(asNumpy=True)._value
+        if not np.array_equal(velocities, self._shown.velocities):
+            self.loop.drift_removed([velocities * VELOCITY_UNIT])
+            # Whatever else has changed is for the next step to see.
+            self._shown = self._shown._replace(velocities=velocities)
 
 
 class JumpNVEIntegrator(JumpIntegrator):

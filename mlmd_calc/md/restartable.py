@@ -21,7 +21,6 @@ from mlmd_calc.wording import counted
 LARGEST_INTERVAL: Final = 10**9
 """Steps between lines of a log."""
 
-
 _NEW_FILE: Final = "pass trajectory=ase.io.Trajectory(NAME, 'w') for frames to come alone"
 
 

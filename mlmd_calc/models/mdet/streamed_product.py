@@ -19,7 +19,7 @@ from mlmd_calc.models.operations import refuse_second_derivative
 
 
 def streamed_product(weights: Tensor, value1: Tensor, value2: Tensor) -> Tensor:
-    """Sum over middle atoms, in half precision in single precision.
+    """Sum over middle atoms; that of numbers in half precision is taken in single precision.
 
     Parameters
     ----------
