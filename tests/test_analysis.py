@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from mlmd_calc import units
 from mlmd_calc.analysis import block_average, fit_drift, summarise
-from mlmd_calc.analysis.demo_picture import OverviewFrames, OverviewRun, plot_overview
+from mlmd_calc.analysis.demo_picture import DemoFrames, DemoRun, plot_demo
 from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import misses_thermostat
@@ -244,20 +244,20 @@ def test_heating_is_that_of_harmonic_vibrations():
     assert as_temperature(3e3 * units.KB) == pytest.approx(1.0)
 
 
-def test_overview_marks_failed_runs_and_says_what_is_missing(tmp_path):
+def test_demo_picture_marks_failed_runs_and_says_what_is_missing(tmp_path):
     angles = np.random.default_rng(0).uniform(-np.pi, np.pi, (30, 2))
 
     def draw(failed, frames):
         path = tmp_path / f"{failed}{frames is None}.png"
         runs = [
-            OverviewRun("energy", make_record(), 0.1, 0),
-            OverviewRun("steps", make_record(Ensemble.LANGEVIN), 0.1, 1),
-            OverviewRun("failed", make_record(Ensemble.LANGEVIN, 5, failed, seed=1), None, 2),
+            DemoRun("energy", make_record(), 0.1, 0),
+            DemoRun("steps", make_record(Ensemble.LANGEVIN), 0.1, 1),
+            DemoRun("failed", make_record(Ensemble.LANGEVIN, 5, failed, seed=1), None, 2),
         ]
-        plot_overview(runs, frames, path, "overview")
+        plot_demo(runs, frames, path, "overview")
         return imread(path)
 
-    frames = OverviewFrames(angles, "frames", "30 frames")
+    frames = DemoFrames(angles, "frames", "30 frames")
     before = dict(matplotlib.rcParams)
     pictures = [draw(True, frames), draw(False, frames), draw(True, None)]
     assert dict(matplotlib.rcParams) == before

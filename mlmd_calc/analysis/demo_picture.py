@@ -21,7 +21,7 @@ _ANGLES: Final = range(-180, 181, 90)
 
 
 @dataclass(frozen=True)
-class OverviewRun:
+class DemoRun:
     """A run to draw.
 
     Attributes
@@ -43,7 +43,7 @@ class OverviewRun:
 
 
 @dataclass(frozen=True)
-class OverviewFrames:
+class DemoFrames:
     """Frames of a peptide to draw.
 
     Attributes
@@ -61,9 +61,7 @@ class OverviewFrames:
     note: str
 
 
-def plot_overview(
-    runs: list[OverviewRun], frames: OverviewFrames | None, path: Path, title: str
-) -> None:
+def plot_demo(runs: list[DemoRun], frames: DemoFrames | None, path: Path, title: str) -> None:
     """Draw runs of one molecule, with and without a thermostat, and frames of a peptide.
 
     Parameters
@@ -91,7 +89,7 @@ def plot_overview(
     figure.savefig(path)
 
 
-def _draw_energies(axis: Any, runs: list[OverviewRun]) -> None:
+def _draw_energies(axis: Any, runs: list[DemoRun]) -> None:
     axis.set_title("Without a thermostat: is energy conserved?")
     for run in runs:
         record = run.record
@@ -106,7 +104,7 @@ def _draw_energies(axis: Any, runs: list[OverviewRun]) -> None:
     axis.legend(loc="upper left", frameon=False)
 
 
-def _draw_temperatures(axis: Any, runs: list[OverviewRun]) -> None:
+def _draw_temperatures(axis: Any, runs: list[DemoRun]) -> None:
     axis.set_title("With a thermostat: is it 300 K?")
     for run in runs:
         times, kelvin = _running_mean(run.record)
@@ -123,7 +121,7 @@ def _draw_temperatures(axis: Any, runs: list[OverviewRun]) -> None:
 
 def _draw_series(
     axis: Any,
-    run: OverviewRun,
+    run: DemoRun,
     times: NDArray[np.float64],
     values: NDArray[np.float64],
     **line: Any,
@@ -134,7 +132,7 @@ def _draw_series(
         axis.plot(times[-1:], values[-1:], color=colour, marker="x", markersize=9, mew=2.5)
 
 
-def _draw_speeds(axis: Any, runs: list[OverviewRun]) -> None:
+def _draw_speeds(axis: Any, runs: list[DemoRun]) -> None:
     axis.set_title("How far does a second of one core get?")
     measured = [run for run in runs if run.ps_per_second is not None]
     speeds = [run.ps_per_second for run in measured]
@@ -150,7 +148,7 @@ def _draw_speeds(axis: Any, runs: list[OverviewRun]) -> None:
         axis.spines[side].set_visible(False)
 
 
-def _draw_ramachandran(axis: Any, frames: OverviewFrames | None) -> None:
+def _draw_ramachandran(axis: Any, frames: DemoFrames | None) -> None:
     axis.set_title("A peptide without forces" if frames is None else frames.title)
     axis.set_xlabel("φ (°)")
     axis.set_ylabel("ψ (°)")

@@ -14,7 +14,7 @@ from mlmd_calc.cli.tables import print_table
 from mlmd_calc.io.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from mlmd_calc.analysis.demo_picture import OverviewFrames
+    from mlmd_calc.analysis.demo_picture import DemoFrames
     from mlmd_calc.cli.demo_runs import EthanolRun, PeptideFrames
     from mlmd_calc.md import RunRecord
 
@@ -57,7 +57,7 @@ def evaluate(
     dict
         The summary, JSON-able, which is also written to ``summary.json``.
     """
-    from mlmd_calc.analysis.demo_picture import OverviewRun, plot_overview
+    from mlmd_calc.analysis.demo_picture import DemoRun, plot_demo
     from mlmd_calc.md import read_record
 
     ordered = {name: runs[name] for name in LABELS if name in runs}
@@ -78,13 +78,13 @@ def evaluate(
         "trajectories": [row["trajectory"] for row in [*rows, *([frames] if frames else [])]],
     }
     drawn = [
-        OverviewRun(row["label"], records[row["run"]], row["ps_per_second"], _COLOURS[row["run"]])
+        DemoRun(row["label"], records[row["run"]], row["ps_per_second"], _COLOURS[row["run"]])
         for row in rows
     ]
     title = f"mlmd demo: ethanol ({summary['model']})"
     if frames is not None:
         title += f" and alanine dipeptide ({frames['model']})"
-    plot_overview(drawn, panel, out / _PICTURE_FILE, title)
+    plot_demo(drawn, panel, out / _PICTURE_FILE, title)
     write_json(out / SUMMARY_FILE, summary)
     return summary
 
@@ -138,12 +138,12 @@ def _peptide_row(task: PeptideFrames, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _panel(result: dict[str, Any], frames: dict[str, Any]) -> OverviewFrames:
+def _panel(result: dict[str, Any], frames: dict[str, Any]) -> DemoFrames:
     import numpy as np
 
-    from mlmd_calc.analysis.demo_picture import OverviewFrames
+    from mlmd_calc.analysis.demo_picture import DemoFrames
 
-    return OverviewFrames(
+    return DemoFrames(
         np.array(result["phi_psi"]),
         f"Alanine dipeptide, {frames['interval_ps']:g} ps per frame, no forces",
         f"{frames['frames']} frames, {frames['refused_draws']} draws refused",
