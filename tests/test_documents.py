@@ -208,6 +208,8 @@ WORDS = {
     "audit mdet-small-organics ethanol": "audit mdet-small-organics H2O",
     "forces mdet-small-organics-gfn2 ethanol": "forces mdet-small-organics-gfn2 H2O",
     "SVKF GATL NDIY QPEM": "GATL",
+    "propagate acetophenone but-1-ene cytosine dioxane ethylamine glycine_dipeptide isobutane "
+    "methyl_formate phenol propionitrile pyrazole serine": "propagate isobutane",
     " --only Ace-D-Nme --only Ace-F-Nme --only Ace-K-Nme --only Ace-L-Nme --only Ace-N-Nme "
     "--only Ace-S-Nme --only Ace-T-Nme": "",
     "CH3CH2OH --mts 16": "H2O --mts 16",
