@@ -20,7 +20,6 @@ from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.run import Forces, Rotation
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def validate_jumps(
                 plot_mean_temperatures(labelled, path, name, temperature_K=temperature)
     report.card(load_any_model(model, device="cpu").card)
     numbers = {name: one.to_dict() for name, one in found.items()}
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 @app.command("forces")
@@ -234,7 +233,7 @@ def validate_forces(
             table.add_row(label, *("" if value is None else f"{value:.3g}" for value in values))
         report.table(table)
     report.card(loaded.card)
-    report.deliver(json_text(rows, indent=2) if as_json else None, html)
+    report.deliver(rows, as_json, html)
 
 
 def _reference_frames(
