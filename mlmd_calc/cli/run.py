@@ -334,9 +334,8 @@ def run(
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
         _check_friction(ensemble, friction)
-        of_jumps = jump, steps_per_jump, frames_per_jump, replicas
-        check_jump_options(engine, propagator, *of_jumps, beyond_training)
-        check_inner_options(engine, mts, mts_forces, metropolis)
+        check_jump_options(context)
+        check_inner_options(context)
         check_exact_options(context)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
@@ -358,7 +357,7 @@ def run(
                 # The file that --restart reads, so that both make the same propagator.
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
-            jumps = jump_settings(choice, made, *of_jumps)
+            jumps = jump_settings(context, choice, made)
         settings = MDSettings(
             *(ensemble, temperature, timestep, friction, seed, *intervals(context)),
             jumps=jumps,

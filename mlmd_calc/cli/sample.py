@@ -42,6 +42,13 @@ _FAULTS: Final = {
 _WITH_RESTART: Final = ("out", "frames", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
 
+_OF_JOB: Final = (
+    *("model", "interpolator", "frames", "replicas", "hydrogens", "keyframes_per_checkpoint"),
+    *("sampler", "steps", "noise_scale", "step_scale", "steer", "beyond_training"),
+    *("relax", "reference_ps", "device", "dtype"),
+)
+"""Options that the job takes as they are."""
+
 _Input: TypeAlias = Annotated[
     str | None,
     typer.Argument(
@@ -214,27 +221,12 @@ def sample(
         usual = REDRAWS if relax is None else RELAXED_REDRAWS
         job = SamplingJob(
             input=start,
-            model=model,
-            interpolator=interpolator,
-            frames=frames,
-            replicas=replicas,
             stride_ps=stride,
-            sampler=sampler,
-            steps=steps,
-            noise_scale=noise_scale,
-            step_scale=step_scale,
-            steer=steer,
             redraws=usual if redraws is None else redraws,
             seed=seed,
             format=trajectory_format,
-            hydrogens=hydrogens,
-            keyframes_per_checkpoint=keyframes_per_checkpoint,
-            device=device,
-            dtype=dtype,
             ligands=_ligands(ligand),
-            beyond_training=beyond_training,
-            relax=relax,
-            reference_ps=reference_ps,
+            **{name: context.params[name] for name in _OF_JOB},
         )
         built = read_start(start, seed)
         if relax is not None:

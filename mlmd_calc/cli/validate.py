@@ -122,11 +122,8 @@ def validate_jumps(
             f"{model!r} brings no force field with an energy to compare it with; choose a "
             "propagator that takes accelerations of a conservative model, like atom-small-organics"
         )
-    stride = stride or propagator.conditions.stride_fs
-    if stride is None:
-        raise ConfigError(f"the card of {model!r} recommends no stride; give one with --stride")
     settings = FidelitySettings(
-        stride_fs=stride,
+        stride_fs=stride or propagator.usual_stride_fs(),
         temperature_K=temperature,
         **({} if friction is None else {"frictions_per_ps": tuple(friction)}),
         duration_ps=duration,
