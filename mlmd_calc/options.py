@@ -11,7 +11,7 @@ import math
 import numbers
 import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from mlmd_calc.errors import ConfigError
@@ -24,6 +24,9 @@ MOST_LAYERS: Final = 1000
 
 _LARGEST_INTEGER: Final = 2**53
 """Whole numbers up to here are exact in double precision."""
+
+_ROUNDING: Final = 1e-6
+"""Of a number of steps."""
 
 _DEEPEST: Final = 20
 """Levels of tables within tables."""
@@ -61,9 +64,10 @@ def check_types(options: Any, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{name}={shown(value)}; it must be {_words(kind)}")
 
 
-def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
-    """Refuse a count outside the range of what can be built."""
-    whole_number(name, getattr(options, name), least, most)
+def check_count(options: Any, *names: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
+    """Refuse counts outside the range of what can be built."""
+    for name in names:
+        whole_number(name, getattr(options, name), least, most)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -81,6 +85,22 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     return int(value)
 
 
+def whole_steps(name: str, value: float, step: float, least: int = 1) -> int:
+    """Return how many steps make up a time, or another quantity.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a whole number, or fewer than the least.
+    """
+    count = value / step
+    if not math.isfinite(count) or abs(count - round(count)) > _ROUNDING or round(count) < least:
+        raise ConfigError(
+            f"{name}={shown(value)}; it must be a multiple of {step:g}, at least {least * step:g}"
+        )
+    return round(count)
+
+
 def check_choices(options: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse words that are not among the allowed ones."""
     for name, allowed in choices.items():
@@ -89,11 +109,12 @@ def check_choices(options: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
             raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
 
 
-def check_fraction(options: Any, name: str) -> None:
+def check_fraction(options: Any, *names: str) -> None:
     """Refuse what is no probability below 1."""
-    value = getattr(options, name)
-    if not _fits(value, float) or not 0.0 <= value < 1.0:
-        raise ConfigError(f"{name}={shown(value)}; it must be at least 0 and less than 1")
+    for name in names:
+        value = getattr(options, name)
+        if not _fits(value, float) or not 0.0 <= value < 1.0:
+            raise ConfigError(f"{name}={shown(value)}; it must be at least 0 and less than 1")
 
 
 def positive_number(name: str, value: Any) -> float:
@@ -160,6 +181,15 @@ def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str,
     if unknown:
         raise ConfigError(f"unknown {title} {shown(unknown)}; known are {', '.join(sorted(known))}")
     return options
+
+
+def refuse_keywords(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keyword arguments that a function does not have, as Python would: by a TypeError."""
+    if unknown := sorted(set(given) - set(known)):
+        raise TypeError(
+            f"{where} got an unexpected keyword argument {unknown[0]!r}; choose from "
+            f"{', '.join(known)}"
+        )
 
 
 def with_lists(value: Any) -> Any:

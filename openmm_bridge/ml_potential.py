@@ -82,7 +82,7 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
         InputError
             If the model cannot be applied to these atoms, or the System is at odds with it.
         """
-        refuse_unknown(args, _OPTIONS, "createSystem and createMixedSystem of 'mdet'")
+        refuse_options(args, _OPTIONS, "createSystem and createMixedSystem of 'mdet'")
         options = dict(args)
         backend = choose_backend(options.pop("backend", "auto"))
         boxed = topology.getPeriodicBoxVectors() is not None
@@ -128,7 +128,7 @@ def _zero_bonds(region: Region, force_group: int) -> Any:
     return bonds
 
 
-def refuse_unknown(given: Collection[str], allowed: Collection[str], where: str) -> None:
+def refuse_options(given: Collection[str], allowed: Collection[str], where: str) -> None:
     """Raise ConfigError for options that are not allowed; OpenMM-ML passes on anything."""
     unknown = sorted(set(given) - set(allowed))
     if unknown:

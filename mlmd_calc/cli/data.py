@@ -25,6 +25,7 @@ from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.files import FolderLock, json_text
 from mlmd_calc.optional import require
+from mlmd_calc.options import positive_number, whole_steps
 from mlmd_calc.wording import counted
 
 app = typer.Typer(help="Generate, convert and inspect training data.", no_args_is_help=True)
@@ -218,14 +219,12 @@ def peptides_command(
     from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS
     from openmm_bridge.peptides import PeptideSettings, generate_peptides
 
-    frames = nanoseconds * units.FS_PER_NS / units.FS_PER_PS / interval if interval > 0 else 0.0
-    if not np.isfinite(frames) or abs(frames - round(frames)) > 1e-6:
-        raise ConfigError(
-            f"--ns is {nanoseconds} and --interval {interval} ps; the length must be a multiple of "
-            "the interval"
-        )
+    interval_ns = positive_number("interval", interval) * units.FS_PER_PS / units.FS_PER_NS
     settings = PeptideSettings(
-        frames=round(frames), interval_ps=interval, equilibration_ps=equilibrate, seed=seed
+        frames=whole_steps("ns", nanoseconds, interval_ns),
+        interval_ps=interval,
+        equilibration_ps=equilibrate,
+        seed=seed,
     )
     console = Console(stderr=True)
     named = {"all20": list(AMINO_ACIDS)}

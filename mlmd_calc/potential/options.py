@@ -82,22 +82,6 @@ class ResolvedOptions:
         return SpreadLimit(largest, self.on_spread)
 
 
-def refuse_unknown(options: Mapping[str, Any], where: str) -> None:
-    """Refuse keywords that are none of :class:`ForceOptions`.
-
-    Raises
-    ------
-    TypeError
-        As Python does for a function that lists its keywords.
-    """
-    unknown = sorted(set(options) - set(ForceOptions.__annotations__))
-    if unknown:
-        raise TypeError(
-            f"{where} got an unexpected keyword argument {unknown[0]!r}; options of the force "
-            f"evaluation are {', '.join(ForceOptions.__annotations__)}"
-        )
-
-
 def resolve(model: Model, options: ForceOptions) -> ResolvedOptions:
     """Decide what is left open by what the model is made for, and check the combination.
 

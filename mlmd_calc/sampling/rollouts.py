@@ -88,18 +88,6 @@ class SamplerOptions:
         return replace(config, **given)
 
 
-def check_redraws(count: int) -> None:
-    """Refuse a negative number.
-
-    Raises
-    ------
-    ConfigError
-        If it is one.
-    """
-    if count < 0:
-        raise ConfigError(f"redraws={count}; it must not be negative, and 0 keeps every frame")
-
-
 def stride_between(model: ATMOSModel, keyframe_stride_ps: float) -> float:
     """Time in ps between the frames of an interpolator.
 

@@ -158,8 +158,7 @@ class Recipe:
         for name, smallest in self.smallest.items():
             check_at_least(self, smallest, name)
         check_positive(self, "learning_rate")
-        for name in ("held_out_fraction", "ema_decay"):
-            check_fraction(self, name)
+        check_fraction(self, "held_out_fraction", "ema_decay")
         try:
             self.check_model()
         except TypeError as error:
