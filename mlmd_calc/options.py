@@ -1,7 +1,7 @@
 """Values that come from files: their types and sizes, and how to print them.
 
-A file of somebody else may hold anything where an option is expected. Nothing of it is computed
-with, allocated for or shown before it has been looked at here.
+A file from elsewhere may hold anything where an option is expected. Values are checked here before
+anything is computed with them, allocated for them or printed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numbers
 import reprlib
 import types
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mlmd_calc.errors import ConfigError
 
@@ -31,6 +31,8 @@ _ROUNDING: Final = 1e-6
 _DEEPEST: Final = 20
 """Levels of tables within tables."""
 
+W = TypeVar("W", bound=str)
+
 _printer: Final = reprlib.Repr()
 _printer.maxlevel = 2
 _printer.maxstring = _printer.maxother = _printer.maxlong = 80
@@ -43,7 +45,7 @@ def shown(value: object) -> str:
 
 
 def check_types(options: Any, prefix: str = "") -> None:
-    """Refuse values that are not of the type a dataclass declares, and numbers without end.
+    """Refuse values that are not of the type a dataclass declares, and infinite numbers.
 
     Parameters
     ----------
@@ -101,16 +103,27 @@ def whole_steps(name: str, value: float, step: float, least: int = 1) -> int:
     return round(count)
 
 
+def one_of(name: str, value: W, allowed: Collection[str]) -> W:
+    """Return a word that is among the allowed ones.
+
+    Raises
+    ------
+    ConfigError
+        If the value is not one of them.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
+    return value
+
+
 def check_choices(options: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse words that are not among the allowed ones."""
     for name, allowed in choices.items():
-        value = getattr(options, name)
-        if not isinstance(value, str) or value not in allowed:
-            raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
+        one_of(name, getattr(options, name), allowed)
 
 
 def check_fraction(options: Any, *names: str) -> None:
-    """Refuse what is no probability below 1."""
+    """Refuse values that are not probabilities below 1."""
     for name in names:
         value = getattr(options, name)
         if not _fits(value, float) or not 0.0 <= value < 1.0:
@@ -131,13 +144,13 @@ def positive_number(name: str, value: Any) -> float:
 
 
 def check_positive(options: Any, *names: str) -> None:
-    """Refuse what is no positive number."""
+    """Refuse values that are not positive numbers."""
     for name in names:
         positive_number(name, getattr(options, name))
 
 
 def check_not_negative(options: Any, *names: str) -> None:
-    """Refuse what is no number of at least 0."""
+    """Refuse values that are negative or not numbers."""
     for name in names:
         value = getattr(options, name)
         if not _fits(value, float) or not value >= 0.0:
@@ -145,7 +158,7 @@ def check_not_negative(options: Any, *names: str) -> None:
 
 
 def check_at_least(options: Any, least: float, *names: str) -> None:
-    """Refuse what is below a limit or has no end, and parts where a field is of whole numbers."""
+    """Refuse values below a limit, infinite ones, and fractions in fields of whole numbers."""
     whole = _whole(options)
     for name in names:
         value = getattr(options, name)
@@ -231,14 +244,14 @@ def _whole(options: Any) -> set[str]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a finite real number, of Python or of numpy; True is none."""
+    """Whether a value is a finite real number, of Python or of numpy; True is not."""
     if isinstance(value, numbers.Integral):
         return not isinstance(value, bool)
     return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a declared type; whole numbers are numbers, True is none."""
+    """Whether a value is of a declared type; whole numbers are numbers, True is not."""
     if get_origin(kind) in (Union, types.UnionType):
         return any(_fits(value, option) for option in get_args(kind))
     if get_origin(kind) is tuple:

@@ -9,6 +9,7 @@ import openmm
 from openmmml.mlpotential import MLPotentialImpl
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import one_of
 from openmm_bridge.backends import choose_backend
 from openmm_bridge.checks import check_system
 from openmm_bridge.forces import make_force
@@ -111,10 +112,7 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
 
 
 def _dtype(options: dict[str, Any]) -> str:
-    precision = options.pop("precision", "double")
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"precision={precision!r}; choose one of {', '.join(_PRECISIONS)}")
-    return _PRECISIONS[precision]
+    return _PRECISIONS[one_of("precision", options.pop("precision", "double"), _PRECISIONS)]
 
 
 def _zero_bonds(region: Region, force_group: int) -> Any:

@@ -15,6 +15,7 @@ from mlmd_calc.cli.sample import Format, Steer, Steps, describe_faults, read_sta
 from mlmd_calc.cli.tables import details, print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import json_text, write_json
+from mlmd_calc.options import one_of
 from mlmd_calc.wording import counted
 
 _End: TypeAlias = Annotated[
@@ -46,10 +47,10 @@ def interpolate(
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.sampling.between import draw_between
     from mlmd_calc.sampling.rollouts import SamplerOptions
-    from mlmd_calc.sampling.trajectory_file import TrajectoryFile, checked_format, write_start
+    from mlmd_calc.sampling.trajectory_file import FORMATS, TrajectoryFile, write_start
     from mlmd_calc.zoo import load_atmos
 
-    checked_format(trajectory_format)
+    one_of("format", trajectory_format, FORMATS)
     if (out / SUMMARY_FILE).exists():
         raise ConfigError(f"{out} holds a run already; give another folder")
     console = Console(stderr=True)

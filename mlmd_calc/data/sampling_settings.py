@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.options import check_at_least, check_positive, positive_number, whole_steps
+from mlmd_calc.options import check_at_least, check_positive, one_of, positive_number, whole_steps
 
 Mode: TypeAlias = Literal["langevin", "nve"]
 
@@ -94,8 +94,7 @@ class SamplingSettings:
         ConfigError
             If the mode does not exist or a value is not allowed.
         """
-        if mode not in _DEFAULTS:
-            raise ConfigError(f"mode={mode!r}; choose one of {', '.join(_DEFAULTS)}")
+        one_of("mode", mode, _DEFAULTS)
         given = {key: value for key, value in changes.items() if value is not None}
         return cls(mode=mode, **{**_DEFAULTS[mode], **given})
 

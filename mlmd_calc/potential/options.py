@@ -11,7 +11,7 @@ import numpy as np
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.rotations import MOST_ROTATIONS
-from mlmd_calc.options import shown, whole_number
+from mlmd_calc.options import one_of, shown, whole_number
 from mlmd_calc.potential.prediction import energy_head, has_force_head
 from mlmd_calc.potential.spread import MEASURE, WARN, SpreadLimit, check_answers, check_spread
 from mlmd_calc.zoo import Model
@@ -220,8 +220,4 @@ def _flag(options: ForceOptions, name: str) -> bool | None:
 
 def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]) -> str:
     """Check an option; None is the default, which the model card may have set."""
-    if value is None:
-        value = default
-    if value not in allowed:
-        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
-    return value
+    return one_of(name, default if value is None else value, allowed)

@@ -19,6 +19,7 @@ from mlmd_calc.options import (
     check_fraction,
     check_positive,
     check_types,
+    one_of,
     refuse_unknown,
     shown,
     with_lists,
@@ -186,9 +187,7 @@ class Recipe:
         values = dict(values)
         kind = values.pop("kind", "mdet")
         recipes = {name: known.recipe for name, known in KINDS.items() if known.recipe}
-        if not isinstance(kind, str) or kind not in recipes:
-            raise ConfigError(f"kind={shown(kind)}; choose one of {', '.join(recipes)}")
-        recipe: type[Recipe] = pkgutil.resolve_name(recipes[kind])
+        recipe: type[Recipe] = pkgutil.resolve_name(recipes[one_of("kind", kind, recipes)])
         refuse_unknown(recipe, values, "recipe entries")
         # The default of `loss` is an instance of the class that holds the weights.
         weights: Any = {item.name: item.default_factory for item in fields(recipe)}["loss"]

@@ -15,6 +15,7 @@ from mlmd_calc.options import (
     check_not_negative,
     check_positive,
     check_types,
+    one_of,
     refuse_unknown,
 )
 
@@ -340,9 +341,7 @@ class ATMOSConfig:
         ConfigError
             If the name or an option is unknown.
         """
-        if name not in PRESETS:
-            raise ConfigError(f"preset {name!r}; choose one of {', '.join(PRESETS)}")
-        return cls.from_dict({**PRESETS[name], **changes})
+        return cls.from_dict({**PRESETS[one_of("preset", name, PRESETS)], **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values."""
