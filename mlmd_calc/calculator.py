@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import ElectronicState, as_integer, electronic_state
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
-from mlmd_calc.options import shown
+from mlmd_calc.options import refuse_keywords, shown
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
-from mlmd_calc.potential.options import ForceOptions, refuse_unknown
+from mlmd_calc.potential.options import ForceOptions
 from mlmd_calc.zoo import Model
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class MDETCalculator(Calculator):
         multiplicity: int | None = None,
         **options: Unpack[ForceOptions],
     ) -> None:
-        refuse_unknown(options, type(self).__name__)
+        refuse_keywords(options, ForceOptions.__annotations__, type(self).__name__)
         super().__init__(  # type: ignore[no-untyped-call]
             charge=charge, multiplicity=multiplicity
         )

@@ -1,7 +1,7 @@
 """Values that come from files: their types and sizes, and how to print them.
 
-A file of somebody else may hold anything where an option is expected. Nothing of it is computed
-with, allocated for or shown before it has been looked at here.
+A file from elsewhere may hold anything where an option is expected. Values are checked here before
+anything is computed with them, allocated for them or printed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numbers
 import reprlib
 import types
-from collections.abc import Mapping
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mlmd_calc.errors import ConfigError
 
@@ -25,8 +25,13 @@ MOST_LAYERS: Final = 1000
 _LARGEST_INTEGER: Final = 2**53
 """Whole numbers up to here are exact in double precision."""
 
+_ROUNDING: Final = 1e-6
+"""Of a number of steps."""
+
 _DEEPEST: Final = 20
 """Levels of tables within tables."""
+
+W = TypeVar("W", bound=str)
 
 _printer: Final = reprlib.Repr()
 _printer.maxlevel = 2
@@ -40,7 +45,7 @@ def shown(value: object) -> str:
 
 
 def check_types(options: Any, prefix: str = "") -> None:
-    """Refuse values that are not of the type a dataclass declares, and numbers without end.
+    """Refuse values that are not of the type a dataclass declares, and infinite numbers.
 
     Parameters
     ----------
@@ -61,9 +66,10 @@ def check_types(options: Any, prefix: str = "") -> None:
             raise ConfigError(f"{prefix}{name}={shown(value)}; it must be {_words(kind)}")
 
 
-def check_count(options: Any, name: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
-    """Refuse a count outside the range of what can be built."""
-    whole_number(name, getattr(options, name), least, most)
+def check_count(options: Any, *names: str, least: int = 1, most: int = LARGEST_COUNT) -> None:
+    """Refuse counts outside the range of what can be built."""
+    for name in names:
+        whole_number(name, getattr(options, name), least, most)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -81,19 +87,47 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     return int(value)
 
 
+def whole_steps(name: str, value: float, step: float, least: int = 1) -> int:
+    """Return how many steps make up a time, or another quantity.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a whole number, or fewer than the least.
+    """
+    count = value / step
+    if not math.isfinite(count) or abs(count - round(count)) > _ROUNDING or round(count) < least:
+        raise ConfigError(
+            f"{name}={shown(value)}; it must be a multiple of {step:g}, at least {least * step:g}"
+        )
+    return round(count)
+
+
+def one_of(name: str, value: W, allowed: Collection[str]) -> W:
+    """Return a word that is among the allowed ones.
+
+    Raises
+    ------
+    ConfigError
+        If the value is not one of them.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
+    return value
+
+
 def check_choices(options: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse words that are not among the allowed ones."""
     for name, allowed in choices.items():
+        one_of(name, getattr(options, name), allowed)
+
+
+def check_fraction(options: Any, *names: str) -> None:
+    """Refuse values that are not probabilities below 1."""
+    for name in names:
         value = getattr(options, name)
-        if not isinstance(value, str) or value not in allowed:
-            raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
-
-
-def check_fraction(options: Any, name: str) -> None:
-    """Refuse what is no probability below 1."""
-    value = getattr(options, name)
-    if not _fits(value, float) or not 0.0 <= value < 1.0:
-        raise ConfigError(f"{name}={shown(value)}; it must be at least 0 and less than 1")
+        if not _fits(value, float) or not 0.0 <= value < 1.0:
+            raise ConfigError(f"{name}={shown(value)}; it must be at least 0 and less than 1")
 
 
 def positive_number(name: str, value: Any) -> float:
@@ -110,13 +144,13 @@ def positive_number(name: str, value: Any) -> float:
 
 
 def check_positive(options: Any, *names: str) -> None:
-    """Refuse what is no positive number."""
+    """Refuse values that are not positive numbers."""
     for name in names:
         positive_number(name, getattr(options, name))
 
 
 def check_not_negative(options: Any, *names: str) -> None:
-    """Refuse what is no number of at least 0."""
+    """Refuse values that are negative or not numbers."""
     for name in names:
         value = getattr(options, name)
         if not _fits(value, float) or not value >= 0.0:
@@ -124,7 +158,7 @@ def check_not_negative(options: Any, *names: str) -> None:
 
 
 def check_at_least(options: Any, least: float, *names: str) -> None:
-    """Refuse what is below a limit or has no end, and parts where a field is of whole numbers."""
+    """Refuse values below a limit, infinite ones, and fractions in fields of whole numbers."""
     whole = _whole(options)
     for name in names:
         value = getattr(options, name)
@@ -160,6 +194,15 @@ def refuse_unknown(kind: type[Any], options: object, title: str) -> Mapping[str,
     if unknown:
         raise ConfigError(f"unknown {title} {shown(unknown)}; known are {', '.join(sorted(known))}")
     return options
+
+
+def refuse_keywords(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keyword arguments that a function does not have, as Python would: by a TypeError."""
+    if unknown := sorted(set(given) - set(known)):
+        raise TypeError(
+            f"{where} got an unexpected keyword argument {unknown[0]!r}; choose from "
+            f"{', '.join(known)}"
+        )
 
 
 def with_lists(value: Any) -> Any:
@@ -201,14 +244,14 @@ def _whole(options: Any) -> set[str]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a finite real number, of Python or of numpy; True is none."""
+    """Whether a value is a finite real number, of Python or of numpy; True is not."""
     if isinstance(value, numbers.Integral):
         return not isinstance(value, bool)
     return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a declared type; whole numbers are numbers, True is none."""
+    """Whether a value is of a declared type; whole numbers are numbers, True is not."""
     if get_origin(kind) in (Union, types.UnionType):
         return any(_fits(value, option) for option in get_args(kind))
     if get_origin(kind) is tuple:

@@ -12,9 +12,9 @@ from torch import Tensor
 from mlmd_calc.electrons import as_integer, is_electronic
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.optional import require
-from mlmd_calc.options import shown
+from mlmd_calc.options import refuse_keywords, shown
 from mlmd_calc.potential import Potential, Structure, structure_from_ase
-from mlmd_calc.potential.options import ForceOptions, refuse_unknown
+from mlmd_calc.potential.options import ForceOptions
 from mlmd_calc.zoo import Model
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class MDETModel(ModelInterface):
         multiplicity: int | None = None,
         **options: Unpack[ForceOptions],
     ) -> None:
-        refuse_unknown(options, type(self).__name__)
+        refuse_keywords(options, ForceOptions.__annotations__, type(self).__name__)
         super().__init__()
         self.charge = as_integer("charge", charge)
         self.multiplicity = as_integer("multiplicity", multiplicity)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openmm
 
-from mlmd_calc.options import whole_number
+from mlmd_calc.options import refuse_keywords, whole_number
 from mlmd_calc.potential import Potential
-from mlmd_calc.potential.options import ForceOptions, refuse_unknown
+from mlmd_calc.potential.options import ForceOptions
 from mlmd_calc.zoo import Model
 from openmm_bridge.backends import choose_backend, openmmtorch_module
 from openmm_bridge.checks import FORCE_NAME
@@ -91,7 +91,7 @@ def create_force(
     >>> pdb = app.PDBFile("ethanol.pdb")  # doctest: +SKIP
     >>> system.addForce(create_force(pdb.topology))  # doctest: +SKIP
     """
-    refuse_unknown(options, "create_force")
+    refuse_keywords(options, ForceOptions.__annotations__, "create_force")
     chosen = choose_backend(backend)
     group = whole_number("forceGroup", forceGroup, 0, _LAST_GROUP)
     region = region_from_topology(topology, atoms, charge=charge, multiplicity=multiplicity)

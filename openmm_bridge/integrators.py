@@ -15,6 +15,7 @@ from openmm import unit
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
+from mlmd_calc.options import refuse_keywords
 from mlmd_calc.propagation import (
     Bussi,
     Corrections,
@@ -28,7 +29,7 @@ from mlmd_calc.propagation import (
     read_restart,
 )
 from mlmd_calc.propagation.load import as_propagator
-from mlmd_calc.propagation.loop_options import LoopOptions, check_names
+from mlmd_calc.propagation.loop_options import LoopOptions
 from openmm_bridge.jump_context import (
     VELOCITY_UNIT,
     ContextForces,
@@ -121,7 +122,7 @@ class JumpIntegrator(PythonSteps):
         md_timestep: Any = None,
         **options: Unpack[LoopOptions],
     ) -> None:
-        check_names(options)
+        refuse_keywords(options, LoopOptions.__annotations__, type(self).__name__)
         propagator = as_propagator(propagator)
         stride_fs = _stride_fs(stepSize, propagator)
         propagator.strides.check(stride_fs)

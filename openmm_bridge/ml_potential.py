@@ -9,6 +9,7 @@ import openmm
 from openmmml.mlpotential import MLPotentialImpl
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import one_of
 from openmm_bridge.backends import choose_backend
 from openmm_bridge.checks import check_system
 from openmm_bridge.forces import make_force
@@ -82,7 +83,7 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
         InputError
             If the model cannot be applied to these atoms, or the System is at odds with it.
         """
-        refuse_unknown(args, _OPTIONS, "createSystem and createMixedSystem of 'mdet'")
+        refuse_options(args, _OPTIONS, "createSystem and createMixedSystem of 'mdet'")
         options = dict(args)
         backend = choose_backend(options.pop("backend", "auto"))
         boxed = topology.getPeriodicBoxVectors() is not None
@@ -111,10 +112,7 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
 
 
 def _dtype(options: dict[str, Any]) -> str:
-    precision = options.pop("precision", "double")
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"precision={precision!r}; choose one of {', '.join(_PRECISIONS)}")
-    return _PRECISIONS[precision]
+    return _PRECISIONS[one_of("precision", options.pop("precision", "double"), _PRECISIONS)]
 
 
 def _zero_bonds(region: Region, force_group: int) -> Any:
@@ -128,7 +126,7 @@ def _zero_bonds(region: Region, force_group: int) -> Any:
     return bonds
 
 
-def refuse_unknown(given: Collection[str], allowed: Collection[str], where: str) -> None:
+def refuse_options(given: Collection[str], allowed: Collection[str], where: str) -> None:
     """Raise ConfigError for options that are not allowed; OpenMM-ML passes on anything."""
     unknown = sorted(set(given) - set(allowed))
     if unknown:

@@ -40,7 +40,7 @@ from mlmd_calc.errors import ConfigError, InputError, ModelFileError, Prediction
 from mlmd_calc.geometry.stereochemistry import chirality_flips
 from mlmd_calc.io.files import replacing
 from mlmd_calc.optional import require
-from mlmd_calc.options import positive_number, whole_number
+from mlmd_calc.options import positive_number, whole_number, whole_steps
 from openmm_bridge.jump_context import ContextForces
 
 _FORCE_FIELD: Final = "amber14/protein.ff14SB.xml"
@@ -95,15 +95,10 @@ class PeptideSettings:
 
     def __post_init__(self) -> None:
         whole_number("frames", self.frames, 1)
-        for key, least in (("interval_ps", 1), ("equilibration_ps", 0)):
-            steps = getattr(self, key) * units.FS_PER_PS / _TIMESTEP_FS
-            if not np.isfinite(steps) or abs(steps - round(steps)) > 1e-6 or steps < least:
-                raise ConfigError(
-                    f"{key} is {getattr(self, key)}; allowed are multiples of the time step, "
-                    f"{_TIMESTEP_FS:g} fs"
-                )
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed is {self.seed}; allowed is 0 ≤ seed < 2³¹")
+        whole_number("seed", self.seed, 0, 2**31 - 1)
+        step_ps = _TIMESTEP_FS / units.FS_PER_PS
+        whole_steps("interval_ps", self.interval_ps, step_ps)
+        whole_steps("equilibration_ps", self.equilibration_ps, step_ps, 0)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class MDETPotentialFactory:
         ConfigError
             If there are other options.
         """
-        from openmm_bridge.ml_potential import MDETPotential, refuse_unknown
+        from openmm_bridge.ml_potential import MDETPotential, refuse_options
 
-        refuse_unknown(args, ("model",), "MLPotential('mdet', ...)")
+        refuse_options(args, ("model",), "MLPotential('mdet', ...)")
         return MDETPotential(args.get("model"))

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import whole_number
 
 _GAS_CONSTANT: Final = units.KB / units.KJ_PER_MOL
 """kJ/mol/K."""
@@ -61,8 +61,7 @@ class ProgressReporter:
         file: TextIO | None = None,
     ) -> None:
         for name, value in (("reportInterval", reportInterval), ("totalSteps", totalSteps)):
-            if value < 1:
-                raise ConfigError(f"{name}={value}; it must be at least 1")
+            whole_number(name, value, 1)
         self._interval = reportInterval
         self._total = totalSteps
         self._computation = getattr(force, "computation", None)

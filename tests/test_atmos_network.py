@@ -859,7 +859,7 @@ def test_presets() -> None:
     assert {ATMOSConfig.preset(name).c_s for name in PRESETS} == {64, 128, 192, 384}
     changed = ATMOSConfig.preset("xs", sigma_data=2.0, sampler={"steps": 7})
     assert (changed.sigma_data, changed.sampler.steps, changed.c_z) == (2.0, 7, 32)
-    with pytest.raises(ConfigError, match="preset 'xl'; choose one of xs, s, m, paper"):
+    with pytest.raises(ConfigError, match="preset='xl'; choose one of xs, s, m, paper"):
         ATMOSConfig.preset("xl")
 
 

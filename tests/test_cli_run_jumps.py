@@ -10,7 +10,7 @@ import typer
 from toy_models import toy_model, write_model
 from typer.testing import CliRunner
 
-from mlmd_calc.cli.jumps import PropagatorChoice, choose_propagator
+from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.cli.run import run
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md import read_record
@@ -135,12 +135,11 @@ def test_replicas_in_openmm_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_stride_that_nobody_recommends_must_be_given():
-    choice = PropagatorChoice("own.safetensors", {}, takes_forces=False)
-    with pytest.raises(ConfigError, match="recommends no stride; give one with --jump"):
-        choice.usual_stride(HarmonicPropagator(None))
+    with pytest.raises(ConfigError, match="recommends no stride; give one"):
+        HarmonicPropagator(None).usual_stride_fs()
     verlet = choose_propagator("verlet")
     potential = Potential(toy_model(), device="cpu")
-    assert verlet.usual_stride(verlet.make(potential, 0.25, "cpu")) == 0.25
+    assert verlet.make(potential, 0.25, "cpu").usual_stride_fs() == 0.25
 
 
 def test_the_force_model_of_the_run_is_that_of_the_propagator():

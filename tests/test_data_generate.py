@@ -178,17 +178,17 @@ def test_molecule_that_rearranges_is_refused():
 @pytest.mark.parametrize(
     ("mode", "changes", "message"),
     [
-        ("npt", {}, "mode is 'npt'"),
-        ("langevin", {"frames": 0}, "frames is 0"),
-        ("langevin", {"temperatures": ()}, "temperatures is"),
-        ("langevin", {"temperatures": (300.0, -1.0)}, "temperatures is"),
-        ("nve", {"temperatures": (float("inf"),)}, "temperatures is"),
-        ("langevin", {"stride_fs": 0.5}, "stride_fs is 0.5.*multiple of 1.0 fs"),
-        ("nve", {"thermalise_fs": 0.75}, "thermalise_fs is 0.75"),
-        ("nve", {"noise": (0.1,)}, "no noise in mode nve"),
-        ("nve", {"max_force": 30.0}, "no limit in mode nve"),
-        ("langevin", {"conformers": 0}, "conformers is 0"),
-        ("langevin", {"seed": -1}, "seed is -1"),
+        ("npt", {}, "mode='npt'"),
+        ("langevin", {"frames": 0}, "frames=0"),
+        ("langevin", {"temperatures": ()}, "temperatures="),
+        ("langevin", {"temperatures": (300.0, -1.0)}, "temperature=-1.0"),
+        ("nve", {"temperatures": (float("inf"),)}, "temperature=inf"),
+        ("langevin", {"stride_fs": 0.5}, "stride_fs=0.5.*multiple of 1, at least 1"),
+        ("nve", {"thermalise_fs": 0.75}, "thermalise_fs=0.75"),
+        ("nve", {"noise": (0.1,)}, r"noise=\(0.1,\) with mode='nve'"),
+        ("nve", {"max_force": 30.0}, "max_force=30.0 with mode='nve'"),
+        ("langevin", {"conformers": 0}, "conformers=0"),
+        ("langevin", {"seed": -1}, "seed=-1"),
     ],
 )
 def test_impossible_settings_are_refused(mode, changes, message):
@@ -372,7 +372,7 @@ def test_what_is_no_method_is_refused(tmp_path, name, message):
 
 
 def test_trajectories_follow_their_own_forces():
-    with pytest.raises(ConfigError, match="reference is so3lr; allowed: gfn2"):
+    with pytest.raises(ConfigError, match=r"reference=so3lr .*: leave it at 'gfn2'"):
         SamplingSettings.for_mode("nve", reference="so3lr")
 
 

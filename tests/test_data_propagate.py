@@ -290,15 +290,15 @@ def test_the_limit_of_the_drift_is_in_mev_per_atom_and_ps():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"runs": 0}, "runs is 0; allowed: at least 1"),
-        ({"frames": 2}, "frames is 2; allowed: at least 3"),
-        ({"stride_fs": 0.75}, "multiple of the time step, 0.5 fs"),
-        ({"stride_fs": float("nan")}, "multiple of the time step, 0.5 fs"),
-        ({"timestep_fs": 0.0}, "timestep_fs is 0.0"),
-        ({"max_drift": 0.0}, "max_drift is 0.0"),
-        ({"conformers": 0}, "conformers is 0"),
-        ({"hottest_K": 0.0}, "hottest_K is 0"),
-        ({"seed": -1}, "seed is -1"),
+        ({"runs": 0}, "runs=0; it must be at least 1"),
+        ({"frames": 2}, "frames=2; it must be at least 3"),
+        ({"stride_fs": 0.75}, "multiple of 0.5, at least 0.5"),
+        ({"stride_fs": float("nan")}, "multiple of 0.5, at least 0.5"),
+        ({"timestep_fs": 0.0}, "timestep_fs=0.0"),
+        ({"max_drift": 0.0}, "max_drift=0.0"),
+        ({"conformers": 0}, "conformers=0"),
+        ({"hottest_K": 0.0}, "hottest_K=0"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

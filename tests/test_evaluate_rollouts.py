@@ -376,7 +376,7 @@ def test_what_does_not_fit_is_refused(data, dipeptide, models, tmp_path):
         RolloutOptions(sampler=SamplerOptions("ode"), ablation=True)
     with pytest.raises(ConfigError, match="no molecule is called"):
         evaluate(data, "--model", models["key"], "--only", "leucine")
-    with pytest.raises(ConfigError, match="sampler 'langevin'"):
+    with pytest.raises(ConfigError, match="sampler='langevin'"):
         evaluate(data, "--model", models["key"], "--sampler", "langevin")
     with pytest.raises(ConfigError, match="is not an interpolator"):
         evaluate(data, "--model", models["key"], "--interpolator", models["key"])

@@ -89,7 +89,7 @@ def test_ends_that_are_not_of_one_molecule_are_refused(model):
     keyframes = load_atmos("atmos-peptides", device="cpu", dtype="float32")
     with pytest.raises(ConfigError, match="'atmos-peptides' is not an interpolator"):
         draw(keyframes)
-    with pytest.raises(ConfigError, match="0 trajectories"):
+    with pytest.raises(ConfigError, match="count=0"):
         draw(model, count=0)
 
 

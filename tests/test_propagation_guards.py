@@ -673,8 +673,8 @@ def test_the_log_can_be_counted_saved_read_and_plotted(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"failure": "accept"}, "would continue from a broken frame"),
-        ({"failure": "retry"}, "action='retry'"),
+        ({"failure": "accept"}, "failure='accept'; choose one of redraw, fallback"),
+        ({"failure": "retry"}, "failure='retry'"),
         ({"last": "redraw"}, "last='redraw'"),
         ({"redraws": -1}, "redraws=-1"),
     ],

@@ -436,7 +436,7 @@ def test_unknown_format():
 
 
 def test_negative_redraws():
-    with pytest.raises(ConfigError, match="redraws=-1; it must not be negative"):
+    with pytest.raises(ConfigError, match="redraws=-1; it must be at least 0"):
         SamplingJob("x", "y", redraws=-1)
 
 

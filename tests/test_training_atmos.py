@@ -600,7 +600,7 @@ def test_data_that_do_not_fit_are_refused(data):
         ({"model": {**TINY, "max_steps": 9}}, "max_steps=9 of the network differs from window=4"),
         ({"model": {**TINY, "max_remaining": 4}}, "reads max_remaining - 1 frames; set window=3"),
         ({"model": {**TINY, "layers": 3}}, r"unknown ATMOS options \['layers'\]"),
-        ({"model": {"preset": "huge"}}, "preset 'huge'; choose one of xs"),
+        ({"model": {"preset": "huge"}}, "preset='huge'; choose one of xs"),
     ],
 )
 def test_wrong_recipes_are_refused(entries, message):

@@ -549,7 +549,7 @@ def test_energy_gradient_is_trained_and_validated(tmp_path):
     recipe = replace(
         RECIPE, loss=MDETLossWeights(energy=1.0, gradient=1.0, consistency=0.1), steps=2
     )
-    path = run(tmp_path, replace(recipe, precision="bf16-mixed", size_step=4))
+    path = run(tmp_path, replace(recipe, size_step=4))
     model = load_model(path)
     assert {"molecules/gradient_mae", "frames/gradient_mae"} <= set(model.card.validation)
     potential = Potential(model, rotation="none", forces="conservative")
@@ -557,6 +557,23 @@ def test_energy_gradient_is_trained_and_validated(tmp_path):
     assert model.card.validation["molecules/gradient_mae"] == pytest.approx(
         accuracy.forces_mae, rel=1e-3
     )
+
+
+@pytest.mark.parametrize("term", ["gradient", "consistency"])
+def test_bfloat16_is_refused_where_it_would_change_nothing(tmp_path, term):
+    loss = MDETLossWeights(energy=1.0, **{term: 0.5})
+    with pytest.raises(ConfigError, match=rf"bf16-mixed.*loss\.{term}=0\.5"):
+        run(tmp_path, replace(RECIPE, loss=loss, precision="bf16-mixed"))
+
+
+def test_bfloat16_trains_the_heads(tmp_path):
+    recipe = replace(RECIPE, loss=MDETLossWeights(energy=1.0), steps=2)
+    single, half = (
+        load_model(run(tmp_path / precision, replace(recipe, precision=precision))).network
+        for precision in ("32-true", "bf16-mixed")
+    )
+    pairs = zip(single.parameters(), half.parameters(), strict=True)
+    assert not all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_divergence_is_an_error_and_no_model_is_written(tmp_path):

@@ -25,6 +25,7 @@ from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.rotations import random_rotations
 from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models.atom import ATOM, ATOMConfig, ATOMIntegrator, IntegratorConfig
+from mlmd_calc.potential import Evaluation
 from mlmd_calc.propagation import FunctionForces, Propagator, State
 from mlmd_calc.propagation.atom import ATOMPropagator
 from mlmd_calc.propagation.load import load_propagator
@@ -158,6 +159,15 @@ def test_energy_changes_are_judged_by_the_potential():
         for x in (state.positions, state.positions + 2.0 * state.velocities)
     )
     assert moved == pytest.approx(1000 * abs(after - before) / 4)
+
+
+def test_energies_of_ions_are_those_of_their_charge():
+    class Charge:
+        def evaluate(self, structures, properties):
+            return [Evaluation(float(structure.charge), None) for structure in structures]
+
+    jumps = jumps_of(replace(METHYL, charge=1, multiplicity=1), TIMES, 2)
+    assert energy_errors(Ballistic(), Charge(), jumps, TIMES).max() < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,7 @@ def plot_rmsf(fluctuations: Mapping[str, NDArray[np.float64]], path: Path, title
     for (name, values), colour in zip(fluctuations.items(), COLOURS, strict=False):
         places = np.arange(1, len(values) + 1)
         axes[0].plot(places, values, color=colour, marker=".", linewidth=1.1, label=name)
-    axes[0].set_xlabel("atom")
-    axes[0].set_ylabel("RMSF (Å)")
-    axes[0].set_ylim(bottom=0.0)
+    axes[0].set(xlabel="atom", ylabel="RMSF (Å)", ylim=(0.0, None))
     axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(**_LEGEND)
     figure.savefig(path)
@@ -57,8 +55,7 @@ def plot_rmsd(distances: Mapping[str, NDArray[np.float64]], interval_ps: float, 
     figure, (axis,) = _figure(1, "")
     for name, own in distances.items():
         axis.plot(interval_ps * np.arange(len(own)), own, linewidth=1.0, label=name)
-    axis.set_xlabel("time (ps)")
-    axis.set_ylabel("RMSD from the start (Å)")
+    axis.set(xlabel="time (ps)", ylabel="RMSD from the start (Å)")
     if len(distances) <= _FEW:
         axis.legend(**_LEGEND)
     figure.savefig(path)
@@ -81,8 +78,7 @@ def plot_pca(ensembles: Mapping[str, Frames], path: Path, title: str) -> None:
     for axis, (name, frames), colour in zip(axes, ensembles.items(), COLOURS, strict=False):
         points = project(frames, basis)
         axis.plot(*points.T, color=colour, marker=".", markersize=2.5, alpha=0.4, linestyle="")
-        axis.set_title(name)
-        axis.set_xlabel("first component (Å)")
+        axis.set(title=name, xlabel="first component (Å)")
     axes[0].set_ylabel("second component (Å)")
     figure.savefig(path)
 
@@ -112,10 +108,7 @@ def plot_ramachandran(angles: Mapping[str, NDArray[np.float64]], path: Path, tit
             vmin=0.0,
             vmax=highest,
         )
-        axis.set_title(name)
-        axis.set_xlabel("φ (°)")
-        axis.set_xticks(_TICKS)
-        axis.set_yticks(_TICKS)
+        axis.set(title=name, xlabel="φ (°)", xticks=_TICKS, yticks=_TICKS)
     axes[0].set_ylabel("ψ (°)")
     figure.colorbar(image, ax=list(axes), label="free energy (kT)", shrink=0.9)
     figure.savefig(path)
@@ -136,13 +129,9 @@ def plot_backbone(angles: NDArray[np.float64], path: Path) -> None:
     for residue in range(angles.shape[1]):
         phi, psi = np.degrees(angles[:, residue]).T
         axis.plot(phi, psi, ".", markersize=4, alpha=0.6, label=f"residue {residue + 1}")
-    axis.set_xlim(-180, 180)
-    axis.set_ylim(-180, 180)
+    axis.set(xlim=(-180, 180), ylim=(-180, 180))
     axis.set_aspect("equal")
-    axis.set_xlabel("φ (°)")
-    axis.set_ylabel("ψ (°)")
-    axis.set_xticks(_TICKS)
-    axis.set_yticks(_TICKS)
+    axis.set(xlabel="φ (°)", ylabel="ψ (°)", xticks=_TICKS, yticks=_TICKS)
     if angles.shape[1] <= _FEW:
         axis.legend(**_LEGEND)
     figure.savefig(path)

@@ -144,7 +144,7 @@ def measure_force_fidelity(
         ``(f, n, 3)`` Å, at least two frames of reference dynamics at the same temperature, in the
         order of time, to compare distances with.
     """
-    structures = field.shaken(minimum, _STRUCTURES, np.random.default_rng([settings.seed, 0]))
+    structures = field.displaced(minimum, _STRUCTURES, np.random.default_rng([settings.seed, 0]))
     found = {}
     for name, potential in potentials.items():
         on_part(f"{name}, single structures")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from mlmd_calc.analysis.jump_map import MapErrors, measure_map
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION
 from mlmd_calc.errors import ConfigError, PredictionError
+from mlmd_calc.options import check_at_least, check_positive
 from mlmd_calc.propagation import (
     Conditions,
     Corrections,
@@ -96,20 +97,17 @@ class FidelitySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("stride_fs", self.stride_fs > 0.0),
-            ("temperature_K", self.temperature_K > 0.0),
-            ("duration_ps", self.jumps(self.duration_ps) >= 1),
-            ("reference_ps", self.reference_ps is None or self.jumps(self.reference_ps) >= 1),
-            ("replicas", self.replicas >= 1),
-            ("frictions_per_ps", all(friction >= 0.0 for friction in self.frictions_per_ps)),
-        ):
-            if not allowed:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} with stride_fs={self.stride_fs}; stride, "
-                    "temperature and number of replicas must be positive, frictions not negative, "
-                    "and durations at least one jump"
-                )
+        check_positive(self, "stride_fs", "temperature_K")
+        check_at_least(self, 1, "replicas")
+        one_jump = self.stride_fs / units.FS_PER_PS
+        check_at_least(self, one_jump, "duration_ps")
+        if self.reference_ps is not None:
+            check_at_least(self, one_jump, "reference_ps")
+        if min(self.frictions_per_ps, default=0.0) < 0.0:
+            raise ConfigError(
+                f"frictions_per_ps={self.frictions_per_ps}; none may be negative, 0 is constant "
+                "energy"
+            )
 
     def jumps(self, duration_ps: float) -> int:
         """Return the number of jumps of a run."""
@@ -198,7 +196,7 @@ class Fidelity:
             return {f"{friction:g}": run.to_dict() for friction, run in runs.items()}
 
         return {
-            "jump": self.map.to_dict(),
+            "jump": asdict(self.map),
             "friction_per_ps": written(self.runs),
             "force_based": written(self.references),
             "distance_difference_of_reference_halves": self.reference_halves,

@@ -8,8 +8,8 @@ or damps a run, and a Metropolis test would see it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -58,10 +58,6 @@ class MapErrors:
     acceptance_percent: float
     equivalent_friction_per_ps: float
     growth_per_ps: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the numbers by their names."""
-        return asdict(self)
 
 
 def measure_map(
@@ -179,22 +175,12 @@ class JumpMap:
 
     def _at(self, state: State, coordinates: NDArray[np.float64]) -> State:
         x, v = coordinates.reshape(2, -1, 3)
-        return replace(state, positions=x, velocities=v / self.stride_fs, energy=None, memory={})
+        return state.moved_to(x, velocities=v / self.stride_fs, memory={})
 
 
 def _moved(state: State, frames: Frames) -> State:
     assert frames.velocities is not None
-    return replace(
-        state,
-        positions=frames.positions[0],
-        velocities=frames.velocities[0],
-        energy=None,
-        memory={},
-    )
-
-
-def _turned(state: State) -> State:
-    return replace(state, velocities=-state.velocities)
+    return state.moved_to(frames.positions[0], velocities=frames.velocities[0], memory={})
 
 
 def energy_changes(before: Sequence[State], after: Sequence[State]) -> NDArray[np.float64]:
@@ -211,7 +197,7 @@ def return_ways(
     jump: JumpMap, states: Sequence[State], after: Sequence[State]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances ``(k, n, 3)`` Å from the start after a jump and one back, and after the jump."""
-    back = jump([_turned(state) for state in after])
+    back = jump([replace(state, velocities=-state.velocities) for state in after])
     missed, way = (
         np.array([end.positions - start.positions for start, end in zip(states, ends, strict=True)])
         for ends in (back, after)

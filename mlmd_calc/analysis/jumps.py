@@ -17,6 +17,7 @@ from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.rotations import icosahedral_rotations
 from mlmd_calc.propagation import ForceModel, Propagator, State
+from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.state import FloatArray
 
 _BATCH: Final = 64
@@ -236,14 +237,7 @@ def rotation_defect(
     for jump in jumps:
         state = jump.state
         turned = [
-            State(
-                state.positions @ rotation,
-                state.velocities @ rotation,
-                state.numbers,
-                state.masses,
-                charge=state.charge,
-                multiplicity=state.multiplicity,
-            )
+            state.moved_to(state.positions @ rotation, velocities=state.velocities @ rotation)
             for rotation in rotations
         ]
         frames = propagator.propagate(turned, list(times_fs), generator)
@@ -280,25 +274,11 @@ def energy_errors(
         if frames.velocities is None:
             raise InputError(f"{type(propagator).__name__} predicts no velocities")
         states = [
-            jump.state,
-            *(
-                State(x, v, jump.state.numbers, jump.state.masses)
-                for x, v in zip(frames.positions, frames.velocities, strict=True)
-            ),
+            jump.state.moved_to(x, velocities=v)
+            for x, v in zip(frames.positions, frames.velocities, strict=True)
         ]
-        potential = judge.evaluate([state.structure for state in states], ("energy",))
-        energies = np.array(
-            [
-                state.kinetic_energy + _energy(result.energy)
-                for state, result in zip(states, potential, strict=True)
-            ]
-        )
+        known = with_energies([jump.state, *states], judge)
+        energies = np.array([state.total_energy for state in known])
         squares += np.square((energies[1:] - energies[0]) / len(jump.state))
     root: FloatArray = np.sqrt(squares / len(jumps)) / units.MEV
     return root
-
-
-def _energy(energy: float | None) -> float:
-    if energy is None:
-        raise InputError("the judge gives no energies; choose a force model with an energy")
-    return energy

@@ -24,7 +24,7 @@ from mlmd_calc.analysis.biomolecular_plots import (
     plot_rmsd,
     plot_rmsf,
 )
-from mlmd_calc.analysis.ensembles import Frames, rmsf
+from mlmd_calc.analysis.ensembles import Frames, rmsd, rmsf
 from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError, PredictionError
@@ -374,8 +374,7 @@ def plot_sampled(trajectories: Sequence[BiomolecularTrajectory], folder: Path) -
     distances = {}
     for index, own in enumerate(trajectories):
         frames = own.positions[:, atoms].astype(np.float64)
-        apart = superpose(frames, frames[0]) - frames[0]
-        distances[f"trajectory {index}"] = np.sqrt(np.square(apart).sum(axis=2).mean(axis=1))
+        distances[f"trajectory {index}"] = rmsd(frames, frames[0])
     plot_rmsd(distances, trajectories[0].dt_ps, folder / "distance from the start.png")
     if len(system.phi_psi):
         frames = np.concatenate([own.positions.astype(np.float64) for own in trajectories])

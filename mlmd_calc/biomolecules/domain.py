@@ -105,9 +105,8 @@ class Domain:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("shortest", "longest"):
-            check_count(self, name)
-        check_count(self, "chains", 0)
+        check_count(self, "shortest", "longest")
+        check_count(self, "chains", least=0)
         if self.shortest > self.longest:
             raise ConfigError(f"shortest={self.shortest} exceeds longest={self.longest}")
         names = (*self.residues, *self.first, *self.last)

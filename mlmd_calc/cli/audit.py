@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.io.files import json_text
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.audit.measurement import Measurement
@@ -108,7 +107,7 @@ def audit(
             for title, png in (pictures(one) if html is not None else {}).items():
                 report.picture(title, png)
     numbers = {"subject": subject, "temperature_K": temperature, "molecules": molecules_json}
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 def _tell(report: Report, title: str, measurements: Sequence[Measurement]) -> None:

@@ -15,14 +15,7 @@ from rich.table import Table
 
 from mlmd_calc import units
 from mlmd_calc.cli.data_conversions import CONVERSIONS
-from mlmd_calc.cli.data_options import (
-    EnergyKey,
-    ForcesKey,
-    FrameSpacing,
-    Reading,
-    Seed,
-    VelocityUnitOption,
-)
+from mlmd_calc.cli.data_options import Reading, Seed, with_reading
 from mlmd_calc.cli.endings import advise, raise_on_signal
 from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
@@ -32,6 +25,7 @@ from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.files import FolderLock, json_text
 from mlmd_calc.optional import require
+from mlmd_calc.options import positive_number, whole_steps
 from mlmd_calc.wording import counted
 
 app = typer.Typer(help="Generate, convert and inspect training data.", no_args_is_help=True)
@@ -225,14 +219,12 @@ def peptides_command(
     from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS
     from openmm_bridge.peptides import PeptideSettings, generate_peptides
 
-    frames = nanoseconds * units.FS_PER_NS / units.FS_PER_PS / interval if interval > 0 else 0.0
-    if not np.isfinite(frames) or abs(frames - round(frames)) > 1e-6:
-        raise ConfigError(
-            f"--ns is {nanoseconds} and --interval {interval} ps; the length must be a multiple of "
-            "the interval"
-        )
+    interval_ns = positive_number("interval", interval) * units.FS_PER_PS / units.FS_PER_NS
     settings = PeptideSettings(
-        frames=round(frames), interval_ps=interval, equilibration_ps=equilibrate, seed=seed
+        frames=whole_steps("ns", nanoseconds, interval_ns),
+        interval_ps=interval,
+        equilibration_ps=equilibrate,
+        seed=seed,
     )
     console = Console(stderr=True)
     named = {"all20": list(AMINO_ACIDS)}
@@ -259,6 +251,7 @@ for _name, _command in CONVERSIONS.items():
 
 
 @app.command("label")
+@with_reading
 def label_command(
     paths: Annotated[list[Path], typer.Argument(help="Trajectory files or directories.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for one npz per molecule.")],
@@ -267,10 +260,8 @@ def label_command(
         typer.Option("--model", "-m", help="Force model. Default: the default shipped model."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Replace the forces of trajectories by those of a model; molecules that are done are kept."""
     # Imports torch, which `mlmd --help` need not wait for.
@@ -278,7 +269,7 @@ def label_command(
     from mlmd_calc.data.npz import check_trajectory, write_trajectory
     from mlmd_calc.potential import Potential
 
-    molecules = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(paths)
+    molecules = reading.read(paths)
     for molecule in molecules:
         check_trajectory(molecule)
     potential = Potential(model, dtype=dtype)
@@ -307,19 +298,18 @@ def label_command(
 
 
 @app.command("info")
+@with_reading
 def info_command(
     paths: Annotated[list[Path], typer.Argument(help="Data files or directories.")],
     as_json: Json = False,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """List the molecules in data files."""
-    molecules = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(paths)
+    molecules = reading.read(paths)
     rows = [_summary(frames) for frames in molecules]
     if as_json:
-        typer.echo(json_text(rows, indent=2))
+        typer.echo(json_text(rows))
         return
     labels = ("energies", "force RMS (eV/Å)")
     table = Table("molecule", "atoms", "frames", "charge", "multiplicity", *labels)

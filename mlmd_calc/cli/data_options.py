@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast, get_type_hints
 
 import typer
 
@@ -40,10 +43,10 @@ FrameSpacing: TypeAlias = Annotated[
 class Reading(NamedTuple):
     """Values of these options, None where they are not given."""
 
-    energy_key: str | None
-    forces_key: str | None
-    velocity_unit: str | None
-    frame_spacing: float | None
+    energy_key: EnergyKey = None
+    forces_key: ForcesKey = None
+    velocity_unit: VelocityUnitOption = None
+    frame_spacing: FrameSpacing = None
 
     def read(self, paths: list[Path]) -> list[MoleculeFrames]:
         """Read data files; errors as `read_dataset`."""
@@ -54,3 +57,23 @@ class Reading(NamedTuple):
             forces_key=self.forces_key,
             frame_spacing_fs=self.frame_spacing,
         )
+
+
+def with_reading(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of :class:`Reading` in the place of its parameter ``reading``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for name, p in signature.parameters.items() if name != "reading"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in get_type_hints(Reading, include_extras=True).items()
+    ]
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        reading = Reading(**{name: given.pop(name) for name in Reading._fields})
+        command(**given, reading=reading)
+
+    with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *options]
+    )
+    return with_options

@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from mlmd_calc.cli.data_options import (
-    Data,
-    EnergyKey,
-    ForcesKey,
-    FrameSpacing,
-    Reading,
-    Seed,
-    VelocityUnitOption,
-)
+from mlmd_calc.cli.data_options import Data, Reading, Seed, with_reading
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
 from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.run import Device, Forces, NRotations, Rotation
 from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import json_text
 
 if TYPE_CHECKING:
     from mlmd_calc.data import MoleculeFrames
@@ -65,6 +56,7 @@ def evaluate() -> None:
 
 
 @app.command("forces")
+@with_reading
 def forces_command(
     data: Data,
     model: Annotated[
@@ -80,17 +72,15 @@ def forces_command(
     seed: Seed = 0,
     as_json: Json = False,
     html: Html = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Errors of forces and energies of a force field, by molecule, element and class."""
     from mlmd_calc.cli.evaluate_forces import evaluate_forces
     from mlmd_calc.potential import Potential
 
     loaded = _load(model, "forces")
-    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    found = reading.read(data)
     molecules = chosen_data(found, loaded, held_out, only)
     potential = Potential(
         loaded.source,
@@ -107,6 +97,7 @@ app.command("spectrum")(spectrum_command)
 
 
 @app.command("jumps")
+@with_reading
 def jumps_command(
     data: Data,
     model: ModelName,
@@ -128,17 +119,15 @@ def jumps_command(
     seed: Seed = 0,
     as_json: Json = False,
     html: Html = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Errors of positions and velocities that an ATOM propagator predicts."""
     from mlmd_calc.cli.evaluate_jumps import evaluate_jumps
     from mlmd_calc.propagation.load import load_propagator
 
     loaded = _load(model, "jumps")
-    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    found = reading.read(data)
     molecules = chosen_data(found, loaded, held_out, only)
     propagator = load_propagator(
         loaded.source, device="cpu", dtype=dtype, potential=potential, rotation=rotation
@@ -157,10 +146,11 @@ def jumps_command(
         draw=html is not None,
         seed=seed,
     )
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 @app.command("operator")
+@with_reading
 def operator_command(
     data: Data,
     model: ModelName,
@@ -183,17 +173,15 @@ def operator_command(
     dtype: Dtype = "float64",
     as_json: Json = False,
     html: Html = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Errors of mean positions that the published ATOM operator predicts."""
     from mlmd_calc.cli.evaluate_operator import TEST_STARTS, data_of_training, evaluate_operator
     from mlmd_calc.zoo import load_operator
 
     loaded = _load(model, "operator")
-    found = Reading(energy_key, forces_key, velocity_unit, frame_spacing).read(data)
+    found = reading.read(data)
     operator = load_operator(loaded.source, device="cpu", dtype=dtype)
     if of_test := held_out == TEST_STARTS:
         molecules = _named(data_of_training(operator, found), only)

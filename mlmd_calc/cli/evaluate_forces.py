@@ -34,7 +34,6 @@ from mlmd_calc.analysis.force_report import (
 from mlmd_calc.analysis.plots import plot_force_errors
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
-from mlmd_calc.io.files import json_text
 from mlmd_calc.potential import Potential
 
 _ALL: Final = "all"
@@ -150,7 +149,7 @@ def evaluate_forces(
             plot_force_errors(measured.components, folder / "errors of forces.png")
     report.card(potential.model.card)
     numbers = {"settings": settings, **measured.to_dict()}
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int) -> _Errors:

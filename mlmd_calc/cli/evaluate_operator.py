@@ -17,7 +17,6 @@ from mlmd_calc.analysis.operator import SLOTS, measure_operator, operator_frames
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 from mlmd_calc.zoo import OperatorModel
 
@@ -100,7 +99,7 @@ def evaluate_operator(
     report.table(table)
     report.card(model.card)
     numbers = {"model": model.card.name, "rows": rows}
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 def data_of_training(model: OperatorModel, data: list[MoleculeFrames]) -> list[MoleculeFrames]:

@@ -27,15 +27,14 @@ from mlmd_calc.cli.evaluate_sampled import comparison
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
-from mlmd_calc.io.files import json_text
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.options import check_at_least
 from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
 from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.sampling.rollouts import (
     REDRAWS,
     SAMPLERS,
     SamplerOptions,
-    check_redraws,
     make_rollout,
     stride_between,
 )
@@ -78,7 +77,7 @@ class RolloutOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_redraws(self.redraws)
+        check_at_least(self, 0, "redraws")
         if self.ablation and self.sampler.name is not None:
             raise ConfigError(
                 f"--ablation draws with both samplers and --sampler {self.sampler.name} with one; "
@@ -199,7 +198,7 @@ def evaluate_rollouts(
                 plot_rollouts(reference, frames, stride_ps, folder)
     for one in (model, *(() if interpolator is None else (interpolator,))):
         page.card(one.card)
-    page.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    page.deliver(numbers, as_json, html)
 
 
 def _beyond_training(model: ATMOSModel, references: Sequence[Reference]) -> dict[str, list[str]]:

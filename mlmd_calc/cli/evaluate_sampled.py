@@ -16,7 +16,6 @@ from mlmd_calc.biomolecules import MolecularSystem
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import InputError
-from mlmd_calc.io.files import json_text
 
 
 def evaluate_sampled(
@@ -63,8 +62,7 @@ def evaluate_sampled(
     table = {"interval_ps": intervals[0], **vars(report)}
     page = Report("Sampled trajectories beside molecular dynamics")
     page.table(comparison(table))
-    numbers = json_text({"tables": [table]}, indent=2) if as_json else None
-    page.deliver(numbers, html)
+    page.deliver({"tables": [table]}, as_json, html)
 
 
 def _reference_of(own: BiomolecularTrajectory, references: Sequence[Reference]) -> str:

@@ -14,7 +14,6 @@ from rich.table import Table
 from mlmd_calc.cli.data_options import FrameSpacing, Reading, VelocityUnitOption
 from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -67,7 +66,9 @@ def spectrum_command(
     others = None if reference is None else _read_reference(reference)
     found: list[dict[str, Any]] = []
     report = Report("Vibrations of trajectories")
-    for molecule in joined_runs(Reading(None, None, velocity_unit, frame_spacing).read(data)):
+    for molecule in joined_runs(
+        Reading(velocity_unit=velocity_unit, frame_spacing=frame_spacing).read(data)
+    ):
         spectrum = velocity_spectrum(molecule, resolution)
         _say_what_is_folded(molecule, float(spectrum.wavenumbers[-1]))
         window_fs = 0.5 * len(spectrum.wavenumbers) * (molecule.dt_fs or 0.0)
@@ -95,7 +96,7 @@ def spectrum_command(
                 plot_spectrum(spectrum, path, molecule.name, harmonic)
     if model is not None:
         report.card(load_any_model(model, device="cpu").card)
-    report.deliver(json_text(found) if as_json else None, html)
+    report.deliver(found, as_json, html)
 
 
 def _say_what_is_folded(molecule: MoleculeFrames, highest: float) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from mlmd_calc.analysis import summarise_exact
 from mlmd_calc.analysis.statistics import FEWEST_BLOCKS, block_average
 from mlmd_calc.analysis.trajectory import largest_bond_deviation
-from mlmd_calc.cli.tables import describe_temperature
+from mlmd_calc.cli.tables import describe_temperature, details
 from mlmd_calc.errors import InputError
 from mlmd_calc.md import ExactNVT, RunRecord
 from mlmd_calc.md.exact_engine import FAR_FRAMES_FILE
@@ -70,9 +69,6 @@ def summarise_samples(record: RunRecord, sampler: ExactNVT) -> dict[str, Any]:
 def exact_table(summary: dict[str, Any]) -> Table:
     """Lay out the summary of a run that has sampled an exact ensemble."""
     settings, exact = summary["settings"], summary["exact"]
-    table = Table(
-        title=f"{summary['molecule']}, exact ensemble of {exact['target']}", show_header=False
-    )
     temperature = describe_temperature(summary["temperature_K"])
     rows = {
         "verdict": summary["verdict"],
@@ -93,10 +89,7 @@ def exact_table(summary: dict[str, Any]) -> Table:
         "rejected or far": summary["far_frames_file"],
         "picture": summary["plot"],
     }
-    for name, text in rows.items():
-        if text:
-            table.add_row(name, Text(text))
-    return table
+    return details(f"{summary['molecule']}, exact ensemble of {exact['target']}", rows)
 
 
 def _quality(exact: dict[str, Any]) -> dict[str, str]:

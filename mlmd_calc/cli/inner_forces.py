@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import ase
+import typer
 from rich.console import Console
 
 from mlmd_calc import units
@@ -21,9 +22,7 @@ _STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: NETWORK_FRAM
 _NEURONS: Final = NETWORK_NEURONS
 
 
-def check_inner_options(
-    engine: Engine, inner_steps: int, inner_forces: InnerForces | None, metropolis: bool
-) -> None:
+def check_inner_options(context: typer.Context) -> None:
     """Refuse what multiple time stepping cannot do, before anything is fitted.
 
     Raises
@@ -31,7 +30,10 @@ def check_inner_options(
     ConfigError
         If cheap forces or the test are named without inner steps, or OpenMM is to know them.
     """
-    if metropolis and inner_steps == 1:
+    given = context.params
+    metropolis, inner_forces, alone = given["metropolis"], given["mts_forces"], given["mts"] == 1
+    engine = Engine(given["engine"])
+    if metropolis and alone:
         raise ConfigError(
             "--metropolis accepts or rejects steps of multiple time stepping; give --mts with it, "
             "for instance --mts 16 --mts-forces network"
@@ -40,7 +42,8 @@ def check_inner_options(
         raise ConfigError("--metropolis with --engine openmm, which has no such test; use ase")
     if inner_forces is None:
         return
-    if inner_steps == 1:
+    inner_forces = InnerForces(inner_forces)
+    if alone:
         raise ConfigError(
             f"--mts-forces {inner_forces.value} is an option of multiple time stepping; give --mts "
             "with it, for instance --mts 6"

@@ -8,15 +8,14 @@ from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mlmd_calc.cli.report import SUMMARY_FILE, Json
 from mlmd_calc.cli.run import Beyond, Device, Out, Seed
 from mlmd_calc.cli.sample import Format, Steer, Steps, describe_faults, read_start
-from mlmd_calc.cli.tables import print_table
+from mlmd_calc.cli.tables import details, print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import json_text, write_json
+from mlmd_calc.options import one_of
 from mlmd_calc.wording import counted
 
 _End: TypeAlias = Annotated[
@@ -48,10 +47,10 @@ def interpolate(
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.sampling.between import draw_between
     from mlmd_calc.sampling.rollouts import SamplerOptions
-    from mlmd_calc.sampling.trajectory_file import TrajectoryFile, checked_format, write_start
+    from mlmd_calc.sampling.trajectory_file import FORMATS, TrajectoryFile, write_start
     from mlmd_calc.zoo import load_atmos
 
-    checked_format(trajectory_format)
+    one_of("format", trajectory_format, FORMATS)
     if (out / SUMMARY_FILE).exists():
         raise ConfigError(f"{out} holds a run already; give another folder")
     console = Console(stderr=True)
@@ -96,7 +95,6 @@ def interpolate(
     if as_json:
         typer.echo(json_text(summary))
         return
-    table = Table(title=f"{first} to {last}, {model}", show_header=False)
     rows = {
         "trajectories": f"{replicas} × {drawn.frames.shape[1]} frames with both ends, "
         f"{drawn.interval_ps:g} ps apart",
@@ -108,6 +106,4 @@ def interpolate(
         "seed": str(seed),
         "files": " … ".join(dict.fromkeys([str(paths[0]), str(paths[-1])])),
     }
-    for name, text in rows.items():
-        table.add_row(name, Text(text))
-    print_table(table)
+    print_table(details(f"{first} to {last}, {model}", rows))

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import typer
+
 from mlmd_calc.biomolecules.reader import structure_from_pdb
+from mlmd_calc.cli.given import is_given
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, JumpSettings
 from mlmd_calc.potential import Potential
@@ -16,6 +19,13 @@ from mlmd_calc.zoo import ATMOSModel, ATOMModel, load_any_model
 
 VERLET: Final = "verlet"
 """Name of the reference: jumps made of force-based steps."""
+
+_COUNTS: Final = {
+    "steps_per_jump": "md_steps_per_jump",
+    "frames_per_jump": "frames_per_jump",
+    "replicas": "replicas",
+}
+"""Option to the name of the setting."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +94,6 @@ class PropagatorChoice:
             beyond_training=beyond_training,
         )
 
-    def usual_stride(self, propagator: Propagator) -> float:
-        """Return the recommended stride in fs, or else the shortest.
-
-        Raises
-        ------
-        ConfigError
-            If there is neither.
-        """
-        stride = propagator.conditions.stride_fs or propagator.strides.shortest
-        if stride == 0.0:
-            raise ConfigError(
-                f"the card of {self.source!r} recommends no stride; give one with --jump, "
-                f"{propagator.strides}"
-            )
-        return stride
-
 
 def choose_propagator(name: str) -> PropagatorChoice:
     """Find a propagator by name.
@@ -125,15 +119,7 @@ def choose_propagator(name: str) -> PropagatorChoice:
     )
 
 
-def check_jump_options(
-    engine: Engine,
-    propagator: str | None,
-    jump: float | None,
-    steps_per_jump: int | None,
-    frames_per_jump: int | None,
-    replicas: int | None,
-    beyond_training: bool = False,
-) -> None:
+def check_jump_options(context: typer.Context) -> None:
     """Refuse options that make no sense together.
 
     Raises
@@ -141,32 +127,23 @@ def check_jump_options(
     ConfigError
         If options of jumps are given without a propagator, or replicas with OpenMM.
     """
-    choices = {
-        "jump": jump,
-        "steps-per-jump": steps_per_jump,
-        "frames-per-jump": frames_per_jump,
-        "replicas": replicas,
-        "beyond-training": beyond_training or None,
-    }
-    given = [name for name, value in choices.items() if value is not None]
-    if given and propagator is None:
+    given = context.params
+    for name in (*_COUNTS, "jump", "beyond_training"):
+        if given["propagator"] is None and is_given(context, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is an option of runs made of jumps; give --propagator "
+                "with it"
+            )
+    engine = Engine(given["engine"])
+    if given["replicas"] is not None and engine is not Engine.ASE:
         raise ConfigError(
-            f"--{given[0]} is an option of runs made of jumps; give --propagator with it"
-        )
-    if replicas is not None and engine is not Engine.ASE:
-        raise ConfigError(
-            f"--replicas {replicas} with --engine {engine.value}, which moves one molecule; "
-            "replicas advance together with --engine ase"
+            f"--replicas {given['replicas']} with --engine {engine.value}, which moves one "
+            "molecule; replicas advance together with --engine ase"
         )
 
 
 def jump_settings(
-    choice: PropagatorChoice,
-    propagator: Propagator,
-    jump: float | None,
-    steps_per_jump: int | None,
-    frames_per_jump: int | None,
-    replicas: int | None,
+    context: typer.Context, choice: PropagatorChoice, propagator: Propagator
 ) -> JumpSettings:
     """Fill in the defaults of options that were not given.
 
@@ -175,10 +152,7 @@ def jump_settings(
     ConfigError
         If a value is not allowed, or no stride is given and none recommended.
     """
-    return JumpSettings(
-        choice.source,
-        choice.usual_stride(propagator) if jump is None else jump,
-        steps_per_jump or 0,
-        1 if replicas is None else replicas,
-        frames_per_jump=1 if frames_per_jump is None else frames_per_jump,
-    )
+    given = context.params
+    stride = propagator.usual_stride_fs() if given["jump"] is None else given["jump"]
+    counts = {own: given[name] for name, own in _COUNTS.items() if given[name] is not None}
+    return JumpSettings(choice.source, stride, **counts)

@@ -28,13 +28,13 @@ def models_command(model: ModelName = None, as_json: Json = False) -> None:
     if model is not None:
         card = load_any_model(model, device="cpu").card
         if as_json:
-            typer.echo(json_text(card.to_dict(), indent=2))
+            typer.echo(json_text(card.to_dict()))
         else:
             console.print(card)
         return
     cards = list_models()
     if as_json:
-        typer.echo(json_text([card.to_dict() for card in cards], indent=2))
+        typer.echo(json_text([card.to_dict() for card in cards]))
         return
     table = Table(Column("model", no_wrap=True), "kind", "parameters", "recommended", "description")
     for card in cards:

@@ -22,7 +22,7 @@ from rich.text import Text
 import mlmd_calc
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import replacing
+from mlmd_calc.io.files import json_text, replacing
 
 if TYPE_CHECKING:
     from mlmd_calc.zoo import ModelCard
@@ -122,21 +122,23 @@ class Report:
                     folder.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, folder / path.name)
 
-    def deliver(self, as_json: str | None, html: Path | None) -> None:
+    def deliver(self, numbers: Any, as_json: bool, html: Path | None) -> None:
         """Write the page if one is wanted, and print.
 
         Parameters
         ----------
+        numbers
+            What was found, JSON-able.
         as_json
-            What to print in place of tables and sentences; None for these.
+            Print this in place of tables and sentences.
         html
             File of the page; None for none.
         """
         if html is not None:
             self.write(html)
             typer.echo(f"Page in {html}", err=True)
-        if as_json is not None:
-            typer.echo(as_json)
+        if as_json:
+            typer.echo(json_text(numbers))
             return
         for item in self._items:
             if isinstance(item, Table):

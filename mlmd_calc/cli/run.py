@@ -10,14 +10,12 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of
-from mlmd_calc.cli.given import is_given
+from mlmd_calc.cli.given import is_given, refuse_with_restart
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.tables import describe_temperature
+from mlmd_calc.cli.tables import describe_temperature, details
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import json_text
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
 from mlmd_calc.wording import counted
 
@@ -328,7 +326,7 @@ def run(
 
     console = Console(stderr=True)
     if restart:
-        _refuse_other_options(context)
+        refuse_with_restart(context, _WITH_RESTART, "--duration, or --proposals with --exact,")
         wanted = duration if is_given(context, "duration") else None
         simulation, job = resume(out, wanted, proposals)
     else:
@@ -336,9 +334,8 @@ def run(
             raise ConfigError("no molecule given; name one, or continue a run with --restart")
         check_format(trajectory_format)
         _check_friction(ensemble, friction)
-        of_jumps = jump, steps_per_jump, frames_per_jump, replicas
-        check_jump_options(engine, propagator, *of_jumps, beyond_training)
-        check_inner_options(engine, mts, mts_forces, metropolis)
+        check_jump_options(context)
+        check_inner_options(context)
         check_exact_options(context)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
@@ -360,7 +357,7 @@ def run(
                 # The file that --restart reads, so that both make the same propagator.
                 pdb = format_structure(read_bonded(molecule, atoms, seed))
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
-            jumps = jump_settings(choice, made, *of_jumps)
+            jumps = jump_settings(context, choice, made)
         settings = MDSettings(
             *(ensemble, temperature, timestep, friction, seed, *intervals(context)),
             jumps=jumps,
@@ -396,19 +393,6 @@ def _check_friction(ensemble: Ensemble, friction: float | None) -> None:
         )
 
 
-def _refuse_other_options(context: typer.Context) -> None:
-    given = [name for name in context.params if is_given(context, name)]
-    wrong = sorted(set(given) - set(_WITH_RESTART))
-    if wrong:
-        options = ", ".join(
-            "MOLECULE" if name == "molecule" else "--" + name.replace("_", "-") for name in wrong
-        )
-        raise ConfigError(
-            f"{options} cannot be given with --restart: the run goes on with what it was started "
-            "with; only --duration, or --proposals with --exact, may be changed"
-        )
-
-
 def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | None) -> None:
     """Show the summary and end with the exit status that fits the verdict."""
     # Imports torch, as the run itself did.
@@ -418,7 +402,7 @@ def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | N
     report.table(exact_table(summary) if "exact" in summary else _table(summary))
     if html is not None:
         _illustrate(report, summary)
-    report.deliver(json_text(summary) if as_json else None, html)
+    report.deliver(summary, as_json, html)
     if summary["verdict"] == "interrupted":
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":
@@ -448,7 +432,6 @@ mean over the rest of the run, as averages are taken, is then within 5 % of the 
 
 def _table(summary: dict[str, Any]) -> Table:
     settings = summary["settings"]
-    table = Table(title=f"{summary['molecule']}, {settings['ensemble']}", show_header=False)
     rows = {
         "verdict": summary["verdict"],
         "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
@@ -469,10 +452,7 @@ def _table(summary: dict[str, Any]) -> Table:
         "trajectory": summary["trajectory"],
         "picture": summary["plot"],
     }
-    for name, text in rows.items():
-        if text:
-            table.add_row(name, Text(text))
-    return table
+    return details(f"{summary['molecule']}, {settings['ensemble']}", rows)
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
-from mlmd_calc.cli.given import is_given
+from mlmd_calc.cli.given import is_given, refuse_with_restart
 from mlmd_calc.cli.report import SUMMARY_FILE, Html, Json, Report
 from mlmd_calc.cli.run import Beyond, Device, Out, Seed
+from mlmd_calc.cli.tables import details
 from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
-from mlmd_calc.io.files import json_text, write_json
+from mlmd_calc.io.files import write_json
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ _FAULTS: Final = {
 
 _WITH_RESTART: Final = ("out", "frames", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
+
+_OF_JOB: Final = (
+    *("model", "interpolator", "frames", "replicas", "hydrogens", "keyframes_per_checkpoint"),
+    *("sampler", "steps", "noise_scale", "step_scale", "steer", "beyond_training"),
+    *("relax", "reference_ps", "device", "dtype"),
+)
+"""Options that the job takes as they are."""
 
 _Input: TypeAlias = Annotated[
     str | None,
@@ -200,7 +207,7 @@ def sample(
 
     console = Console(stderr=True)
     if restart:
-        _refuse_other_options(context)
+        refuse_with_restart(context, _WITH_RESTART, "--frames")
         longer = frames if is_given(context, "frames") else None
         run = SamplingRun.resume(out, longer, relaxation_forces)
     else:
@@ -214,27 +221,12 @@ def sample(
         usual = REDRAWS if relax is None else RELAXED_REDRAWS
         job = SamplingJob(
             input=start,
-            model=model,
-            interpolator=interpolator,
-            frames=frames,
-            replicas=replicas,
             stride_ps=stride,
-            sampler=sampler,
-            steps=steps,
-            noise_scale=noise_scale,
-            step_scale=step_scale,
-            steer=steer,
             redraws=usual if redraws is None else redraws,
             seed=seed,
             format=trajectory_format,
-            hydrogens=hydrogens,
-            keyframes_per_checkpoint=keyframes_per_checkpoint,
-            device=device,
-            dtype=dtype,
             ligands=_ligands(ligand),
-            beyond_training=beyond_training,
-            relax=relax,
-            reference_ps=reference_ps,
+            **{name: context.params[name] for name in _OF_JOB},
         )
         built = read_start(start, seed)
         if relax is not None:
@@ -268,7 +260,7 @@ def sample(
     report.table(_table(summary))
     if html is not None:
         _illustrate(report, summary)
-    report.deliver(json_text(summary) if as_json else None, html)
+    report.deliver(summary, as_json, html)
     if stopped:
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":
@@ -344,18 +336,6 @@ def _ligands(texts: list[str] | None) -> dict[str, str]:
     return ligands
 
 
-def _refuse_other_options(context: typer.Context) -> None:
-    given = [name for name in context.params if is_given(context, name)]
-    wrong = sorted(set(given) - set(_WITH_RESTART))
-    if wrong:
-        names = {"start": "INPUT", "trajectory_format": "--format"}
-        options = ", ".join(names.get(name, "--" + name.replace("_", "-")) for name in wrong)
-        raise ConfigError(
-            f"{options} cannot be given with --restart: the run goes on with what it was started "
-            "with; only --frames may be changed"
-        )
-
-
 def _verdict(quality: FrameQuality, refusal: str | None) -> str:
     """Judge a run by whether it came to its end, and by its frames."""
     poor = refusal is not None or quality.unsound > _TOLERATED * quality.frames
@@ -418,8 +398,4 @@ def _table(summary: dict[str, Any]) -> Table:
         "seed": str(job["seed"]),
         "trajectories": " … ".join(dict.fromkeys([paths[0], paths[-1]])),
     }
-    table = Table(title=f"{job['input']}, {job['model']}", show_header=False)
-    for name, text in rows.items():
-        if text:
-            table.add_row(name, Text(text))
-    return table
+    return details(f"{job['input']}, {job['model']}", rows)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 _UNLIMITED: Final = 1000
 _LABEL: Final = 30
@@ -85,6 +87,15 @@ def _fit(console: Console, table: Table) -> None:
         excess -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width, column.no_wrap = width, False
+
+
+def details(title: str, rows: Mapping[str, str]) -> Table:
+    """Lay out names and texts in two columns, without those whose text is empty."""
+    table = Table(title=title, show_header=False)
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, Text(text))
+    return table
 
 
 def describe_temperature(mean: dict[str, Any] | None) -> str:

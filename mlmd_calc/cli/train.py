@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from mlmd_calc.cli.data_options import (
-    Data,
-    EnergyKey,
-    ForcesKey,
-    FrameSpacing,
-    Reading,
-    VelocityUnitOption,
-)
+from mlmd_calc.cli.data_options import Data, Reading, with_reading
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
@@ -59,6 +52,7 @@ Devices = Annotated[
 Accelerator = Annotated[str, typer.Option(help="cpu, gpu, or auto: gpu if there is one.")]
 
 
+@with_reading
 def train_command(
     data: Data,
     out: Out,
@@ -71,16 +65,14 @@ def train_command(
     ] = None,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Train a network from random weights; continues the run that OUT holds, if any."""
-    reading = Reading(energy_key, forces_key, velocity_unit, frame_spacing)
     _run(data, reading, out, recipe, override, from_protenix, card, devices, accelerator)
 
 
+@with_reading
 def finetune_command(
     model: Annotated[
         str,
@@ -101,17 +93,14 @@ def finetune_command(
     card: Description = None,
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    velocity_unit: VelocityUnitOption = None,
-    frame_spacing: FrameSpacing = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Fine-tune a model; continues the run that OUT holds, if any."""
     require("lightning", extra="train", why="train models")
     from mlmd_calc.zoo import load_any_model
 
     start = load_any_model(model, device="cpu", dtype="float32")
-    reading = Reading(energy_key, forces_key, velocity_unit, frame_spacing)
     recipe = recipe or usual_recipe(start)
     _run(data, reading, out, recipe, override, start, card, devices, accelerator)
 

@@ -20,7 +20,6 @@ from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.run import Forces, Rotation
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -123,11 +122,8 @@ def validate_jumps(
             f"{model!r} brings no force field with an energy to compare it with; choose a "
             "propagator that takes accelerations of a conservative model, like atom-small-organics"
         )
-    stride = stride or propagator.conditions.stride_fs
-    if stride is None:
-        raise ConfigError(f"the card of {model!r} recommends no stride; give one with --stride")
     settings = FidelitySettings(
-        stride_fs=stride,
+        stride_fs=stride or propagator.usual_stride_fs(),
         temperature_K=temperature,
         **({} if friction is None else {"frictions_per_ps": tuple(friction)}),
         duration_ps=duration,
@@ -163,7 +159,7 @@ def validate_jumps(
                 plot_mean_temperatures(labelled, path, name, temperature_K=temperature)
     report.card(load_any_model(model, device="cpu").card)
     numbers = {name: one.to_dict() for name, one in found.items()}
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 @app.command("forces")
@@ -234,7 +230,7 @@ def validate_forces(
             table.add_row(label, *("" if value is None else f"{value:.3g}" for value in values))
         report.table(table)
     report.card(loaded.card)
-    report.deliver(json_text(rows, indent=2) if as_json else None, html)
+    report.deliver(rows, as_json, html)
 
 
 def _reference_frames(

@@ -14,7 +14,6 @@ from rich.table import Table
 from mlmd_calc.cli.data_options import EnergyKey, ForcesKey, Reading, Seed
 from mlmd_calc.cli.evaluate import HeldOut, Only, chosen_data
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.io.files import json_text
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def validate_spread(
     from mlmd_calc.zoo import load_model
 
     loaded = load_model(model, device="cpu")
-    found = Reading(energy_key, forces_key, None, None).read(data)
+    found = Reading(energy_key, forces_key).read(data)
     molecules = chosen_data(found, loaded, held_out, only)
     potential = Potential(
         loaded,
@@ -91,7 +90,7 @@ def validate_spread(
             plot_calibration(calibration, folder / "calibration.png")
     report.card(loaded.card)
     numbers = {"settings": settings, "calibration": asdict(calibration)}
-    report.deliver(json_text(numbers, indent=2) if as_json else None, html)
+    report.deliver(numbers, as_json, html)
 
 
 def _tell(report: Report, found: SpreadCalibration, caption: str) -> None:

@@ -31,13 +31,13 @@ from mlmd_calc.data.parallel_runs import DRIFTED, ParallelRuns
 from mlmd_calc.data.pool import progress_bar, refuse_failures
 from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax
-from mlmd_calc.data.sampling_settings import require_setting
 from mlmd_calc.data.start_states import HOTTEST_K, THERMALISE_STEPS, StartStates
 from mlmd_calc.electrons import ElectronicState
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import FolderLock
 from mlmd_calc.md.attached import ForceModelCalculator
+from mlmd_calc.options import check_at_least, check_positive, whole_steps
 from mlmd_calc.potential import Potential, Structure
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.wording import counted
@@ -87,22 +87,11 @@ class PropagationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_setting(self, "runs", self.runs >= 1, "at least 1")
-        require_setting(self, "frames", self.frames >= _FEWEST_FRAMES, f"at least {_FEWEST_FRAMES}")
-        require_setting(
-            self, "timestep_fs", 0.0 < self.timestep_fs < np.inf, "a positive time in fs"
-        )
-        steps = self.stride_fs / self.timestep_fs
-        require_setting(
-            self,
-            "stride_fs",
-            np.isfinite(steps) and round(steps) >= 1 and abs(steps - round(steps)) < 1e-9,
-            f"a multiple of the time step, {self.timestep_fs:g} fs",
-        )
-        require_setting(self, "max_drift", self.max_drift > 0.0, "a positive number of meV/atom/ps")
-        require_setting(self, "conformers", self.conformers >= 1, "at least 1")
-        require_setting(self, "hottest_K", 0.0 < self.hottest_K < np.inf, "a positive number of K")
-        require_setting(self, "seed", self.seed >= 0, "zero or positive")
+        check_at_least(self, 1, "runs", "conformers")
+        check_at_least(self, _FEWEST_FRAMES, "frames")
+        check_at_least(self, 0, "seed")
+        check_positive(self, "timestep_fs", "max_drift", "hottest_K")
+        whole_steps("stride_fs", self.stride_fs, self.timestep_fs)
 
     @property
     def steps_per_frame(self) -> int:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import check_at_least, check_positive, one_of, positive_number, whole_steps
 
 Mode: TypeAlias = Literal["langevin", "nve"]
 
@@ -34,18 +35,6 @@ _DEFAULTS: Final[Mapping[Mode, dict[str, Any]]] = MappingProxyType(
         },
     }
 )
-
-
-def require_setting(settings: object, name: str, holds: bool, allowed: str) -> None:
-    """Refuse the value of a setting, by name, unless what it has to fulfil holds.
-
-    Raises
-    ------
-    ConfigError
-        With the value, and what is allowed in words.
-    """
-    if not holds:
-        raise ConfigError(f"{name} is {getattr(settings, name)}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -105,50 +94,30 @@ class SamplingSettings:
         ConfigError
             If the mode does not exist or a value is not allowed.
         """
-        if mode not in _DEFAULTS:
-            raise ConfigError(f"mode is {mode!r}; allowed are {', '.join(_DEFAULTS)}")
+        one_of("mode", mode, _DEFAULTS)
         given = {key: value for key, value in changes.items() if value is not None}
         return cls(mode=mode, **{**_DEFAULTS[mode], **given})
 
     def __post_init__(self) -> None:
+        check_at_least(self, 1, "frames", "conformers")
+        check_at_least(self, 0, "seed")
+        if not self.temperatures:
+            raise ConfigError("temperatures=(); give one or more in K")
+        for temperature in self.temperatures:
+            positive_number("temperature", temperature)
         step = TIMESTEP_FS[self.mode]
-        require_setting(self, "frames", self.frames >= 1, "at least 1")
-        require_setting(
-            self,
-            "temperatures",
-            len(self.temperatures) > 0
-            and all(0 < value < float("inf") for value in self.temperatures),
-            "one or more positive temperatures in K",
-        )
-        require_setting(self, "conformers", self.conformers >= 1, "at least 1")
-        for name, minimum in (("stride_fs", step), ("thermalise_fs", 0.0)):
-            value = getattr(self, name)
-            require_setting(
-                self,
-                name,
-                value >= minimum and (value / step).is_integer(),
-                f"a multiple of {step} fs, at least {minimum}",
-            )
-        require_setting(self, "seed", self.seed >= 0, "zero or positive")
-        nve = self.mode == "nve"
-        require_setting(
-            self,
-            "noise",
-            not (nve and self.noise) and all(sigma > 0 for sigma in self.noise),
-            "no noise in mode nve" if nve else "positive lengths in Å",
-        )
-        require_setting(
-            self,
-            "max_force",
-            self.max_force is None or (self.max_force > 0 and not nve),
-            "no limit in mode nve" if nve else "a positive force in eV/Å",
-        )
-        require_setting(
-            self,
-            "reference",
-            not nve or self.reference == "gfn2",
-            "gfn2, whose forces the trajectories of mode nve follow",
-        )
+        whole_steps("stride_fs", self.stride_fs, step)
+        whole_steps("thermalise_fs", self.thermalise_fs, step, 0)
+        for sigma in self.noise:
+            positive_number("noise", sigma)
+        if self.max_force is not None:
+            check_positive(self, "max_force")
+        for name, usual in (("noise", ()), ("max_force", None), ("reference", "gfn2")):
+            if self.mode == "nve" and getattr(self, name) != usual:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} with mode='nve'; trajectories are equally "
+                    f"spaced and follow the forces of GFN2-xTB: leave it at {usual!r}"
+                )
 
     def steps(self, time_fs: float) -> int:
         """Return the number of integration steps in a time in fs."""

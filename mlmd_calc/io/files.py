@@ -141,9 +141,9 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json_text(content) + "\n", encoding="utf-8")
 
 
-def json_text(content: Any, indent: int = 1) -> str:
+def json_text(content: Any) -> str:
     """Return JSON that every reader understands: null for numbers that are not finite."""
-    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
 
 
 def _finite(content: Any) -> Any:

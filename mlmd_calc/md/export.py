@@ -16,9 +16,9 @@ from ase.io.trajectory import Trajectory
 from mlmd_calc import units
 from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.biomolecules.structure import structure_from_ase
-from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.record import RunRecord
 from mlmd_calc.optional import require
+from mlmd_calc.options import one_of
 
 
 def export_frames(record: RunRecord, path: Path) -> None:
@@ -46,8 +46,7 @@ def export_frames(record: RunRecord, path: Path) -> None:
 
 def check_format(name: str) -> None:
     """Refuse a format that cannot be written here; raises as :func:`export_frames`."""
-    if name not in WRITERS:
-        raise ConfigError(f"trajectory format {name!r}; choose one of {', '.join(WRITERS)}")
+    one_of("format", name, WRITERS)
     if name in ("dcd", "xtc"):
         _mdtraj_formats()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.rotations import MOST_ROTATIONS
-from mlmd_calc.options import shown, whole_number
+from mlmd_calc.options import one_of, shown, whole_number
 from mlmd_calc.potential.prediction import energy_head, has_force_head
 from mlmd_calc.potential.spread import MEASURE, WARN, SpreadLimit, check_answers, check_spread
 from mlmd_calc.zoo import Model
@@ -80,22 +80,6 @@ class ResolvedOptions:
             return None
         largest = math.inf if self.max_spread is None else self.max_spread
         return SpreadLimit(largest, self.on_spread)
-
-
-def refuse_unknown(options: Mapping[str, Any], where: str) -> None:
-    """Refuse keywords that are none of :class:`ForceOptions`.
-
-    Raises
-    ------
-    TypeError
-        As Python does for a function that lists its keywords.
-    """
-    unknown = sorted(set(options) - set(ForceOptions.__annotations__))
-    if unknown:
-        raise TypeError(
-            f"{where} got an unexpected keyword argument {unknown[0]!r}; options of the force "
-            f"evaluation are {', '.join(ForceOptions.__annotations__)}"
-        )
 
 
 def resolve(model: Model, options: ForceOptions) -> ResolvedOptions:
@@ -236,8 +220,4 @@ def _flag(options: ForceOptions, name: str) -> bool | None:
 
 def _choice(name: str, value: str | None, default: str, allowed: tuple[str, ...]) -> str:
     """Check an option; None is the default, which the model card may have set."""
-    if value is None:
-        value = default
-    if value not in allowed:
-        raise ConfigError(f"{name}={shown(value)}; choose one of {', '.join(allowed)}")
-    return value
+    return one_of(name, default if value is None else value, allowed)

@@ -16,8 +16,9 @@ from torch import Tensor
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.rotations import fixed_rotations
 from mlmd_calc.models.cuda_graphs import graphs_work
+from mlmd_calc.options import refuse_keywords
 from mlmd_calc.potential.coverage import Coverage
-from mlmd_calc.potential.options import ForceOptions, refuse_unknown, resolve
+from mlmd_calc.potential.options import ForceOptions, resolve
 from mlmd_calc.potential.orientations import Orientations, average
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.prediction import Prediction
@@ -132,7 +133,7 @@ class Potential:
     """
 
     def __init__(self, model: str | Model | None = None, **options: Unpack[ForceOptions]) -> None:
-        refuse_unknown(options, type(self).__name__)
+        refuse_keywords(options, ForceOptions.__annotations__, type(self).__name__)
         self.model = model if isinstance(model, Model) else load_model(model, device="cpu")
         self._resolved = resolved = resolve(self.model, options)
         self.dtype, self.forces = resolved.dtype, resolved.forces

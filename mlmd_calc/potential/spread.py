@@ -22,7 +22,7 @@ from ase.symbols import Symbols
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ConfigError, PredictionError
-from mlmd_calc.options import shown
+from mlmd_calc.options import one_of, shown
 
 MEASURE, WARN, RAISE, AVERAGE = "measure", "warn", "raise", "average"
 
@@ -110,8 +110,8 @@ def check_spread(max_spread: float | None, on_spread: str | None) -> None:
     ConfigError
         With the value and what is allowed.
     """
-    if on_spread is not None and on_spread not in ACTIONS:
-        raise ConfigError(f"on_spread={shown(on_spread)}; choose one of {', '.join(ACTIONS)}")
+    if on_spread is not None:
+        one_of("on_spread", on_spread, ACTIONS)
     if max_spread is not None and not (
         isinstance(max_spread, (int, float, np.floating)) and 0.0 < max_spread < np.inf
     ):

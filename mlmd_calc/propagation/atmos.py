@@ -19,10 +19,11 @@ from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.stereochemistry import dihedrals, handedness
 from mlmd_calc.models.atmos import Memory, SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.options import positive_number, whole_number
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check
 from mlmd_calc.propagation.propagator import Propagator, Strides
-from mlmd_calc.propagation.proposals import Action, Finding, Proposal
+from mlmd_calc.propagation.proposals import Finding, Proposal
 from mlmd_calc.propagation.relaxation import (
     PotentialWindow,
     minimised,
@@ -118,23 +119,15 @@ class ATMOSPropagator(Propagator):
                 f"{len(system.left_out)} atoms of the system are water or ions, which would stand "
                 "still while the molecule jumps; use implicit solvent, or take them away"
             )
-        if min(minimise_steps, langevin_steps, reference_steps) < 0:
-            raise ConfigError(
-                f"minimise_steps={minimise_steps}, langevin_steps={langevin_steps} and "
-                f"reference_steps={reference_steps}; none may be negative"
-            )
-        if energy_limit is not None and not 0.0 < energy_limit < np.inf:
-            raise ConfigError(
-                f"energy_limit={energy_limit}; it must be a positive number of eV per atom, or "
-                "None for that of a reference run"
-            )
+        if energy_limit is not None:
+            positive_number("energy_limit", energy_limit)
         for objection in check_molecule(model, system, beyond_training):
             warnings.warn(f"beyond the training of the model: {objection}", stacklevel=2)
         self.model = model
         self.system = system
-        self.minimise_steps = minimise_steps
-        self.langevin_steps = langevin_steps
-        self.reference_steps = reference_steps
+        self.minimise_steps = whole_number("minimise_steps", minimise_steps, 0)
+        self.langevin_steps = whole_number("langevin_steps", langevin_steps, 0)
+        self.reference_steps = whole_number("reference_steps", reference_steps, 0)
         self.energy_limit = energy_limit
         stride_ps = trained_stride_ps(model, stride_ps)
         self.strides = Strides(
@@ -360,15 +353,13 @@ class _AsAtStart(Check):
     ----------
     atoms
         ``(k, 4)`` indices of the atoms that each number is of.
-    action
-        See :class:`Check`.
     """
 
     key: str
     """What the numbers are called in restart files."""
 
-    def __init__(self, atoms: NDArray[np.int64], action: Action) -> None:
-        super().__init__(action)
+    def __init__(self, atoms: NDArray[np.int64]) -> None:
+        super().__init__("redraw")
         self._atoms = atoms
         self._start: FloatArray = np.zeros(len(atoms))
 
@@ -394,8 +385,8 @@ class Chirality(_AsAtStart):
     name = "chirality"
     key = "signs"
 
-    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
-        super().__init__(system.atoms[system.chirality_centres], action)
+    def __init__(self, system: MolecularSystem) -> None:
+        super().__init__(system.atoms[system.chirality_centres])
 
     def _numbers(self, state: State) -> FloatArray:
         signs: FloatArray = handedness(state.positions[None], self._atoms)[0]
@@ -419,8 +410,8 @@ class PeptideBonds(_AsAtStart):
     name = "peptide bonds"
     key = "omega"
 
-    def __init__(self, system: MolecularSystem, action: Action = "redraw") -> None:
-        super().__init__(system.atoms[system.omega], action)
+    def __init__(self, system: MolecularSystem) -> None:
+        super().__init__(system.atoms[system.omega])
 
     def _numbers(self, state: State) -> FloatArray:
         angles: FloatArray = dihedrals(state.positions[None], self._atoms)[0]

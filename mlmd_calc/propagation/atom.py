@@ -14,6 +14,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError, PredictionError
 from mlmd_calc.geometry.rotations import random_rotations
 from mlmd_calc.models.atom import record
+from mlmd_calc.options import one_of
 from mlmd_calc.propagation.forces import ForceModel, load_model_state, model_state
 from mlmd_calc.propagation.propagator import Conditions, Propagator, Strides
 from mlmd_calc.propagation.state import FloatArray, Frames, State
@@ -66,8 +67,7 @@ class ATOMPropagator(Propagator):
             raise ConfigError(f"model {name!r} takes no accelerations; leave out the potential")
         if rotation is None:
             rotation = "none"
-        if rotation not in ROTATIONS:
-            raise ConfigError(f"rotation={rotation!r}; choose one of {', '.join(ROTATIONS)}")
+        one_of("rotation", rotation, ROTATIONS)
         self.model = model
         self._network = record(model.network)
         self.potential = potential

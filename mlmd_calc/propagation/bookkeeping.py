@@ -119,7 +119,7 @@ def with_energies(
     states = [replace(state, **next(found)) if state.energy is None else state for state in states]
     if any(state.energy is None for state in states):
         raise ConfigError(
-            f"{type(forces).__qualname__} has no energy; leave out energy rescaling and "
-            "the energy check, or use a model with an energy"
+            f"{type(forces).__qualname__} has no energy; use a model with an energy, or leave out "
+            "what needs one, such as energy rescaling and the energy check"
         )
     return states

@@ -28,7 +28,7 @@ def stored_setup(setup: Setup) -> dict[str, Any]:
         "generator": setup.generator.get_state().numpy(),
         "propagator": setup.propagator.state_dict(),
         "forces": model_state(setup.forces),
-        "window": None if setup.window is None else setup.window.to_dict(),
+        "window": None if setup.window is None else asdict(setup.window),
     }
 
 

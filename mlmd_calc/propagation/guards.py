@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from scipy.special import gammainccinv, gammaincinv
 
 from mlmd_calc import units
-from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import BOND_LIMIT, Bonds, find_bonds
-from mlmd_calc.options import check_at_least
+from mlmd_calc.options import check_at_least, one_of
 from mlmd_calc.propagation.corrections import rigid_basis, rigid_velocities, thermal_speed
 from mlmd_calc.propagation.proposals import Action, Finding, Proposal
 from mlmd_calc.propagation.state import FloatArray, State
@@ -44,7 +43,7 @@ class Check:
     needs_energy: bool = False
 
     def __init__(self, action: Action = "redraw") -> None:
-        self.action = _checked_action(action)
+        self.action = one_of("action", action, get_args(Action))
 
     def begin(self, state: State, thermostat: Thermostat | None) -> None:
         """Look at the start of a run, and again when the thermostat has been changed."""
@@ -431,28 +430,15 @@ class Guard:
     frames_file: str | os.PathLike[str] = "offending_frames.extxyz"
 
     def __post_init__(self) -> None:
-        if _checked_action(self.failure) == "accept":
-            raise ConfigError(
-                "failure='accept' would continue from a broken frame; choose one of "
-                "redraw, fallback, raise, stop"
-            )
-        if self.last not in ("raise", "stop"):
-            raise ConfigError(f"last={self.last!r}; choose 'raise' or 'stop'")
+        # To accept a broken frame would be to continue from it.
+        one_of("failure", self.failure, [a for a in get_args(Action) if a != "accept"])
+        one_of("last", self.last, ("raise", "stop"))
         check_at_least(self, 0, "redraws", "halvings", "max_fallbacks")
 
     @classmethod
     def off(cls) -> Guard:
         """No checks; a frame that is not finite raises."""
         return cls(checks=(), failure="raise")
-
-
-_ACTIONS: Final = get_args(Action)
-
-
-def _checked_action(action: Action) -> Action:
-    if action not in _ACTIONS:
-        raise ConfigError(f"action={action!r}; choose one of {', '.join(_ACTIONS)}")
-    return action
 
 
 def _label(state: State, atom: int) -> str:

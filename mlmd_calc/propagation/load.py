@@ -15,6 +15,7 @@ from mlmd_calc.biomolecules import (
     structure_from_ase,
 )
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import one_of
 from mlmd_calc.potential import Potential
 from mlmd_calc.propagation.atmos import ATMOSPropagator
 from mlmd_calc.propagation.atom import ATOMPropagator
@@ -92,8 +93,7 @@ def load_propagator(
     >>> propagator = load_propagator("atom-small-organics")  # doctest: +SKIP
     >>> propagator = load_propagator("atmos-peptides", structure="peptide.pdb")  # doctest: +SKIP
     """
-    if dtype not in ("float32", "float64"):
-        raise ConfigError(f"dtype={dtype!r}; choose one of float32, float64")
+    one_of("dtype", dtype, ("float32", "float64"))
     model = load_any_model(name_or_path, device=device, dtype=dtype)
     name = model.card.name or model.source
     if isinstance(model, ATMOSModel):

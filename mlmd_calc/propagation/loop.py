@@ -16,6 +16,7 @@ import numpy as np
 
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.restart import read_restart, write_restart
+from mlmd_calc.options import refuse_keywords
 from mlmd_calc.propagation.acceptance import Mover, Stopped
 from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
 from mlmd_calc.propagation.constraints import with_constrained_velocities
@@ -30,7 +31,7 @@ from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.events import EventLog
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Guard
-from mlmd_calc.propagation.loop_options import LoopOptions, check_names
+from mlmd_calc.propagation.loop_options import LoopOptions
 from mlmd_calc.propagation.other_forces import COMPARE_EVERY
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import Proposal, Times
@@ -99,7 +100,7 @@ class JumpLoop:
         md_timestep_fs: float = 0.5,
         **options: Unpack[LoopOptions],
     ) -> None:
-        check_names(options)
+        refuse_keywords(options, LoopOptions.__annotations__, type(self).__name__)
         self.setup = Setup(
             propagator=propagator,
             stride_fs=stride_fs,

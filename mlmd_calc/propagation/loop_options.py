@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypedDict
 
 import numpy as np
@@ -42,17 +41,3 @@ class LoopOptions(TypedDict, total=False):
     md_steps_per_jump: int
     frames_per_jump: int
     rng: np.random.Generator | None
-
-
-def check_names(options: Iterable[str]) -> None:
-    """Refuse keyword arguments that are none of :class:`LoopOptions`.
-
-    Raises
-    ------
-    TypeError
-        As Python would.
-    """
-    known = LoopOptions.__annotations__
-    for name in options:
-        if name not in known:
-            raise TypeError(f"unexpected keyword argument {name!r}; choose from {', '.join(known)}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -44,15 +44,6 @@ _DRAWS: Final = 3
 _STRETCH: Final = 1.05
 _SHAKE: Final = 0.05
 """Å. A restraint may be at its minimum at the start, but not in a stretched, shaken structure."""
-
-
-def checked_choice(choice: OtherForces) -> OtherForces:
-    """Refuse what is none of the choices."""
-    if choice not in get_args(OtherForces):
-        raise ConfigError(
-            f"other_forces={choice!r}; choose one of {', '.join(get_args(OtherForces))}"
-        )
-    return choice
 
 
 def evaluated_forces(forces: ForceModel, structures: Sequence[Structure]) -> list[FloatArray]:

@@ -263,6 +263,22 @@ class Propagator(ABC):
             With what is wrong.
         """
 
+    def usual_stride_fs(self) -> float:
+        """Return the recommended stride in fs, or else the shortest.
+
+        Raises
+        ------
+        ConfigError
+            If there is neither.
+        """
+        stride = self.conditions.stride_fs or self.strides.shortest
+        if not stride:
+            raise ConfigError(
+                f"{self.identity} recommends no stride; give one (mlmd run --jump, mlmd audit and "
+                f"validate --stride), {self.strides}"
+            )
+        return stride
+
     def known_energy(self, state: State) -> float | None:
         """Potential energy in eV of a state if it has just evaluated it; None if not."""
         return None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -70,10 +70,6 @@ class PotentialWindow:
             f"{self.deviations(energy):.1f} standard deviations) above the mean of dynamics; "
             f"{self.limit:.3g} eV per atom is allowed",
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 def reference_window(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
 
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, PredictionError
-from mlmd_calc.options import positive_number, shown, whole_number
+from mlmd_calc.options import one_of, positive_number, shown, whole_number
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.options import serve
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
-from mlmd_calc.propagation.other_forces import OtherForces, checked_choice, compare
+from mlmd_calc.propagation.other_forces import OtherForces, compare
 from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import Times, halved
 from mlmd_calc.propagation.relaxation import PotentialWindow
@@ -72,7 +72,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        checked_choice(self.other_forces)
+        one_of("other_forces", self.other_forces, get_args(OtherForces))
         if not self.propagator.gives_velocities:
             # Velocities that are drawn anew have no momentum to keep, nor tell where it leads.
             self.corrections = replace(

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from mlmd_calc.biomolecules import BondedStructure, MolecularSystem, build_system
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.superposition import align
-from mlmd_calc.options import LARGEST_COUNT
+from mlmd_calc.options import LARGEST_COUNT, whole_number
 from mlmd_calc.propagation.atmos import check_molecule, trained_stride_ps
 from mlmd_calc.sampling.quality import FrameFaults, FrameGuard, FrameQuality
-from mlmd_calc.sampling.rollouts import SamplerOptions, check_redraws, make_rollout
+from mlmd_calc.sampling.rollouts import SamplerOptions, make_rollout
 from mlmd_calc.sampling.trajectories import generators_of
 from mlmd_calc.sampling.trajectory_file import topology_of
 from mlmd_calc.zoo import ATMOSModel
@@ -108,11 +108,8 @@ def draw_between(
             f"the model {model.card.name or model.source!r} is not an interpolator "
             "(max_remaining=0); give one that is, such as atmos-peptides-interpolator"
         )
-    if not 1 <= count <= LARGEST_COUNT:
-        raise ConfigError(
-            f"{count} trajectories were asked for; there must be one to {LARGEST_COUNT:,}"
-        )
-    check_redraws(redraws)
+    whole_number("count", count, 1, LARGEST_COUNT)
+    whole_number("redraws", redraws, 0)
     system = build_system(first)
     end = _end(system, first, last)
     notes = (*system.notes, *check_molecule(model, system, beyond_training))

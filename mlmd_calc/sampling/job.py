@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.options import check_at_least, check_count
-from mlmd_calc.sampling.rollouts import REDRAWS, SamplerOptions, check_redraws
-from mlmd_calc.sampling.trajectory_file import checked_format
+from mlmd_calc.options import check_at_least, check_count, one_of
+from mlmd_calc.sampling.rollouts import REDRAWS, SamplerOptions
+from mlmd_calc.sampling.trajectory_file import FORMATS
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class SamplingJob:
     reference_ps: float = 5.0
 
     def __post_init__(self) -> None:
-        checked_format(self.format)
+        one_of("format", self.format, FORMATS)
         check_at_least(self, 1, "frames", "keyframes_per_checkpoint")
+        check_at_least(self, 0, "redraws")
         check_count(self, "replicas")
-        check_redraws(self.redraws)
         if self.relax is not None and self.interpolator is not None:
             raise ConfigError(
                 f"relax={self.relax!r} with an interpolator; frames between keyframes are not fed "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from mlmd_calc.propagation.relaxation import (
 )
 from mlmd_calc.propagation.state import State
 from mlmd_calc.sampling.quality import FrameGuard
-from mlmd_calc.sampling.trajectories import generators_of
+from mlmd_calc.sampling.trajectories import generators_of, restored_course, stored_course
 from mlmd_calc.wording import counted
 
 MINIMISE_STEPS: Final = 100
@@ -239,7 +239,7 @@ class Relaxation:
         """Everything that decides how relaxations go on."""
         assert self.window is not None
         return {
-            "window": self.window.to_dict(),
+            "window": asdict(self.window),
             "again": self.again,
             "refused": self.refused,
             "forces": model_state(self.forces),
@@ -374,25 +374,17 @@ class RelaxedTrajectories:
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the trajectories go on: numbers and arrays."""
         return {
-            "memory": [part.cpu().numpy() for part in self._memory],
+            **stored_course(self._memory, self._generators),
             "whole": self._whole,
             "energies": self._energies,
-            "generators": [own.get_state().numpy() for own in self._generators],
             "rngs": [own.bit_generator.state for own in self._rngs],
             "relaxation": self.relaxation.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`, on the same device to the last bit."""
-        self._memory = Memory(
-            *(
-                torch.from_numpy(np.array(part)).to(old.device)
-                for part, old in zip(state["memory"], self._memory, strict=True)
-            )
-        )
+        self._memory = restored_course(state, self._memory, self._generators)
         self._whole, self._energies = np.array(state["whole"]), np.array(state["energies"])
-        for own, stored in zip(self._generators, state["generators"], strict=True):
-            own.set_state(torch.from_numpy(np.array(stored)))
         for rng, stored in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = stored
         self.relaxation.load_state_dict(state["relaxation"])

@@ -12,6 +12,7 @@ from mlmd_calc.biomolecules.steering import Steering
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.atmos import SamplerConfig
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.options import one_of
 from mlmd_calc.sampling.quality import FrameGuard
 from mlmd_calc.zoo import ATMOSModel
 
@@ -54,10 +55,8 @@ class SamplerOptions:
     steer: bool = True
 
     def __post_init__(self) -> None:
-        if self.name not in (None, *SAMPLERS):
-            raise ConfigError(
-                f"sampler {self.name!r}; choose one of {', '.join(SAMPLERS)}, or leave it out"
-            )
+        if self.name is not None:
+            one_of("sampler", self.name, SAMPLERS)
 
     def of(self, model: ATMOSModel, system: MolecularSystem) -> SamplerConfig:
         """Return the sampler of a model for a molecule with these changes.
@@ -86,18 +85,6 @@ class SamplerOptions:
             if (value := getattr(self, name)) is not None
         }
         return replace(config, **given)
-
-
-def check_redraws(count: int) -> None:
-    """Refuse a negative number.
-
-    Raises
-    ------
-    ConfigError
-        If it is one.
-    """
-    if count < 0:
-        raise ConfigError(f"redraws={count}; it must not be negative, and 0 keeps every frame")
 
 
 def stride_between(model: ATMOSModel, keyframe_stride_ps: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.superposition import align
 from mlmd_calc.models.atmos.features import Memory
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.options import whole_number
 
 
 class Trajectories:
@@ -59,8 +60,7 @@ class Trajectories:
         *,
         interpolator: Rollout | None = None,
     ) -> None:
-        if count < 1:
-            raise ConfigError(f"{count} trajectories were asked for; there must be at least one")
+        whole_number("count", count, 1)
         if rollout.network.config.max_remaining:
             raise ConfigError(
                 "the model is an interpolator, which needs keyframes to go between; give it as the "
@@ -127,24 +127,34 @@ class Trajectories:
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the trajectories go on: numbers and arrays."""
         return {
-            "memory": [part.cpu().numpy() for part in self._memory],
+            **stored_course(self._memory, self._generators),
             "keyframes": self._keyframes.numpy(),
             "last": self._last.numpy(),
-            "generators": [own.get_state().numpy() for own in self._generators],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`, on the same device to the last bit."""
-        self._memory = Memory(
-            *(
-                torch.from_numpy(np.array(part)).to(old.device)
-                for part, old in zip(state["memory"], self._memory, strict=True)
-            )
-        )
+        self._memory = restored_course(state, self._memory, self._generators)
         self._keyframes = torch.from_numpy(np.array(state["keyframes"]))
         self._last = torch.from_numpy(np.array(state["last"]))
-        for own, stored in zip(self._generators, state["generators"], strict=True):
-            own.set_state(torch.from_numpy(np.array(stored)))
+
+
+def stored_course(memory: Memory, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """Store the memory and the random numbers that trajectories go on from."""
+    return {
+        "memory": [part.cpu().numpy() for part in memory],
+        "generators": [own.get_state().numpy() for own in generators],
+    }
+
+
+def restored_course(
+    state: Mapping[str, Any], memory: Memory, generators: Sequence[torch.Generator]
+) -> Memory:
+    """Restore :func:`stored_course`: generators in place, and the memory, where this one is."""
+    for own, stored in zip(generators, state["generators"], strict=True):
+        own.set_state(torch.from_numpy(np.array(stored)))
+    parts = zip(state["memory"], memory, strict=True)
+    return Memory(*(torch.from_numpy(np.array(part)).to(old.device) for part, old in parts))
 
 
 def generators_of(seed: int, count: int) -> list[torch.Generator]:

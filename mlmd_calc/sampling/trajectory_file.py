@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.biomolecules.pdb import format_pdb, format_structure
-from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.errors import ModelFileError
 from mlmd_calc.optional import require
+from mlmd_calc.options import one_of
 
 _AKMA_FS: Final = math.sqrt(1.0 / units.KCAL_PER_MOL) / units.FS
 """Unit of time of DCD files, in which mass is in amu, length in Å and energy in kcal/mol."""
@@ -60,7 +61,7 @@ class TrajectoryFile:
         self.path = path
         self.topology = topology
         self.interval_ps = interval_ps
-        self._encode = _ENCODERS[checked_format(path.suffix.removeprefix("."))]
+        self._encode = _ENCODERS[one_of("format", path.suffix.removeprefix("."), _ENCODERS)]
 
     @property
     def size(self) -> int:
@@ -185,13 +186,6 @@ _ENCODERS: Final[Mapping[str, Callable[[TrajectoryFile, NDArray[np.float64], int
 
 FORMATS: Final = tuple(_ENCODERS)
 """Suffixes of the files that can be written."""
-
-
-def checked_format(name: str) -> str:
-    """Return a format, or raise ConfigError if it is none of `FORMATS`."""
-    if name not in _ENCODERS:
-        raise ConfigError(f"trajectory format {name!r}; choose one of {', '.join(FORMATS)}")
-    return name
 
 
 def topology_of(structure: BondedStructure, atoms: NDArray[np.int64]) -> BondedStructure:

@@ -19,6 +19,7 @@ from mlmd_calc.options import (
     check_fraction,
     check_positive,
     check_types,
+    one_of,
     refuse_unknown,
     shown,
     with_lists,
@@ -158,8 +159,7 @@ class Recipe:
         for name, smallest in self.smallest.items():
             check_at_least(self, smallest, name)
         check_positive(self, "learning_rate")
-        for name in ("held_out_fraction", "ema_decay"):
-            check_fraction(self, name)
+        check_fraction(self, "held_out_fraction", "ema_decay")
         try:
             self.check_model()
         except TypeError as error:
@@ -187,9 +187,7 @@ class Recipe:
         values = dict(values)
         kind = values.pop("kind", "mdet")
         recipes = {name: known.recipe for name, known in KINDS.items() if known.recipe}
-        if not isinstance(kind, str) or kind not in recipes:
-            raise ConfigError(f"kind={shown(kind)}; choose one of {', '.join(recipes)}")
-        recipe: type[Recipe] = pkgutil.resolve_name(recipes[kind])
+        recipe: type[Recipe] = pkgutil.resolve_name(recipes[one_of("kind", kind, recipes)])
         refuse_unknown(recipe, values, "recipe entries")
         # The default of `loss` is an instance of the class that holds the weights.
         weights: Any = {item.name: item.default_factory for item in fields(recipe)}["loss"]

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import FolderLock
-from mlmd_calc.options import whole_number
+from mlmd_calc.options import one_of, whole_number
 from mlmd_calc.training.card import card_entries
 from mlmd_calc.training.clock import Clock
 from mlmd_calc.training.metrics_file import MetricsFile
@@ -250,8 +250,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 
 def _check_accelerator(accelerator: str) -> None:
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ConfigError(f"accelerator={accelerator!r}; choose one of auto, cpu, gpu")
+    one_of("accelerator", accelerator, ("auto", "cpu", "gpu"))
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("accelerator='gpu', but torch finds no CUDA device; use 'auto' or 'cpu'")
 

@@ -140,7 +140,7 @@ class ModelCard:
         for item in fields(self):
             check_depth(f"{item.name} of a model card", getattr(self, item.name))
             _check_printable(item.name, getattr(self, item.name))
-        check_count(self, "parameters", 0, most=_MOST_PARAMETERS)
+        check_count(self, "parameters", least=0, most=_MOST_PARAMETERS)
         self._check_name()
         wrong = [z for z in self.elements or () if not 1 <= z <= 100]
         if wrong:

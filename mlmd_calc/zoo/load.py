@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import torch
 
 from mlmd_calc.errors import ConfigError, ModelFileError
-from mlmd_calc.options import shown
+from mlmd_calc.options import one_of, shown
 from mlmd_calc.zoo import manifest
 from mlmd_calc.zoo.atom_checkpoint import read_atom_checkpoint
 from mlmd_calc.zoo.card import ModelCard
@@ -127,8 +127,7 @@ def load_any_model(
     Beside what that takes, it takes checkpoints of the ATOM authors' code (see
     :func:`~.atom_checkpoint.read_atom_checkpoint`).
     """
-    if dtype not in WEIGHTS_DTYPE:
-        raise ConfigError(f"dtype={dtype!r}; choose one of {', '.join(WEIGHTS_DTYPE)}")
+    one_of("dtype", dtype, WEIGHTS_DTYPE)
     torch_device = resolve_device(device)
     source, content = _read(name_or_path)
     network = content.network.to(device=torch_device, dtype=WEIGHTS_DTYPE[dtype])

@@ -77,7 +77,7 @@ def _at(structure: Structure, positions: FloatArray) -> list[Structure]:
     return [replace(structure, positions=x) for x in flat]
 
 
-def shaken(structure: Structure, count: int, rng: np.random.Generator) -> list[Structure]:
+def displaced(structure: Structure, count: int, rng: np.random.Generator) -> list[Structure]:
     """Move all atoms at random by the size of thermal vibrations."""
     return _at(structure, structure.positions + _random_ways(count, len(structure), rng))
 

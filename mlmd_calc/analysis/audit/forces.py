@@ -99,7 +99,7 @@ class ForceAudit:
         count = self.settings.structures
         if not isinstance(self.thermal, str):
             return self.thermal.structures(count)
-        return field.shaken(self.minimum, count, self._rng(1))
+        return field.displaced(self.minimum, count, self._rng(1))
 
     @cached_property
     def balance(self) -> field.EnergyBalance:

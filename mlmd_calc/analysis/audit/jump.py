@@ -177,11 +177,9 @@ def _jump(propagator: Propagator, states: Sequence[State], stride_fs: float) -> 
 def _end(state: State, frames: Frames) -> State:
     """State after a jump, with the memory of the propagator."""
     assert frames.velocities is not None
-    return replace(
-        state,
-        positions=frames.positions[-1],
+    return state.moved_to(
+        frames.positions[-1],
         velocities=frames.velocities[-1],
         time=state.time + frames.times[-1],
         memory=frames.memory,
-        energy=None,
     )

@@ -66,8 +66,7 @@ def _draw_stretches(axis: Any, audit: ForceAudit) -> None:
     for colour, one in zip(_cycle(audit.stretches), audit.stretches, strict=True):
         axis.plot(one.lengths, one.pulls, color=colour, label=one.name)
     axis.axhline(0.0, color="0.3", linewidth=0.8)
-    axis.set_xlabel("bond length (Å)")
-    axis.set_ylabel("force along the bond (eV/Å)")
+    axis.set(xlabel="bond length (Å)", ylabel="force along the bond (eV/Å)")
     axis.legend(frameon=False)
 
 
@@ -76,8 +75,7 @@ def _draw_balance(axis: Any, audit: ForceAudit) -> None:
     axis.plot(balance.works, balance.changes, "o", color=COLOURS[0])
     ends = np.array([balance.changes.min(), balance.changes.max()])
     axis.plot(ends, ends, color="0.3", linewidth=0.8)
-    axis.set_xlabel("minus work of the forces (eV)")
-    axis.set_ylabel("change of the energy (eV)")
+    axis.set(xlabel="minus work of the forces (eV)", ylabel="change of the energy (eV)")
 
 
 def _draw_turned(axis: Any, audit: ForceAudit) -> None:
@@ -85,8 +83,7 @@ def _draw_turned(axis: Any, audit: ForceAudit) -> None:
     # Rounding spans many orders of magnitude, and may be exactly nothing.
     axis.hist(np.log10(np.maximum(lengths, 1e-15)), bins=40, color=COLOURS[0])
     axis.locator_params(axis="x", nbins=6)
-    axis.set_xlabel("log₁₀ of the deviation from the mean (meV/Å)")
-    axis.set_ylabel("atoms × orientations")
+    axis.set(xlabel="log₁₀ of the deviation from the mean (meV/Å)", ylabel="atoms × orientations")
 
 
 def _draw_drift(axis: Any, audit: ForceAudit) -> None:
@@ -98,8 +95,7 @@ def _draw_drift(axis: Any, audit: ForceAudit) -> None:
         axis.plot(powers, drifts, "o-", color=colour)
         axis.plot([0.0, powers[0]], [limit, drifts[0]], "--", color=colour)
     axis.axhline(0.0, color="0.3", linewidth=0.8)
-    axis.set_xlabel("Δt⁴ (fs⁴)")
-    axis.set_ylabel("drift of each replica (meV/atom/ps)")
+    axis.set(xlabel="Δt⁴ (fs⁴)", ylabel="drift of each replica (meV/atom/ps)")
 
 
 def _draw_temperatures(axis: Any, sample: Sample, temperature_K: float) -> None:
@@ -125,8 +121,7 @@ def _draw_changes(axis: Any, audit: PropagatorAudit) -> None:
     axis.hist(changes, bins=30, color=COLOURS[0])
     axis.axvline(0.0, color="0.3", linewidth=0.8)
     axis.axvline(changes.mean(), color=COLOURS[1], linestyle="--", label="mean")
-    axis.set_xlabel("change of the total energy (meV)")
-    axis.set_ylabel("jumps")
+    axis.set(xlabel="change of the total energy (meV)", ylabel="jumps")
     axis.legend(frameon=False)
 
 
@@ -137,8 +132,7 @@ def _draw_correlations(axis: Any, audit: PropagatorAudit) -> None:
     envelope = np.exp(-0.5 * audit.conditions.friction_per_ps * times)
     for sign, label in ((1.0, "envelope of a vibration"), (-1.0, None)):
         axis.plot(times, sign * envelope, color="0.3", linestyle="--", label=label)
-    axis.set_xlabel("time (ps)")
-    axis.set_ylabel("velocity autocorrelation")
+    axis.set(xlabel="time (ps)", ylabel="velocity autocorrelation")
     axis.legend(frameon=False)
 
 

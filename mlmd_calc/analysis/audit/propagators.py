@@ -85,14 +85,8 @@ class JumpConditions:
         ConfigError
             If there is no stride.
         """
-        known = propagator.conditions
-        stride = stride_fs or known.stride_fs or propagator.strides.shortest
-        if not stride:
-            raise ConfigError(
-                f"{propagator.identity} recommends no stride; give one with --stride, "
-                f"{propagator.strides}"
-            )
-        return cls(stride, friction_per_ps or known.friction_per_ps or _FRICTION_PER_PS)
+        friction = friction_per_ps or propagator.conditions.friction_per_ps or _FRICTION_PER_PS
+        return cls(stride_fs or propagator.usual_stride_fs(), friction)
 
 
 class PropagatorAudit:

@@ -92,15 +92,13 @@ class AuditSettings:
         )
 
 
-def measured(
-    name: str, limit: float, unit: str, estimate: Callable[[], Estimate], note: str = ""
-) -> Measurement:
+def measured(name: str, limit: float, unit: str, estimate: Callable[[], Estimate]) -> Measurement:
     """Measure something, or say why that is impossible."""
     try:
         found = estimate()
     except MLMDError as error:
         return Measurement.missing(name, limit, unit, str(error))
-    return Measurement(name, found.value, found.standard_error, limit, unit, note)
+    return Measurement(name, found.value, found.standard_error, limit, unit)
 
 
 def measure_all(parts: Parts, on_part: Callable[[str], None]) -> list[Measurement]:

@@ -15,6 +15,7 @@ from mlmd_calc.options import (
     check_not_negative,
     check_positive,
     check_types,
+    one_of,
     refuse_unknown,
 )
 
@@ -27,7 +28,6 @@ _BLOCKS: Final = (
     *("diffusion_blocks", "context_blocks", "context_cycles", "context_atom_blocks"),
     *("transition_blocks", "encoder_atom_blocks", "decoder_atom_blocks"),
 )
-_POSITIVE: Final = ("sigma_data", "noise_std")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "coord_mode": ("local", "augment"),
     "encoder_state": ("context", "memory", "none"),
@@ -288,13 +288,11 @@ class ATMOSConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in _COUNTS:
-            check_count(self, name)
-        for name in _BLOCKS:
-            check_count(self, name, most=MOST_LAYERS)
-        check_count(self, "msa_blocks", 0, MOST_LAYERS)
-        check_count(self, "max_remaining", 0)
-        check_positive(self, *_POSITIVE)
+        check_count(self, *_COUNTS)
+        check_count(self, *_BLOCKS, most=MOST_LAYERS)
+        check_count(self, "msa_blocks", least=0, most=MOST_LAYERS)
+        check_count(self, "max_remaining", least=0)
+        check_positive(self, "sigma_data", "noise_std")
         check_choices(self, _CHOICES)
         for width, heads in _DIVISIBLE:
             if getattr(self, width) % getattr(self, heads):
@@ -314,7 +312,7 @@ class ATMOSConfig:
 
     def _check_bins(self, kind: str) -> None:
         """Check one set of distance bins."""
-        check_count(self, f"{kind}_bins", 3)
+        check_count(self, f"{kind}_bins", least=3)
         low, high = getattr(self, f"{kind}_min"), getattr(self, f"{kind}_max")
         if not 0.0 < low < high:
             raise ConfigError(
@@ -343,9 +341,7 @@ class ATMOSConfig:
         ConfigError
             If the name or an option is unknown.
         """
-        if name not in PRESETS:
-            raise ConfigError(f"preset {name!r}; choose one of {', '.join(PRESETS)}")
-        return cls.from_dict({**PRESETS[name], **changes})
+        return cls.from_dict({**PRESETS[one_of("preset", name, PRESETS)], **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-able values."""

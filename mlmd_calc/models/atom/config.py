@@ -104,10 +104,8 @@ class BlockConfig:
         check_types(self)
         check_choices(self, _BLOCK_CHOICES)
         check_count(self, "num_layers", most=MOST_LAYERS)
-        for name in ("lifting_dim", "num_heads"):
-            check_count(self, name)
-        for name in ("attention_dropout", "ffn_dropout"):
-            check_fraction(self, name)
+        check_count(self, "lifting_dim", "num_heads")
+        check_fraction(self, "attention_dropout", "ffn_dropout")
         if self.lifting_dim % self.num_heads or self.head_dim % 2:
             raise ConfigError(
                 f"lifting_dim={self.lifting_dim} over num_heads={self.num_heads} must be a whole, "
@@ -173,7 +171,7 @@ class ATOMConfig(BlockConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self, _OPERATOR_CHOICES)
-        check_count(self, "rrwp_length", 0)
+        check_count(self, "rrwp_length", least=0)
         check_positive(self, "rope_base", "rope_tau")
         if self.num_scalars == 0:
             self._check_need_of_scalars()
@@ -287,14 +285,13 @@ class IntegratorConfig(BlockConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "temperature", "time_scale", "max_horizon")
-        check_count(self, "vector_channels")
-        check_count(self, "pair_hidden_dim")
-        check_count(self, "vector_layers", 0, MOST_LAYERS)
+        check_count(self, "vector_channels", "pair_hidden_dim")
+        check_count(self, "vector_layers", least=0, most=MOST_LAYERS)
         if self.exact_limits and not self.accelerations:
             raise ConfigError(
                 f"exact_limits=True with accelerations={self.accelerations}; it needs them"
             )
-        check_count(self, "spring_steps", 0)
+        check_count(self, "spring_steps", least=0)
         if self.spring_steps and not self.exact_limits:
             raise ConfigError(
                 f"spring_steps={self.spring_steps} with exact_limits=False; springs need "

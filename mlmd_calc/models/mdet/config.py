@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -13,6 +12,7 @@ from mlmd_calc.options import (
     check_choices,
     check_count,
     check_fraction,
+    check_positive,
     check_types,
     refuse_unknown,
     with_lists,
@@ -27,8 +27,6 @@ TARGET_DIMENSION: Final[dict[str, int]] = {
 }
 """Output size of each head MD-ET can have."""
 
-_COUNTS: Final = ("embd_dim", "num_heads", "num_3d_kernels", "ffn_multiplier")
-_PROBABILITIES: Final = ("attention_dropout", "ffn_dropout", "head_dropout")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "activation": ("gelu", "relu"),
     "directions": ("direct", "fourier", "spherical_harmonics", "none"),
@@ -122,7 +120,11 @@ class MDETConfig:
     head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_values()
+        check_types(self)
+        check_choices(self, _CHOICES)
+        check_count(self, "n_layers", most=MOST_LAYERS)
+        check_count(self, "embd_dim", "num_heads", "num_3d_kernels", "ffn_multiplier")
+        check_fraction(self, "attention_dropout", "ffn_dropout", "head_dropout")
         if self.embd_dim % self.num_heads:
             raise ConfigError(
                 f"embd_dim={self.embd_dim} is not a multiple of num_heads={self.num_heads}"
@@ -135,8 +137,8 @@ class MDETConfig:
             raise ConfigError(
                 f"num_3d_kernels={self.num_3d_kernels} must be even with fourier directions"
             )
-        if self.cutoff is not None and not 0.0 < self.cutoff < math.inf:
-            raise ConfigError(f"cutoff={self.cutoff!r}; it must be a positive length or None")
+        if self.cutoff is not None:
+            check_positive(self, "cutoff")
         if self.directions == "none" and "dipole" in self.target_heads:
             raise ConfigError(
                 "directions='none' cannot predict a dipole, which turns with the molecule; "
@@ -156,16 +158,6 @@ class MDETConfig:
                 "energy_conserving=True needs the heads 'forces' and 'formation_energy', "
                 f"got {self.target_heads}"
             )
-
-    def _check_values(self) -> None:
-        """Check every option by itself."""
-        check_types(self)
-        check_choices(self, _CHOICES)
-        check_count(self, "n_layers", most=MOST_LAYERS)
-        for name in _COUNTS:
-            check_count(self, name)
-        for name in _PROBABILITIES:
-            check_fraction(self, name)
 
     @property
     def invariant(self) -> bool:

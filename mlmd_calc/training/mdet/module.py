@@ -88,22 +88,20 @@ class MDETTraining(TrainingModule):
         positions = (batch.positions / units.MDET_BOHR).float()
         if not weight.gradient and not weight.consistency:
             return self._head_terms(batch, self._evaluate(batch, positions))
-        # bf16 would drown the small energy differences.
-        with torch.autocast(self.device.type, enabled=False):
-            slope = self._energy_forces(batch, positions)
-            if weight.gradient:
-                gradient, out = self._gradient_term(batch, positions, slope)
-                terms = self._head_terms(batch, out) | {"gradient": gradient}
-            else:
-                out = self._evaluate(batch, positions)
-                terms = self._head_terms(batch, out)
-            if weight.consistency:
-                # Displaced positions come in pairs around the true ones; the mean is that of those.
-                copies = out["forces"].unflatten(0, (-1, len(positions)))
-                # Only the direct head is pulled: the energy gradient is the physical side.
-                terms["consistency"] = force_loss(
-                    copies.mean(0) * units.MDET_FORCE, slope * units.MDET_FORCE, batch.mask
-                )
+        slope = self._energy_forces(batch, positions)
+        if weight.gradient:
+            gradient, out = self._gradient_term(batch, positions, slope)
+            terms = self._head_terms(batch, out) | {"gradient": gradient}
+        else:
+            out = self._evaluate(batch, positions)
+            terms = self._head_terms(batch, out)
+        if weight.consistency:
+            # Displaced positions come in pairs around the true ones; the mean is that of those.
+            copies = out["forces"].unflatten(0, (-1, len(positions)))
+            # Only the direct head is pulled: the energy gradient is the physical side.
+            terms["consistency"] = force_loss(
+                copies.mean(0) * units.MDET_FORCE, slope * units.MDET_FORCE, batch.mask
+            )
         return terms
 
     def _gradient_term(

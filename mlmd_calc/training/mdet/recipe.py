@@ -44,7 +44,8 @@ class MDETRecipe(Recipe):
     model
         See :class:`mlmd_calc.models.MDETConfig`.
     precision
-        As in :class:`Recipe`; energy gradients always use 32 bit.
+        As in :class:`Recipe`. A loss with ``gradient`` or ``consistency`` needs "32-true": matrix
+        products in bfloat16 would drown the small energy differences that it is made of.
     loss
         Loss weights.
     pairs_per_batch

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.electrons import ElectronicState, TrainedState
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet import MDET, MDETConfig
 from mlmd_calc.potential.coverage import measure
 from mlmd_calc.training.mdet.atomic_energies import fit_atomic_energies, refit_atomic_energies
@@ -25,6 +26,7 @@ def mdet_task(
     start: Model | None,
 ) -> Task:
     """Prepare a training; see :data:`~mlmd_calc.training.task.PrepareTask`."""
+    _check_precision(recipe)
     network = network_to_train(start, recipe.seed, lambda: MDET(MDETConfig.from_dict(recipe.model)))
     if start is not None and energy_head(network.config, recipe.loss):
         references = refit_atomic_energies(start, train)
@@ -48,6 +50,17 @@ def mdet_task(
     return Task(
         MDETTraining(network, recipe), stream, batches, references, sorted(references), card
     )
+
+
+def _check_precision(recipe: MDETRecipe) -> None:
+    """Refuse a precision without effect; model cards hold recipes that have one."""
+    if recipe.precision != "32-true" and (recipe.loss.gradient or recipe.loss.consistency):
+        raise ConfigError(
+            f"precision={recipe.precision!r} with loss.gradient={recipe.loss.gradient:g} and "
+            f"loss.consistency={recipe.loss.consistency:g}; energy gradients need single precision "
+            "throughout, so it would change nothing: leave precision at '32-true', or set both "
+            "weights to 0"
+        )
 
 
 def _distances(train: Sequence[MoleculeFrames], start: Model | None) -> dict[str, float]:
