@@ -62,7 +62,11 @@ def description_of(force: Any) -> dict[str, Any] | None:
     """Read what a force of this package says about itself; None if it does not, or is another."""
     if isinstance(force, openmm.PythonForce):
         return stored_description(force)
-    return module_description(force)
+    found = module_description(force)
+    # A Python force in an ATMForce has no kind either.
+    if found is None and type(force) is openmm.Force:
+        return stored_description(force)
+    return found
 
 
 def stored_description(force: Any) -> dict[str, Any] | None:
