@@ -262,6 +262,7 @@ class Potential:
         molecule.check_geometry(coverage)
         if is_new:
             molecule.check_charge()
+            molecule.check_one_molecule()
             if len(self._checked) >= _MOST_COMPOSITIONS:
                 self._checked.clear()
             self._checked.add(composition)
