@@ -28,6 +28,12 @@ _COVALENT: Final = (0.25, 5e4)
 """Bonds of a force field are shorter (nm) and stiffer (kJ/mol/nm²); restraints are not both."""
 
 
+_EWALD_SUMS: Final = (
+    openmm.NonbondedForce.Ewald,
+    openmm.NonbondedForce.PME,
+    openmm.NonbondedForce.LJPME,
+)
+
 _COUNTS: Final = (
     *("getNumBonds", "getNumAngles", "getNumTorsions", "getNumExceptions"),
     "getNumForces",
@@ -105,6 +111,32 @@ def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
                 _check_one_model(system)
                 checked.append(weakref.ref(system))
     return checked
+
+
+def check_images(system: openmm.System, region: Region) -> None:
+    """Refuse charges of ML atoms in different images that an Ewald sum would not take out.
+
+    OpenMM subtracts the interactions of excluded pairs at the distance that they have in the file.
+
+    Raises
+    ------
+    InputError
+        If the System has such charges.
+    """
+    own = {int(particle) for particle in region.particles}
+    for force in system.getForces():
+        if (
+            isinstance(force, openmm.NonbondedForce)
+            and force.getNonbondedMethod() in _EWALD_SUMS
+            and not force.getExceptionsUsePeriodicBoundaryConditions()
+            and sum(bool(force.getParticleParameters(i)[0]._value) for i in own) > 1
+        ):
+            raise InputError(
+                "ML atoms lie in different images of the periodic box, where the NonbondedForce "
+                "would take the interactions among their charges out at wrong distances; call "
+                "setExceptionsUsePeriodicBoundaryConditions(True) of it before the Context is "
+                "made, or give positions in which the molecule is whole"
+            )
 
 
 def extent(system: openmm.System) -> list[Any]:

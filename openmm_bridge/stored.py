@@ -103,8 +103,8 @@ def as_torch_force(force: Any) -> Any:
     """Return a force as the TorchForce it is; None if it is none."""
     try:
         kind = openmmtorch_module().TorchForce
-    except ImportError:
-        # Without it there are no such forces.
+    except (ImportError, AttributeError):
+        # Without it there are no such forces; it is deprecated and may go.
         return None
     return kind.cast(force) if kind.isinstance(force) else None
 
