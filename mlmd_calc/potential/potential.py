@@ -147,7 +147,7 @@ class Potential:
         chooses = device == "auto" and self.device.type == "cuda"
         self._small_on_cpu = chooses and not graphs_work(self.device)
         self.coverage = Coverage.of(self.model.card)
-        self._checked: set[tuple[bytes, int, int, bool]] = set()
+        self._checked: set[tuple[bytes, int, int, bool, bool]] = set()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -201,8 +201,9 @@ class Potential:
         properties
             "energy", "forces" or both; what is not asked for is not computed.
         coverage
-            Distances beyond which structures are refused. None: those of the model. Wider limits,
-            with which no spread is objected to, are for comparisons with better answers and trials.
+            Distances beyond which structures are refused. None: those of the model. Wider limits
+            are for comparisons with better answers and trials; with them neither a spread nor
+            several molecules are objected to.
 
         Returns
         -------
@@ -255,14 +256,17 @@ class Potential:
     def _check(self, molecule: Structure, coverage: Coverage) -> None:
         """Refuse what the model cannot answer."""
         # The same composition comes at every step of a run.
-        composition = (molecule.numbers.tobytes(), *molecule.state, molecule.charge_is_stated)
+        compares = coverage != self.coverage
+        atoms = molecule.numbers.tobytes()
+        composition = (atoms, *molecule.state, molecule.charge_is_stated, compares)
         is_new = composition not in self._checked
         if is_new:
             molecule.check_composition(self.model.card)
         molecule.check_geometry(coverage)
         if is_new:
             molecule.check_charge()
-            molecule.check_one_molecule()
+            if not compares:
+                molecule.check_one_molecule()
             if len(self._checked) >= _MOST_COMPOSITIONS:
                 self._checked.clear()
             self._checked.add(composition)
