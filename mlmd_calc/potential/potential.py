@@ -201,9 +201,8 @@ class Potential:
         properties
             "energy", "forces" or both; what is not asked for is not computed.
         coverage
-            Distances beyond which structures are refused. None: those of the model. Wider limits
-            are for comparisons with better answers and trials; with them neither a spread nor
-            several molecules are objected to.
+            Distances beyond which structures are refused. None: those of the model. Wider limits,
+            with which no spread is objected to, are for comparisons with better answers and trials.
 
         Returns
         -------
@@ -256,20 +255,18 @@ class Potential:
     def _check(self, molecule: Structure, coverage: Coverage) -> None:
         """Refuse what the model cannot answer."""
         # The same composition comes at every step of a run.
-        compares = coverage != self.coverage
-        atoms = molecule.numbers.tobytes()
-        composition = (atoms, *molecule.state, molecule.charge_is_stated, compares)
-        is_new = composition not in self._checked
-        if is_new:
+        usual = coverage == self.coverage
+        composition = (molecule.numbers.tobytes(), *molecule.state, molecule.charge_is_stated)
+        if is_new := (*composition, usual) not in self._checked:
             molecule.check_composition(self.model.card)
         molecule.check_geometry(coverage)
         if is_new:
             molecule.check_charge()
-            if not compares:
+            if usual:
                 molecule.check_one_molecule()
             if len(self._checked) >= _MOST_COMPOSITIONS:
                 self._checked.clear()
-            self._checked.add(composition)
+            self._checked.add((*composition, usual))
 
     def copies_per_call(self, size: int) -> int:
         """Molecules of a size, or orientations of them, that go into one network call."""
