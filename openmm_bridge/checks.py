@@ -12,7 +12,7 @@ import openmm
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import fragments_of
 from openmm_bridge.region import Region
-from openmm_bridge.stored import description_of, module_description, stored_description
+from openmm_bridge.stored import description_of, stored_description
 
 FORCE_NAME: Final = "MD-ET"
 """What the force is called in the System and its XML."""
@@ -28,7 +28,16 @@ _COVALENT: Final = (0.25, 5e4)
 """Bonds of a force field are shorter (nm) and stiffer (kJ/mol/nm²); restraints are not both."""
 
 
-_COUNTS: Final = ("getNumBonds", "getNumAngles", "getNumTorsions", "getNumExceptions")
+_EWALD_SUMS: Final = (
+    openmm.NonbondedForce.Ewald,
+    openmm.NonbondedForce.PME,
+    openmm.NonbondedForce.LJPME,
+)
+
+_COUNTS: Final = (
+    *("getNumBonds", "getNumAngles", "getNumTorsions", "getNumExceptions"),
+    "getNumForces",
+)
 """Methods of forces that tell how many terms they have, as far as these are checked."""
 
 
@@ -104,6 +113,32 @@ def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
     return checked
 
 
+def check_images(system: openmm.System, region: Region) -> None:
+    """Refuse charges of ML atoms in different images that an Ewald sum would not take out.
+
+    OpenMM subtracts the interactions of excluded pairs at the distance that they have in the file.
+
+    Raises
+    ------
+    InputError
+        If the System has such charges.
+    """
+    own = {int(particle) for particle in region.particles}
+    for force in system.getForces():
+        if (
+            isinstance(force, openmm.NonbondedForce)
+            and force.getNonbondedMethod() in _EWALD_SUMS
+            and not force.getExceptionsUsePeriodicBoundaryConditions()
+            and sum(bool(force.getParticleParameters(i)[0]._value) for i in own) > 1
+        ):
+            raise InputError(
+                "ML atoms lie in different images of the periodic box, where the NonbondedForce "
+                "would take the interactions among their charges out at wrong distances; call "
+                "setExceptionsUsePeriodicBoundaryConditions(True) of it before the Context is "
+                "made, or give positions in which the molecule is whole"
+            )
+
+
 def extent(system: openmm.System) -> list[Any]:
     """Return what changes as things are added to a System, quickly enough for every call."""
     counted = [
@@ -117,9 +152,25 @@ def extent(system: openmm.System) -> list[Any]:
     return [system.getNumParticles(), system.getNumConstraints(), counted]
 
 
+def _acting(system: openmm.System) -> Iterator[tuple[Any, int]]:
+    """Yield the forces of a System and their groups, also those that an ATMForce evaluates."""
+    for force in system.getForces():
+        yield force, force.getForceGroup()
+        if isinstance(force, openmm.ATMForce):
+            inner = (force.getForce(i) for i in range(force.getNumForces()))
+            yield from ((_of_its_kind(one), force.getForceGroup()) for one in inner)
+
+
+def _of_its_kind(force: Any) -> Any:
+    """Return a copy of the kind that a force is, which an ATMForce does not tell Python."""
+    if _is_ours(force):
+        return force
+    return openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(force))
+
+
 def _placed(system: openmm.System) -> Iterator[_Placed]:
     """Find the forces of this package, also among collective variables."""
-    for force in system.getForces():
+    for force, _ in _acting(system):
         if _is_ours(force):
             yield _Placed(force, ())
         elif isinstance(force, openmm.CustomCVForce):
@@ -137,10 +188,11 @@ def _is_ours(force: Any) -> bool:
         return True
     if force.getName() == FORCE_NAME:
         return True
-    # Nor does OpenMM-Torch in the XML of a System; to Python such a force has no kind.
+    # Nor does OpenMM-Torch in the XML of a System; to Python such a force, and any in an ATMForce,
+    # has no kind.
     if type(force) is not openmm.Force and type(force).__name__ != "TorchForce":
         return False
-    return module_description(force) is not None
+    return description_of(force) is not None
 
 
 def _address(force: Any) -> int:
@@ -208,13 +260,14 @@ def _check_one_model(system: openmm.System) -> None:
     Groups may be integrated apart, and what collective variables add up is the user's affair.
     """
     taken: set[tuple[int, int]] = set()
-    for force in filter(_is_ours, system.getForces()):
+    for force, group in _acting(system):
+        if not _is_ours(force):
+            continue
         try:
             region, _ = _described(force)
         except InputError:
             # Forces of models in memory do not say which atoms they act on.
             continue
-        group = force.getForceGroup()
         atoms = {(group, int(particle)) for particle in region.particles}
         if both := sorted(taken & atoms):
             raise InputError(
@@ -250,7 +303,7 @@ def _cut(first: int, second: int, what: str) -> InputError:
 def _check_bonds_outwards(system: openmm.System, own: dict[int, int]) -> None:
     """Refuse covalent bonds from ML atoms to others."""
     length, strength = _COVALENT
-    for force in system.getForces():
+    for force, _ in _acting(system):
         if isinstance(force, openmm.HarmonicBondForce):
             for first, second, r0, k in _terms(force):
                 if (first in own) != (second in own) and r0 < length and k > strength:
@@ -263,7 +316,7 @@ def _check_not_counted_twice(system: openmm.System, own: dict[int, int]) -> None
     Single terms may be restraints of the user's. The bonded terms of a force field tie all atoms of
     a molecule together.
     """
-    groups = [group for force in system.getForces() for group in _bonded(force, own)]
+    groups = [atoms for force, _ in _acting(system) for atoms in _bonded(force, own)]
     enough = len(groups) >= min(2, len(own) - 1) > 0
     if enough and fragments_of(len(own), groups).max() == 0:
         raise InputError(
@@ -271,7 +324,7 @@ def _check_not_counted_twice(system: openmm.System, own: dict[int, int]) -> None
             "well, so that the molecule would be counted twice; take them away, as OpenMM-ML's "
             "createMixedSystem does, or begin with an empty System if the molecule is alone"
         )
-    for force in system.getForces():
+    for force, _ in _acting(system):
         if isinstance(force, openmm.NonbondedForce):
             pair = _nonbonded_pair(force, own)
             if pair is not None:

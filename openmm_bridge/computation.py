@@ -19,7 +19,7 @@ from mlmd_calc import units
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError, PredictionError
 from mlmd_calc.potential import Evaluation, Potential, Structure
 from mlmd_calc.potential.coverage import Coverage
-from openmm_bridge.checks import check_contexts, extent
+from openmm_bridge.checks import check_contexts, check_images, extent
 from openmm_bridge.region import Region, check_nanometres, check_order, make_whole
 
 _LOG: Final = logging.getLogger(__name__)
@@ -194,6 +194,9 @@ class MDETComputation:
             molecule = self._molecule(positions, box)
             check_nanometres(molecule)
             check_order(self.region, molecule)
+            if not np.array_equal(molecule, positions[self.region.particles]):
+                for system in filter(None, (reference() for reference in self._systems)):
+                    check_images(system, self.region)
         self._seen = [*seen, *self._extents()]
 
     def _extents(self) -> list[Any]:

@@ -105,6 +105,10 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
         )
         system.addForce(force)
         system.addForce(_zero_bonds(region, forceGroup))
+        for other in system.getForces():
+            # ML atoms may lie in different images, and the pairs that are excluded with them.
+            if isinstance(other, openmm.NonbondedForce) and region.periodic:
+                other.setExceptionsUsePeriodicBoundaryConditions(True)
         # For interpolation the forces are collected in a System without particles; they are checked
         # when they are first evaluated.
         if system.getNumParticles() > 0:

@@ -62,7 +62,11 @@ def description_of(force: Any) -> dict[str, Any] | None:
     """Read what a force of this package says about itself; None if it does not, or is another."""
     if isinstance(force, openmm.PythonForce):
         return stored_description(force)
-    return module_description(force)
+    found = module_description(force)
+    # A Python force in an ATMForce has no kind either.
+    if found is None and type(force) is openmm.Force:
+        return stored_description(force)
+    return found
 
 
 def stored_description(force: Any) -> dict[str, Any] | None:
@@ -99,8 +103,8 @@ def as_torch_force(force: Any) -> Any:
     """Return a force as the TorchForce it is; None if it is none."""
     try:
         kind = openmmtorch_module().TorchForce
-    except ImportError:
-        # Without it there are no such forces.
+    except (ImportError, AttributeError):
+        # Without it there are no such forces; it is deprecated and may go.
         return None
     return kind.cast(force) if kind.isinstance(force) else None
 

@@ -53,6 +53,19 @@ def test_three_frames_tell_the_unit_of_forces(factor):
         check_units(replace(few, forces=factor * few.forces))
 
 
+@pytest.mark.parametrize("unit", [units.HARTREE, units.KCAL_PER_MOL, units.KJ_PER_MOL])
+def test_one_frame_tells_the_unit_of_total_energies(unit):
+    """Of nitrogen, with all its electrons: -109.5 Hartree by any method."""
+    one = replace(vibrating(1), forces=None, velocities=None)
+    total = -109.5 * units.HARTREE
+    check_units(replace(one, energies=np.array([total])))
+    # Valence electrons (GFN2-xTB), and energies from the free atoms.
+    for energy in (-172.0, -9.8, 0.0):
+        check_units(replace(one, energies=np.array([energy])))
+    with pytest.raises(InputError, match=r"all its electrons in .*, in eV it is about -2966"):
+        check_units(replace(one, energies=np.array([total / unit])))
+
+
 def test_relaxed_structures_tell_no_unit():
     """Lengths of bonds differ between conformers and along scans, without any force."""
     molecule = vibrating()

@@ -18,7 +18,7 @@ pytest.importorskip("rdkit", reason="rdkit builds peptides")
 
 from peptide_structures import sequence_structure, without, write_dipeptide
 
-from mlmd_calc.data.biomolecules.peptides import capped_peptide
+from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide, capped_peptide
 
 SHIPPED = [card for card in list_models() if card.kind == "atmos"]
 
@@ -89,13 +89,28 @@ def test_everything_else_is_beyond(domain, tmp_path):
     assert reason == "the chain of ACE 1 of chain A has 5 amino acids; known are 1 to 4"
     free = objections(domain, sequence_structure("AGA"))
     assert free == [
-        "the chain begins without a cap at ALA 1 of chain A; known is ACE",
-        "the chain ends without a cap at ALA 3 of chain A; known is NME",
+        "the chain begins without a cap and neutral at ALA 1 of chain A; known is ACE",
+        "the chain ends without a cap and neutral at ALA 3 of chain A; known is NME",
     ]
     [reason] = objections(domain, structure_from_smiles("CCO"))
     assert reason == "MOL 1 of chain 1 is not an amino acid, and the model knows nothing else"
     complexed = read_structure(write_dipeptide(tmp_path / "c.pdb", complexed=True))
     assert len(objections(domain, complexed)) == 2  # the two ethanols; water and ions do not count
+
+
+def test_ends_are_charged_and_whole(domain):
+    """Fragments that are cut out of a chain lack OXT, and rings have no ends."""
+    free = replace(domain, first=("ACE", "free"), last=("NME", "free"))
+    whole = build_peptide(Peptide.parse("H-AGA-OH"), 0)
+    assert objections(free, whole) == []
+    cut = without(whole, [whole.names.index("OXT")])
+    reasons = ["the chain ends without OXT or a cap at ALA 3 of chain A; known is NME or free"]
+    assert objections(free, cut) == reasons
+    known = Domain.of([build_system(cut).residues])
+    assert (known.last, objections(known, cut)) == (("cut",), [])
+    first, second = objections(free, sequence_structure("AGA"))
+    assert "begins without a cap and neutral at ALA 1 of chain A; known is ACE or free" in first
+    assert "ends without a cap and neutral at ALA 3 of chain A; known is NME or free" in second
 
 
 @pytest.mark.parametrize("letter", ["I", "T"])

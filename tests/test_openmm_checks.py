@@ -94,6 +94,45 @@ def test_forces_that_say_nothing_of_their_atoms_are_refused(ethanol):
         check_system(system_of(ethanol))
 
 
+def alchemical(*forces: openmm.Force, size: int) -> openmm.ATMForce:
+    """Half of the forces here, half of them in the same place."""
+    made = openmm.ATMForce(0.5, 0.5, 0, 0, 0, 0, 0, 0, 1)
+    for _ in range(size):
+        made.addParticle(openmm.Vec3(0, 0, 0))
+    for force in forces:
+        made.addForce(force)
+    return made
+
+
+def test_a_force_in_an_atm_force_is_checked(ethanol, stored):
+    """OpenMM hands its inner forces out without their kind."""
+    alone = system_of(ethanol, alchemical(force_on(ethanol, stored), size=9))
+    read = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(alone))
+    expected = energy_and_forces(
+        context_of(system_of(ethanol, force_on(ethanol, stored)), ethanol.positions)
+    )
+    for system in (alone, read):
+        check_system(system)
+        found = energy_and_forces(context_of(system, ethanol.positions))
+        np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-8)
+        system.addForce(bonds_of(ethanol))
+        with pytest.raises(InputError, match="8 bonds, angles and torsions of a force field act"):
+            check_system(system)
+
+
+def test_bonds_and_second_models_in_an_atm_force_are_found(ethanol, stored):
+    force = force_on(ethanol, stored)
+    double = system_of(ethanol, alchemical(force, bonds_of(ethanol), size=9))
+    with pytest.raises(InputError, match="8 bonds, angles and torsions of a force field act"):
+        check_system(double)
+    with pytest.raises(openmm.OpenMMException, match="8 bonds, angles and torsions"):
+        energy_and_forces(context_of(double, ethanol.positions))
+    twice = system_of(ethanol, alchemical(force_on(ethanol, stored), size=9))
+    twice.addForce(force_on(ethanol, stored))
+    with pytest.raises(InputError, match="two forces of this package act on particle 0"):
+        check_system(twice)
+
+
 # ---- whole molecules, one at a time -------------------------------------------------------------
 
 

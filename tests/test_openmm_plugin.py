@@ -106,6 +106,21 @@ def test_mixed_system_with_barostat_runs(solvated):
     assert np.abs(lengths[0] - lengths[1]).max() < 0.5
 
 
+def test_ml_atoms_in_other_images_have_the_same_energy(solvated):
+    """Interactions among their charges are taken out of the Ewald sum wherever they lie."""
+    topology, classical, positions = solvated
+    torn = positions.copy()
+    torn[:4, 0] += EDGE * units.NM
+    mixed = potential().createMixedSystem(topology, classical, range(9), device="cpu")
+    energies = [energy_and_forces(context_of(mixed, x))[0] for x in (positions, torn)]
+    assert energies[1] == pytest.approx(energies[0], abs=0.01)
+    again = copy.deepcopy(mixed)
+    nonbonded = next(f for f in again.getForces() if isinstance(f, openmm.NonbondedForce))
+    nonbonded.setExceptionsUsePeriodicBoundaryConditions(False)
+    with pytest.raises(openmm.OpenMMException, match="in different images of the periodic box"):
+        energy_and_forces(context_of(again, torn))
+
+
 def flexible(solvated) -> openmm.System:
     """Make the ethanol's constraints bonds, as a force field without constraints has them."""
     topology, classical, positions = solvated

@@ -13,6 +13,7 @@ import pytest
 import torch
 from another_process import code, run_child
 from ase.build import molecule
+from ase.collections import s22
 from toy_models import CONFIGS, SMALL, molecules, random_network, toy_model
 
 from mlmd_calc import Potential, units
@@ -811,3 +812,19 @@ def test_molecules_too_small_for_the_default_are_warned_of() -> None:
     default.evaluate([molecule("H2O")])
     with pytest.warns(UserWarning, match="3 atoms and more; .* for 2 atoms is far off"):
         default.evaluate([molecule("N2")])
+
+
+@pytest.mark.parametrize("name", ["Water_dimer", "Formic_acid_dimer"])
+def test_molecules_beside_each_other_are_warned_of(name: str) -> None:
+    """Within the gaps of the training data, but the default is off by 0.1 eV and more."""
+    default = Potential(device="cpu")
+    pair = s22[name]
+    with pytest.warns(UserWarning, match=r"2 molecules \(atoms \d and \d, 1\.\d\d Å apart"):
+        default.evaluate([pair])
+    default.evaluate([pair[: len(pair) // 2]])
+
+
+def test_a_hydrogen_that_has_left_is_no_molecule() -> None:
+    ethanol = molecule("CH3CH2OH")
+    ethanol.set_distance(2, 3, 1.7, fix=0)
+    Potential(device="cpu").evaluate([ethanol])

@@ -25,7 +25,15 @@ from mlmd_calc.options import (
 from mlmd_calc.wording import counted
 
 FREE: Final = "free"
-"""Stands for the end of a chain without a cap."""
+_NEUTRAL: Final = "neutral"
+_CUT: Final = "cut"
+"""Stand for the end of a chain without a cap: with the charge of pH 7, without one, without OXT."""
+
+_HOW: Final = {
+    FREE: "without a cap",
+    _NEUTRAL: "without a cap and neutral",
+    _CUT: "without OXT or a cap",
+}
 
 _CHARGED: Final = {
     **{("ASP", 0): "ASH", ("GLU", 0): "GLH", ("LYS", 0): "LYN", ("ARG", 0): "ARN"},
@@ -63,6 +71,10 @@ class ResidueState(NamedTuple):
     """Stereocentres that are the mirror images of the natural ones."""
     cis: bool
     """Whether that peptide bond is cis."""
+    begins: str
+    ends: str
+    """How a chain begins and ends with it: the name of a cap, ``"free"`` (NH3+ and COO-),
+    ``"neutral"``, or ``"cut"`` without OXT."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Domain:
         Amino acids, by Amber's names of their protonation states, which also tell the tautomer of
         histidine: ``"ASP"`` is charged, ``"ASH"`` neutral, ``"CYX"`` is in a disulfide bridge.
     first, last
-        How chains begin and end: names of caps, or ``"free"`` for none.
+        How chains begin and end, see :class:`ResidueState`.
     shortest, longest
         Amino acids per chain.
     chains
@@ -149,8 +161,8 @@ class Domain:
         counts = [sum(residue.kind == _ACID for residue in chain) for chain in chains] or [1]
         return cls(
             residues=tuple(sorted({one.name for one in everything if one.kind == _ACID})),
-            first=tuple(sorted({_end(chain[0]) for chain in chains})),
-            last=tuple(sorted({_end(chain[-1]) for chain in chains})),
+            first=tuple(sorted({chain[0].begins for chain in chains})),
+            last=tuple(sorted({chain[-1].ends for chain in chains})),
             shortest=max(1, min(counts)),
             longest=max(1, max(counts)),
             chains=max((len(_chains(system)) for system in systems), default=0),
@@ -215,20 +227,15 @@ class Domain:
                 f"the chain of {members[0].label} has {count} amino acids; known are "
                 f"{self.shortest} to {self.longest}"
             )
-        ends = (("begins", members[0], self.first), ("ends", members[-1], self.last))
-        for verb, residue, known in ends:
-            name = _end(residue)
-            if name not in known:
-                how = "without a cap" if name == FREE else f"with {name}"
+        first, last = members[0], members[-1]
+        ends = (("begins", first, first.begins, self.first), ("ends", last, last.ends, self.last))
+        for verb, residue, end, known in ends:
+            if end not in known:
+                how = _HOW.get(end, f"with {end}")
                 found.append(
                     f"the chain {verb} {how} at {residue.label}; known is {' or '.join(known)}"
                 )
         return found
-
-
-def _end(residue: ResidueState) -> str:
-    """Name what a chain begins or ends with."""
-    return residue.name if residue.kind == "cap" else FREE
 
 
 def refuse_objections(objections: Sequence[str], model: str) -> None:
@@ -308,14 +315,18 @@ def describe_residues(graph: BondGraph, parts: Sequence[Part]) -> tuple[ResidueS
     found = []
     for index, part in enumerate(parts):
         link = links.get(index)
+        name = _name(graph, part)
+        is_acid = part.is_amino_acid
         found.append(
             ResidueState(
                 label=graph.structure.residue_label(part.residue),
-                name=_name(graph, part),
+                name=name,
                 kind=_kind(part),
                 before=-1 if link is None else link.before,
                 mirrored=_mirrored(graph, part),
                 cis=link is not None and _is_cis(graph, link),
+                begins=_end(part, "N") if is_acid else name,
+                ends=_end(part, "OXT") if is_acid else name,
             )
         )
     return tuple(found)
@@ -341,6 +352,13 @@ def _name(graph: BondGraph, part: Part) -> str:
         # Without hydrogens nobody can tell, and the network sees none.
         return "HID" if graph.hydrogens_on([part.atom("ND1")]) else "HIE"
     return _CHARGED.get((parent, charge), parent)
+
+
+def _end(part: Part, atom: str) -> str:
+    """Tell what the end of a chain with this atom of an amino acid is like."""
+    if atom not in part.names:
+        return _CUT
+    return FREE if part.charges[part.names.index(atom)] else _NEUTRAL
 
 
 def _mirrored(graph: BondGraph, part: Part) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ what            must hold
 lengths         the nearest neighbours of atoms are about a covalent bond away
 forces          a bond that is longer by x pulls back with k x, where k is 20 to 160 eV/Å² in
                 molecules (median over the bonds); forces of that size go with the lengths
-energies        from frame to frame the energy changes as much as the forces do work
+energies        from frame to frame the energy changes as much as the forces do work; they are not
+                those of all electrons in another unit, which one frame tells
 velocities      from frame to frame the atoms move as far as their velocities say
 ==============  ==================================================================================
 
-The limits lie far outside what data show, and inside what the nearest other unit would give. All
-but the lengths need some frames to be measured. Forces that are small tell nothing where they do
+The limits lie far outside what data show, and inside what the nearest other unit would give. What
+compares frames needs some of them. Forces that are small tell nothing where they do
 not go with the lengths of the bonds, as in relaxed structures and scans.
 """
 
@@ -76,6 +77,12 @@ _ENERGIES: Final = {
     "Hartree": units.HARTREE,
 }
 
+_FREE_ATOMS: Final = {1: -0.50, 6: -37.8, 7: -54.5, 8: -75.0, 9: -99.7}
+"""Hartree, with all electrons, by any method. Of heavier atoms valence electrons have so small a
+part of it that energies of theirs in eV may look like all of it in Hartree."""
+_TOTAL: Final = (0.99, 1.03)
+"""Energy of a molecule by that of its free atoms: 1.005 of water, 1.018 of methane."""
+
 
 def check_units(molecule: MoleculeFrames) -> None:
     """Refuse labelled frames that cannot be in Å, eV/Å, eV, Å/fs and fs.
@@ -97,6 +104,8 @@ def check_units(molecule: MoleculeFrames) -> None:
     numbers = molecule.numbers[kept]
     positions = molecule.positions[spread][:, kept].astype(np.float64)
     _check_lengths(molecule.name, numbers, positions)
+    if molecule.energies is not None:
+        _check_totals(molecule.name, molecule.numbers, float(np.median(molecule.energies)))
     if molecule.forces is not None and len(spread) >= _FEWEST_FORCES:
         forces = molecule.forces[spread][:, kept].astype(np.float64)
         _check_forces(molecule.name, numbers, positions, forces)
@@ -195,6 +204,21 @@ def _stiffness(
     correlation = -float(work.sum()) / (np.sqrt(stretched * pulled) or 1.0)
     slope = -float(np.median(work / (stretch**2).sum(axis=0)))
     return slope, float(correlation), float(np.sqrt(pulled / stretched))
+
+
+def _check_totals(name: str, numbers: NDArray[np.int64], energy: float) -> None:
+    """Refuse energies of all electrons in another unit than eV."""
+    if not set(numbers.tolist()) <= _FREE_ATOMS.keys() or numbers.max() == 1:
+        return
+    expected = units.HARTREE * sum(_FREE_ATOMS[z] for z in numbers.tolist())
+    lowest, highest = _TOTAL
+    for unit, size in _ENERGIES.items():
+        if lowest <= energy * size / expected <= highest:
+            raise InputError(
+                f"molecule {name!r}: an energy of {energy:.6g} is that of all its electrons in "
+                f"{unit}, in eV it is about {expected:.6g}; convert energies and forces to eV and "
+                "eV/Å"
+            )
 
 
 def _check_energies(

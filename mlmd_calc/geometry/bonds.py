@@ -22,6 +22,9 @@ BOND_LIMIT: Final = 0.5
 STRETCH: Final = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
 
+APART: Final = 1.6
+"""Atoms farther than this times the sum of their covalent radii have no bond, however stretched."""
+
 _CLOSEST: Final = 0.6
 """Smallest distance of atoms over the sum of their covalent radii; triple bonds have 0.77, single
 ones that are converted from Bohr to Å once too often 0.53."""

@@ -14,6 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.spatial import KDTree
 
 from mlmd_calc.geometry.bonds import (
+    APART,
     STRETCH,
     Bonds,
     bond_lengths,
@@ -81,8 +82,7 @@ _FORMS: Final[dict[int, tuple[_Form, ...]]] = {
 
 _HYDROGEN: Final = 1
 _TOGETHER: Final = 1.15
-_APART: Final = 1.6
-"""Times the sum of covalent radii: shorter distances are bonds, longer ones are none."""
+"""Times the sum of covalent radii: shorter distances are bonds."""
 _BESIDE: Final = 1.4
 """The same, of atoms that are no bond although others keep them near each other."""
 _TOTAL_COST: Final = 0.6
@@ -159,10 +159,10 @@ def _is_doubtful(atoms: ase.Atoms, bonds: Bonds) -> bool:
     heavy = np.flatnonzero(np.isin(atoms.numbers, list(_FORMS)) & (atoms.numbers != _HYDROGEN))
     radii = covalent_radii[atoms.numbers[heavy]]
     near = KDTree(atoms.positions[heavy]).query_pairs(
-        2.0 * _APART * float(radii.max(initial=0.0)), output_type="ndarray"
+        2.0 * APART * float(radii.max(initial=0.0)), output_type="ndarray"
     )
     lengths = bond_lengths(atoms.positions[heavy], near) / radii[near].sum(axis=1)
-    doubtful = (lengths > _TOGETHER) & (lengths < _APART)
+    doubtful = (lengths > _TOGETHER) & (lengths < APART)
     if not doubtful.any():
         return False
     neighbours = [set(each) for each in neighbour_lists(len(atoms), bonds.pairs.tolist())]
