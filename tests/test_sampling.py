@@ -378,7 +378,7 @@ def test_networks_in_each_others_place(system, rollout, interpolator):
         Trajectories(interpolator, system.reference, 1, 0)
     with pytest.raises(ConfigError, match="is not an interpolator"):
         Trajectories(rollout, system.reference, 1, 0, interpolator=rollout)
-    with pytest.raises(ConfigError, match="0 trajectories"):
+    with pytest.raises(ConfigError, match="count=0"):
         Trajectories(rollout, system.reference, 0, 0)
     start = torch.from_numpy(system.reference)[None]
     with pytest.raises(InputError, match="cannot fill intervals"):

@@ -73,7 +73,7 @@ def with_reading(command: Callable[..., None]) -> Callable[..., None]:
         reading = Reading(**{name: given.pop(name) for name in Reading._fields})
         command(**given, reading=reading)
 
-    with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*own, *options]
-    )
+    parameters = [*own, *options]
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options

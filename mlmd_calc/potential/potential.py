@@ -229,7 +229,7 @@ class Potential:
             item if isinstance(item, Structure) else structure_from_ase(item) for item in structures
         ]
         for molecule in molecules:
-            self._check(molecule, coverage or self.coverage)
+            self._check(molecule, coverage)
         results: list[Evaluation] = []
         for chunk in _chunks(molecules, self.copies_per_call):
             results += self._evaluate_chunk(chunk, energy, forces)
@@ -253,14 +253,14 @@ class Potential:
         limit.object_to(spread, molecule.numbers)
         return result
 
-    def _check(self, molecule: Structure, coverage: Coverage) -> None:
+    def _check(self, molecule: Structure, coverage: Coverage | None) -> None:
         """Refuse what the model cannot answer."""
         # The same composition comes at every step of a run.
-        usual = coverage == self.coverage
+        usual = coverage is None
         composition = (molecule.numbers.tobytes(), *molecule.state, molecule.charge_is_stated)
         if is_new := (*composition, usual) not in self._checked:
             molecule.check_composition(self.model.card)
-        molecule.check_geometry(coverage)
+        molecule.check_geometry(coverage or self.coverage)
         if is_new:
             molecule.check_charge()
             if usual:
@@ -345,7 +345,7 @@ class Potential:
             If the derivatives are not finite.
         """
         molecule = structure if isinstance(structure, Structure) else structure_from_ase(structure)
-        self._check(molecule, self.coverage)
+        self._check(molecule, None)
         raw = self.prediction.jacobian(
             PaddedBatch.centred([molecule], self.device), self.orientations.next()
         )
