@@ -406,7 +406,7 @@ def main() -> int:
     if arguments.html:
         with page.drawing(None) as folder:
             draw(report, folder / "times over sizes.png")
-    page.deliver(None, arguments.html)
+    page.deliver(None, as_json=False, html=arguments.html)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.plot:
