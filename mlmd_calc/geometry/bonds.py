@@ -134,15 +134,17 @@ def fragments_of(count: int, groups: Iterable[Sequence[int]]) -> NDArray[np.int6
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
-def find_bonds(atoms: ase.Atoms) -> Bonds:
+def find_bonds(atoms: ase.Atoms, stretch: float = STRETCH) -> Bonds:
     """Find the bonds of a structure; its bond lengths become the reference.
 
     Parameters
     ----------
     atoms
         Whole molecules near equilibrium; a cell is not looked at.
+    stretch
+        Atoms nearer than this times the sum of their covalent radii are bonded.
     """
-    radii = STRETCH * covalent_radii[atoms.numbers]
+    radii = stretch * covalent_radii[atoms.numbers]
     tree = KDTree(atoms.positions)
     pairs = tree.query_pairs(2.0 * float(radii.max(initial=0.0)), output_type="ndarray")
     pairs = pairs[np.lexsort(pairs.T[::-1])].astype(np.int64)

@@ -8,9 +8,9 @@ from typing import Final
 
 import ase
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import cdist
 
 from mlmd_calc.electrons import (
     ElectronicState,
@@ -20,7 +20,7 @@ from mlmd_calc.electrons import (
     state_as_stated,
 )
 from mlmd_calc.errors import InputError
-from mlmd_calc.geometry.bonds import APART, fragments_of
+from mlmd_calc.geometry.bonds import APART, find_bonds, fragments_of
 from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.models.mdet.embeddings import CHARGE_OFFSET, NUM_ELEMENTS, NUM_STATES
 from mlmd_calc.options import shown
@@ -124,16 +124,14 @@ class Structure:
 
     def check_one_molecule(self) -> None:
         """Warn of several molecules beside each other, whose interactions models seldom learn."""
-        lengths = squareform(pdist(self.positions))
-        radii = covalent_radii[self.numbers]
-        bonded = np.argwhere(np.triu(lengths < APART * (radii[:, None] + radii), 1))
-        parts = fragments_of(len(self), bonded.tolist())
+        bonds = find_bonds(ase.Atoms(self.numbers, self.positions), APART)
+        parts = fragments_of(len(self), bonds.pairs.tolist())
         groups = [np.flatnonzero(parts == part) for part in range(int(parts.max(initial=-1)) + 1)]
         # A hydrogen by itself has left its molecule.
         molecules = [atoms for atoms in groups if len(atoms) > 1 or self.numbers[atoms[0]] > 1]
         if len(molecules) > 1:
             first, rest = molecules[0], np.concatenate(molecules[1:])
-            between = lengths[np.ix_(first, rest)]
+            between = cdist(self.positions[first], self.positions[rest])
             i, j = np.unravel_index(int(between.argmin()), between.shape)
             warnings.warn(
                 f"the atoms are {len(molecules)} molecules (atoms {first[i]} and {rest[j]}, "
