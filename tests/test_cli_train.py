@@ -118,6 +118,16 @@ def test_finetune_starts_from_a_model_file(folder, tmp_path):
         assert (tuned.state_dict()[name] - value).abs().max() < 1e-6
 
 
+def test_finetune_refuses_an_architecture_that_it_would_not_give(folder, tmp_path):
+    """A trained network can grow in some ways, and keeps the rest whatever a recipe says."""
+    common = ("finetune", folder / "run", folder / "labels" / "water.npz", "--out", tmp_path)
+    for wanted in ("model.embd_dim=128", 'model={"n_layers": 9}'):
+        with pytest.raises(
+            ConfigError, match=r"keeps the network .* by model\.n_layers and model\.ffn_multiplier"
+        ):
+            invoke(*common, "--set", wanted)
+
+
 def test_default_recipe_trains_on_any_data(tmp_path):
     """It holds out molecules that these data lack; one that they have; and single frames."""
     for frames in (spring_frames("phenol", [8, 1, 1], 4), spring_frames("mine", [8, 8, 1], 4)):

@@ -521,3 +521,32 @@ def test_every_parameter_takes_part(config: MDETConfig) -> None:
     sum(tensor.square().sum() for tensor in out.values()).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle
+
+
+@pytest.mark.parametrize("size", [{"n_layers": 3}, {"n_layers": 7}, {"ffn_multiplier": 5}])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_grown_network_changes_nothing_until_it_is_trained(
+    config: MDETConfig, size: dict[str, int]
+) -> None:
+    network = random_network(config).double()
+    larger = network.grown(**size)
+    assert larger.config == dataclasses.replace(config, **size)
+    positions, *rest = padded_batch()
+    expected = network(positions, *rest)
+    # A normalised vector is normalised again, up to the epsilon of the normalisation.
+    for name, value in larger(positions, *rest).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
+    # A step of training that reaches the new part brings all of it to life.
+    with torch.no_grad():
+        for parameter in larger.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    sum(tensor.square().sum() for tensor in larger(positions, *rest).values()).backward()
+    assert all(parameter.grad.any() for parameter in larger.parameters())
+
+
+def test_a_trained_network_does_not_shrink() -> None:
+    network = random_network()
+    with pytest.raises(ConfigError, match="n_layers=1 is less than the network's 2"):
+        network.grown(n_layers=1)
+    with pytest.raises(ConfigError, match="ffn_multiplier=1 is less than the network's 2"):
+        network.grown(ffn_multiplier=1)

@@ -462,6 +462,13 @@ def taught(teacher):
     return [replace(molecule, metadata=metadata) for molecule in FRAMES]
 
 
+def test_a_model_can_be_fine_tuned_larger(tmp_path):
+    start = load_model_in_memory()
+    size = {"n_layers": start.network.config.n_layers + 1, "ffn_multiplier": 3}
+    model = load_model(run(tmp_path, replace(RECIPE, steps=2, model=size), start=start))
+    assert model.network.config == replace(start.network.config, **size)
+
+
 def test_fine_tuned_model_keeps_what_holds_and_says_what_changed(tmp_path):
     start = replace(load_model_in_memory(**PARENT), sha256="5eed")
     recipe = replace(RECIPE, steps=1, model={})

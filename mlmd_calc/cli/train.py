@@ -102,6 +102,7 @@ def finetune_command(
 
     start = load_any_model(model, device="cpu", dtype="float32")
     recipe = recipe or usual_recipe(start)
+    _check_growth(override, recipe)
     _run(data, reading, out, recipe, override, start, card, devices, accelerator)
 
 
@@ -127,6 +128,20 @@ def usual_recipe(start: LoadedModel[Any]) -> str:
             f"({usual}), and give --set steps and --set learning_rate"
         )
     return f"{kind}-finetune"
+
+
+def _check_growth(override: list[str] | None, recipe_name: str) -> None:
+    """Refuse options of an architecture that fine-tuning would not change."""
+    from mlmd_calc.training.recipe import load_recipe
+
+    grows_by = [f"model.{name}" for name in load_recipe(recipe_name).grows_by]
+    what_to_do = f"it can only grow, by {' and '.join(grows_by)}" if grows_by else "leave it out"
+    for key in _overrides(override):
+        if key.split(".")[0] == "model" and key not in grows_by:
+            raise ConfigError(
+                f"--set {key}: fine-tuning keeps the network of the model; {what_to_do}. "
+                "`mlmd train` trains one of another architecture"
+            )
 
 
 def _run(

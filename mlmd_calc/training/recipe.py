@@ -126,6 +126,8 @@ class Recipe:
     """Whether a model is used with the force field that made its training data."""
     without_effect: ClassVar[tuple[str, ...]] = ()
     """Entries that leave the weights the same, so that a run may go on with others."""
+    grows_by: ClassVar[tuple[str, ...]] = ()
+    """Entries of ``model`` by which a network that is fine-tuned can grow; others it keeps."""
     smallest: ClassVar[dict[str, int]] = {
         **{"steps": 1, "size_step": 1, "validate_every": 1, "validation_structures": 1},
         **{"warmup_steps": 0, "final_learning_rate": 0, "weight_decay": 0},

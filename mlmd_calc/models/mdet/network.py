@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from mlmd_calc.errors import ConfigError
 from mlmd_calc.models.mdet.config import TARGET_DIMENSION, MDETConfig
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, edge_attention, pair_bias
 from mlmd_calc.models.mdet.embeddings import Embedding, PairGeometry, envelope, pair_geometry
@@ -86,6 +88,25 @@ class EdgeTransformerLayer(nn.Module):
         inner = self.norm(pairs) if self.norm_first else pairs
         out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, bias, attention)))
         return out
+
+    def take(self, smaller: EdgeTransformerLayer) -> None:
+        """Take the weights of a layer with no more feed-forward units; nothing reads the others."""
+        own = self.state_dict()
+        for name, weight in smaller.state_dict().items():
+            if weight.dim() == 2:
+                own[name][:, weight.shape[1] :] = 0.0
+            own[name][tuple(map(slice, weight.shape))] = weight
+
+    def pass_on(self, before: EdgeTransformerLayer) -> None:
+        """Pass on what the layer before gives, and let the weights that follow learn to add to it.
+
+        Both end with a normalisation. A normalised vector stays as it is when it is normalised
+        again, so the scale and shift of the layer before move to this one.
+        """
+        for added in (self.attention.olin.weight, *self.ffn.mlp[3].parameters()):
+            nn.init.zeros_(added)
+        self.ffn.norm.load_state_dict(before.ffn.norm.state_dict())
+        before.ffn.norm.reset_parameters()
 
 
 class Composer(nn.Module):
@@ -326,6 +347,57 @@ class MDET(PairEncoder):
                     if target == "forces" and config.invariant
                     else Head(config, TARGET_DIMENSION[target], atomwise=target in ATOMWISE)
                 )
+
+    @torch.no_grad()
+    def grown(
+        self, n_layers: int | None = None, ffn_multiplier: int | None = None, seed: int = 0
+    ) -> MDET:
+        """Copy the network, with more layers or wider feed-forward blocks.
+
+        The copy predicts the same, but for rounding, until it is trained further, and learns what
+        is too much for the network as it is. New layers lie evenly between the old ones.
+
+        Parameters
+        ----------
+        n_layers, ffn_multiplier
+            As in :class:`MDETConfig`, at least the network's; None for the network's.
+        seed
+            Seed of the new weights.
+
+        Raises
+        ------
+        ConfigError
+            If that is smaller than the network.
+        """
+        old = self.config
+        config = replace(
+            old,
+            n_layers=old.n_layers if n_layers is None else n_layers,
+            ffn_multiplier=old.ffn_multiplier if ffn_multiplier is None else ffn_multiplier,
+        )
+        for option in ("n_layers", "ffn_multiplier"):
+            wanted, present = getattr(config, option), getattr(old, option)
+            if wanted < present:
+                raise ConfigError(
+                    f"{option}={wanted} is less than the network's {present}; a trained network "
+                    "can only grow"
+                )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            larger = MDET(config)
+        larger.to(next(self.parameters())).train(self.training)
+        around = {k: v for k, v in self.state_dict().items() if not k.startswith("layers.")}
+        larger.load_state_dict(around, strict=False)
+        layers = iter(cast("list[EdgeTransformerLayer]", larger.layers))
+        added = config.n_layers - old.n_layers
+        for place, layer in enumerate(cast("list[EdgeTransformerLayer]", self.layers), start=1):
+            last = next(layers)
+            last.take(layer)
+            for _ in range(added * (place - 1) // old.n_layers, added * place // old.n_layers):
+                new = next(layers)
+                new.pass_on(last)
+                last = new
+        return larger
 
     def forward(
         self,

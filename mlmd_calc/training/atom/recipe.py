@@ -58,6 +58,7 @@ class ATOMRecipe(Recipe):
     kind: ClassVar[str] = "atom"
     smallest: ClassVar[dict[str, int]] = {**Recipe.smallest, "atoms_per_batch": 1, "times": 1}
     used_with_forces: ClassVar[bool] = True
+    grows_by: ClassVar[tuple[str, ...]] = (f"{INTEGRATOR}.pair_hidden_dim",)
 
     loss: ATOMLossWeights = field(default_factory=ATOMLossWeights)
     atoms_per_batch: int = 1600

@@ -42,7 +42,9 @@ class MDETRecipe(Recipe):
     Attributes
     ----------
     model
-        See :class:`mlmd_calc.models.MDETConfig`.
+        See :class:`mlmd_calc.models.MDETConfig`. Fine-tuning keeps the model's options, but for
+        ``n_layers`` and ``ffn_multiplier``, with which it grows
+        (:meth:`mlmd_calc.models.MDET.grown`).
     precision
         As in :class:`Recipe`. A loss with ``gradient`` or ``consistency`` needs "32-true": matrix
         products in bfloat16 would drown the small energy differences that it is made of.
@@ -56,6 +58,7 @@ class MDETRecipe(Recipe):
 
     kind: ClassVar[str] = "mdet"
     smallest: ClassVar[dict[str, int]] = {**Recipe.smallest, "pairs_per_batch": 1, "copies": 1}
+    grows_by: ClassVar[tuple[str, ...]] = ("n_layers", "ffn_multiplier")
 
     loss: MDETLossWeights = field(default_factory=MDETLossWeights)
     pairs_per_batch: int = 10_000
@@ -64,6 +67,10 @@ class MDETRecipe(Recipe):
     def check_model(self) -> None:
         """Refuse options that no MD-ET network has."""
         MDETConfig.from_dict(self.model)
+
+    def wanted_size(self) -> dict[str, int]:
+        """Size that the recipe asks for, as far as a trained network can grow."""
+        return {name: self.model[name] for name in self.grows_by if name in self.model}
 
     def check_start(self, start: LoadedModel[Any]) -> None:
         """Refuse to train the forces alone of a model whose energy gradient is recommended."""

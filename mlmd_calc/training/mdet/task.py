@@ -28,6 +28,8 @@ def mdet_task(
     """Prepare a training; see :data:`~mlmd_calc.training.task.PrepareTask`."""
     _check_precision(recipe)
     network = network_to_train(start, recipe.seed, lambda: MDET(MDETConfig.from_dict(recipe.model)))
+    if start is not None and (size := recipe.wanted_size()):
+        network = network.grown(**size, seed=recipe.seed)
     if start is not None and energy_head(network.config, recipe.loss):
         references = refit_atomic_energies(start, train)
     else:
