@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,8 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
         bonds = find_bonds(start)
         nve = job["ensemble"] == "nve"
         if nve:
+            # What a run that was stopped before its first checkpoint has left.
+            shutil.rmtree(folder / "thermalise", ignore_errors=True)
             warm = MDSettings(Ensemble.LANGEVIN, seed=job["seed"], friction_per_ps=10.0)
             with Run.start(start, folder / "thermalise", warm, bonds=bonds) as simulation:
                 simulation.run(round(THERMALISE_PS * 1000 / timestep))

@@ -113,6 +113,20 @@ def test_ends_are_charged_and_whole(domain):
     assert "ends without a cap and neutral at ALA 3 of chain A; known is NME or free" in second
 
 
+def test_short_chains_with_free_ends_are_others_than_capped_ones():
+    """Of one amino acid a zwitterion is another molecule than one with both caps."""
+    structures = [build_peptide(Peptide.parse(text), 0) for text in ("A", "H-AG-OH")]
+    known = Domain.of([build_system(structure).residues for structure in structures])
+    assert (known.shortest, known.shortest_free) == (1, 2)
+    assert "chains from ACE or free to NME or free, of 2 or more if free" in str(known)
+    for domain in (known, *(card.domain for card in SHIPPED)):
+        assert [objections(domain, structure) for structure in structures] == [[], []]
+        assert objections(domain, build_peptide(Peptide.parse("H-A-OH"), 0)) == [
+            "the chain of ALA 1 of chain A has 1 amino acid and an end without a cap; known are "
+            "such chains of 2 and more"
+        ]
+
+
 @pytest.mark.parametrize("letter", ["I", "T"])
 def test_side_chains_have_a_hand_too(domain, letter):
     """Exchange two neighbours of CB; CA stays natural."""

@@ -90,6 +90,8 @@ class Domain:
         How chains begin and end, see :class:`ResidueState`.
     shortest, longest
         Amino acids per chain.
+    shortest_free
+        Amino acids of the shortest chain with an end that is ``"free"``.
     chains
         Most chains.
     cis
@@ -110,6 +112,7 @@ class Domain:
     last: tuple[str, ...]
     shortest: int
     longest: int
+    shortest_free: int = 1
     chains: int = 1
     cis: bool = False
     mirrored: bool = False
@@ -117,7 +120,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_count(self, "shortest", "longest")
+        check_count(self, "shortest", "longest", "shortest_free")
         check_count(self, "chains", least=0)
         if self.shortest > self.longest:
             raise ConfigError(f"shortest={self.shortest} exceeds longest={self.longest}")
@@ -158,13 +161,15 @@ class Domain:
         chains = [
             [system[index] for index in chain] for system in systems for chain in _chains(system)
         ]
-        counts = [sum(residue.kind == _ACID for residue in chain) for chain in chains] or [1]
+        counts = [_acids(chain) for chain in chains] or [1]
+        of_free = [_acids(chain) for chain in chains if _has_free_end(chain)] or [1]
         return cls(
             residues=tuple(sorted({one.name for one in everything if one.kind == _ACID})),
             first=tuple(sorted({chain[0].begins for chain in chains})),
             last=tuple(sorted({chain[-1].ends for chain in chains})),
             shortest=max(1, min(counts)),
             longest=max(1, max(counts)),
+            shortest_free=max(1, min(of_free)),
             chains=max((len(_chains(system)) for system in systems), default=0),
             cis=any(residue.cis for residue in everything),
             mirrored=any(residue.mirrored for residue in everything),
@@ -180,7 +185,8 @@ class Domain:
         lines = [
             f"{length} amino acids in at most {counted(self.chains, 'chain')}, of "
             f"{' '.join(self.residues)}",
-            f"chains from {' or '.join(self.first)} to {' or '.join(self.last)}",
+            f"chains from {' or '.join(self.first)} to {' or '.join(self.last)}"
+            + f", of {self.shortest_free} or more if free" * (self.shortest_free > self.shortest),
             f"{'cis and ' * self.cis}trans peptide bonds, L-{'and D-' * self.mirrored}amino acids, "
             f"{'with' if self.ligands else 'without'} ligands",
         ]
@@ -221,11 +227,16 @@ class Domain:
 
     def _chain(self, members: Sequence[ResidueState]) -> list[str]:
         found = []
-        count = sum(residue.kind == _ACID for residue in members)
+        count = _acids(members)
         if not self.shortest <= count <= self.longest:
             found.append(
                 f"the chain of {members[0].label} has {count} amino acids; known are "
                 f"{self.shortest} to {self.longest}"
+            )
+        elif count < self.shortest_free and _has_free_end(members):
+            found.append(
+                f"the chain of {members[0].label} has {counted(count, 'amino acid')} and an end "
+                f"without a cap; known are such chains of {self.shortest_free} and more"
             )
         first, last = members[0], members[-1]
         ends = (("begins", first, first.begins, self.first), ("ends", last, last.ends, self.last))
@@ -236,6 +247,14 @@ class Domain:
                     f"the chain {verb} {how} at {residue.label}; known is {' or '.join(known)}"
                 )
         return found
+
+
+def _acids(chain: Sequence[ResidueState]) -> int:
+    return sum(residue.kind == _ACID for residue in chain)
+
+
+def _has_free_end(chain: Sequence[ResidueState]) -> bool:
+    return FREE in (chain[0].begins, chain[-1].ends)
 
 
 def refuse_objections(objections: Sequence[str], model: str) -> None:
