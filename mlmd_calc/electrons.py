@@ -114,7 +114,7 @@ def check_trained(
 
     What a network makes of a charge or spin it has never seen is arbitrary. A molecule of more
     than twice as many atoms as any with this charge and multiplicity is answered with a warning,
-    and so is one that is too small.
+    and so is one that is too small, or another one than the only one.
 
     Parameters
     ----------
@@ -146,7 +146,8 @@ def check_trained(
             f"answers for {counted(atoms, 'atom')} is far off. Take another method",
             stacklevel=2,
         )
-    if atoms > _FAR_LARGER * found[0].most_atoms:
+    is_another = found[0].molecules == 1 and atoms != found[0].most_atoms
+    if is_another or atoms > _FAR_LARGER * found[0].most_atoms:
         warnings.warn(
             f"the model was trained on {found[0]}; for {counted(atoms, 'atom')} its answers are a "
             "guess",

@@ -239,8 +239,13 @@ def _check(
     _check_constraints(system, own)
     if system.usesPeriodicBoundaryConditions() and not region.periodic:
         raise InputError(
-            "the System is periodic, but the topology the force was made from has no box; set "
-            "topology.setPeriodicBoxVectors(...) before create_force"
+            "the System is periodic, but the topology the force was made from has no box; "
+            + (
+                "set topology.setPeriodicBoxVectors(...) before create_force"
+                if region.is_subset
+                else "if the molecule is alone, make the System's other forces without periodic "
+                "boundary conditions, restraints without periodicdistance"
+            )
         )
     _check_bonds_outwards(system, own)
     if beside:

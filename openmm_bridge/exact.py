@@ -20,6 +20,7 @@ from openmm_bridge.jump_context import (
     ContextForces,
     context_of,
     integrated_groups,
+    values_in,
 )
 from openmm_bridge.python_steps import PythonSteps, number_in
 
@@ -108,6 +109,7 @@ class ExactNVTIntegrator(PythonSteps):
         self._rng = np.random.default_rng() if rng is None else rng
         self._sampler: ExactNVT | None = None
         self._context: Any = None
+        self._target: ContextForces
         self._proposing: openmm.Context
         self._shown: tuple[Any, ...]
 
@@ -198,7 +200,7 @@ class ExactNVTIntegrator(PythonSteps):
         atoms = ase.Atoms(np.zeros(count, dtype=int), self._shown[0] * units.NM)
         atoms.set_masses([system.getParticleMass(i)._value for i in range(count)])
         atoms.set_velocities(self._shown[1] * VELOCITY_UNIT / units.FS)
-        target = ContextForces(self._context, integrated_groups(self))
+        target = self._target = ContextForces(self._context, integrated_groups(self))
         proposal = ContextForces(self._proposing)
         try:
             for name, forces in (("System", target), ("proposal", proposal)):
@@ -210,18 +212,22 @@ class ExactNVTIntegrator(PythonSteps):
             context.setPositions(self._shown[0])
 
     def _read(self) -> tuple[Any, ...]:
-        """Return what others may change: positions nm, velocities nm/ps, parameters, box."""
+        """Return what others may change: positions nm, velocities nm/ps, values of forces, box."""
         state = self._context.getState(getPositions=True, getVelocities=True, getParameters=True)
         return (
             state.getPositions(asNumpy=True)._value,
             state.getVelocities(asNumpy=True)._value,
-            dict(state.getParameters()),
+            (
+                dict(state.getParameters()),
+                integrated_groups(self),
+                [values_in(force) for force in self._context.getSystem().getForces()],
+            ),
             state.getPeriodicBoxVectors(asNumpy=True)._value,
         )
 
     def _look(self) -> None:
         """Take over what has been done to the Context since the last step."""
-        positions, velocities, parameters, box = now = self._read()
+        positions, velocities, values, box = now = self._read()
         atoms, shown = self.sampler.atoms, self._shown
         if not np.array_equal(positions, shown[0]):
             atoms.set_positions(positions * units.NM)
@@ -229,7 +235,8 @@ class ExactNVTIntegrator(PythonSteps):
             atoms.set_velocities(velocities * VELOCITY_UNIT / units.FS)
         if not np.array_equal(box, shown[3]):
             self._proposing.setPeriodicBoxVectors(*box)
-        if parameters != shown[2] or not np.array_equal(box, shown[3]):
+        self._target.groups = integrated_groups(self)
+        if values != shown[2] or not np.array_equal(box, shown[3]):
             self.sampler.forget()
         self._shown = now
 

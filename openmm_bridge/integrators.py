@@ -39,6 +39,7 @@ from openmm_bridge.jump_context import (
     context_of,
     has_forces_of,
     integrated_groups,
+    values_in,
 )
 from openmm_bridge.python_steps import PythonSteps, number_in
 from openmm_bridge.region import check_order, region_from_topology
@@ -289,9 +290,9 @@ class JumpIntegrator(PythonSteps):
         return np.array([system.getParticleMass(i)._value for i in range(count)])
 
     def _acting_forces(self, system: openmm.System) -> list[str]:
-        """Name the forces that act, such that one which takes the place of another is seen."""
+        """Describe the forces that act, such that others and changed ones are seen."""
         return [
-            f"{type(force).__name__} {force.getForceGroup()} {int(force.this)}"
+            f"{type(force).__name__} {force.getForceGroup()} {int(force.this)} {values_in(force)}"
             for force in acting_forces(system, integrated_groups(self))
         ]
 

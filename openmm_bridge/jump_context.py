@@ -80,7 +80,7 @@ class ContextForces:
         self, context: Any, groups: int = _ALL_GROUPS, potential: ForceModel | None = None
     ) -> None:
         self._context = context
-        self._groups = groups
+        self.groups = groups
         self.potential = potential
 
     @property
@@ -105,7 +105,7 @@ class ContextForces:
         energy, forces = (name in properties for name in ("energy", "forces"))
         try:
             self._context.setPositions(structure.positions / units.NM)
-            state = self._context.getState(getEnergy=energy, getForces=forces, groups=self._groups)
+            state = self._context.getState(getEnergy=energy, getForces=forces, groups=self.groups)
         except openmm.OpenMMException as error:
             raise PredictionError(
                 f"the forces of the System cannot be evaluated: {error}"
@@ -181,6 +181,16 @@ def acting_forces(system: openmm.System, groups: int) -> list[openmm.Force]:
         for force in system.getForces()
         if groups >> force.getForceGroup() & 1 and not isinstance(force, openmm.CMMotionRemover)
     ]
+
+
+def values_in(force: openmm.Force) -> str:
+    """Return what ``updateParametersInContext`` of a force changes, which no Context tells."""
+    # What is inside of these two cannot be changed, and may be a network of many megabytes.
+    if isinstance(force, openmm.CustomCVForce):
+        tables = map(force.getTabulatedFunction, range(force.getNumTabulatedFunctions()))
+        return "".join(map(openmm.XmlSerializer.serialize, tables))
+    known = hasattr(force, "updateParametersInContext") and not isinstance(force, openmm.ATMForce)
+    return openmm.XmlSerializer.serialize(force) if known else ""
 
 
 def has_forces_of(force: openmm.Force, potential: ForceModel | None, molecule: Structure) -> bool:

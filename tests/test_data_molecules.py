@@ -184,6 +184,8 @@ def test_other_encodings_of_tables_are_named(tmp_path):
         ("etanol", "did you mean ethanol"),
         ("a=C(", "not a valid SMILES"),
         ("a=C.C", "several fragments"),
+        ("a=*CC*", r"an atom of no element \(\*\)"),
+        ("a=C~C", "a bond of any kind"),
         ("a=", "not a valid SMILES"),
         ("../a=C", "cannot name"),
         ("absent.toml", "absent.toml"),

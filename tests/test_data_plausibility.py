@@ -99,6 +99,8 @@ def test_forces_that_are_all_zero_are_none():
         ("forces", -1.0, "gradients of the energy, change their sign"),
         ("energies", 1 / units.HARTREE, "look like Hartree"),
         ("energies", 1 / units.KCAL_PER_MOL, "look like kcal/mol"),
+        ("energies", 1 / 3, "0.33.* times .* as work, as it does with energies per atom"),
+        ("forces", units.BOHR, "1.8.* times .* as work, as it does with forces in eV/Bohr"),
         ("velocities", 1 / units.FS, "0.098.* as far as their velocities say"),
         ("velocities", units.FS, "10.* as far as their velocities say"),
     ],

@@ -20,6 +20,7 @@ from mlmd_calc.cli.structure_input import load_structure
 from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels, write_trajectory
 from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
+from mlmd_calc.io.restart import write_restart
 from mlmd_calc.training.mdet.batches import labels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -264,6 +265,14 @@ def test_unknown_layout_names_the_keys(tmp_path):
     np.savez(tmp_path / "x.npz", frames=np.zeros(3), species=np.zeros(3))
     with pytest.raises(ModelFileError, match=r"\['frames', 'species'\]"):
         read_dataset(tmp_path / "x.npz")
+
+
+def test_the_folder_of_a_run_is_no_data(tmp_path):
+    write_restart(tmp_path / "checkpoint.npz", {})
+    with pytest.raises(
+        ModelFileError, match=r"checkpoint\.npz is a checkpoint.*name the trajectory"
+    ):
+        read_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no zip at all", b"\x93NUMPY"])
@@ -534,6 +543,23 @@ def test_labels_under_other_names_are_named_and_can_be_chosen(tmp_path):
         shown = CliRunner().invoke(app, ["data", "info", str(path)])
     assert shown.stdout.count("none") == 2
     assert "1 entry, 2 frames" in shown.stdout
+
+
+@pytest.mark.parametrize(("key", "kind"), [("REF_energy", "energy"), ("dft_forces", "forces")])
+def test_labels_of_two_methods_are_not_chosen_between(tmp_path, key, kind):
+    atoms = labelled(molecule("H2O"), 1.0)
+    same = {"REF_energy": np.float64(1.0), "dft_forces": atoms.get_forces()}[key]
+    for other, refused in ((same, False), (same + 0.5, True)):
+        (atoms.arrays if kind == "forces" else atoms.info)[key] = other
+        ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
+        if refused:
+            with pytest.raises(InputError, match=f"has {kind} and {key}, which differ"):
+                read_dataset(tmp_path / "x.extxyz")
+        for chosen in (key, kind):
+            (read,) = read_dataset(tmp_path / "x.extxyz", **{f"{kind}_key": chosen})
+            found = read.energies[0] if kind == "energy" else read.forces[0]
+            expected = other if chosen == key else same
+            np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_gradients_are_named(tmp_path):

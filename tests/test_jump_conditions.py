@@ -62,6 +62,12 @@ def test_strides_are_those_of_the_training(atom):
             atom.strides.check(time)
 
 
+def test_strides_may_be_in_single_precision(atom):
+    atoms = molecule("CH4")
+    for stride in atom.strides.only:
+        JumpNVT(atoms, np.float32(stride * units.FS), atom, 300)
+
+
 def test_a_jump_is_not_halved_to_a_time_that_nobody_trained():
     harmonic, start = tethered()
     for stride, halved in ((12.0, 1), (6.0, 0)):

@@ -12,7 +12,7 @@ from another_process import PROCESSES
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
-from ase.constraints import FixAtoms, FixCom
+from ase.constraints import FixAtoms, FixCom, FixSubsetCom, Hookean
 from ase.io.trajectory import Trajectory
 from ase.md.logger import MDLogger
 from ase.md.verlet import VelocityVerlet
@@ -308,6 +308,11 @@ def test_fixcom_is_obeyed_and_other_constraints_are_refused():
         dyn.run(1)
     with pytest.raises(InputError, match="FixAtoms"):
         JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic))
+    # The first lists its atom as a number; the second is to ASE a kind of FixCom.
+    for held in (Hookean(0, (0.0, 0.0, 0.0), 10.0, rt=0.1), FixSubsetCom([0, 1])):
+        atoms.set_constraint(held)
+        with pytest.raises(InputError, match="only FixCom"):
+            JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic))
     # What holds nothing is no constraint.
     atoms.set_constraint(FixAtoms([]))
     free = JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic), guard=Guard.off())

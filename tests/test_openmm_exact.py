@@ -122,6 +122,36 @@ def test_what_others_do_to_the_context_is_noticed():
     assert np.isnan(positions).all()
 
 
+def test_values_of_forces_that_are_changed_between_steps_count():
+    system = tethered(STIFFNESS, 4)
+    shift = openmm.CustomExternalForce("shift")
+    shift.addPerParticleParameter("shift")
+    shift.addParticle(0, [0.0])
+    system.addForce(shift)
+    context, integrator = sampling(system, tethered(STIFFNESS, 4))
+    integrator.step(1)
+    shift.setParticleParameters(0, 0, [1000.0])
+    shift.updateParametersInContext(context)
+    integrator.step(1)
+    # A constant changes no energy differences, and so no trajectory is refused for it.
+    assert integrator.sampler.samples.changes[-1] < 500 * units.KJ_PER_MOL
+
+
+def test_other_force_groups_count_from_the_next_step_on():
+    system = tethered(STIFFNESS, 4)
+    shift = openmm.CustomExternalForce("1000")
+    shift.addParticle(0)
+    shift.setForceGroup(1)
+    system.addForce(shift)
+    context, integrator = sampling(system, tethered(STIFFNESS, 4))
+    integrator.setIntegrationForceGroups({0})
+    integrator.step(1)
+    integrator.setIntegrationForceGroups({0, 1})
+    integrator.step(1)
+    energy = energy_and_forces(context)[0] * units.KJ_PER_MOL
+    assert integrator.sampler.samples.energies[-1] == pytest.approx(energy, rel=1e-12)
+
+
 def constrained(system):
     system.addConstraint(0, 1, 0.1)
 

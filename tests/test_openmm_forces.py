@@ -526,6 +526,15 @@ def test_periodic_system_with_a_topology_without_box_is_refused(ethanol):
         check_system(system, create_force(topology, toy_model(), atoms=range(3, 12)))
 
 
+def test_a_periodic_restraint_of_a_molecule_alone_is_refused(ethanol):
+    """A box of the topology, which a solute needs, would be refused."""
+    restraint = openmm.CustomExternalForce("100*periodicdistance(x, y, z, 0, 0, 0)^2")
+    restraint.addParticle(0)
+    force = create_force(topology_of(ethanol), toy_model())
+    with pytest.raises(InputError, match=r"is periodic.*restraints without periodicdistance"):
+        check_system(system_of(ethanol, restraint), force)
+
+
 def test_barostat_needs_conservative_forces_and_a_tied_molecule(ethanol):
     topology, everything = with_waters(ethanol)
     topology.setPeriodicBoxVectors(BOX * unit.nanometer)

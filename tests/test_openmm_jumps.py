@@ -533,6 +533,53 @@ def test_a_bias_is_refused_or_kicks_as_in_ase():
     np.testing.assert_allclose(read(simulation.context)[0], atoms.positions, atol=1e-9)
 
 
+def moving_restraint(harmonic):
+    restraint = bias_force(harmonic)
+
+    def move(context):
+        for i, anchor in enumerate((harmonic.equilibrium - 0.5) / units.NM):
+            restraint.setParticleParameters(i, i, anchor.tolist())
+        restraint.updateParametersInContext(context)
+
+    return restraint, move
+
+
+def metadynamics_bias(harmonic):
+    table = openmm.Continuous1DFunction([0.0, 0.0, 0.0], 0.0, 2.0)
+    bias = openmm.CustomCVForce("height(distance)")
+    bias.addCollectiveVariable("distance", openmm.CustomBondForce("r"))
+    bias.getCollectiveVariable(0).addBond(0, 1)
+    bias.addTabulatedFunction("height", table)
+
+    def deposit(context):
+        bias.getTabulatedFunction(0).setFunctionParameters([200.0, 100.0, 0.0], 0.0, 2.0)
+        bias.updateParametersInContext(context)
+
+    return bias, deposit
+
+
+@pytest.mark.parametrize("make", [moving_restraint, metadynamics_bias])
+def test_values_of_forces_that_are_changed_between_steps_act_at_once(make):
+    harmonic, start = tethered()
+
+    def simulation_with_bias():
+        bias, change = make(harmonic)
+        forces = tether_force(harmonic), bias
+        return nve(start, Known(harmonic), *forces, other_forces="kick"), change
+
+    simulation, change = simulation_with_bias()
+    simulation.step(1)
+    positions, velocities = read(simulation.context)
+    change(simulation.context)
+    simulation.step(1)
+    fresh, change = simulation_with_bias()
+    fresh.context.setPositions(positions / units.NM)
+    fresh.context.setVelocities(velocities * units.FS_PER_PS / units.NM)
+    change(fresh.context)
+    fresh.step(1)
+    np.testing.assert_allclose(read(simulation.context), read(fresh.context), atol=1e-12)
+
+
 def test_forces_added_later_are_looked_at():
     harmonic, start = tethered()
     simulation = nve(start, Known(harmonic))

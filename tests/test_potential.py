@@ -807,6 +807,13 @@ def test_only_charges_and_spins_the_model_was_trained_on_are_answered() -> None:
         one.evaluate([structure(molecule("CH3CH2OH"), multiplicity=3)])
 
 
+def test_models_of_one_molecule_warn_of_others() -> None:
+    one = Potential("mdet-ethanol-gfn2", device="cpu")
+    one.evaluate([molecule("CH3CH2OH")])
+    with pytest.warns(UserWarning, match="1 molecule of up to 9 atoms.*for 6 atoms"):
+        one.evaluate([molecule("CH3OH")])
+
+
 def test_molecules_too_small_for_the_default_are_warned_of() -> None:
     default = Potential(device="cpu")
     default.evaluate([molecule("H2O")])

@@ -52,6 +52,12 @@ _LOOKS_LIKE: Final = {
     "forces": re.compile(r"force|grad|^f(_|$)|^de_?d", re.IGNORECASE),
 }
 
+_IS_REFERENCE: Final = re.compile(r"(^|_)(ref|reference|dft)(_|$)", re.IGNORECASE)
+"""Names of labels beside which ASE's own may be those of another method."""
+
+_SAME_LABEL: Final = 1e-4
+"""eV or eV/Å; labels that were written with fewer digits are the same."""
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -311,13 +317,32 @@ def _labels(
 ) -> NDArray[np.float64] | None:
     """Labels under ASE's name, or under the key that was asked for."""
     if key is None:
-        return _stack(path, kind, [_results(atoms).get(kind) for atoms in members])
+        labels = _stack(path, kind, [_results(atoms).get(kind) for atoms in members])
+        if labels is not None:
+            _refuse_others(path, members, kind, labels)
+        return labels
     stacked = _stack(path, key, [{**_results(atoms), **_own(atoms)}.get(key) for atoms in members])
     if stacked is None:
         found = [*_alike(members, kind), *({kind} & _results(members[0]).keys())]
         raise InputError(f"{path} has no {key!r}; {kind} may be {', '.join(found) or 'missing'}")
     # SchNetPack keeps an energy in an array of one number.
     return stacked[:, 0] if kind == "energy" and stacked.shape[1:] == (1,) else stacked
+
+
+def _refuse_others(
+    path: Path, members: list[Atoms], kind: str, labels: NDArray[np.float64]
+) -> None:
+    """Refuse labels under ASE's name beside others that are called those of a reference."""
+    for key in filter(_IS_REFERENCE.search, _alike(members, kind)):
+        others = [_own(atoms).get(key, np.nan) for atoms in members]
+        if any(
+            not np.allclose(other, label, rtol=0.0, atol=_SAME_LABEL)
+            for other, label in zip(others, labels, strict=True)
+        ):
+            raise InputError(
+                f"{path} has {kind} and {key}, which differ; choose one with --{kind}-key "
+                f"({kind}_key={key!r} or {kind!r}), or remove the other"
+            )
 
 
 def _left_out(path: Path, members: list[Atoms], missing: dict[str, bool]) -> str:

@@ -127,6 +127,16 @@ def molecule_from_smiles(
         If rdkit is not installed.
     """
     graph = _graph(name, smiles)
+    if not all(atom.GetAtomicNum() for atom in graph.GetAtoms()):
+        raise InputError(
+            f"molecule {name!r}: the SMILES {smiles!r} has an atom of no element (*); write what "
+            "is attached there"
+        )
+    if any(str(bond.GetBondType()) == "UNSPECIFIED" for bond in graph.GetBonds()):
+        raise InputError(
+            f"molecule {name!r}: the SMILES {smiles!r} has a bond of any kind (~), which leaves "
+            "the number of hydrogens open; write which it is"
+        )
     formal = sum(atom.GetFormalCharge() for atom in graph.GetAtoms())
     if charge is not None and charge != formal:
         raise InputError(

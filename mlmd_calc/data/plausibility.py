@@ -6,8 +6,9 @@ what            must hold
 lengths         the nearest neighbours of atoms are about a covalent bond away
 forces          a bond that is longer by x pulls back with k x, where k is 20 to 160 eV/Å² in
                 molecules (median over the bonds); forces of that size go with the lengths
-energies        from frame to frame the energy changes as much as the forces do work; they are not
-                those of all electrons in another unit, which one frame tells
+energies        from frame to frame the energy changes as much as the forces do work, and in
+                proportion to it where frames are near; they are not those of all electrons in
+                another unit, which one frame tells
 velocities      from frame to frame the atoms move as far as their velocities say
 ==============  ==================================================================================
 
@@ -54,6 +55,13 @@ largest of 1,109 with 40."""
 _WORK: Final = (0.06, 8.0)
 """Change of energy by the work of the forces, both root mean squares. Near 1 for frames of
 dynamics; between distant frames, where the way is not straight, it was 0.1 to 1.4."""
+_FEWEST_PAIRS: Final = 19
+_STRAIGHT: Final = 0.95
+"""Correlation of energies and work from which on the slope is told as well."""
+_SLOPE: Final = (0.5, 1.6)
+"""Slope of the energy over the work. Of 10,000 draws of 20 or 40 labelled frames of 550 molecules
+the least was 0.64 and the largest 1.44; forces in eV/Bohr double it, and energies per atom make it
+a third or less."""
 _MOTION: Final = (0.5, 2.0)
 """Way between frames by that of the velocities."""
 _SHORT_SPACING: Final = 5.0
@@ -238,14 +246,30 @@ def _check_energies(
     done = np.array([_work(*positions[k : k + 2], *forces[k : k + 2]) for k in first])
     expected, found = np.sqrt(np.mean(done**2)), np.sqrt(np.mean(changes**2))
     lowest, highest = _WORK
-    if expected == 0.0 or lowest <= found / expected <= highest:
+    if expected == 0.0:
         return
-    raise InputError(
-        f"molecule {molecule.name!r}: from frame to frame the energy changes by {found:.3g} eV, "
-        f"but the forces do work of {expected:.3g} eV; the energies look like "
-        f"{_units(float(found / expected), _ENERGIES, (0.3, 2.0))}, convert energies and forces to "
-        "eV and eV/Å"
-    )
+    if not lowest <= found / expected <= highest:
+        raise InputError(
+            f"molecule {molecule.name!r}: from frame to frame the energy changes by {found:.3g} eV,"
+            f" but the forces do work of {expected:.3g} eV; the energies look like "
+            f"{_units(float(found / expected), _ENERGIES, (0.3, 2.0))}, convert energies and forces"
+            " to eV and eV/Å"
+        )
+    # Of distant frames, between which the way is not straight, the slope tells nothing.
+    together = -float(np.mean(changes * done))
+    slope = together / float(expected**2)
+    lowest, highest = _SLOPE
+    if (
+        len(first) >= _FEWEST_PAIRS
+        and together >= _STRAIGHT * found * expected
+        and not lowest <= slope <= highest
+    ):
+        likely = "forces in eV/Bohr" if slope > highest else "energies per atom"
+        raise InputError(
+            f"molecule {molecule.name!r}: from frame to frame the energy changes by {slope:.3g} "
+            f"times what the forces do as work, as it does with {likely}; convert energies to eV of"
+            " the molecule, and forces to eV/Å"
+        )
 
 
 def _work(x: Float64Array, y: Float64Array, fx: Float64Array, fy: Float64Array) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ase
+import numpy as np
 
 
 def acting_constraints(atoms: ase.Atoms) -> list[Any]:
@@ -22,6 +23,6 @@ def acting_constraints(atoms: ase.Atoms) -> list[Any]:
 
 
 def _holds_nothing(constraint: Any) -> bool:
-    # Those that act on all atoms list none.
+    # Those that act on all atoms list none, and some that act on one atom give just its number.
     listed = getattr(constraint, "get_indices", None)
-    return listed is not None and len(listed()) == 0
+    return listed is not None and np.size(listed()) == 0

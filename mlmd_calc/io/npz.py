@@ -65,6 +65,10 @@ def load_layout(
                 # The others are not even looked at: they may be objects, which need unpickling.
                 wanted = [key for key in found if key in required or is_optional(key)]
                 return parse, {key: _array(path, archive, key) for key in wanted}
+    if {"header", "content"} <= set(found):
+        raise ModelFileError(
+            f"{path} is a checkpoint, not a {kind}; name the trajectory of the run, not its folder"
+        )
     known = "; ".join(", ".join(sorted(required)) for required, _ in layouts)
     raise ModelFileError(
         f"{path} has the keys {sorted(found)}, which is not a {kind}; one of these sets of keys is "

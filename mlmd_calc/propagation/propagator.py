@@ -21,7 +21,9 @@ from mlmd_calc.propagation.state import Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
 from mlmd_calc.zoo import ModelCard
 
-_ROUNDING: Final = 1e-9
+_ROUNDING: Final = 1e-6
+"""Of numbers in single precision that were converted from other units."""
+
 _BELOW: Final = 1.0 - _ROUNDING
 """A number less than a limit times this is below it, whatever units it came from."""
 
