@@ -218,8 +218,8 @@ class MDETCalculator(Calculator):
         changes: list[str] = super().check_state(  # type: ignore[no-untyped-call]
             atoms, tol=tol
         )
-        same = self.atoms is not None and not changes
-        if same and self.state_of(self.atoms) != self.state_of(atoms):
+        last = self.atoms
+        if last is not None and not changes and self.state_of(last) != self.state_of(atoms):
             changes.append("info")
         return changes
 
