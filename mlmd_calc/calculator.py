@@ -218,10 +218,9 @@ class MDETCalculator(Calculator):
         changes: list[str] = super().check_state(  # type: ignore[no-untyped-call]
             atoms, tol=tol
         )
-        if self.atoms is not None and not changes:
-            before, now = self._structure(self.atoms), self._structure(atoms)
-            if (before.charge, before.multiplicity) != (now.charge, now.multiplicity):
-                changes.append("info")
+        last = self.atoms
+        if last is not None and not changes and self.state_of(last) != self.state_of(atoms):
+            changes.append("info")
         return changes
 
     def get_hessian(self, atoms: ase.Atoms | None = None) -> NDArray[np.float64]:

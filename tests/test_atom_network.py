@@ -763,7 +763,8 @@ def test_merged_copy_leaves_the_network_alone() -> None:
 
 
 def recordings(network: Network, method: str) -> int:
-    return len(getattr(network, method)._recordings)
+    recorder = getattr(network, method)
+    return len(recorder._by_shapes.recordings) + len(recorder._by_values.recordings)
 
 
 @each_config
@@ -863,12 +864,15 @@ def test_recorded_jumps_repeat_every_bit(config: IntegratorConfig) -> None:
             recorded.propagate(times=TIMES, **molecule)
         assert recordings(recorded, "_jump") == 1
         moved = {**molecule, "positions": 1.1 * molecule["positions"]}
+        others = {**moved, "numbers": 2 * molecule["numbers"]}
         for times in (TIMES, 0.7 * TIMES, TIMES[:, :1]):
-            expected = merged.propagate(times=times, **moved)
-            assert_same(recorded.propagate(times=times, **moved), expected, 0)
+            for given in (moved, others):
+                expected = merged.propagate(times=times, **given)
+                assert_same(recorded.propagate(times=times, **given), expected, 0)
         with pytest.raises(InputError, match="max_horizon"):
             recorded.propagate(times=100.0 * TIMES, **molecule)
-    assert recordings(recorded, "_jump") == 1
+    # For these times of these molecules, and for any of their shapes.
+    assert recordings(recorded, "_jump") == 2
 
 
 @pytest.mark.parametrize("name", sorted(JUMPS.keys() - {"springs"}))

@@ -198,6 +198,28 @@ def test_frequent_molecules_skip_python_and_keep_their_bits(options: dict[str, A
     assert calls[0] == recorded + 1
 
 
+@pytest.mark.parametrize("each_is_frequent", [False, True])
+def test_recordings_know_which_molecule_it_is(each_is_frequent: bool) -> None:
+    atoms, *others = molecules_of_one_shape = [molecule("CH4") for _ in range(4)]
+    others[0].numbers[1] = 9
+    others[1].info.update(charge=-1, multiplicity=2)
+    others[2].numbers[:2] = atoms.numbers[[1, 0]]
+    potential = Potential(toy_model(), device="cpu", forces="conservative")
+    calls = python_calls(potential)
+    for own in molecules_of_one_shape if each_is_frequent else [atoms]:
+        for _ in range(RECORD_AFTER + 1):
+            potential.evaluate([own])
+    # The first of the others makes the recording for all that are rare.
+    potential.evaluate(others[:1])
+    recorded = calls[0]
+    for own in molecules_of_one_shape:
+        expected = Potential(toy_model(), device="cpu", forces="conservative").evaluate([own])[0]
+        found = potential.evaluate([own])[0]
+        assert found.energy == expected.energy
+        np.testing.assert_array_equal(found.forces, expected.forces)
+    assert calls[0] == recorded
+
+
 def test_large_molecules_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "_RECORDED_NUMBERS", 100)
     potential = Potential(toy_model(), device="cpu", forces="conservative")

@@ -46,6 +46,24 @@ def system(name, offset=0.0):
     return before, after
 
 
+def test_what_is_known_of_positions_is_known_of_these_alone():
+    asked = []
+
+    def centre(state):
+        asked.append(state)
+        return centre_of_mass(state.positions, state.masses)
+
+    before, after = system("CH3CH2OH")
+    first = before.once(centre)
+    for same in (before, before.changed(velocities=after.velocities, energy=1.0)):
+        np.testing.assert_array_equal(same.once(centre), first)
+    assert asked == [before]
+    heavy = 2.0 + before.masses
+    for other in (before.moved_to(after.positions), replace(before, masses=heavy)):
+        expected = centre_of_mass(other.positions, other.masses)
+        np.testing.assert_array_equal(other.once(centre), expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_centre_of_mass_and_momenta_are_kept(name):
     before, after = system(name)

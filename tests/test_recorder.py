@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mlmd_calc.models.operations import single_operation
 from mlmd_calc.models.recorder import MAX_RECORDINGS, RECORD_AFTER, Recorder
 
 
@@ -119,6 +120,59 @@ def test_weights_are_not_copied() -> None:
         repeat(call, RECORD_AFTER + 2, *arguments())
         module.weight.mul_(2.0)
         assert torch.equal(call(*arguments())["power"], module(*arguments())["power"])
+
+
+class Tabulated(nn.Module):
+    """A function of a table of numbers, of which it counts how often it is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+    def forward(self, x: Tensor, numbers: Tensor) -> Tensor:
+        table = LOOK_UP(self.weight.detach(), numbers)
+        first, *_ = table.split(2, dim=-1)
+        return x * first.sum(dim=-1)[:, None] + table.mean()
+
+
+LOOKED = [0]
+
+
+def look_up(table: Tensor, numbers: Tensor) -> Tensor:
+    LOOKED[0] += 1
+    return table[numbers]
+
+
+LOOK_UP = single_operation("look_up", "Tensor table, Tensor numbers", "Tensor", look_up)
+
+
+def test_what_follows_from_constants_is_not_computed_again() -> None:
+    module = Tabulated().eval()
+    call = Recorder(module, module, constants=(1,))
+    x = torch.randn(2, 3)
+    numbers = torch.tensor([[0, 1, 2], [3, 3, 1]])
+    with torch.no_grad():
+        repeat(call, RECORD_AFTER + 1, x, numbers)
+        seen = LOOKED[0]
+        found = [call(scale * x, numbers) for scale in (1.0, 2.0)]
+        assert LOOKED[0] == seen
+        for scale, own in zip((1.0, 2.0), found, strict=True):
+            assert torch.equal(own, module(scale * x, numbers))
+
+
+def test_constants_may_change_in_their_memory() -> None:
+    module = Tabulated().eval()
+    call = Recorder(module, module, constants=(1,))
+    x, numbers = torch.randn(2, 3), torch.zeros(2, 3, dtype=torch.int64)
+    with torch.no_grad():
+        repeat(call, RECORD_AFTER + 1, x, numbers)
+        zeros = call(x, numbers)
+        for number in (1, 2):
+            numbers.fill_(number)
+            # Rare values, and then frequent ones, which begin with the recording of the shapes.
+            for _ in range(RECORD_AFTER + 2):
+                assert torch.equal(call(x, numbers), module(x, numbers))
+        assert torch.equal(call(x, torch.zeros_like(numbers)), zeros)
 
 
 def test_there_are_few_recordings() -> None:

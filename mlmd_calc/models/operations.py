@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -63,7 +63,7 @@ def refuse_second_derivative() -> None:
 
 
 def record_operations(
-    function: Callable[..., Any], arguments: Sequence[Tensor]
+    function: Callable[..., Any], arguments: Sequence[Tensor], constants: Collection[int] = ()
 ) -> Callable[..., Any]:
     """List the operations of a function for the shapes and strides of some arguments.
 
@@ -72,9 +72,12 @@ def record_operations(
     function
         What it does may depend on shapes and strides, not on numbers in tensors; returns a tensor,
         or a tuple or dictionary of tensors. Of other tensors, such as weights, changes of the
-        values count. It must not draw random numbers.
+        values count, unless there are constants. It must not draw random numbers.
     arguments
         Arguments to record it with.
+    constants
+        Which arguments have the same values in every call. What follows from them and from other
+        tensors alone is computed once, here.
 
     Returns
     -------
@@ -86,8 +89,10 @@ def record_operations(
 
     # A tensor made in a caller's inference mode cannot be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
+        # Views of constants are kept, and callers may reuse the memory of theirs.
+        arguments = [own.clone() if k in constants else own for k, own in enumerate(arguments)]
         recorded = make_fx(function)(*arguments)
-        _shorten(recorded, arguments)
+        _shorten(recorded, arguments, constants)
     forward = type(recorded).forward
     names = {str(node.target) for node in recorded.graph.nodes if node.op == "get_attr"}
     # Looking for attributes of a module would take as long as the operations.
@@ -95,7 +100,9 @@ def record_operations(
     return functools.partial(forward, tensors)
 
 
-def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
+def _shorten(
+    recorded: fx.GraphModule, arguments: Sequence[Tensor], constants: Collection[int]
+) -> None:
     """Compute what is always the same, make one view of several, and call operations directly."""
     graph = recorded.graph
     values = _values(recorded, arguments)
@@ -105,10 +112,14 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
     origins: dict[tuple[int, torch.dtype], fx.Node] = {}
     views: dict[tuple[tuple[int, torch.dtype], _Layout], fx.Node] = {}
     made: set[int] = set()
-    fixed: set[fx.Node] = set()
+    given = [node for node in graph.nodes if node.op == "placeholder"]
+    fixed = {given[k] for k in constants if _memory(values[given[k]]) not in changed}
+    is_fixed = functools.partial(_is_fixed, fixed, values, bool(constants))
     for node in list(graph.nodes):
         value = values.get(node)
         if not isinstance(value, Tensor):
+            if constants and is_fixed(node):
+                fixed.add(node)
             continue
         memory = _memory(value)
         place = memory, value.dtype
@@ -122,9 +133,7 @@ def _shorten(recorded: fx.GraphModule, arguments: Sequence[Tensor]) -> None:
                 del views[seen]
             origins[place] = node
             made.add(memory)
-        elif (
-            node.op == "call_function" and memory not in changed and _is_fixed(node, fixed, values)
-        ):
+        elif memory not in changed and is_fixed(node):
             fixed.add(node)
         elif place in origins and node.op == "call_function":
             view = _layout(value)
@@ -184,18 +193,34 @@ def _is_view(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     )
 
 
-def _is_fixed(node: fx.Node, fixed: set[fx.Node], values: dict[fx.Node, Any]) -> bool:
-    """Whether it is made of nothing, or a view of what is fixed, whose values may change."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+def _is_fixed(
+    fixed: set[fx.Node], values: dict[fx.Node, Any], folding: bool, node: fx.Node
+) -> bool:
+    """Whether it is made of nothing, or of what is fixed: a view, whose values may change.
+
+    With constants nothing that is fixed changes, and then it need not be a view.
+    """
+    if node.op != "call_function":
         return False
-    if not node.all_input_nodes:
-        return torch.Tag.nondeterministic_seeded not in node.target.tags
-    return fixed.issuperset(node.all_input_nodes) and _is_view(node, values)
+    if isinstance(node.target, torch._ops.OpOverload):
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            return False
+        if not node.all_input_nodes:
+            return True
+    elif not folding:
+        return False
+    return fixed.issuperset(node.all_input_nodes) and (folding or _is_view(node, values))
 
 
 def _keep(recorded: fx.GraphModule, fixed: set[fx.Node], values: dict[fx.Node, Any]) -> None:
     """Put fixed tensors in the place of the operations that made them."""
-    used = [node for node in fixed if node.op != "get_attr" and not fixed.issuperset(node.users)]
+    used = [
+        node
+        for node in fixed
+        if node.op != "get_attr"
+        and isinstance(values[node], Tensor)
+        and not fixed.issuperset(node.users)
+    ]
     for i, node in enumerate(used):
         recorded.register_buffer(f"{_CONSTANT}{i}", values[node])
         with recorded.graph.inserting_before(node):

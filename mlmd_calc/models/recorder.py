@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import torch
@@ -25,10 +25,10 @@ CAPTURE_AFTER: Final = 5
 """The same for a GPU, where it takes as long as about five calls."""
 
 MAX_RECORDINGS: Final = 16
-"""Shapes that are recorded; others are always evaluated by Python."""
+"""Shapes that are recorded, and values of constants; others are always evaluated by Python."""
 
 _MOST_COUNTED: Final = 1000
-"""Shapes whose calls are counted at a time."""
+"""Shapes whose calls are counted at a time, and values of constants."""
 
 R = TypeVar("R")
 
@@ -40,6 +40,9 @@ class Recorder(Generic[R]):
     one CPU or GPU, and shapes that are rare go to the function itself. So do, after a warning,
     shapes that cannot be captured on a GPU.
 
+    On the CPU, constants whose values come often have recordings of their own, in which nothing is
+    computed again that follows from them and from weights alone.
+
     Parameters
     ----------
     function
@@ -47,14 +50,19 @@ class Recorder(Generic[R]):
         tensors; returns a tensor, or a tuple or dictionary of tensors. It is called with positional
         arguments, which are tensors, hashable objects, or tuples, lists and dataclasses of them.
     module
-        Module whose weights the function uses. Changes of their values count.
+        Module whose weights the function uses. Changes of their values count, unless there are
+        constants.
+    constants
+        Places of arguments whose values are often the same, as those of atomic numbers.
     """
 
-    def __init__(self, function: Callable[..., R], module: nn.Module) -> None:
+    def __init__(
+        self, function: Callable[..., R], module: nn.Module, constants: Sequence[int] = ()
+    ) -> None:
         self._function = function
         self._module = module
-        self._calls: dict[Any, int] = {}
-        self._recordings: dict[Any, Callable[..., Any]] = {}
+        self._constants = tuple(constants)
+        self._by_shapes, self._by_values = _Recordings(), _Recordings()
         self._endings: dict[Any, int] = {}
 
     def __call__(self, *arguments: Any) -> R:
@@ -78,30 +86,46 @@ class Recorder(Generic[R]):
         if torch.is_grad_enabled() or self._module.training:
             return self._function(*arguments)
         tensors: list[Tensor] = []
-        key = _shapes(first, tensors), ending
+        shapes = _shapes(first, tensors), ending
         tensors += of_last
-        if key not in self._recordings:
-            if len(self._calls) >= _MOST_COUNTED:
-                self._calls.clear()
-            calls = self._calls[key] = self._calls.get(key, 0) + 1
-            record = _form(tensors)
-            frequent = CAPTURE_AFTER if record is capture_graph else RECORD_AFTER
-            if record is None or calls <= frequent or len(self._recordings) == MAX_RECORDINGS:
-                return self._function(*arguments)
-            self._recordings[key] = self._record(record, arguments, tensors)
-        out: R = self._recordings[key](*tensors)
+        recording = self._recording(shapes, arguments, tensors)
+        out: R = self._function(*arguments) if recording is None else recording(*tensors)
         return out
+
+    def _recording(
+        self, shapes: Any, arguments: tuple[Any, ...], tensors: list[Tensor]
+    ) -> Callable[..., Any] | None:
+        """Find or make a recording for the values of constants, or else for the shapes."""
+        constants = [
+            own for place in self._constants if isinstance(own := arguments[place], Tensor)
+        ]
+        # Those on a GPU would have to be waited for.
+        if constants and constants[0].is_cpu:
+            values = tuple([own.numpy().tobytes() for own in constants])
+            recording = self._by_values.find(
+                (shapes, values),
+                tensors,
+                lambda form: self._record(form, arguments, tensors, constants),
+            )
+            if recording is not None:
+                return recording
+        return self._by_shapes.find(
+            shapes, tensors, lambda form: self._record(form, arguments, tensors, [])
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies record for themselves: recordings are bound to the weights here.
-        return {**self.__dict__, "_calls": {}, "_recordings": {}}
+        return {**self.__dict__, "_by_shapes": _Recordings(), "_by_values": _Recordings()}
 
-    def _record(self, record: _Form, arguments: Any, tensors: list[Tensor]) -> Callable[..., Any]:
+    def _record(
+        self, record: _Form, arguments: Any, tensors: list[Tensor], constants: list[Tensor]
+    ) -> Callable[..., Any]:
         def function(*given: Tensor) -> R:
             return self._function(*_filled(arguments, iter(given)))
 
         if record is not capture_graph:
-            return record(function, tensors)
+            same = [k for k, own in enumerate(tensors) if any(own is other for other in constants)]
+            return record_operations(function, tensors, same)
         try:
             return record(function, tensors)
         except RuntimeError as error:
@@ -114,6 +138,29 @@ class Recorder(Generic[R]):
 
 
 _Form: TypeAlias = Callable[[Callable[..., Any], Sequence[Tensor]], Callable[..., Any]]
+
+
+@dataclass
+class _Recordings:
+    """Recordings of what comes often, and counts of what may."""
+
+    calls: dict[Any, int] = field(default_factory=dict)
+    recordings: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    def find(
+        self, key: Any, tensors: list[Tensor], record: Callable[[_Form], Callable[..., Any]]
+    ) -> Callable[..., Any] | None:
+        """Return the recording of such calls, which is made if they have become many."""
+        if key not in self.recordings:
+            if len(self.calls) >= _MOST_COUNTED:
+                self.calls.clear()
+            calls = self.calls[key] = self.calls.get(key, 0) + 1
+            form = _form(tensors)
+            frequent = CAPTURE_AFTER if form is capture_graph else RECORD_AFTER
+            if form is None or calls <= frequent or len(self.recordings) == MAX_RECORDINGS:
+                return None
+            self.recordings[key] = record(form)
+        return self.recordings[key]
 
 
 def _form(tensors: list[Tensor]) -> _Form | None:

@@ -28,6 +28,9 @@ _RECORDED_NUMBERS: Final = 2**16
 """Pair features (numbers) up to which calls are recorded. What Python takes between operations is
 nothing to larger ones, and recording holds all of their intermediate results."""
 
+_CONSTANTS: Final = (1, 2, 3, 4)
+"""All that tells which molecules these are, among the arguments of a recording."""
+
 _CAPTURED_NUMBERS: Final = 2**22
 """The same on a GPU, where recordings share their memory, and launches take longer."""
 
@@ -81,7 +84,7 @@ class Prediction:
         # A tensor made in a caller's inference mode cannot be differentiated through later.
         with torch.inference_mode(False):
             self.network = merge_weights(self.network_as_loaded())
-        self._recorded = Recorder(self._results, self.network)
+        self._recorded = Recorder(self._results, self.network, _CONSTANTS)
 
     def network_as_loaded(self) -> MDET:
         """Copy of the network in this precision, with the weights and derivatives it came with."""

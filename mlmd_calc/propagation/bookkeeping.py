@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import ase
@@ -116,7 +116,7 @@ def with_energies(
     wanted = ("energy", "forces") if and_forces else ("energy",)
     results = forces.evaluate(unknown, wanted)
     found = iter([{name: getattr(result, name) for name in wanted} for result in results])
-    states = [replace(state, **next(found)) if state.energy is None else state for state in states]
+    states = [state.changed(**next(found)) if state.energy is None else state for state in states]
     if any(state.energy is None for state in states):
         raise ConfigError(
             f"{type(forces).__qualname__} has no energy; use a model with an energy, or leave out "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 from mlmd_calc.propagation.forces import ForceModel
@@ -34,7 +33,7 @@ def with_constrained_velocities(state: State, forces: ForceModel | None) -> Stat
     constraints = constraints_of(forces)
     if constraints is None:
         return state
-    return replace(state, velocities=constraints.velocities(state.positions, state.velocities))
+    return state.changed(velocities=constraints.velocities(state.positions, state.velocities))
 
 
 def drifted(

@@ -41,18 +41,15 @@ def _spin_fields(state: State) -> FloatArray:
     return np.asarray((weighted @ _TURNS).reshape(-1, 3))
 
 
-def _angular_momentum(state: State, fields: FloatArray) -> FloatArray:
-    return np.asarray(fields.T @ (np.sqrt(state.masses)[:, None] * state.velocities).ravel())
-
-
 def angular_momentum(state: State) -> FloatArray:
     """Angular momentum ``(3,)`` about the centre of mass, amu Å²/fs."""
-    return _angular_momentum(state, _spin_fields(state))
+    weighted = np.sqrt(state.masses)[:, None] * state.velocities
+    return np.asarray(state.once(_spin_fields).T @ weighted.ravel())
 
 
-def _rotations(fields: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _rotations(state: State) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Orthonormal rotations ``(3 n, k)``, their radii ``(k,)``, and their axes ``(k, 3)``."""
-    basis, radii, axes = np.linalg.svd(fields, full_matrices=False)
+    basis, radii, axes = np.linalg.svd(state.once(_spin_fields), full_matrices=False)
     real = radii > _LINEAR * radii[0]
     return basis[:, real], radii[real], axes[real]
 
@@ -62,7 +59,7 @@ def rigid_basis(state: State, *, translation: bool = True, rotation: bool = True
     root = np.sqrt(state.masses / state.masses.sum())
     # np.kron takes longer than the decomposition.
     parts = [(root[:, None, None] * np.eye(3)).reshape(-1, 3)] if translation else []
-    parts += [_rotations(_spin_fields(state))[0]] if rotation else []
+    parts += [state.once(_rotations)[0]] if rotation else []
     return np.concatenate(parts, axis=1) if parts else np.zeros((3 * len(state), 0))
 
 
@@ -137,24 +134,23 @@ class Corrections:
                 after = after.moved_to(x + shift)
         if self.momentum:
             v += drift - centre_of_mass(v, masses)
-        after = replace(after, velocities=v)
+        after = after.changed(velocities=v)
         if self.angular_momentum:
             after = self._keep_angular_momentum(before, after)
         return self.stop_centre(after)
 
     def _keep_angular_momentum(self, before: State, after: State) -> State:
-        fields = _spin_fields(after)
-        basis, radii, axes = _rotations(fields)
-        missing = angular_momentum(before) - _angular_momentum(after, fields)
+        basis, radii, axes = after.once(_rotations)
+        missing = angular_momentum(before) - angular_momentum(after)
         kick = (basis @ ((axes @ missing) / radii)).reshape(-1, 3)
-        return replace(after, velocities=after.velocities + kick / np.sqrt(after.masses)[:, None])
+        return after.changed(velocities=after.velocities + kick / np.sqrt(after.masses)[:, None])
 
     def stop_centre(self, state: State) -> State:
         """Take away the velocity of the centre of mass if it is to be kept at rest."""
         if not self.fix_centre:
             return state
         drift = centre_of_mass(state.velocities, state.masses)
-        return replace(state, velocities=state.velocities - drift)
+        return state.changed(velocities=state.velocities - drift)
 
     def rescale(self, state: State, total_energy: float) -> State | None:
         """Scale internal velocities to a total energy in eV; None if that is impossible.
@@ -163,13 +159,13 @@ class Corrections:
         """
         assert state.energy is not None
         rigid = rigid_velocities(state, self.conserved_basis(state))
-        internal = replace(state, velocities=state.velocities - rigid).kinetic_energy
-        overall = replace(state, velocities=rigid).kinetic_energy
+        internal = state.changed(velocities=state.velocities - rigid).kinetic_energy
+        overall = state.changed(velocities=rigid).kinetic_energy
         available = total_energy - state.energy - overall
         if not (available >= 0.0 and internal > 0.0):
             return None
         factor = np.sqrt(available / internal)
-        return replace(state, velocities=rigid + factor * (state.velocities - rigid))
+        return state.changed(velocities=rigid + factor * (state.velocities - rigid))
 
 
 def thermal_speed(masses: FloatArray, temperature_K: float) -> FloatArray:

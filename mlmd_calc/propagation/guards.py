@@ -270,7 +270,10 @@ class Temperature(Check):
         self._elapsed = 0.0
         window = 10.0 * relaxation if self.window_fs is None else self.window_fs
         lost = (rigid_basis(state) ** 2).sum(axis=1).reshape(-1, 3).sum(axis=1)
-        members = self._members(state)
+        elements = np.unique(state.numbers)
+        # Which atoms belong to the molecule and to each element, (groups, n).
+        members = np.array([np.ones(len(state)), *(state.numbers == z for z in elements)])
+        self._members = members
         self._window = window
         self._degrees = members @ (3.0 - lost)
         known = expected is not None
@@ -284,16 +287,10 @@ class Temperature(Check):
         self._highest = 2.0 * gammainccinv(0.5 * degrees, self.false_alarm) / degrees
         self._lowest = 2.0 * gammaincinv(0.5 * degrees, self.false_alarm) / degrees
 
-    @staticmethod
-    def _members(state: State) -> FloatArray:
-        """Which atoms ``(groups, n)`` belong to the molecule and to each element."""
-        elements = np.unique(state.numbers)
-        return np.array([np.ones(len(state)), *(state.numbers == z for z in elements)])
-
     def _mean_with(self, state: State, duration_fs: float) -> FloatArray:
         """Return the running means ``(groups,)`` in K with a state added."""
         internal = state.velocities - rigid_velocities(state, rigid_basis(state))
-        twice = self._members(state) @ (state.masses * ((internal / units.FS) ** 2).sum(axis=1))
+        twice = self._members @ (state.masses * ((internal / units.FS) ** 2).sum(axis=1))
         now = twice / (units.KB * np.maximum(self._degrees, 1e-3))
         if np.isnan(self._reference).any():
             weight = duration_fs / (self._elapsed + duration_fs)

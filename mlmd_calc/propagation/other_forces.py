@@ -78,7 +78,7 @@ def with_other_forces(
         )
     )
     return [
-        replace(state, other_forces=next(added)) if state.other_forces is None else state
+        state.changed(other_forces=next(added)) if state.other_forces is None else state
         for state in states
     ]
 
@@ -87,7 +87,7 @@ def kicked(state: State, time_fs: float) -> State:
     """Let the other forces act on the velocities for a time; they must be known."""
     assert state.other_forces is not None
     kick = time_fs * units.FS**2 * state.other_forces / state.masses[:, None]
-    return replace(state, velocities=state.velocities + kick)
+    return state.changed(velocities=state.velocities + kick)
 
 
 def compare(engine: ForceModel, potential: ForceModel, state: State) -> None:

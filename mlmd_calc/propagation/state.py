@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import ase
 import numpy as np
@@ -16,6 +16,8 @@ from mlmd_calc.potential import Structure, structure_from_ase
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Memory: TypeAlias = Mapping[str, NDArray[Any]]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,7 @@ class State:
         for view in memory.values():
             view.flags.writeable = False
         object.__setattr__(self, "memory", memory)
+        object.__setattr__(self, "_found", {})
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -113,6 +116,22 @@ class State:
     def structure(self) -> Structure:
         """The molecule as force models see it."""
         return Structure(self.numbers, self.positions, self.charge, self.multiplicity)
+
+    def once(self, function: Callable[[State], T]) -> T:
+        """Return what a function makes of positions and masses alone; it is called once."""
+        found: dict[Callable[[State], T], T] = self.__dict__["_found"]
+        if function not in found:
+            found[function] = function(self)
+        return found[function]
+
+    def changed(self, **others: Any) -> State:
+        """Return the state with other values of anything but positions and masses.
+
+        What :meth:`once` has found in these is known to both states.
+        """
+        new = replace(self, **others)
+        object.__setattr__(new, "_found", self.__dict__["_found"])
+        return new
 
     def moved_to(self, positions: FloatArray, **others: Any) -> State:
         """Return the state at other positions, where energy and forces are not known."""

@@ -6,7 +6,7 @@ Both are exact for any length of step, so that the stride does not shift the tem
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -79,7 +79,7 @@ class Langevin:
         damping = math.exp(-self.friction_per_fs * time_fs)
         noise = draw_velocities(state, self.temperature_K, rng)
         kick = math.sqrt(1.0 - damping * damping) * noise
-        return replace(state, velocities=damping * state.velocities + kick)
+        return state.changed(velocities=damping * state.velocities + kick)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Bussi:
         basis = corrections.conserved_basis(state)
         degrees = 3 * len(state) - basis.shape[1]
         rigid = rigid_velocities(state, basis)
-        kinetic = replace(state, velocities=state.velocities - rigid).kinetic_energy
+        kinetic = state.changed(velocities=state.velocities - rigid).kinetic_energy
         if degrees < 1 or not kinetic > 0.0:
             raise ConfigError(
                 f"thermostat 'bussi' scales velocities, but {degrees} degrees of freedom hold "
@@ -134,7 +134,7 @@ class Bussi:
         square = kept + new * (normal**2 + others) + 2.0 * normal * math.sqrt(kept * new)
         # Rounding may leave a tiny negative number where the square is zero.
         factor = math.sqrt(max(square, 0.0))
-        return replace(state, velocities=rigid + factor * (state.velocities - rigid))
+        return state.changed(velocities=rigid + factor * (state.velocities - rigid))
 
 
 def make_thermostat(name: str, temperature_K: float, friction_per_fs: float) -> Thermostat:

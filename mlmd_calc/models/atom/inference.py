@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from mlmd_calc.models.mdet import inference as mdet
 from mlmd_calc.models.recorder import Recorder
 
 N = TypeVar("N", ATOM, ATOMIntegrator)
+
+_CONSTANTS: Final = (2, 3, 5)
+"""Numbers, mask and times among the arguments of a jump: a run asks for the same ones each time."""
 
 
 def merge_weights(network: N) -> N:
@@ -83,8 +86,8 @@ def record(network: N) -> N:
     >>> fast = record(ATOM(ATOMConfig(lifting_dim=32, num_heads=4)))
     """
     recorded = merge_weights(network)
-    name = "_predict" if isinstance(recorded, ATOM) else "_jump"
-    setattr(recorded, name, Recorder(getattr(recorded, name), recorded))
+    name, constants = ("_predict", ()) if isinstance(recorded, ATOM) else ("_jump", _CONSTANTS)
+    setattr(recorded, name, Recorder(getattr(recorded, name), recorded, constants))
     return recorded
 
 

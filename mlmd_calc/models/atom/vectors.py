@@ -41,8 +41,9 @@ def agitation(vectors: Tensor) -> Tensor:
     It vanishes with the square of motion, so that what is multiplied by it does not matter where
     motion is small.
     """
-    squares = vectors.flatten(2).square().sum(dim=-1)
-    products = vectors.flatten(2) @ vectors.flatten(2).transpose(1, 2)
+    flat = vectors.flatten(2)
+    squares = flat.square().sum(dim=-1)
+    products = flat @ flat.transpose(1, 2)
     relative = squares[:, :, None] + squares[:, None, :] - 2.0 * products
     return torch.log1p(relative.clamp(min=0.0) / vectors.shape[2])
 
