@@ -17,7 +17,10 @@ from typer.testing import CliRunner
 from mlmd_calc.biomolecules import read_structure
 from mlmd_calc.cli.train import finetune_command, train_command
 from mlmd_calc.data.biomolecules import structure_from_smiles
-from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
+from mlmd_calc.data.biomolecules.trajectories import (
+    BiomolecularTrajectory,
+    write_biomolecular_trajectory,
+)
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATMOS
 from mlmd_calc.models.atmos import Features
@@ -401,7 +404,7 @@ def test_card_says_what_the_model_is_for(finished, data):
 def test_command_trains_and_fine_tunes(tmp_path, data):
     (tmp_path / "data").mkdir()
     for trajectory in data:
-        write_trajectory(tmp_path / "data" / f"{trajectory.name}.npz", trajectory)
+        write_biomolecular_trajectory(tmp_path / "data" / f"{trajectory.name}.npz", trajectory)
     app = typer.Typer()
     app.command("train")(train_command)
     app.command("finetune")(finetune_command)
@@ -530,7 +533,7 @@ def test_the_command_that_starts_from_protenix_goes_on_where_it_was(tmp_path, da
     app = typer.Typer()
     app.command("train")(train_command)
     protenix_file(tmp_path / "protenix.pt", RECIPE.network_config(2.0))
-    write_trajectory(tmp_path / "propanoate.npz", data[1])
+    write_biomolecular_trajectory(tmp_path / "propanoate.npz", data[1])
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'kind = "atmos"\nsteps = 2\nlearning_rate = 1e-9\nfinal_learning_rate = 0.0\n'

@@ -115,7 +115,7 @@ def timewarp_command(
 
 def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], out: Path) -> None:
     """Write what can be read, and say why the rest cannot."""
-    from mlmd_calc.data.biomolecules.trajectories import write_trajectory
+    from mlmd_calc.data.biomolecules.trajectories import write_biomolecular_trajectory
 
     console = Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], 
         for trajectory in trajectories:
             temperature = f"{trajectory.temperature_K:g}K"
             stem = f"{trajectory.name}_{temperature}_r{trajectory.replica}"
-            write_trajectory(out / f"{stem}.npz", trajectory)
+            write_biomolecular_trajectory(out / f"{stem}.npz", trajectory)
     if len(left_out) == len(sources):
         raise InputError(f"nothing could be converted; the first: {left_out[0]}")
     for reason in left_out:

@@ -25,7 +25,7 @@ from mlmd_calc.biomolecules.reader import (
     read_structure_file,
 )
 from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
-from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
+from mlmd_calc.biomolecules.structure import BondedStructure, bonded_structure_from_ase
 from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.molecules import (
     MOLECULES,
@@ -177,7 +177,7 @@ def read_bonded(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
         return _peptide(text, seed)
     if is_file(text) and is_structure_file(text):
         return read_structure(text)
-    return structure_from_ase(atoms)
+    return bonded_structure_from_ase(atoms)
 
 
 def check_start(atoms: ase.Atoms) -> None:

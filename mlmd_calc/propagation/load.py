@@ -10,9 +10,9 @@ import ase
 from mlmd_calc.biomolecules import (
     BondedStructure,
     MolecularSystem,
+    bonded_structure_from_ase,
     build_system,
     read_structure,
-    structure_from_ase,
 )
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import one_of
@@ -147,7 +147,7 @@ def as_system(structure: MoleculeLike) -> MolecularSystem:
     if isinstance(structure, MolecularSystem):
         return structure
     if isinstance(structure, ase.Atoms):
-        structure = structure_from_ase(structure)
+        structure = bonded_structure_from_ase(structure)
     elif not isinstance(structure, BondedStructure):
         structure = read_structure(structure)
     return build_system(structure)
