@@ -12,8 +12,18 @@ from typer.core import TyperGroup
 from mlmd_calc.cli.data_options import Data, Reading, Seed, with_reading
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.run import Device, Forces, NRotations, Rotation
-from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
+from mlmd_calc.cli.shared_options import (
+    Device,
+    Forces,
+    NoiseScale,
+    NRotations,
+    Rotation,
+    Sampler,
+    Steer,
+    Steps,
+    StepScale,
+    Stride,
+)
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:

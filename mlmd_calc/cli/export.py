@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlmd_calc.cli.run import (
+from mlmd_calc.cli.shared_options import (
     Charge,
     Dtype,
     Forces,

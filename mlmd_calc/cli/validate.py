@@ -17,7 +17,7 @@ from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
 from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.run import Forces, Rotation
+from mlmd_calc.cli.shared_options import Forces, Rotation
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.wording import counted
