@@ -18,6 +18,7 @@ from mlmd_calc.potential import Structure
 from openmm_bridge.jump_context import (
     VELOCITY_UNIT,
     ContextForces,
+    Shown,
     context_of,
     integrated_groups,
 )
@@ -109,7 +110,7 @@ class ExactNVTIntegrator(PythonSteps):
         self._sampler: ExactNVT | None = None
         self._context: Any = None
         self._proposing: openmm.Context
-        self._shown: tuple[Any, ...]
+        self._shown: Shown
 
     @property
     def sampler(self) -> ExactNVT:
@@ -193,11 +194,11 @@ class ExactNVTIntegrator(PythonSteps):
         # The Context holds the integrator, which must not keep it alive in turn.
         self._context = weakref.proxy(context)
         self._proposing = _context_like(context, self._system)
-        self._shown = self._read()
+        self._shown = Shown.of(self._context)
         # Elements are the business of the Systems.
-        atoms = ase.Atoms(np.zeros(count, dtype=int), self._shown[0] * units.NM)
+        atoms = ase.Atoms(np.zeros(count, dtype=int), self._shown.positions * units.NM)
         atoms.set_masses([system.getParticleMass(i)._value for i in range(count)])
-        atoms.set_velocities(self._shown[1] * VELOCITY_UNIT / units.FS)
+        atoms.set_velocities(self._shown.velocities * VELOCITY_UNIT / units.FS)
         target = ContextForces(self._context, integrated_groups(self))
         proposal = ContextForces(self._proposing)
         try:
@@ -207,29 +208,19 @@ class ExactNVTIntegrator(PythonSteps):
                 atoms, self._timestep, target, proposal, rng=self._rng, **self._options, **options
             )
         finally:
-            context.setPositions(self._shown[0])
-
-    def _read(self) -> tuple[Any, ...]:
-        """Return what others may change: positions nm, velocities nm/ps, parameters, box."""
-        state = self._context.getState(getPositions=True, getVelocities=True, getParameters=True)
-        return (
-            state.getPositions(asNumpy=True)._value,
-            state.getVelocities(asNumpy=True)._value,
-            dict(state.getParameters()),
-            state.getPeriodicBoxVectors(asNumpy=True)._value,
-        )
+            context.setPositions(self._shown.positions)
 
     def _look(self) -> None:
         """Take over what has been done to the Context since the last step."""
-        positions, velocities, parameters, box = now = self._read()
-        atoms, shown = self.sampler.atoms, self._shown
-        if not np.array_equal(positions, shown[0]):
-            atoms.set_positions(positions * units.NM)
-        if not np.array_equal(velocities, shown[1]):
-            atoms.set_velocities(velocities * VELOCITY_UNIT / units.FS)
-        if not np.array_equal(box, shown[3]):
-            self._proposing.setPeriodicBoxVectors(*box)
-        if parameters != shown[2] or not np.array_equal(box, shown[3]):
+        atoms, shown, now = self.sampler.atoms, self._shown, Shown.of(self._context)
+        if not np.array_equal(now.positions, shown.positions):
+            atoms.set_positions(now.positions * units.NM)
+        if not np.array_equal(now.velocities, shown.velocities):
+            atoms.set_velocities(now.velocities * VELOCITY_UNIT / units.FS)
+        same_box = np.array_equal(now.box, shown.box)
+        if not same_box:
+            self._proposing.setPeriodicBoxVectors(*now.box)
+        if not same_box or now.parameters != shown.parameters:
             self.sampler.forget()
         self._shown = now
 
@@ -239,7 +230,7 @@ class ExactNVTIntegrator(PythonSteps):
         self._context.setPositions(atoms.positions / units.NM)
         self._context.setVelocities(atoms.get_velocities() * units.FS / VELOCITY_UNIT)
         # The platform may have rounded them.
-        self._shown = self._read()
+        self._shown = Shown.of(self._context)
 
     def _show_time(self) -> None:
         self._context.setTime(self.sampler.get_time() / units.PS)

@@ -26,9 +26,9 @@ from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Finding, Proposal
 from mlmd_calc.propagation.relaxation import (
     PotentialWindow,
+    equilibrated,
     minimised,
     reference_window,
-    shaken,
 )
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
@@ -237,7 +237,7 @@ class ATMOSPropagator(Propagator):
         if thermostat is None or self.langevin_steps == 0:
             return state
         steps, temperature_K = self.langevin_steps, thermostat.temperature_K
-        return shaken(forces, [state], steps, temperature_K, [rng])[0]
+        return equilibrated(forces, [state], steps, temperature_K, [rng])[0]
 
     def energy_window(
         self,
