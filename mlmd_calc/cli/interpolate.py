@@ -9,9 +9,9 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.console import Console
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.report import SUMMARY_FILE, Json
 from mlmd_calc.cli.sample import describe_faults
-from mlmd_calc.cli.shared_options import Beyond, Device, DrawnSeed, Format, Out, Steer, Steps
 from mlmd_calc.cli.tables import details, print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import json_text, write_json
@@ -30,17 +30,17 @@ def interpolate(
         str, typer.Option("--model", "-m", help="Interpolator of ATMOS: shipped name or file.")
     ] = "atmos-peptides-interpolator",
     replicas: Annotated[int, typer.Option("--replicas", "-b", help="Trajectories.")] = 1,
-    steps: Steps = None,
-    steer: Steer = True,
+    steps: shared.Steps = None,
+    steer: shared.Steer = True,
     redraws: Annotated[
         int,
         typer.Option(help="Times that a frame no simulation would visit is drawn again; 0: never."),
     ] = 100,
-    beyond_training: Beyond = False,
-    seed: DrawnSeed = None,
-    out: Out = Path("mlmd-interpolate"),
-    trajectory_format: Format = "xtc",
-    device: Device = "auto",
+    beyond_training: shared.Beyond = False,
+    seed: shared.DrawnSeed = None,
+    out: shared.Out = Path("mlmd-interpolate"),
+    trajectory_format: shared.Format = "xtc",
+    device: shared.Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw trajectories from one structure of a molecule to another, both ends as given."""

@@ -10,24 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 from rich.console import Console
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.endings import advise, end_of
 from mlmd_calc.cli.given import is_given, refuse_with_restart
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.shared_options import (
-    Beyond,
-    Charge,
-    Device,
-    DrawnSeed,
-    Dtype,
-    Forces,
-    Model,
-    Multiplicity,
-    NRotations,
-    Out,
-    Rotation,
-    Smiles,
-    Vacuum,
-)
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
 
@@ -241,21 +227,21 @@ _Restart: TypeAlias = Annotated[
 def run(
     context: typer.Context,
     molecule: _Molecule = None,
-    smiles: Smiles = False,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    vacuum: Vacuum = False,
+    smiles: shared.Smiles = False,
+    charge: shared.Charge = None,
+    multiplicity: shared.Multiplicity = None,
+    vacuum: shared.Vacuum = False,
     relax: _Relax = None,
     keep_velocities: _KeepVelocities = False,
-    model: Model = None,
+    model: shared.Model = None,
     setting: _Setting = None,
-    forces: Forces = None,
-    rotation: Rotation = None,
-    n_rotations: NRotations = None,
-    dtype: Dtype = None,
+    forces: shared.Forces = None,
+    rotation: shared.Rotation = None,
+    n_rotations: shared.NRotations = None,
+    dtype: shared.Dtype = None,
     max_spread: _MaxSpread = None,
     on_spread: _OnSpread = None,
-    device: Device = "auto",
+    device: shared.Device = "auto",
     engine: _Engine = Engine.ASE,
     platform: _Platform = None,
     backend: _Backend = None,
@@ -271,14 +257,14 @@ def run(
     proposals: _Proposals = None,
     trajectory_steps: _TrajectorySteps = None,
     warmup: _Warmup = None,
-    beyond_training: Beyond = False,
+    beyond_training: shared.Beyond = False,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
     duration: _Duration = 10.0,
     friction: _Friction = None,
-    seed: DrawnSeed = None,
-    out: Out = Path("mlmd-run"),
+    seed: shared.DrawnSeed = None,
+    out: shared.Out = Path("mlmd-run"),
     trajectory_format: _Format = "extxyz",
     interval: _Interval = 10,
     checkpoint_interval: _CheckpointInterval = MDSettings.checkpoint_interval,

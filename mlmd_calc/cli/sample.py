@@ -14,22 +14,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.cli.given import is_given, refuse_with_restart
 from mlmd_calc.cli.report import SUMMARY_FILE, Html, Json, Report
-from mlmd_calc.cli.shared_options import (
-    Beyond,
-    Device,
-    DrawnSeed,
-    Format,
-    NoiseScale,
-    Out,
-    Sampler,
-    Steer,
-    Steps,
-    StepScale,
-    Stride,
-)
 from mlmd_calc.cli.tables import details
 from mlmd_calc.errors import ConfigError, RefusedFramesError
 from mlmd_calc.io.files import write_json
@@ -146,23 +134,23 @@ def sample(
     interpolator: _Interpolator = None,
     frames: _Frames = 100,
     replicas: _Replicas = 1,
-    stride: Stride = None,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    noise_scale: NoiseScale = None,
-    step_scale: StepScale = None,
-    steer: Steer = True,
+    stride: shared.Stride = None,
+    sampler: shared.Sampler = None,
+    steps: shared.Steps = None,
+    noise_scale: shared.NoiseScale = None,
+    step_scale: shared.StepScale = None,
+    steer: shared.Steer = True,
     redraws: _Redraws = None,
-    beyond_training: Beyond = False,
+    beyond_training: shared.Beyond = False,
     relax: _RelaxBy = None,
     reference_ps: _Reference = 5.0,
     ligand: _Ligand = None,
-    seed: DrawnSeed = None,
-    out: Out = Path("mlmd-sample"),
-    trajectory_format: Format = "xtc",
+    seed: shared.DrawnSeed = None,
+    out: shared.Out = Path("mlmd-sample"),
+    trajectory_format: shared.Format = "xtc",
     hydrogens: _Hydrogens = True,
     keyframes_per_checkpoint: _Checkpoint = 10,
-    device: Device = "auto",
+    device: shared.Device = "auto",
     dtype: _Dtype = "float32",
     restart: _Restart = False,
     as_json: Json = False,
