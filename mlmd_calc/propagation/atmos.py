@@ -111,7 +111,7 @@ class ATMOSPropagator(Propagator):
     ) -> None:
         if model.network.config.max_remaining:
             raise ConfigError(
-                f"model {model.card.name or model.source!r} is an interpolator, which needs to "
+                f"model {model.name!r} is an interpolator, which needs to "
                 "know where it goes; a propagator needs a model without max_remaining"
             )
         if len(system.left_out):
@@ -283,7 +283,7 @@ def trained_stride_ps(model: ATMOSModel, stride_ps: float | None) -> float:
     ConfigError
         If the model does not know it, or None leaves it open.
     """
-    name, known = model.card.name or model.source, model.card.strides_ps
+    name, known = model.name, model.card.strides_ps
     listed = ", ".join(f"{stride:g}" for stride in known)
     if stride_ps is None:
         if len(known) == 1:
@@ -342,7 +342,7 @@ def check_molecule(model: ATMOSModel, system: MolecularSystem, beyond_training: 
     domain = model.card.domain
     objections = [] if domain is None else domain.objections(system.residues)
     if not beyond_training:
-        refuse_objections(objections, model.card.name or model.source)
+        refuse_objections(objections, model.name)
     return objections
 
 

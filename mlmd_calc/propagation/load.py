@@ -95,7 +95,7 @@ def load_propagator(
     """
     one_of("dtype", dtype, ("float32", "float64"))
     model = load_any_model(name_or_path, device=device, dtype=dtype)
-    name = model.card.name or model.source
+    name = model.name
     if isinstance(model, ATMOSModel):
         _refuse_options(name, "ATOM", potential=potential, rotation=rotation)
         if structure is None:
