@@ -409,7 +409,7 @@ def test_command_trains_and_fine_tunes(tmp_path, data):
     app.command("train")(train_command)
     app.command("finetune")(finetune_command)
     entries = {
-        **{"steps": 1, "window": 2, "strides_ps": [2.0], "model": TINY, "warmup_steps": 0},
+        **{"steps": 1, "window": 2, "strides_ps": [2.0], "warmup_steps": 0},
         **{"held_out_molecules": ["ethanol"], "held_out_fraction": 0.0, "validate_every": 1},
     }
     changes = [f"--set={name}={json.dumps(value)}" for name, value in entries.items()]
@@ -417,7 +417,7 @@ def test_command_trains_and_fine_tunes(tmp_path, data):
     first, second = tmp_path / "first", tmp_path / "second"
     model = str(first / "model.safetensors")
     for command in (
-        ["train", str(tmp_path / "data"), "--out", str(first)],
+        ["train", str(tmp_path / "data"), "--out", str(first), f"--set=model={json.dumps(TINY)}"],
         ["finetune", model, str(tmp_path / "data"), "--out", str(second)],
     ):
         result = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
