@@ -185,7 +185,7 @@ def main() -> int:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="name or path; the default model if left out")
-    parser.add_argument("--atoms", type=int, nargs="+", default=list(_SIZES), metavar="N")
+    parser.add_argument("--atoms", type=int, nargs="+", action="extend", metavar="N")
     parser.add_argument("--turns", type=int, default=_TURNS, help="turns of both forms")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()
@@ -198,7 +198,7 @@ def main() -> int:
         "environment": environment(),
         "rows": [
             measure(model, forces, n, arguments.turns)
-            for n in arguments.atoms
+            for n in arguments.atoms or _SIZES
             for forces in kinds or ("conservative",)
         ],
     }

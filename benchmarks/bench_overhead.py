@@ -297,7 +297,7 @@ def result_table(report: dict[str, Any]) -> Table:
 def main() -> int:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--atoms", type=int, nargs="+", default=list(_SIZES), metavar="N")
+    parser.add_argument("--atoms", type=int, nargs="+", action="extend", metavar="N")
     parser.add_argument("--turns", type=int, default=_TURNS, help="timings of each variant")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
     arguments = parser.parse_args()
@@ -305,7 +305,7 @@ def main() -> int:
     report = {
         "benchmark": "overhead",
         "environment": environment(),
-        "rows": [row for n in arguments.atoms for row in measure(n, arguments.turns)],
+        "rows": [row for n in (arguments.atoms or _SIZES) for row in measure(n, arguments.turns)],
     }
     if arguments.json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")

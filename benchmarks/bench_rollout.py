@@ -50,7 +50,7 @@ def measure(
 
     from mlmd_calc.biomolecules import build_system
     from mlmd_calc.biomolecules.steering import Steering
-    from mlmd_calc.cli.sample import read_start
+    from mlmd_calc.cli.structure_input import load_bonded
     from mlmd_calc.models import ATMOS, ATMOSConfig
     from mlmd_calc.models.atmos.rollout import Rollout
     from mlmd_calc.sampling import Trajectories
@@ -65,7 +65,7 @@ def measure(
     sampler = network.config.sampler
     if steps is not None:
         sampler = replace(sampler, steps=steps)
-    structure = read_start(start, seed=0)
+    structure = load_bonded(start, seed=0)
     system = build_system(structure)
     # As `mlmd sample` draws, but whatever comes is kept.
     steer = Steering(system, structure.positions)

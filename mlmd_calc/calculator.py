@@ -200,16 +200,9 @@ class MDETCalculator(Calculator):
         super().calculate(  # type: ignore[no-untyped-call]
             atoms, list(properties), list(system_changes)
         )
-        named = {
-            "energy": result.energy,
-            "free_energy": result.energy,
-            "forces": result.forces,
-            "forces_std": result.forces_std,
-            "energy_std": result.energy_std,
-            "spread": result.spread,
-            "forces_spread": result.forces_spread,
-        }
-        self.results = {name: value for name, value in named.items() if value is not None}
+        self.results = result.named()
+        if result.energy is not None:
+            self.results["free_energy"] = result.energy
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """List what changed since the last calculation, charge and multiplicity included."""

@@ -26,7 +26,7 @@ _LARGEST_INTEGER: Final = 2**53
 """Whole numbers up to here are exact in double precision."""
 
 _ROUNDING: Final = 1e-6
-"""Of a number of steps."""
+"""Relative error of times, which files may hold in single precision."""
 
 _DEEPEST: Final = 20
 """Levels of tables within tables."""
@@ -87,20 +87,27 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None) -> 
     return int(value)
 
 
+def steps_in(value: float, step: float) -> int | None:
+    """Return how many steps make up a time, or another quantity; None if not a whole number."""
+    count = value / step
+    whole = math.isfinite(count) and abs(count - round(count)) <= _ROUNDING * abs(count)
+    return round(count) if whole else None
+
+
 def whole_steps(name: str, value: float, step: float, least: int = 1) -> int:
-    """Return how many steps make up a time, or another quantity.
+    """Return how many steps make up a time that a user gives, or another quantity.
 
     Raises
     ------
     ConfigError
         If it is not a whole number, or fewer than the least.
     """
-    count = value / step
-    if not math.isfinite(count) or abs(count - round(count)) > _ROUNDING or round(count) < least:
+    count = steps_in(value, step)
+    if count is None or count < least:
         raise ConfigError(
             f"{name}={shown(value)}; it must be a multiple of {step:g}, at least {least * step:g}"
         )
-    return round(count)
+    return count
 
 
 def one_of(name: str, value: W, allowed: Collection[str]) -> W:

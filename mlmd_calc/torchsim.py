@@ -29,8 +29,6 @@ else:
 
 __all__ = ["MDETModel"]
 
-_NAMES: Final = ("energy", "energy_std", "spread", "forces", "forces_std", "forces_spread")
-
 _NO_STRESS: Final = (
     "stress was asked for, but MD-ET knows isolated molecules only, which have none; use "
     "integrators without pressure, such as nve and nvt_langevin, and optimizers without a cell"
@@ -152,11 +150,11 @@ class MDETModel(ModelInterface):
         except InputError:
             self._check_one_by_one(structures)
             raise
-        # The names depend on the options, not on the molecule.
-        names = [name for name in _NAMES if getattr(results[0], name) is not None]
+        named = [result.named() for result in results]
         found = _Answers()
-        for name in names:
-            values = [getattr(result, name) for result in results]
+        # The names depend on the options, not on the molecule.
+        for name in named[0]:
+            values = [each[name] for each in named]
             whole = np.array(values) if np.ndim(values[0]) == 0 else np.concatenate(values)
             found[name] = torch.from_numpy(whole).to(state.positions)
         return found

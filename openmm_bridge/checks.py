@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import openmm
 
@@ -39,6 +39,10 @@ _COUNTS: Final = (
     "getNumForces",
 )
 """Methods of forces that tell how many terms they have, as far as these are checked."""
+
+
+_Acting: TypeAlias = Sequence[tuple[Any, int]]
+"""Forces of a System and their groups, as :func:`_acting` finds them."""
 
 
 class _Placed(NamedTuple):
@@ -75,7 +79,8 @@ def check_system(system: openmm.System, force: Any = None) -> None:
         bonds, so that the barostat would tear the molecule apart. Also if there is no such force,
         or it does not say which atoms it acts on.
     """
-    placed = list(_placed(system))
+    acting = _acting(system)
+    placed = list(_placed(acting))
     if force is not None:
         same = [p for p in placed if _address(p.force) == _address(force)]
         placed = [_Placed(force, same[0].beside if same else ())]
@@ -85,8 +90,8 @@ def check_system(system: openmm.System, force: Any = None) -> None:
         )
     for one in placed:
         region, conservative = _described(one.force)
-        _check(system, region, conservative, one.beside)
-    _check_one_model(system)
+        _check(system, acting, region, conservative, one.beside)
+    _check_one_model(acting)
 
 
 def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
@@ -104,11 +109,12 @@ def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
     for context in (context for context in contexts if hasattr(context, "this")):
         # The user's own object, which lives as long as the Context; `getSystem` makes another one.
         system = getattr(context, "_system", None) or context.getSystem()
-        for placed in _placed(system):
+        acting = _acting(system)
+        for placed in _placed(acting):
             if _is_of(placed.force, computation):
                 potential = computation.potential
-                _check(system, computation.region, potential.conservative, placed.beside)
-                _check_one_model(system)
+                _check(system, acting, computation.region, potential.conservative, placed.beside)
+                _check_one_model(acting)
                 checked.append(weakref.ref(system))
     return checked
 
@@ -152,13 +158,16 @@ def extent(system: openmm.System) -> list[Any]:
     return [system.getNumParticles(), system.getNumConstraints(), counted]
 
 
-def _acting(system: openmm.System) -> Iterator[tuple[Any, int]]:
-    """Yield the forces of a System and their groups, also those that an ATMForce evaluates."""
+def _acting(system: openmm.System) -> _Acting:
+    """Find the forces of a System and their groups, also those that an ATMForce evaluates."""
+    found = []
     for force in system.getForces():
-        yield force, force.getForceGroup()
+        group = force.getForceGroup()
+        found.append((force, group))
         if isinstance(force, openmm.ATMForce):
             inner = (force.getForce(i) for i in range(force.getNumForces()))
-            yield from ((_of_its_kind(one), force.getForceGroup()) for one in inner)
+            found += [(_of_its_kind(one), group) for one in inner]
+    return found
 
 
 def _of_its_kind(force: Any) -> Any:
@@ -168,9 +177,9 @@ def _of_its_kind(force: Any) -> Any:
     return openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(force))
 
 
-def _placed(system: openmm.System) -> Iterator[_Placed]:
+def _placed(acting: _Acting) -> Iterator[_Placed]:
     """Find the forces of this package, also among collective variables."""
-    for force, _ in _acting(system):
+    for force, _ in acting:
         if _is_ours(force):
             yield _Placed(force, ())
         elif isinstance(force, openmm.CustomCVForce):
@@ -222,7 +231,11 @@ def _described(force: Any) -> tuple[Region, bool]:
 
 
 def _check(
-    system: openmm.System, region: Region, conservative: bool, beside: Sequence[Any]
+    system: openmm.System,
+    acting: _Acting,
+    region: Region,
+    conservative: bool,
+    beside: Sequence[Any],
 ) -> None:
     if system.getNumParticles() != region.system_size:
         raise InputError(
@@ -247,11 +260,11 @@ def _check(
                 "boundary conditions, restraints without periodicdistance"
             )
         )
-    _check_bonds_outwards(system, own)
+    _check_bonds_outwards(acting, own)
     if beside:
         _check_interpolation(beside, own)
     else:
-        _check_not_counted_twice(system, own)
+        _check_not_counted_twice(acting, own)
     # OpenMM itself refuses a barostat without a box.
     if system.usesPeriodicBoundaryConditions() and any(
         isinstance(f, _BAROSTATS) for f in system.getForces()
@@ -259,13 +272,13 @@ def _check(
         _check_barostat(system, conservative, own)
 
 
-def _check_one_model(system: openmm.System) -> None:
+def _check_one_model(acting: _Acting) -> None:
     """Refuse a second force on the same atoms, as of a script whose lines were run twice.
 
     Groups may be integrated apart, and what collective variables add up is the user's affair.
     """
     taken: set[tuple[int, int]] = set()
-    for force, group in _acting(system):
+    for force, group in acting:
         if not _is_ours(force):
             continue
         try:
@@ -305,23 +318,23 @@ def _cut(first: int, second: int, what: str) -> InputError:
     )
 
 
-def _check_bonds_outwards(system: openmm.System, own: dict[int, int]) -> None:
+def _check_bonds_outwards(acting: _Acting, own: dict[int, int]) -> None:
     """Refuse covalent bonds from ML atoms to others."""
     length, strength = _COVALENT
-    for force, _ in _acting(system):
+    for force, _ in acting:
         if isinstance(force, openmm.HarmonicBondForce):
             for first, second, r0, k in _terms(force):
                 if (first in own) != (second in own) and r0 < length and k > strength:
                     raise _cut(first, second, "bond of the force field")
 
 
-def _check_not_counted_twice(system: openmm.System, own: dict[int, int]) -> None:
+def _check_not_counted_twice(acting: _Acting, own: dict[int, int]) -> None:
     """Refuse the force field's terms among the ML atoms.
 
     Single terms may be restraints of the user's. The bonded terms of a force field tie all atoms of
     a molecule together.
     """
-    groups = [atoms for force, _ in _acting(system) for atoms in _bonded(force, own)]
+    groups = [atoms for force, _ in acting for atoms in _bonded(force, own)]
     enough = len(groups) >= min(2, len(own) - 1) > 0
     if enough and fragments_of(len(own), groups).max() == 0:
         raise InputError(
@@ -329,7 +342,7 @@ def _check_not_counted_twice(system: openmm.System, own: dict[int, int]) -> None
             "well, so that the molecule would be counted twice; take them away, as OpenMM-ML's "
             "createMixedSystem does, or begin with an empty System if the molecule is alone"
         )
-    for force, _ in _acting(system):
+    for force, _ in acting:
         if isinstance(force, openmm.NonbondedForce):
             pair = _nonbonded_pair(force, own)
             if pair is not None:

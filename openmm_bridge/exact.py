@@ -18,6 +18,7 @@ from mlmd_calc.potential import Structure
 from openmm_bridge.jump_context import (
     VELOCITY_UNIT,
     ContextForces,
+    Shown,
     context_of,
     integrated_groups,
     values_in,
@@ -111,7 +112,8 @@ class ExactNVTIntegrator(PythonSteps):
         self._context: Any = None
         self._target: ContextForces
         self._proposing: openmm.Context
-        self._shown: tuple[Any, ...]
+        self._shown: Shown
+        self._last_values: tuple[int, list[str]]
 
     @property
     def sampler(self) -> ExactNVT:
@@ -195,11 +197,11 @@ class ExactNVTIntegrator(PythonSteps):
         # The Context holds the integrator, which must not keep it alive in turn.
         self._context = weakref.proxy(context)
         self._proposing = _context_like(context, self._system)
-        self._shown = self._read()
+        self._shown, self._last_values = Shown.of(self._context), self._values()
         # Elements are the business of the Systems.
-        atoms = ase.Atoms(np.zeros(count, dtype=int), self._shown[0] * units.NM)
+        atoms = ase.Atoms(np.zeros(count, dtype=int), self._shown.positions * units.NM)
         atoms.set_masses([system.getParticleMass(i)._value for i in range(count)])
-        atoms.set_velocities(self._shown[1] * VELOCITY_UNIT / units.FS)
+        atoms.set_velocities(self._shown.velocities * VELOCITY_UNIT / units.FS)
         target = self._target = ContextForces(self._context, integrated_groups(self))
         proposal = ContextForces(self._proposing)
         try:
@@ -209,36 +211,28 @@ class ExactNVTIntegrator(PythonSteps):
                 atoms, self._timestep, target, proposal, rng=self._rng, **self._options, **options
             )
         finally:
-            context.setPositions(self._shown[0])
+            context.setPositions(self._shown.positions)
 
-    def _read(self) -> tuple[Any, ...]:
-        """Return what others may change: positions nm, velocities nm/ps, values of forces, box."""
-        state = self._context.getState(getPositions=True, getVelocities=True, getParameters=True)
-        return (
-            state.getPositions(asNumpy=True)._value,
-            state.getVelocities(asNumpy=True)._value,
-            (
-                dict(state.getParameters()),
-                integrated_groups(self),
-                [values_in(force) for force in self._context.getSystem().getForces()],
-            ),
-            state.getPeriodicBoxVectors(asNumpy=True)._value,
-        )
+    def _values(self) -> tuple[int, list[str]]:
+        """Return which forces act, and values of theirs that others may change between steps."""
+        forces = self._context.getSystem().getForces()
+        return integrated_groups(self), [values_in(force) for force in forces]
 
     def _look(self) -> None:
         """Take over what has been done to the Context since the last step."""
-        positions, velocities, values, box = now = self._read()
-        atoms, shown = self.sampler.atoms, self._shown
-        if not np.array_equal(positions, shown[0]):
-            atoms.set_positions(positions * units.NM)
-        if not np.array_equal(velocities, shown[1]):
-            atoms.set_velocities(velocities * VELOCITY_UNIT / units.FS)
-        if not np.array_equal(box, shown[3]):
-            self._proposing.setPeriodicBoxVectors(*box)
-        self._target.groups = integrated_groups(self)
-        if values != shown[2] or not np.array_equal(box, shown[3]):
+        atoms, shown, now = self.sampler.atoms, self._shown, Shown.of(self._context)
+        if not np.array_equal(now.positions, shown.positions):
+            atoms.set_positions(now.positions * units.NM)
+        if not np.array_equal(now.velocities, shown.velocities):
+            atoms.set_velocities(now.velocities * VELOCITY_UNIT / units.FS)
+        same_box = np.array_equal(now.box, shown.box)
+        if not same_box:
+            self._proposing.setPeriodicBoxVectors(*now.box)
+        values = self._values()
+        self._target.groups = values[0]
+        if not same_box or now.parameters != shown.parameters or values != self._last_values:
             self.sampler.forget()
-        self._shown = now
+        self._shown, self._last_values = now, values
 
     def _show(self) -> None:
         """Give the Context the positions and velocities of the sampler."""
@@ -246,7 +240,7 @@ class ExactNVTIntegrator(PythonSteps):
         self._context.setPositions(atoms.positions / units.NM)
         self._context.setVelocities(atoms.get_velocities() * units.FS / VELOCITY_UNIT)
         # The platform may have rounded them.
-        self._shown = self._read()
+        self._shown = Shown.of(self._context)
 
     def _show_time(self) -> None:
         self._context.setTime(self.sampler.get_time() / units.PS)

@@ -85,7 +85,8 @@ class JumpIntegrator(PythonSteps):
     topology
         ``openmm.app.Topology`` of the System, which must be one isolated molecule.
     stepSize
-        Length of a jump, a Quantity or ps; None: what is recommended for the propagator.
+        Length of a jump, a Quantity or ps; None: what is recommended for the propagator, or else
+        its shortest.
         `getStepSize` and `setStepSize` mean a whole step, with the force-based steps after the
         jump.
     thermostat
@@ -125,7 +126,7 @@ class JumpIntegrator(PythonSteps):
     ) -> None:
         refuse_keywords(options, LoopOptions.__annotations__, type(self).__name__)
         propagator = as_propagator(propagator)
-        stride_fs = _stride_fs(stepSize, propagator)
+        stride_fs = propagator.usual_stride_fs() if stepSize is None else _femtoseconds(stepSize)
         propagator.strides.check(stride_fs)
         md_timestep_fs = 0.5 if md_timestep is None else _femtoseconds(md_timestep)
         region = region_from_topology(
@@ -465,19 +466,6 @@ class JumpNVTIntegrator(JumpIntegrator):
         self._thermostat = make_thermostat(name, temperature_K, friction_per_fs)
         if self._loop is not None:
             self._loop.thermostat = self._thermostat
-
-
-def _stride_fs(step_size: Any, propagator: Propagator) -> float:
-    """Length of a jump in fs, the recommended one for None."""
-    if step_size is not None:
-        return _femtoseconds(step_size)
-    recommended = propagator.conditions.stride_fs
-    if recommended is None:
-        raise ConfigError(
-            f"stepSize=None, but nothing is recommended for {propagator.identity}; give the length "
-            f"of a jump: {propagator.strides}"
-        )
-    return recommended
 
 
 def _femtoseconds(time: Any) -> float:

@@ -31,10 +31,11 @@ _TOLERANCE: Final = 1e-8
 
 
 class Shown(NamedTuple):
-    """What a Context has: positions nm, velocities nm/ps, time ps, and parameters of forces."""
+    """What a Context has: positions and box nm, velocities nm/ps, time ps, and parameters."""
 
     positions: NDArray[np.float64]
     velocities: NDArray[np.float64]
+    box: NDArray[np.float64]
     time: float
     parameters: dict[str, float]
 
@@ -45,6 +46,7 @@ class Shown(NamedTuple):
         return cls(
             positions=state.getPositions(asNumpy=True)._value,
             velocities=state.getVelocities(asNumpy=True)._value,
+            box=state.getPeriodicBoxVectors(asNumpy=True)._value,
             time=state.getTime()._value,
             # How many orientations were drawn says nothing of the forces.
             parameters={

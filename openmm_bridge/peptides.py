@@ -32,7 +32,7 @@ from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,
     read_trajectories,
-    write_trajectory,
+    write_biomolecular_trajectory,
 )
 from mlmd_calc.data.pool import run_tasks
 from mlmd_calc.data.provenance import is_finished, require_same
@@ -234,7 +234,7 @@ class PeptideRun:
             replica=self.replica,
             metadata={"provenance": json.dumps(provenance)},
         )
-        write_trajectory(self.path, trajectory)
+        write_biomolecular_trajectory(self.path, trajectory)
 
     def is_done(self) -> bool:
         """Tell whether the file exists already.

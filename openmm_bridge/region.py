@@ -135,11 +135,7 @@ def region_from_topology(
         charge or multiplicity are not integers, the charge contradicts the topology's formal
         charges, or all atoms of a periodic system are meant, or some that no bonds tie together.
     """
-    if not hasattr(topology, "getPeriodicBoxVectors"):
-        raise InputError(
-            f"topology is a {type(topology).__name__}; pass an openmm.app.Topology, for example "
-            "PDBFile(...).topology"
-        )
+    check_topology(topology)
     everything = list(topology.atoms())
     if not everything:
         raise InputError("the topology has no atoms; read it from a file, or add them")
@@ -173,6 +169,15 @@ def region_from_topology(
         periodic=bool(periodic),
         parents=_parents(particles, bonds),
     )
+
+
+def check_topology(topology: Any) -> None:
+    """Refuse what is no ``openmm.app.Topology``."""
+    if not hasattr(topology, "getPeriodicBoxVectors"):
+        raise InputError(
+            f"topology is a {type(topology).__name__}; pass an openmm.app.Topology, for example "
+            "PDBFile(...).topology"
+        )
 
 
 def _checked_state(charge: int, multiplicity: int, formal: list[int]) -> ElectronicState:

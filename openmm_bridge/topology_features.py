@@ -11,6 +11,7 @@ from mlmd_calc import units
 from mlmd_calc.biomolecules import BondedStructure
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import bond_lengths
+from openmm_bridge.region import check_topology
 
 _LONGEST_BOND: Final = 4.0
 
@@ -36,11 +37,7 @@ def structure_from_topology(topology: Any, positions: Any) -> BondedStructure:
     >>> system = build_system(structure_from_topology(pdb.topology, pdb.positions))
     ... # doctest: +SKIP
     """
-    if not hasattr(topology, "getPeriodicBoxVectors"):
-        raise InputError(
-            f"topology is a {type(topology).__name__}; pass an openmm.app.Topology, for example "
-            "PDBFile(...).topology"
-        )
+    check_topology(topology)
     if unit.is_quantity(positions):
         positions = positions.value_in_unit(unit.nanometer)
     atoms, residues = list(topology.atoms()), list(topology.residues())

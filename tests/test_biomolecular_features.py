@@ -18,7 +18,7 @@ from peptide_structures import (
 from rdkit import Chem
 from scipy.spatial.transform import Rotation
 
-from mlmd_calc.biomolecules import build_system, read_structure, structure_from_ase
+from mlmd_calc.biomolecules import bonded_structure_from_ase, build_system, read_structure
 from mlmd_calc.biomolecules.ligands import local_frames
 from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.data.biomolecules import structure_from_smiles
@@ -106,7 +106,7 @@ def test_every_source_gives_the_same_features(pdb, dipeptide, tmp_path):
         structure_from_topology(file.topology, file.positions),
         structure_from_topology(file.topology, bare),
         read_structure(tmp_path / "same.cif"),
-        structure_from_ase(ase.io.read(pdb)),
+        bonded_structure_from_ase(ase.io.read(pdb)),
     ):
         system = build_system(structure)
         assert_same(system.features, expected.features)
@@ -338,11 +338,11 @@ def test_reference_conformers_do_not_depend_on_the_pose():
 def test_ligand_from_ase():
     structure = structure_from_smiles("c1ccccc1[N+](=O)[O-]")
     atoms = ase.Atoms(structure.numbers, structure.positions)
-    system = build_system(structure_from_ase(atoms))
+    system = build_system(bonded_structure_from_ase(atoms))
     expected = build_system(structure)
     uncharged = replace(expected.features, ref_charge=torch.zeros(9))
     assert_same(system.features, uncharged)
-    known = build_system(structure_from_ase(atoms), {"MOL": "[O-][N+](=O)c1ccccc1"})
+    known = build_system(bonded_structure_from_ase(atoms), {"MOL": "[O-][N+](=O)c1ccccc1"})
     assert sorted(known.features.ref_charge.tolist()) == [-1] + [0] * 7 + [1]
     assert known.features.ref_charge[6] == 1  # nitrogen
 
@@ -532,7 +532,7 @@ def test_what_cannot_be_represented(dipeptide, complexed):
     with pytest.raises(InputError, match=r"atom 3 \(H3\) of ACE 1 .* bonded to no heavy atom"):
         build_system(lone)
     with pytest.raises(InputError, match=r"has no heavy atom"):
-        build_system(structure_from_ase(ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])))
+        build_system(bonded_structure_from_ase(ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])))
 
 
 def test_smiles_that_do_not_fit():

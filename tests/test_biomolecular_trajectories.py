@@ -13,7 +13,7 @@ from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.biomolecules.trajectories import (
     BiomolecularTrajectory,
     read_trajectories,
-    write_trajectory,
+    write_biomolecular_trajectory,
 )
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.sampling import TrajectoryFile
@@ -62,7 +62,7 @@ def test_round_trip_keeps_everything(dipeptide, tmp_path):
         replica=3,
         metadata={"provenance": "a test"},
     )
-    write_trajectory(tmp_path / "file.npz", trajectory)
+    write_biomolecular_trajectory(tmp_path / "file.npz", trajectory)
     (read,) = read_trajectories(tmp_path)
     np.testing.assert_array_equal(read.positions, trajectory.positions)
     for key in ("name", "dt_ps", "temperature_K", "replica", "ligands", "sequence"):
@@ -80,7 +80,7 @@ def test_ligands_keep_their_charges(tmp_path):
     trajectory = BiomolecularTrajectory.from_frames(
         "acetate", acetate, acetate.positions[None], 1.0, ligands={"ACT": "CC(=O)[O-]"}
     )
-    write_trajectory(tmp_path / "acetate.npz", trajectory)
+    write_biomolecular_trajectory(tmp_path / "acetate.npz", trajectory)
     (read,) = read_trajectories(tmp_path / "acetate.npz")
     assert read.temperature_K is None
     assert read.ligands == {"ACT": "CC(=O)[O-]"}
@@ -92,7 +92,7 @@ def test_older_files_are_read_with_equal_arms_in_place(tmp_path):
     structure = capped_peptide("VLI", 0)
     frames = structure.positions + np.random.default_rng(0).normal(0, 0.02, (3, len(structure), 3))
     trajectory = BiomolecularTrajectory.from_frames("peptide", structure, frames, 1.0)
-    write_trajectory(tmp_path / "file.npz", trajectory)
+    write_biomolecular_trajectory(tmp_path / "file.npz", trajectory)
     with np.load(tmp_path / "file.npz") as file:
         arrays = dict(file)
     names = [structure.names[atom] for atom in trajectory.system.atoms]
@@ -166,7 +166,7 @@ def test_refuses_bad_files(tmp_path, dipeptide):
         read_trajectories(bad)
     trajectory = BiomolecularTrajectory.from_frames("peptide", dipeptide, moved(dipeptide), 1.0)
     with pytest.raises(InputError, match=r"must end in \.npz"):
-        write_trajectory(tmp_path / "file.h5", trajectory)
+        write_biomolecular_trajectory(tmp_path / "file.h5", trajectory)
 
 
 @pytest.mark.parametrize("suffix", ["xtc", "dcd"])

@@ -15,10 +15,10 @@ from spring_molecules import spring_frames
 from typer.testing import CliRunner
 
 from mlmd_calc.analysis.accuracy import (
-    equivariance_error,
-    measure_accuracy,
     molecule_errors,
+    orientation_errors,
     structures_of,
+    summarise_errors,
 )
 from mlmd_calc.analysis.force_report import conformational_errors
 from mlmd_calc.cli import evaluate as evaluate_commands
@@ -238,10 +238,11 @@ def test_evaluate_measures_every_molecule_and_all_of_them(folder):
     )
     molecules = read_dataset(folder / "labels")
     for molecule in molecules:
-        expected = measure_accuracy(potential, [molecule], most=4)
+        expected = summarise_errors([molecule_errors(potential, molecule, 4)])
         assert rows[molecule.name]["structures"] == 4
         assert rows[molecule.name]["force MAE, meV/Å"] == pytest.approx(expected.forces_mae)
-    accuracy = measure_accuracy(potential, molecules, most=4)
+    errors = [molecule_errors(potential, m, 4) for m in molecules]
+    accuracy = summarise_errors(errors)
     structures = [s for m in molecules for s in structures_of(m, 3)]
     assert list(rows["all"].values()) == pytest.approx(
         [
@@ -249,11 +250,11 @@ def test_evaluate_measures_every_molecule_and_all_of_them(folder):
             *(accuracy.energy_mae, accuracy.energy_mae_relative),
             np.mean(
                 [
-                    conformational_errors(m, molecule_errors(potential, m, 4), 4).mae
-                    for m in molecules
+                    conformational_errors(m, found, 4).mae
+                    for m, found in zip(molecules, errors, strict=True)
                 ]
             ),
-            equivariance_error(potential, structures),
+            1000 * orientation_errors(potential, structures).mean(),
         ]
     )
 

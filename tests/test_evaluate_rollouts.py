@@ -24,7 +24,10 @@ from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.cli import app
 from mlmd_calc.cli.evaluate_rollouts import RolloutOptions
 from mlmd_calc.data.biomolecules import structure_from_smiles
-from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
+from mlmd_calc.data.biomolecules.trajectories import (
+    BiomolecularTrajectory,
+    write_biomolecular_trajectory,
+)
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.models.atmos import SamplerConfig
@@ -77,7 +80,7 @@ def data(dipeptide, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for seed, (name, replica) in enumerate((("alanine", 0), ("alanine", 1), ("valine", 0))):
         found = trajectory(dipeptide, name, 41, seed, replica=replica, temperature_K=300.0)
-        write_trajectory(folder / f"{name}_r{replica}.npz", found)
+        write_biomolecular_trajectory(folder / f"{name}_r{replica}.npz", found)
     return folder
 
 
@@ -383,10 +386,12 @@ def test_what_does_not_fit_is_refused(data, dipeptide, models, tmp_path):
     with pytest.raises(ConfigError, match="a stride of 5 ps"):
         evaluate(data, "--model", models["key"], "--stride", 5)
     hot = trajectory(dipeptide, temperature_K=400.0)
-    write_trajectory(tmp_path / "hot.npz", hot)
+    write_biomolecular_trajectory(tmp_path / "hot.npz", hot)
     with pytest.raises(InputError, match="is of 400 K, but the model knows 300 K"):
         evaluate(tmp_path / "hot.npz", "--model", models["key"])
-    write_trajectory(tmp_path / "odd.npz", replace(hot, dt_ps=3.0, temperature_K=300.0))
+    write_biomolecular_trajectory(
+        tmp_path / "odd.npz", replace(hot, dt_ps=3.0, temperature_K=300.0)
+    )
     with pytest.raises(InputError, match="3 ps apart, but those of the model 10 ps"):
         evaluate(tmp_path / "odd.npz", "--model", models["key"])
 

@@ -425,10 +425,11 @@ def test_integrators_that_cannot_work_are_refused():
     fixed.strides = Strides.among([4.0, 8.0])
     with pytest.raises(ConfigError, match="a jump of 2 fs is not possible"):
         nve(start, fixed).integrator.setStepSize(0.002)
+    assert JumpNVTIntegrator(fixed, topology_of(atoms), 300, 10).getStepSize()._value == 0.004
+    with pytest.raises(ConfigError, match="recommends no stride"):
+        JumpNVTIntegrator(HarmonicPropagator(harmonic), topology_of(atoms), 300, 10)
     with pytest.raises(ConfigError, match="nothing is recommended"):
-        JumpNVTIntegrator(fixed, topology_of(start.to_atoms()), 300, 10)
-    with pytest.raises(ConfigError, match="nothing is recommended"):
-        JumpNVTIntegrator(fixed, topology_of(start.to_atoms()), 300, stepSize=STRIDE)
+        JumpNVTIntegrator(fixed, topology_of(atoms), 300, stepSize=STRIDE)
     with pytest.raises(ConfigError, match="choose 'langevin' or 'bussi'"):
         nvt(start, HarmonicPropagator(harmonic), thermostat="nose")
     with pytest.raises(TypeError, match="'guards'; choose from corrections, guard, other_forces"):

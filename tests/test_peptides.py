@@ -16,8 +16,7 @@ from mlmd_calc.biomolecules.hydrogen_names import with_hydrogen_names
 from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.biomolecules.residues import RESIDUES
 from mlmd_calc.cli.data import app as command
-from mlmd_calc.cli.sample import read_start
-from mlmd_calc.cli.structure_input import load_structure
+from mlmd_calc.cli.structure_input import load_bonded, load_structure
 from mlmd_calc.data import pool
 from mlmd_calc.data.biomolecules.peptides import (
     AMINO_ACIDS,
@@ -246,8 +245,8 @@ def test_free_ends_are_the_same_in_the_names_of_charmm(tmp_path):
 def test_free_peptides_on_command_lines():
     atoms = load_structure("sequence:H-KG-OH")
     assert (len(atoms), atoms.info["charge"]) == (32, 1)
-    assert read_start("sequence:H-KG-OH", 0).residue_names == ("LYS", "GLY")
-    assert read_start("sequence:KG", 0).residue_names == ("ACE", "LYS", "GLY", "NME")
+    assert load_bonded("sequence:H-KG-OH", 0).residue_names == ("LYS", "GLY")
+    assert load_bonded("sequence:KG", 0).residue_names == ("ACE", "LYS", "GLY", "NME")
 
 
 def test_trajectories_of_free_peptides(tmp_path):

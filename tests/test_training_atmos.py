@@ -17,7 +17,10 @@ from typer.testing import CliRunner
 from mlmd_calc.biomolecules import read_structure
 from mlmd_calc.cli.train import finetune_command, train_command
 from mlmd_calc.data.biomolecules import structure_from_smiles
-from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory, write_trajectory
+from mlmd_calc.data.biomolecules.trajectories import (
+    BiomolecularTrajectory,
+    write_biomolecular_trajectory,
+)
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.models import ATMOS
 from mlmd_calc.models.atmos import Features
@@ -401,12 +404,12 @@ def test_card_says_what_the_model_is_for(finished, data):
 def test_command_trains_and_fine_tunes(tmp_path, data):
     (tmp_path / "data").mkdir()
     for trajectory in data:
-        write_trajectory(tmp_path / "data" / f"{trajectory.name}.npz", trajectory)
+        write_biomolecular_trajectory(tmp_path / "data" / f"{trajectory.name}.npz", trajectory)
     app = typer.Typer()
     app.command("train")(train_command)
     app.command("finetune")(finetune_command)
     entries = {
-        **{"steps": 1, "window": 2, "strides_ps": [2.0], "model": TINY, "warmup_steps": 0},
+        **{"steps": 1, "window": 2, "strides_ps": [2.0], "warmup_steps": 0},
         **{"held_out_molecules": ["ethanol"], "held_out_fraction": 0.0, "validate_every": 1},
     }
     changes = [f"--set={name}={json.dumps(value)}" for name, value in entries.items()]
@@ -414,7 +417,7 @@ def test_command_trains_and_fine_tunes(tmp_path, data):
     first, second = tmp_path / "first", tmp_path / "second"
     model = str(first / "model.safetensors")
     for command in (
-        ["train", str(tmp_path / "data"), "--out", str(first)],
+        ["train", str(tmp_path / "data"), "--out", str(first), f"--set=model={json.dumps(TINY)}"],
         ["finetune", model, str(tmp_path / "data"), "--out", str(second)],
     ):
         result = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
@@ -530,7 +533,7 @@ def test_the_command_that_starts_from_protenix_goes_on_where_it_was(tmp_path, da
     app = typer.Typer()
     app.command("train")(train_command)
     protenix_file(tmp_path / "protenix.pt", RECIPE.network_config(2.0))
-    write_trajectory(tmp_path / "propanoate.npz", data[1])
+    write_biomolecular_trajectory(tmp_path / "propanoate.npz", data[1])
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'kind = "atmos"\nsteps = 2\nlearning_rate = 1e-9\nfinal_learning_rate = 0.0\n'

@@ -78,28 +78,6 @@ def structures_of(molecule: MoleculeFrames, most: int | None = None) -> list[Str
     ]
 
 
-def measure_accuracy(
-    potential: Potential, frames: Sequence[MoleculeFrames], *, most: int | None = None
-) -> Accuracy:
-    """Compare a potential with labels.
-
-    Parameters
-    ----------
-    potential
-        What to measure, in its own rotation setting and projections.
-    frames
-        Molecules with forces and, optionally, energies.
-    most
-        At most this many frames of each molecule, evenly spread.
-
-    Raises
-    ------
-    InputError
-        If a molecule has no forces, or there is none.
-    """
-    return summarise_errors([molecule_errors(potential, molecule, most) for molecule in frames])
-
-
 def molecule_errors(
     potential: Potential, molecule: MoleculeFrames, most: int | None = None
 ) -> MoleculeErrors:
@@ -154,31 +132,28 @@ def _forces(results: Sequence[Evaluation]) -> NDArray[np.float64]:
     return np.stack([result.forces for result in results if result.forces is not None])
 
 
-def equivariance_error(potential: Potential, structures: Sequence[Structure]) -> float:
-    """Mean length of the orientation-dependent part of the forces, meV/Å.
+def orientation_errors(
+    potential: Potential, structures: Sequence[Structure]
+) -> NDArray[np.float64]:
+    """Lengths of the orientation-dependent part of the forces, eV/Å.
 
     With f_r the forces of a structure turned by rotation r, turned back, and f̄ their mean over the
-    60 rotations of the 600-cell,
-
-        E = mean over structures, rotations and atoms of |f_r − f̄|
+    60 rotations of the 600-cell, these are |f_r − f̄| of all structures, rotations and atoms. Their
+    mean is called the equivariance error.
 
     Parameters
     ----------
     potential
-        What to measure, in its own rotation setting: averaging over orientations lowers E.
+        What to measure, in its own rotation setting: averaging over orientations lowers them.
     structures
         Molecules, at least one.
     """
-    lengths = [orientation_errors(potential, structure).ravel() for structure in structures]
-    return float(np.concatenate(lengths).mean()) / units.MEV
-
-
-def orientation_errors(potential: Potential, structure: Structure) -> NDArray[np.float64]:
-    """Lengths ``(60, n)`` of the terms of :func:`equivariance_error`, eV/Å."""
-    results = potential.evaluate(turned_copies(structure), ["forces"], coverage=Coverage())
-    forces = turned_back(results)
-    lengths: NDArray[np.float64] = np.linalg.norm(forces - forces.mean(axis=0), axis=-1)
-    return lengths
+    lengths = []
+    for structure in structures:
+        results = potential.evaluate(turned_copies(structure), ["forces"], coverage=Coverage())
+        forces = turned_back(results)
+        lengths.append(np.linalg.norm(forces - forces.mean(axis=0), axis=-1).ravel())
+    return np.concatenate(lengths)
 
 
 def turned_copies(structure: Structure) -> list[Structure]:

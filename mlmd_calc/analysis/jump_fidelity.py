@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
+from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.analysis.distances import (
     Counts,
     distance_counts,
@@ -252,8 +253,8 @@ def measure_fidelity(
     compared = _Compared.to(reference, minimum)
     references = {REFERENCE_FRICTION_PER_PS: compared.summary(reference)}
     on_run("single jumps")
-    spread = np.linspace(0, len(reference.frames) - 1, _MAP_STATES).round().astype(int)
-    states = [state for frame in np.unique(spread) for state in reference.frames[frame]]
+    chosen = spread_index(len(reference.frames), _MAP_STATES)
+    states = [state for frame in chosen for state in reference.frames[frame]]
     errors = measure_map(
         propagator,
         forces,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag, null_space
 
 from mlmd_calc import units
+from mlmd_calc.analysis.accuracy import spread_index
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.propagation import ForceModel, Frames, Propagator, State
 from mlmd_calc.propagation.bookkeeping import with_energies
@@ -100,8 +101,8 @@ def measure_map(
     changes = energy_changes(states, after)
     energy = units.KB * temperature_K
     degrees = 3 * len(states[0])
-    chosen = np.linspace(0, len(states) - 1, min(_DETERMINANTS, len(states))).round().astype(int)
-    logs = [jump.log_determinant(states[i]) for i in np.unique(chosen)]
+    chosen = spread_index(len(states), _DETERMINANTS)
+    logs = [jump.log_determinant(states[i]) for i in chosen]
     missed, way = return_ways(jump, states, after)
     return MapErrors(
         reversibility_percent=100.0 * float(np.sqrt(np.mean(missed**2) / np.mean(way**2))),

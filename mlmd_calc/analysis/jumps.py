@@ -16,12 +16,12 @@ from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.trajectories import Trajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.geometry.rotations import icosahedral_rotations
+from mlmd_calc.options import steps_in
 from mlmd_calc.propagation import ForceModel, Propagator, State
 from mlmd_calc.propagation.bookkeeping import with_energies
 from mlmd_calc.propagation.state import FloatArray
 
 _BATCH: Final = 64
-_ROUNDING: Final = 1e-6
 
 
 class Jump(NamedTuple):
@@ -65,13 +65,15 @@ def jumps_of(
     trajectory = Trajectory.of(molecule)
     if wrong := [time for time in times_fs if not 0.0 < time < np.inf]:
         raise ConfigError(f"a jump of {wrong[0]:g} fs is impossible; give positive times")
-    strides = [round(time / trajectory.dt_fs) for time in times_fs]
-    for time, stride in zip(times_fs, strides, strict=True):
-        if stride < 1 or abs(stride * trajectory.dt_fs - time) > _ROUNDING * time:
+    strides = []
+    for time in times_fs:
+        stride = steps_in(time, trajectory.dt_fs)
+        if not stride:
             raise InputError(
                 f"molecule {molecule.name!r} has frames {trajectory.dt_fs:g} fs apart, of which "
                 f"{time:g} fs is not a multiple; choose other times"
             )
+        strides.append(stride)
     # A frame before the start as well, so that the choice does not depend on what a model takes.
     starts = trajectory.starts(strides[-1], before=1)
     if not len(starts):

@@ -32,6 +32,7 @@ from mlmd_calc.geometry.bonds import Bonds, bond_lengths
 from mlmd_calc.geometry.stereochemistry import dihedrals
 from mlmd_calc.geometry.superposition import superpose
 from mlmd_calc.models.atmos.rollout import Rollout
+from mlmd_calc.options import steps_in
 from mlmd_calc.sampling import Trajectories
 from mlmd_calc.wording import counted
 
@@ -77,9 +78,8 @@ class Reference:
 
 
 def _spaced(run: BiomolecularTrajectory, interval_ps: float) -> Frames:
-    ratio = interval_ps / run.dt_ps
-    stride = round(ratio)
-    if stride < 1 or abs(ratio - stride) > 1e-6 * ratio:
+    stride = steps_in(interval_ps, run.dt_ps)
+    if not stride:
         raise InputError(
             f"the frames of trajectory {run.name!r} are {run.dt_ps:g} ps apart, but those of the "
             f"model {interval_ps:g} ps, which is not a multiple; give a trajectory with frames "

@@ -121,7 +121,7 @@ def residue_kind(structure: BondedStructure, residue: int) -> str:
     return ION if alone and int(structure.numbers[atoms[0]]) in ION_ELEMENTS else LIGAND
 
 
-def structure_from_ase(atoms: ase.Atoms) -> BondedStructure:
+def bonded_structure_from_ase(atoms: ase.Atoms) -> BondedStructure:
     """Take a structure from ASE, with bonds from distances.
 
     If ASE read it from a PDB file, it has residues and names, and a chain ends where residue

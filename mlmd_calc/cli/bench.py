@@ -6,12 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from mlmd_calc.cli.endings import advise, raise_on_signal
-from mlmd_calc.cli.report import Json
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
@@ -25,46 +24,6 @@ def bench() -> None:
     """Measure speed and overhead."""
 
 
-@app.command("mdet")
-def mdet_command(
-    atoms: Annotated[
-        list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Time and memory of one MD-ET force call as ratios to the literal form, in one run."""
-    sizes = ["--atoms", *map(str, atoms)] if atoms else []
-    _run("bench_mdet.py", [*sizes, *(["--json"] if as_json else [])])
-
-
-@app.command("forces")
-def forces_command(
-    model: Annotated[str | None, typer.Option(help="Name or path; the default model.")] = None,
-    atoms: Annotated[
-        list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
-    ] = None,
-    turns: Annotated[int, typer.Option(help="Turns of both forms.", min=1)] = 40,
-    as_json: Json = False,
-) -> None:
-    """Time of a force call and of a step in ASE and OpenMM, against the network as loaded."""
-    options = ["--turns", str(turns), *(["--model", model] if model else [])]
-    sizes = ["--atoms", *map(str, atoms)] if atoms else []
-    _run("bench_forces.py", [*options, *sizes, *(["--json"] if as_json else [])])
-
-
-@app.command("overhead")
-def overhead_command(
-    atoms: Annotated[
-        list[int] | None, typer.Option(help="Atoms of the molecule; may be repeated.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Time per step that ASE, OpenMM and their bridges take, with a model that costs nothing."""
-    require("openmm", extra="openmm", why="measure its overhead")
-    sizes = ["--atoms", *map(str, atoms)] if atoms else []
-    _run("bench_overhead.py", [*sizes, *(["--json"] if as_json else [])])
-
-
 def _passed_on(name: str) -> Callable[[Callable[[typer.Context], None]], Any]:
     """Make a command that leaves all options to its script."""
     return app.command(
@@ -72,6 +31,25 @@ def _passed_on(name: str) -> Callable[[Callable[[typer.Context], None]], Any]:
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
+
+
+@_passed_on("mdet")
+def mdet_command(context: typer.Context) -> None:
+    """Time and memory of an MD-ET force call as ratios to the literal form (--help for options)."""
+    _run("bench_mdet.py", context.args)
+
+
+@_passed_on("forces")
+def forces_command(context: typer.Context) -> None:
+    """Time of a force call and of a step, against the network as loaded (--help for options)."""
+    _run("bench_forces.py", context.args)
+
+
+@_passed_on("overhead")
+def overhead_command(context: typer.Context) -> None:
+    """Time per step that ASE, OpenMM and their bridges take (--help for options)."""
+    require("openmm", extra="openmm", why="measure its overhead")
+    _run("bench_overhead.py", context.args)
 
 
 @_passed_on("table")

@@ -115,28 +115,27 @@ def timewarp_command(
 
 def _convert(sources: Mapping[str, Callable[[], list[BiomolecularTrajectory]]], out: Path) -> None:
     """Write what can be read, and say why the rest cannot."""
-    from mlmd_calc.data.biomolecules.trajectories import write_trajectory
+    from mlmd_calc.data.biomolecules.trajectories import write_biomolecular_trajectory
 
     console = Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(out)
-    advise(f"files in {out} are complete; give the command again for all")
-    left_out = []
-    for label, read in track(sources.items(), "converting", console=console):
-        try:
-            trajectories = read()
-        except (ConfigError, InputError, ModelFileError) as error:
-            left_out.append(f"{label}: {error}")
-            continue
-        for trajectory in trajectories:
-            temperature = f"{trajectory.temperature_K:g}K"
-            stem = f"{trajectory.name}_{temperature}_r{trajectory.replica}"
-            write_trajectory(out / f"{stem}.npz", trajectory)
-    if len(left_out) == len(sources):
-        raise InputError(f"nothing could be converted; the first: {left_out[0]}")
+    with FolderLock(out):
+        advise(f"files in {out} are complete; give the command again for all")
+        left_out = []
+        for label, read in track(sources.items(), "converting", console=console):
+            try:
+                trajectories = read()
+            except (ConfigError, InputError, ModelFileError) as error:
+                left_out.append(f"{label}: {error}")
+                continue
+            for trajectory in trajectories:
+                temperature = f"{trajectory.temperature_K:g}K"
+                stem = f"{trajectory.name}_{temperature}_r{trajectory.replica}"
+                write_biomolecular_trajectory(out / f"{stem}.npz", trajectory)
+        if len(left_out) == len(sources):
+            raise InputError(f"nothing could be converted; the first: {left_out[0]}")
     for reason in left_out:
         console.print(f"left out: {reason}", highlight=False, markup=False)
-    lock.release()
     console.print(f"{len(sources) - len(left_out)} of {len(sources)} converted to {out}")
 
 

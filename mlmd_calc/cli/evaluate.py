@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.data_options import Data, Reading, Seed, with_reading
 from mlmd_calc.cli.evaluate_spectrum import spectrum_command
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.run import Device, Forces, NRotations, Rotation
-from mlmd_calc.cli.sample import NoiseScale, Sampler, Steer, Steps, StepScale, Stride
 from mlmd_calc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,9 +64,9 @@ def forces_command(
     only: Only = None,
     frames: Frames = 100,
     held_out: HeldOut = None,
-    forces: Forces = None,
-    rotation: Rotation = None,
-    n_rotations: NRotations = None,
+    forces: shared.Forces = None,
+    rotation: shared.Rotation = None,
+    n_rotations: shared.NRotations = None,
     dtype: Dtype = "float64",
     seed: Seed = 0,
     as_json: Json = False,
@@ -211,13 +210,13 @@ def rollouts_command(
     interpolator: Annotated[
         str | None, typer.Option(help="Also with this model between the frames.")
     ] = None,
-    stride: Stride = None,
-    sampler: Sampler = None,
+    stride: shared.Stride = None,
+    sampler: shared.Sampler = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="With both samplers.")] = False,
-    steps: Steps = None,
-    noise_scale: NoiseScale = None,
-    step_scale: StepScale = None,
-    steer: Steer = True,
+    steps: shared.Steps = None,
+    noise_scale: shared.NoiseScale = None,
+    step_scale: shared.StepScale = None,
+    steer: shared.Steer = True,
     redraws: Annotated[
         int | None,
         typer.Option(
@@ -239,7 +238,7 @@ def rollouts_command(
     interval: Annotated[
         float | None, typer.Option(help="ps between the frames of .dcd files.")
     ] = None,
-    device: Device = "cpu",
+    device: shared.Device = "cpu",
     plots: Plots = None,
     dtype: Dtype = "float32",
     seed: Seed = 0,

@@ -161,16 +161,13 @@ def _measure(potential: Potential, molecules: list[MoleculeFrames], frames: int)
     console = Console(stderr=True)
     for molecule in track(molecules, "measuring", console=console, transient=True):
         found = molecule_errors(potential, molecule, frames)
-        turned = [
-            orientation_errors(potential, structure).ravel()
-            for structure in structures_of(molecule, _EQUIVARIANCE_FRAMES)
-        ]
+        turned = orientation_errors(potential, structures_of(molecule, _EQUIVARIANCE_FRAMES))
         relative = conformational_errors(molecule, found, frames)
         profile = torsion_profile(molecule, found, frames)
         # Several files may hold frames of one molecule.
         for name in (molecule.name, _ALL):
             errors.setdefault(name, []).append(found)
-            lengths.setdefault(name, []).extend(turned)
+            lengths.setdefault(name, []).append(turned)
             conformers.setdefault(name, []).extend([relative] if relative else [])
         measured.append((molecule, found))
         torsions += [profile] if profile else []

@@ -77,7 +77,9 @@ def evaluate_jumps(
         The numbers, JSON-able.
     """
     times = sorted(times_fs or [time for time in TIMES_FS if time in propagator.strides])
-    judge = _judge(propagator, potential)
+    judge = propagator.potential
+    if judge is None and potential is not None:
+        judge = Potential(potential)
     if verlet_fs is not None and judge is None:
         raise ConfigError("velocity Verlet needs a force field; name one with --potential")
     verlet = None if verlet_fs is None or judge is None else VerletPropagator(judge, verlet_fs)
@@ -92,11 +94,6 @@ def evaluate_jumps(
         name: {key: summary(found) for key, found in row.items()} for name, row in errors.items()
     }
     return {"times_fs": times, "errors": molecules_json, **extra}
-
-
-def _judge(propagator: Propagator, name: str | None) -> ForceModel | None:
-    own: ForceModel | None = getattr(propagator, "potential", None)
-    return Potential(name) if own is None and name is not None else own
 
 
 def _more(

@@ -17,6 +17,7 @@ from mlmd_calc.analysis.operator import SLOTS, measure_operator, operator_frames
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data import MoleculeFrames
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.options import steps_in
 from mlmd_calc.wording import counted
 from mlmd_calc.zoo import OperatorModel
 
@@ -25,8 +26,6 @@ HORIZON: Final = 3000
 
 TEST_STARTS: Final = "starts"
 """Start frames that a recipe kept for the test, between those of the training."""
-
-_WHOLE: Final = 1e-6
 
 
 def evaluate_operator(
@@ -162,8 +161,8 @@ def _horizons(
         )
     horizons = []
     for time in times_fs:
-        count = round(time / frames.dt_fs)
-        if abs(count * frames.dt_fs - time) > _WHOLE * time or count < slots:
+        count = steps_in(time, frames.dt_fs)
+        if count is None or count < slots:
             raise ConfigError(
                 f"time={time:g} fs is not a whole number of frames of {frames.dt_fs:g} fs, at "
                 f"least {slots}; choose another one"

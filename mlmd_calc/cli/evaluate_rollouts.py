@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -106,6 +106,24 @@ class _Variant:
     interval_ps: float
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is drawn in which ways, and the molecular dynamics beside it."""
+
+    model: ATMOSModel
+    interpolator: ATMOSModel | None
+    options: RolloutOptions
+    stride_ps: float
+    references: list[Reference]
+    variants: list[_Variant]
+    guards: dict[str, dict[str, FrameGuard]]
+    """By variant and reference."""
+
+
+_Drawn: TypeAlias = dict[str, dict[str, list[Generated]]]
+"""By variant and reference: of each run of the reference."""
+
+
 def evaluate_rollouts(
     model: ATMOSModel,
     trajectories: Sequence[BiomolecularTrajectory],
@@ -143,6 +161,28 @@ def evaluate_rollouts(
         If the model does not know elements or the temperature of the data, or their frames are not
         at its strides.
     """
+    plan = _plan(model, interpolator, trajectories, options)
+    drawn = _draw(plan)
+    numbers = _numbers(plan, drawn)
+    page = Report(f"Trajectories by {model.card.name} beside molecular dynamics")
+    _tell(page, numbers)
+    if plots is not None or html is not None:
+        with page.drawing(plots) as folder:
+            for reference in plan.references:
+                frames = {name: _split(own[reference.name]) for name, own in drawn.items()}
+                plot_rollouts(reference, frames, plan.stride_ps, folder)
+    for one in (model, *(() if interpolator is None else (interpolator,))):
+        page.card(one.card)
+    page.deliver(numbers, as_json, html)
+
+
+def _plan(
+    model: ATMOSModel,
+    interpolator: ATMOSModel | None,
+    trajectories: Sequence[BiomolecularTrajectory],
+    options: RolloutOptions,
+) -> _Plan:
+    """Refuse what does not fit together before anything is drawn."""
     stride_ps = trained_stride_ps(model, options.stride_ps)
     for trajectory in trajectories:
         _check_temperature(model, trajectory)
@@ -152,53 +192,50 @@ def evaluate_rollouts(
         check_elements(model, reference.system)
         for variant in variants:
             reference.frames(variant.interval_ps)
-    guards: _Guards = {
+    guards = {
         v.name: {r.name: FrameGuard(r.system, r.runs[0].structure) for r in references}
         for v in variants
     }
-    drawn = _draw(model, references, variants, options, stride_ps, guards)
-    tables = [
-        {"interval_ps": interval, **vars(_compare(references, variants, drawn, interval, options))}
-        for interval in dict.fromkeys(variant.interval_ps for variant in variants)
-    ]
-    made = [
-        entry
-        for variant in variants
-        for reference in references
-        for entry in _trajectory_entries(variant, reference, drawn[variant.name][reference.name])
-    ]
-    page = Report(f"Trajectories by {model.card.name} beside molecular dynamics")
-    numbers = {
+    return _Plan(model, interpolator, options, stride_ps, references, variants, guards)
+
+
+def _numbers(plan: _Plan, drawn: _Drawn) -> dict[str, Any]:
+    """Return settings and everything that is measured."""
+    model, options, variants = plan.model, plan.options, plan.variants
+    intervals = dict.fromkeys(variant.interval_ps for variant in variants)
+    return {
         "settings": {
             "model": model.source,
-            "interpolator": None if interpolator is None else interpolator.source,
+            "interpolator": None if plan.interpolator is None else plan.interpolator.source,
             **options.settings(),
-            "stride_ps": stride_ps,
+            "stride_ps": plan.stride_ps,
             "samplers": {
                 variant.name: {
                     own.name: vars(options.of_sampler(variant.sampler).of(model, own.system))
-                    for own in references
+                    for own in plan.references
                 }
                 for variant in variants
             },
         },
-        "tables": tables,
-        "trajectories": made,
-        "beyond_training": _beyond_training(model, references),
+        "tables": [
+            {"interval_ps": interval, **vars(_compare(plan, drawn, interval))}
+            for interval in intervals
+        ],
+        "trajectories": [
+            entry
+            for variant in variants
+            for reference in plan.references
+            for entry in _trajectory_entries(
+                variant, reference, drawn[variant.name][reference.name]
+            )
+        ],
+        "beyond_training": _beyond_training(model, plan.references),
         "refused_frames": {
-            row: {name: guard.refused for name, guard in own.items()} for row, own in guards.items()
+            row: {name: guard.refused for name, guard in own.items()}
+            for row, own in plan.guards.items()
         },
         "seconds_per_frame": {v.name: _seconds_per_frame(drawn[v.name]) for v in variants},
     }
-    _tell(page, numbers)
-    if plots is not None or html is not None:
-        with page.drawing(plots) as folder:
-            for reference in references:
-                frames = {v.name: _split(drawn[v.name][reference.name]) for v in variants}
-                plot_rollouts(reference, frames, stride_ps, folder)
-    for one in (model, *(() if interpolator is None else (interpolator,))):
-        page.card(one.card)
-    page.deliver(numbers, as_json, html)
 
 
 def _beyond_training(model: ATMOSModel, references: Sequence[Reference]) -> dict[str, list[str]]:
@@ -240,35 +277,21 @@ def _variants(
     return found
 
 
-_Drawn = dict[str, dict[str, list[Generated]]]
-"""By variant and reference: of each run of the reference."""
-
-_Guards = dict[str, dict[str, FrameGuard]]
-"""By variant and reference."""
-
-
-def _draw(
-    model: ATMOSModel,
-    references: Sequence[Reference],
-    variants: Sequence[_Variant],
-    options: RolloutOptions,
-    stride_ps: float,
-    guards: _Guards,
-) -> _Drawn:
+def _draw(plan: _Plan) -> _Drawn:
+    options = plan.options
     lengths = {
         reference.name: [
-            min(options.frames, len(frames) - 1) for frames in reference.frames(stride_ps)
+            min(options.frames, len(frames) - 1) for frames in reference.frames(plan.stride_ps)
         ]
-        for reference in references
+        for reference in plan.references
     }
-    drawn: _Drawn = {variant.name: {} for variant in variants}
+    drawn: _Drawn = {variant.name: {} for variant in plan.variants}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        total = len(variants) * sum(sum(counts) for counts in lengths.values())
+        total = len(plan.variants) * sum(sum(counts) for counts in lengths.values())
         bar = progress.add_task("rolling out", total=total)
-        for variant in variants:
-            for index, reference in enumerate(references):
-                guard = guards[variant.name][reference.name]
-                rollout, fine = _rollouts(model, variant, reference, options, stride_ps, guard)
+        for variant in plan.variants:
+            for index, reference in enumerate(plan.references):
+                rollout, fine = _rollouts(plan, variant, reference)
                 drawn[variant.name][reference.name] = [
                     roll_out(
                         rollout,
@@ -292,12 +315,7 @@ def _seed(*numbers: int) -> int:
 
 
 def _rollouts(
-    model: ATMOSModel,
-    variant: _Variant,
-    reference: Reference,
-    options: RolloutOptions,
-    stride_ps: float,
-    guard: FrameGuard,
+    plan: _Plan, variant: _Variant, reference: Reference
 ) -> tuple[Rollout, Rollout | None]:
     def make(network: ATMOSModel, lag_ps: float) -> Rollout:
         return make_rollout(
@@ -305,15 +323,15 @@ def _rollouts(
             reference.system,
             reference.runs[0].structure,
             lag_ps,
-            options.of_sampler(variant.sampler),
-            guard,
-            options.redraws,
+            plan.options.of_sampler(variant.sampler),
+            plan.guards[variant.name][reference.name],
+            plan.options.redraws,
         )
 
     fine = None
     if variant.interpolator is not None:
         fine = make(variant.interpolator, variant.interval_ps)
-    return make(model, stride_ps), fine
+    return make(plan.model, plan.stride_ps), fine
 
 
 def _split(drawn: Sequence[Generated]) -> list[Frames]:
@@ -321,19 +339,13 @@ def _split(drawn: Sequence[Generated]) -> list[Frames]:
     return [frames for own in drawn for frames in own.frames]
 
 
-def _compare(
-    references: Sequence[Reference],
-    variants: Sequence[_Variant],
-    drawn: _Drawn,
-    interval_ps: float,
-    options: RolloutOptions,
-) -> EnsembleReport:
+def _compare(plan: _Plan, drawn: _Drawn, interval_ps: float) -> EnsembleReport:
     generated = {
         variant.name: {name: _split(own) for name, own in drawn[variant.name].items()}
-        for variant in variants
+        for variant in plan.variants
         if variant.interval_ps == interval_ps
     }
-    return compare_rollouts(references, generated, interval_ps, seed=options.seed)
+    return compare_rollouts(plan.references, generated, interval_ps, seed=plan.options.seed)
 
 
 def _trajectory_entries(

@@ -7,17 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlmd_calc.cli.run import (
-    Charge,
-    Dtype,
-    Forces,
-    Model,
-    Multiplicity,
-    NRotations,
-    Rotation,
-    Smiles,
-    Vacuum,
-)
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.optional import require
 
@@ -33,15 +23,15 @@ def export(
             "in kJ/mol and forces in kJ/mol/nm."
         ),
     ],
-    smiles: Smiles = False,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    vacuum: Vacuum = False,
-    model: Model = None,
-    forces: Forces = None,
-    rotation: Rotation = None,
-    n_rotations: NRotations = None,
-    dtype: Dtype = None,
+    smiles: shared.Smiles = False,
+    charge: shared.Charge = None,
+    multiplicity: shared.Multiplicity = None,
+    vacuum: shared.Vacuum = False,
+    model: shared.Model = None,
+    forces: shared.Forces = None,
+    rotation: shared.Rotation = None,
+    n_rotations: shared.NRotations = None,
+    dtype: shared.Dtype = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the random orientations.")
     ] = None,

@@ -9,9 +9,9 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.console import Console
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.report import SUMMARY_FILE, Json
-from mlmd_calc.cli.run import Beyond, Device, Out, Seed
-from mlmd_calc.cli.sample import Format, Steer, Steps, describe_faults, read_start
+from mlmd_calc.cli.sample import describe_faults
 from mlmd_calc.cli.tables import details, print_table
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.io.files import json_text, write_json
@@ -30,21 +30,22 @@ def interpolate(
         str, typer.Option("--model", "-m", help="Interpolator of ATMOS: shipped name or file.")
     ] = "atmos-peptides-interpolator",
     replicas: Annotated[int, typer.Option("--replicas", "-b", help="Trajectories.")] = 1,
-    steps: Steps = None,
-    steer: Steer = True,
+    steps: shared.Steps = None,
+    steer: shared.Steer = True,
     redraws: Annotated[
         int,
         typer.Option(help="Times that a frame no simulation would visit is drawn again; 0: never."),
     ] = 100,
-    beyond_training: Beyond = False,
-    seed: Seed = None,
-    out: Out = Path("mlmd-interpolate"),
-    trajectory_format: Format = "xtc",
-    device: Device = "auto",
+    beyond_training: shared.Beyond = False,
+    seed: shared.DrawnSeed = None,
+    out: shared.Out = Path("mlmd-interpolate"),
+    trajectory_format: shared.Format = "xtc",
+    device: shared.Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw trajectories from one structure of a molecule to another, both ends as given."""
     # These import torch, which `mlmd --help` need not wait for.
+    from mlmd_calc.cli.structure_input import load_bonded
     from mlmd_calc.sampling.between import draw_between
     from mlmd_calc.sampling.rollouts import SamplerOptions
     from mlmd_calc.sampling.trajectory_file import FORMATS, TrajectoryFile, write_start
@@ -55,7 +56,7 @@ def interpolate(
         raise ConfigError(f"{out} holds a run already; give another folder")
     console = Console(stderr=True)
     seed = secrets.randbelow(2**31) if seed is None else seed
-    start, end = read_start(first, seed), read_start(last, seed)
+    start, end = load_bonded(first, seed), load_bonded(last, seed)
     network = load_atmos(model, device=device, dtype="float32")
     with console.status("drawing"):
         drawn = draw_between(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import secrets
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.endings import advise, end_of
 from mlmd_calc.cli.given import is_given, refuse_with_restart
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.tables import describe_temperature, details
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
-from mlmd_calc.wording import counted
+
+if TYPE_CHECKING:
+    import ase
+
+    from mlmd_calc.cli.jumps import PropagatorChoice
 
 _WITH_RESTART: Final = ("out", "duration", "proposals", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
@@ -40,15 +43,6 @@ _Molecule: TypeAlias = Annotated[
         "is a SMILES in any case, sequence:AAG a peptide.",
     ),
 ]
-Smiles: TypeAlias = Annotated[bool, typer.Option("--smiles", help="MOLECULE is a SMILES.")]
-Charge: TypeAlias = Annotated[int | None, typer.Option(help="Total charge in e.")]
-Multiplicity: TypeAlias = Annotated[int | None, typer.Option(help="Spin multiplicity, 2S + 1.")]
-Vacuum: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--vacuum", help="Leave out the periodic cell of the file; the molecule must be whole."
-    ),
-]
 _Relax: TypeAlias = Annotated[
     bool | None,
     typer.Option(
@@ -63,41 +57,18 @@ _KeepVelocities: TypeAlias = Annotated[
         "--keep-velocities", help="Start with the velocities in the file instead of drawing them."
     ),
 ]
-Model: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Shipped name, file, run directory or hf://owner/repo. Default: the "
-        "default shipped model.",
-    ),
-]
-Setting: TypeAlias = Annotated[
+_Setting: TypeAlias = Annotated[
     str | None,
     typer.Option(help="recommended, or paper: as the paper of MD-ET has it, with direct forces."),
 ]
-Forces: TypeAlias = Annotated[
-    str | None, typer.Option(help="direct or conservative. Default: what the model recommends.")
-]
-Rotation: TypeAlias = Annotated[
-    str | None, typer.Option(help="random, average or none. Default: what the model recommends.")
-]
-NRotations: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--n-rotations", help="Orientations per force call. Default: as recommended."),
-]
-Dtype: TypeAlias = Annotated[
-    str | None, typer.Option(help="float64, float32 or mixed. Default: as recommended.")
-]
-MaxSpread: TypeAlias = Annotated[
+_MaxSpread: TypeAlias = Annotated[
     float | None,
     typer.Option(help="Largest spread of the forces in eV/Å. Default: as recommended."),
 ]
-OnSpread: TypeAlias = Annotated[
+_OnSpread: TypeAlias = Annotated[
     str | None,
     typer.Option(help="What to do where it is larger: warn, raise or average. Default: nothing."),
 ]
-Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 _Engine: TypeAlias = Annotated[Engine, typer.Option(help="What moves the atoms.")]
 _Platform: TypeAlias = Annotated[
     str | None,
@@ -192,13 +163,6 @@ _Warmup: TypeAlias = Annotated[
         "five are accepted; 0 keeps --timestep. Default: 200."
     ),
 ]
-Beyond: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--beyond-training",
-        help="Go on with molecules, too, that are not like those the ATMOS model was trained on.",
-    ),
-]
 _Ensemble: TypeAlias = Annotated[
     Ensemble,
     typer.Option(
@@ -235,10 +199,6 @@ _Friction: TypeAlias = Annotated[
         "recommended for the propagator, 20 with --exact, else 1.",
     ),
 ]
-Seed: TypeAlias = Annotated[
-    int | None, typer.Option(min=0, help="Seed of all random numbers. Default: drawn and recorded.")
-]
-Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 _Format: TypeAlias = Annotated[
     str, typer.Option("--format", "-f", help="Trajectory file: extxyz, traj, dcd or xtc.")
 ]
@@ -267,21 +227,21 @@ _Restart: TypeAlias = Annotated[
 def run(
     context: typer.Context,
     molecule: _Molecule = None,
-    smiles: Smiles = False,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    vacuum: Vacuum = False,
+    smiles: shared.Smiles = False,
+    charge: shared.Charge = None,
+    multiplicity: shared.Multiplicity = None,
+    vacuum: shared.Vacuum = False,
     relax: _Relax = None,
     keep_velocities: _KeepVelocities = False,
-    model: Model = None,
-    setting: Setting = None,
-    forces: Forces = None,
-    rotation: Rotation = None,
-    n_rotations: NRotations = None,
-    dtype: Dtype = None,
-    max_spread: MaxSpread = None,
-    on_spread: OnSpread = None,
-    device: Device = "auto",
+    model: shared.Model = None,
+    setting: _Setting = None,
+    forces: shared.Forces = None,
+    rotation: shared.Rotation = None,
+    n_rotations: shared.NRotations = None,
+    dtype: shared.Dtype = None,
+    max_spread: _MaxSpread = None,
+    on_spread: _OnSpread = None,
+    device: shared.Device = "auto",
     engine: _Engine = Engine.ASE,
     platform: _Platform = None,
     backend: _Backend = None,
@@ -297,14 +257,14 @@ def run(
     proposals: _Proposals = None,
     trajectory_steps: _TrajectorySteps = None,
     warmup: _Warmup = None,
-    beyond_training: Beyond = False,
+    beyond_training: shared.Beyond = False,
     ensemble: _Ensemble = Ensemble.LANGEVIN,
     temperature: _Temperature = 300.0,
     timestep: _Timestep = 0.5,
     duration: _Duration = 10.0,
     friction: _Friction = None,
-    seed: Seed = None,
-    out: Out = Path("mlmd-run"),
+    seed: shared.DrawnSeed = None,
+    out: shared.Out = Path("mlmd-run"),
     trajectory_format: _Format = "extxyz",
     interval: _Interval = 10,
     checkpoint_interval: _CheckpointInterval = MDSettings.checkpoint_interval,
@@ -315,13 +275,12 @@ def run(
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
     # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.biomolecules.pdb import format_structure
-    from mlmd_calc.calculator import MDETCalculator
     from mlmd_calc.cli.exact import check_exact_options, exact_engine, exact_settings, intervals
     from mlmd_calc.cli.inner_forces import check_inner_options
     from mlmd_calc.cli.job import Job, begin, drive, resume, run_engine, steps_of
     from mlmd_calc.cli.jumps import check_jump_options, choose_propagator, jump_settings
     from mlmd_calc.cli.run_results import finish
-    from mlmd_calc.cli.structure_input import load_structure, read_bonded
+    from mlmd_calc.cli.structure_input import bonded_structure_of
     from mlmd_calc.md.export import check_format
 
     console = Console(stderr=True)
@@ -339,23 +298,14 @@ def run(
         check_exact_options(context)
         chosen = run_engine(engine, platform=platform, backend=backend)
         seed = secrets.randbelow(2**31) if seed is None else seed
-        given = {name: context.params[name] for name in _OF_CALCULATOR if is_given(context, name)}
         choice = None if propagator is None else choose_propagator(propagator)
-        if choice is not None and "potential" in choice.recommended:
-            given.setdefault("model", choice.recommended["potential"])
-        calculator = MDETCalculator(device=device, seed=seed, **given)
-        atoms = load_structure(
-            molecule,
-            seed=seed,
-            report=lambda note: console.print(note, markup=False, highlight=False),
-            **{name: context.params[name] for name in _OF_STRUCTURE},
-        )
-        atoms.calc = calculator
+        atoms = _load_atoms(context, molecule, seed, choice, console)
+        calculator = atoms.calc
         jumps, made, pdb = None, None, ""
         if choice is not None:
             if choice.of_one_molecule:
                 # The file that --restart reads, so that both make the same propagator.
-                pdb = format_structure(read_bonded(molecule, atoms, seed))
+                pdb = format_structure(bonded_structure_of(molecule, atoms, seed))
             made = choice.make(calculator.potential, timestep, device, pdb, beyond_training)
             jumps = jump_settings(context, choice, made)
         settings = MDSettings(
@@ -385,6 +335,32 @@ def run(
     _report(finish(simulation, job, outcome, steps_per_second), stopped, as_json, html)
 
 
+def _load_atoms(
+    context: typer.Context,
+    molecule: str,
+    seed: int,
+    choice: PropagatorChoice | None,
+    console: Console,
+) -> ase.Atoms:
+    """Read or build the molecule, with the calculator that is asked for."""
+    from mlmd_calc.calculator import MDETCalculator
+    from mlmd_calc.cli.structure_input import load_structure
+
+    options = context.params
+    given = {name: options[name] for name in _OF_CALCULATOR if is_given(context, name)}
+    if choice is not None and "potential" in choice.recommended:
+        given.setdefault("model", choice.recommended["potential"])
+    calculator = MDETCalculator(device=options["device"], seed=seed, **given)
+    atoms = load_structure(
+        molecule,
+        seed=seed,
+        report=lambda note: console.print(note, markup=False, highlight=False),
+        **{name: options[name] for name in _OF_STRUCTURE},
+    )
+    atoms.calc = calculator
+    return atoms
+
+
 def _check_friction(ensemble: Ensemble, friction: float | None) -> None:
     if ensemble is Ensemble.NVE and friction is not None:
         raise ConfigError(
@@ -396,10 +372,10 @@ def _check_friction(ensemble: Ensemble, friction: float | None) -> None:
 def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | None) -> None:
     """Show the summary and end with the exit status that fits the verdict."""
     # Imports torch, as the run itself did.
-    from mlmd_calc.cli.exact_results import exact_table
+    from mlmd_calc.cli.run_results import summary_table
 
     report = Report(f"Run of {summary['molecule']}")
-    report.table(exact_table(summary) if "exact" in summary else _table(summary))
+    report.table(summary_table(summary))
     if html is not None:
         _illustrate(report, summary)
     report.deliver(summary, as_json, html)
@@ -423,104 +399,3 @@ def _illustrate(report: Report, summary: dict[str, Any]) -> None:
     for name in names:
         if name != VERLET:
             report.card(load_any_model(name, device="cpu").card)
-
-
-_RELAXATIONS: Final = 5
-"""Relaxation times of a thermostat after which a start at rest or in a minimum is forgotten: the
-mean over the rest of the run, as averages are taken, is then within 5 % of the thermostat's."""
-
-
-def _table(summary: dict[str, Any]) -> Table:
-    settings = summary["settings"]
-    rows = {
-        "verdict": summary["verdict"],
-        "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
-        "reason": summary["reason"],
-        "simulated": f"{summary['time_ps']:.3f} ps, {counted(summary['step'], 'step')}",
-        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),
-        "warming up": _warming_up(summary),
-        "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
-        "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
-        "largest bond deviation": _bond(summary),
-        "jumps": _jumps(summary),
-        "multiple time steps": _inner_steps(settings),
-        "steps accepted": _acceptance(summary),
-        "interventions": _interventions(summary),
-        "engine": ", ".join(summary["engine"].values()),
-        "speed": f"{summary['ns_per_day']:.3g} ns/day",
-        "seed": str(settings["seed"]),
-        "trajectory": summary["trajectory"],
-        "picture": summary["plot"],
-    }
-    return details(f"{summary['molecule']}, {settings['ensemble']}", rows)
-
-
-def _number(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.3g} {unit}"
-
-
-def _thermostat(settings: dict[str, Any]) -> str:
-    if settings["ensemble"] == Ensemble.NVE.value:
-        return ""
-    return f" (thermostat {settings['temperature_K']:g})"
-
-
-def _warming_up(summary: dict[str, Any]) -> str:
-    """Say so if the run is too short for its mean temperature to tell anything."""
-    settings = summary["settings"]
-    if settings["ensemble"] == Ensemble.NVE.value:
-        return ""
-    relaxation_ps = 1.0 / settings["friction_per_ps"]
-    needed_ps = _RELAXATIONS * relaxation_ps
-    if summary["time_ps"] >= needed_ps:
-        return ""
-    return f"the thermostat acts within {relaxation_ps:.3g} ps; run {needed_ps:.3g} ps or more"
-
-
-def _bond(summary: dict[str, Any]) -> str:
-    if summary["largest_bond_deviation_A"] is None:
-        return ""
-    text = f"{summary['largest_bond_deviation_A']:.3f} Å ({summary['bond']})"
-    broken = summary["broken_at_ps"]
-    limit = summary["settings"]["bond_limit"]
-    return text if broken is None else f"{text}, first beyond {limit:g} Å at {broken:.3f} ps"
-
-
-def _inner_steps(settings: dict[str, Any]) -> str:
-    count = settings.get("inner_steps", 1)
-    if count == 1:
-        return ""
-    forces = settings.get("inner_forces", InnerForces.DIRECT.value)
-    return f"{count} of {settings['timestep_fs']:g} fs in a step, by {forces} forces"
-
-
-def _acceptance(summary: dict[str, Any]) -> str:
-    accepted = summary["acceptance"]
-    return "" if accepted is None else f"{accepted:.1%}"
-
-
-def _jumps(summary: dict[str, Any]) -> str:
-    jumps = summary["settings"]["jumps"]
-    if jumps is None:
-        return ""
-    steps = (
-        f", {counted(jumps['md_steps_per_jump'], 'step')} after each"
-        if jumps["md_steps_per_jump"]
-        else ""
-    )
-    frames = f", {jumps['frames_per_jump']} frames of each" if "frames_per_jump" in jumps else ""
-    copies = f", {jumps['replicas']} replicas" if jumps["replicas"] > 1 else ""
-    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{frames}{copies}"
-
-
-def _interventions(summary: dict[str, Any]) -> str:
-    if "jumps" not in summary:
-        return ""
-    counts = [
-        f"{name} {count}" for name, count in summary["jumps"].items() if isinstance(count, int)
-    ]
-    checks = [f"{name} {count}" for name, count in summary["jumps"]["tripped"].items()]
-    rejected = (
-        f"; rejected by: {', '.join(checks)}, see {summary['jumps']['events']}" if checks else ""
-    )
-    return ", ".join(counts) + rejected

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from rich.table import Table
 
 import mlmd_calc
 from mlmd_calc import units
@@ -14,19 +15,29 @@ from mlmd_calc.analysis import summarise
 from mlmd_calc.analysis.plots import plot_run
 from mlmd_calc.analysis.statistics import Mean
 from mlmd_calc.analysis.trajectory import EQUILIBRATION, misses_thermostat
-from mlmd_calc.cli.exact_results import far_frames_file, samples_of, summarise_samples
+from mlmd_calc.cli.exact_results import (
+    exact_table,
+    far_frames_file,
+    samples_of,
+    summarise_samples,
+)
 from mlmd_calc.cli.job import Job, ns_per_day
 from mlmd_calc.cli.report import SUMMARY_FILE
+from mlmd_calc.cli.tables import describe_temperature, details
 from mlmd_calc.io.files import write_json
 from mlmd_calc.md import ExactNVT, Outcome, Run, read_record
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.jump_engine import EVENTS_FILE
 from mlmd_calc.md.record import Description, replica_folders
-from mlmd_calc.md.settings import MDSettings
+from mlmd_calc.md.settings import Ensemble, InnerForces, MDSettings
+from mlmd_calc.wording import counted
 
 PLOT_FILE: Final = "run.png"
 _FEW_ACCEPTED: Final = 0.2
 """Share of accepted long steps below which short ones go farther in the same time."""
+_RELAXATIONS: Final = 5
+"""Relaxation times of a thermostat after which a start at rest or in a minimum is forgotten: the
+mean over the rest of the run, as averages are taken, is then within 5 % of the thermostat's."""
 
 
 def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dict[str, Any]:
@@ -165,3 +176,102 @@ def _pooled(parts: list[dict[str, Any]], description: Description) -> dict[str, 
 def _pattern(parts: list[dict[str, Any]], name: str) -> str:
     first = Path(parts[0][name])
     return str(first.parent.with_name("replica-*") / first.name)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Lay out the summary of a run."""
+    if "exact" in summary:
+        return exact_table(summary)
+    settings = summary["settings"]
+    rows = {
+        "verdict": summary["verdict"],
+        "charge, multiplicity": f"{summary['charge']}, {summary['multiplicity']}",
+        "reason": summary["reason"],
+        "simulated": f"{summary['time_ps']:.3f} ps, {counted(summary['step'], 'step')}",
+        "temperature, K": describe_temperature(summary["temperature_K"]) + _thermostat(settings),
+        "warming up": _warming_up(summary),
+        "energy drift": _number(summary["energy_drift_meV_per_atom_per_ps"], "meV/atom/ps"),
+        "about the drift": _number(summary["energy_fluctuation_meV_per_atom"], "meV/atom RMS"),
+        "largest bond deviation": _bond(summary),
+        "jumps": _jumps(summary),
+        "multiple time steps": _inner_steps(settings),
+        "steps accepted": _acceptance(summary),
+        "interventions": _interventions(summary),
+        "engine": ", ".join(summary["engine"].values()),
+        "speed": f"{summary['ns_per_day']:.3g} ns/day",
+        "seed": str(settings["seed"]),
+        "trajectory": summary["trajectory"],
+        "picture": summary["plot"],
+    }
+    return details(f"{summary['molecule']}, {settings['ensemble']}", rows)
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.3g} {unit}"
+
+
+def _thermostat(settings: dict[str, Any]) -> str:
+    if settings["ensemble"] == Ensemble.NVE.value:
+        return ""
+    return f" (thermostat {settings['temperature_K']:g})"
+
+
+def _warming_up(summary: dict[str, Any]) -> str:
+    """Say so if the run is too short for its mean temperature to tell anything."""
+    settings = summary["settings"]
+    if settings["ensemble"] == Ensemble.NVE.value:
+        return ""
+    relaxation_ps = 1.0 / settings["friction_per_ps"]
+    needed_ps = _RELAXATIONS * relaxation_ps
+    if summary["time_ps"] >= needed_ps:
+        return ""
+    return f"the thermostat acts within {relaxation_ps:.3g} ps; run {needed_ps:.3g} ps or more"
+
+
+def _bond(summary: dict[str, Any]) -> str:
+    if summary["largest_bond_deviation_A"] is None:
+        return ""
+    text = f"{summary['largest_bond_deviation_A']:.3f} Å ({summary['bond']})"
+    broken = summary["broken_at_ps"]
+    limit = summary["settings"]["bond_limit"]
+    return text if broken is None else f"{text}, first beyond {limit:g} Å at {broken:.3f} ps"
+
+
+def _inner_steps(settings: dict[str, Any]) -> str:
+    count = settings.get("inner_steps", 1)
+    if count == 1:
+        return ""
+    forces = settings.get("inner_forces", InnerForces.DIRECT.value)
+    return f"{count} of {settings['timestep_fs']:g} fs in a step, by {forces} forces"
+
+
+def _acceptance(summary: dict[str, Any]) -> str:
+    accepted = summary["acceptance"]
+    return "" if accepted is None else f"{accepted:.1%}"
+
+
+def _jumps(summary: dict[str, Any]) -> str:
+    jumps = summary["settings"]["jumps"]
+    if jumps is None:
+        return ""
+    steps = (
+        f", {counted(jumps['md_steps_per_jump'], 'step')} after each"
+        if jumps["md_steps_per_jump"]
+        else ""
+    )
+    frames = f", {jumps['frames_per_jump']} frames of each" if "frames_per_jump" in jumps else ""
+    copies = f", {jumps['replicas']} replicas" if jumps["replicas"] > 1 else ""
+    return f"{jumps['stride_fs']:g} fs by {jumps['propagator']}{steps}{frames}{copies}"
+
+
+def _interventions(summary: dict[str, Any]) -> str:
+    if "jumps" not in summary:
+        return ""
+    counts = [
+        f"{name} {count}" for name, count in summary["jumps"].items() if isinstance(count, int)
+    ]
+    checks = [f"{name} {count}" for name, count in summary["jumps"]["tripped"].items()]
+    rejected = (
+        f"; rejected by: {', '.join(checks)}, see {summary['jumps']['events']}" if checks else ""
+    )
+    return ", ".join(counts) + rejected

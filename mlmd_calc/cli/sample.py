@@ -14,18 +14,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.endings import advise, end_of, stop_on_signal
 from mlmd_calc.cli.given import is_given, refuse_with_restart
 from mlmd_calc.cli.report import SUMMARY_FILE, Html, Json, Report
-from mlmd_calc.cli.run import Beyond, Device, Out, Seed
 from mlmd_calc.cli.tables import details
-from mlmd_calc.errors import ConfigError, InputError, RefusedFramesError
+from mlmd_calc.errors import ConfigError, RefusedFramesError
 from mlmd_calc.io.files import write_json
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
-    from mlmd_calc.biomolecules import BondedStructure
-    from mlmd_calc.sampling import SamplingRun
+    from mlmd_calc.sampling import SamplingJob, SamplingRun
     from mlmd_calc.sampling.quality import FrameQuality
 
 _TOLERATED: Final = 0.05
@@ -73,45 +72,6 @@ _Frames: TypeAlias = Annotated[
 _Replicas: TypeAlias = Annotated[
     int, typer.Option("--replicas", "-b", help="Trajectories, all from the same start.")
 ]
-Stride: TypeAlias = Annotated[
-    float | None,
-    typer.Option("--stride", help="ps between the frames of --model, if it knows several."),
-]
-Sampler: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        help="sde: with noise in every step. ode: without, and worse in published tests. Default: "
-        "what the model was made with."
-    ),
-]
-Steps: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--steps", help="Denoiser calls per frame. Default: that of the model."),
-]
-NoiseScale: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--noise-scale",
-        help="Factor on the sampler's noise: higher is faster and refused more often. Default: "
-        "what the model's card recommends for the length of the molecule.",
-    ),
-]
-StepScale: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--step-scale",
-        help="Factor on the sampler's steps: 1 as in theory, above structures spread less. "
-        "Default: what the model's card recommends for the length of the molecule.",
-    ),
-]
-Steer: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--steer/--no-steer",
-        help="Put bonds, angles, mirror images and clashes right while a frame is drawn, in what "
-        "the network predicts from the last Ångström of noise.",
-    ),
-]
 _Redraws: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -142,9 +102,6 @@ _Reference: TypeAlias = Annotated[
 _Ligand: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--ligand", help="SMILES of a ligand in a file, as NAME=SMILES; may be repeated."),
-]
-Format: TypeAlias = Annotated[
-    str, typer.Option("--format", "-f", help="Trajectory files: xtc, dcd, extxyz or pdb.")
 ]
 _Hydrogens: TypeAlias = Annotated[
     bool,
@@ -177,23 +134,23 @@ def sample(
     interpolator: _Interpolator = None,
     frames: _Frames = 100,
     replicas: _Replicas = 1,
-    stride: Stride = None,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    noise_scale: NoiseScale = None,
-    step_scale: StepScale = None,
-    steer: Steer = True,
+    stride: shared.Stride = None,
+    sampler: shared.Sampler = None,
+    steps: shared.Steps = None,
+    noise_scale: shared.NoiseScale = None,
+    step_scale: shared.StepScale = None,
+    steer: shared.Steer = True,
     redraws: _Redraws = None,
-    beyond_training: Beyond = False,
+    beyond_training: shared.Beyond = False,
     relax: _RelaxBy = None,
     reference_ps: _Reference = 5.0,
     ligand: _Ligand = None,
-    seed: Seed = None,
-    out: Out = Path("mlmd-sample"),
-    trajectory_format: Format = "xtc",
+    seed: shared.DrawnSeed = None,
+    out: shared.Out = Path("mlmd-sample"),
+    trajectory_format: shared.Format = "xtc",
     hydrogens: _Hydrogens = True,
     keyframes_per_checkpoint: _Checkpoint = 10,
-    device: Device = "auto",
+    device: shared.Device = "auto",
     dtype: _Dtype = "float32",
     restart: _Restart = False,
     as_json: Json = False,
@@ -228,32 +185,13 @@ def sample(
             ligands=_ligands(ligand),
             **{name: context.params[name] for name in _OF_JOB},
         )
-        built = read_start(start, seed)
-        if relax is not None:
-            console.print(
-                f"Measuring the energies that frames may have, in {reference_ps:g} ps of dynamics "
-                f"with {relax} (--reference-ps).",
-                markup=False,
-                highlight=False,
-            )
-        with console.status("starting"):
-            run = SamplingRun.start(out, job, built, relaxation_forces)
+        run = _start(out, job, console)
     go_on = f"go on with: mlmd sample --restart --out {shlex.quote(str(out))}"
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     for note in run.notes:
         console.print(note, markup=False, highlight=False)
-    refusal = None
-    try:
-        stopped, seconds_per_frame = _drive(run, console)
-    except RefusedFramesError as error:
-        stopped, seconds_per_frame, refusal = 0, None, str(error)
+    summary, stopped = _finish(run, console)
     advise(f"{run.frame} frames of each trajectory are kept in {out}; {go_on}")
-    summary = {
-        "verdict": "interrupted" if stopped else _verdict(run.quality, refusal),
-        "ended_early": refusal,
-        **run.summary(),
-        "seconds_per_frame": seconds_per_frame,
-    }
     write_json(out / SUMMARY_FILE, summary)
     run.close()
     report = Report(f"Frames of {run.job.input}")
@@ -265,6 +203,39 @@ def sample(
         raise typer.Exit(end_of(stopped))
     if summary["verdict"] != "completed":
         raise typer.Exit(1)
+
+
+def _start(folder: Path, job: SamplingJob, console: Console) -> SamplingRun:
+    from mlmd_calc.cli.relaxation import relaxation_forces
+    from mlmd_calc.cli.structure_input import load_bonded
+    from mlmd_calc.sampling import SamplingRun
+
+    start = load_bonded(job.input, job.seed)
+    if job.relax is not None:
+        console.print(
+            f"Measuring the energies that frames may have, in {job.reference_ps:g} ps of dynamics "
+            f"with {job.relax} (--reference-ps).",
+            markup=False,
+            highlight=False,
+        )
+    with console.status("starting"):
+        return SamplingRun.start(folder, job, start, relaxation_forces)
+
+
+def _finish(run: SamplingRun, console: Console) -> tuple[dict[str, Any], int]:
+    """Sample to the end; return the summary and the signal that stopped it, or 0."""
+    refusal = None
+    try:
+        stopped, seconds_per_frame = _drive(run, console)
+    except RefusedFramesError as error:
+        stopped, seconds_per_frame, refusal = 0, None, str(error)
+    summary = {
+        "verdict": "interrupted" if stopped else _verdict(run.quality, refusal),
+        "ended_early": refusal,
+        **run.summary(),
+        "seconds_per_frame": seconds_per_frame,
+    }
+    return summary, stopped
 
 
 def _illustrate(report: Report, summary: dict[str, Any]) -> None:
@@ -288,42 +259,6 @@ def _illustrate(report: Report, summary: dict[str, Any]) -> None:
     for name in (job["model"], job["interpolator"]):
         if name is not None:
             report.card(load_any_model(name, device="cpu").card)
-
-
-def read_start(text: str, seed: int) -> BondedStructure:
-    """Read or build the structure that a command line names.
-
-    Parameters
-    ----------
-    text
-        A PDB or mmCIF file, a SMILES, alone or after ``smiles:``, or ``sequence:`` and a peptide,
-        as of `Peptide.parse`.
-    seed
-        Seed of structures that are built.
-
-    Raises
-    ------
-    InputError
-        If it is none of these.
-    """
-    from mlmd_calc.biomolecules import read_structure
-    from mlmd_calc.cli.structure_input import SEQUENCE_PREFIX, SMILES_PREFIX, is_file
-    from mlmd_calc.data.biomolecules import structure_from_smiles
-    from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
-    from mlmd_calc.data.molecules import is_smiles
-
-    if text.startswith(SEQUENCE_PREFIX):
-        return build_peptide(Peptide.parse(text.removeprefix(SEQUENCE_PREFIX)), seed)
-    if text.startswith(SMILES_PREFIX):
-        return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
-    if not is_file(text):
-        if is_smiles(text):
-            return structure_from_smiles(text, seed=seed)
-        raise InputError(
-            f"there is no file {text!r}; give a PDB or mmCIF file, a SMILES as {SMILES_PREFIX}CCO, "
-            f"or a peptide as {SEQUENCE_PREFIX}AAG"
-        )
-    return read_structure(text)
 
 
 def _ligands(texts: list[str] | None) -> dict[str, str]:

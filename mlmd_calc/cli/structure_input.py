@@ -25,7 +25,8 @@ from mlmd_calc.biomolecules.reader import (
     read_structure_file,
 )
 from mlmd_calc.biomolecules.residues import PARENTS, RESIDUES
-from mlmd_calc.biomolecules.structure import BondedStructure, structure_from_ase
+from mlmd_calc.biomolecules.structure import BondedStructure, bonded_structure_from_ase
+from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.data.biomolecules.peptides import Peptide, build_peptide
 from mlmd_calc.data.molecules import (
     MOLECULES,
@@ -163,6 +164,35 @@ def load_structure(
     raise InputError(_unknown(text))
 
 
+def load_bonded(text: str, seed: int) -> BondedStructure:
+    """Read or build a molecule with its residues, names and bonds.
+
+    Parameters
+    ----------
+    text
+        A PDB or mmCIF file, a SMILES, alone or after ``smiles:``, or ``sequence:`` and a peptide,
+        as of `Peptide.parse`.
+    seed
+        Seed of structures that are built.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    if text.startswith(SEQUENCE_PREFIX):
+        return _peptide(text, seed)
+    stated = text.startswith(SMILES_PREFIX)
+    if not stated and is_file(text):
+        return read_structure(text)
+    if stated or is_smiles(text):
+        return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
+    raise InputError(
+        f"there is no file {text!r}; give a PDB or mmCIF file, a SMILES as {SMILES_PREFIX}CCO, or "
+        f"a peptide as {SEQUENCE_PREFIX}AAG"
+    )
+
+
 def is_file(text: str) -> bool:
     """Tell whether a text names a file; a SMILES may be too long for that."""
     try:
@@ -171,13 +201,13 @@ def is_file(text: str) -> bool:
         return False
 
 
-def read_bonded(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
+def bonded_structure_of(text: str, atoms: ase.Atoms, seed: int) -> BondedStructure:
     """Residues, names and bonds of the molecule that :func:`load_structure` has made of a text."""
     if text.startswith(SEQUENCE_PREFIX):
         return _peptide(text, seed)
     if is_file(text) and is_structure_file(text):
         return read_structure(text)
-    return structure_from_ase(atoms)
+    return bonded_structure_from_ase(atoms)
 
 
 def check_start(atoms: ase.Atoms) -> None:

@@ -14,10 +14,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
+from mlmd_calc.cli import shared_options as shared
 from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Json, Report
-from mlmd_calc.cli.run import Forces, Rotation
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.wording import counted
@@ -168,8 +168,8 @@ def validate_forces(
     molecules: Annotated[
         list[str] | None, typer.Argument(help="Molecules, as for mlmd run. (ethanol)")
     ] = None,
-    forces: Forces = None,
-    rotation: Rotation = None,
+    forces: shared.Forces = None,
+    rotation: shared.Rotation = None,
     temperature: Annotated[float, typer.Option(help="K.")] = 500.0,
     duration: Annotated[float, typer.Option(help="Length in ps of the runs that may break.")] = 2.0,
     replicas: Annotated[int, typer.Option(help="Molecules in these runs.")] = 4,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import ase
@@ -122,18 +122,13 @@ class MoleculeFrames:
         def take(array: FloatArray | None) -> FloatArray | None:
             return None if array is None else array[index]
 
-        return MoleculeFrames(
-            name=self.name,
-            numbers=self.numbers,
+        return replace(
+            self,
             positions=self.positions[index],
             forces=take(self.forces),
             energies=take(self.energies),
             velocities=take(self.velocities),
-            charge=self.charge,
-            multiplicity=self.multiplicity,
-            dt_fs=self.dt_fs,
             segment=None if self.segment is None else self.segment[index],
-            metadata=self.metadata,
         )
 
 

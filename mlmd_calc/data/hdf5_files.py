@@ -36,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.biomolecules.hdf5 import open_hdf5, read_array
 from mlmd_calc.data.frames import Float64Array, MoleculeFrames, stated_state
+from mlmd_calc.data.hdf5 import open_hdf5, read_array
 from mlmd_calc.data.stated_units import Quantity, text_of, unit_of
 from mlmd_calc.electrons import ElectronicState, is_electronic
 from mlmd_calc.errors import InputError, ModelFileError

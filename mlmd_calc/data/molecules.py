@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,13 +21,9 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import ElectronicState, as_integer, check_parity
 from mlmd_calc.errors import InputError
+from mlmd_calc.io import toml
 from mlmd_calc.optional import require
 from mlmd_calc.wording import counted
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{,99}")
 
@@ -259,7 +254,7 @@ def _read_recipe(path: Path) -> list[Molecule]:
         # With or without the byte-order mark that spreadsheets write.
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".toml":
-            rows = [{"name": name, **row} for name, row in tomllib.loads(text).items()]
+            rows = [{"name": name, **row} for name, row in toml.loads(text).items()]
         else:
             rows = _csv_rows(text)
     except UnicodeDecodeError as error:
@@ -267,7 +262,7 @@ def _read_recipe(path: Path) -> list[Molecule]:
             f"the recipe {path} is not text in UTF-8 ({error}); save it as that, in spreadsheets "
             "as CSV UTF-8"
         ) from error
-    except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+    except (OSError, toml.TOMLDecodeError, TypeError) as error:
         raise InputError(f"the recipe {path} cannot be read: {error}") from error
     return [_from_row(path, row) for row in rows]
 

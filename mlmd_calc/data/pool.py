@@ -96,7 +96,7 @@ def run_tasks(
     whole_number("workers", workers, 1)
     with ExitStack() as locks:
         for folder in sorted({task.path.parent for task in tasks}):
-            locks.callback(FolderLock(folder).release)
+            locks.enter_context(FolderLock(folder))
         pending = [task for task in tasks if not task.is_done()]
         failures = {}
         if pending:

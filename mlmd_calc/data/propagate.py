@@ -162,8 +162,7 @@ def propagate(
         own = _described(molecule) | identity
         return own if starts is None else own | {"starts_sha256": _digest(starts[molecule.name])}
 
-    lock = FolderLock(directory)
-    try:
+    with FolderLock(directory):
         pending = [
             molecule
             for molecule, path in files.items()
@@ -194,8 +193,6 @@ def propagate(
             progress.update(bar, description=f"{len(pending)}/{counted(len(pending), 'molecule')}")
             progress.update(bar, completed=sum(costs))
         _report([path for path in files.values() if path.exists()], settings, console)
-    finally:
-        lock.release()
     refuse_failures(failures, len(files), "molecules")
     return list(files.values())
 

@@ -17,6 +17,7 @@ from mlmd_calc.data.ase_files import (
     read_ase_file,
 )
 from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.hdf5_files import read_hdf5
 from mlmd_calc.data.npz import read_npz
 from mlmd_calc.data.plausibility import check_units
 from mlmd_calc.electrons import check_parity
@@ -51,8 +52,8 @@ def read_dataset(
     and .json where a file is named); other files in a directory are passed over.
 
     `mlmd_calc.data.npz`, `mlmd_calc.data.hdf5_files` and `mlmd_calc.data.ase_files` say what is
-    taken from the files, and
-    `mlmd_calc.data.plausibility` which labels are refused because their unit must be another one.
+    taken from the files, and `mlmd_calc.data.plausibility` which labels are refused because their
+    unit must be another one.
 
     Parameters
     ----------
@@ -120,9 +121,6 @@ def _read_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
     if path.suffix.lower() == ".npz":
         return [read_npz(path, options.frame_spacing_fs)]
     if path.suffix.lower() in _HDF5_SUFFIXES:
-        # This imports torch, which `mlmd --help` need not wait for.
-        from mlmd_calc.data.hdf5_files import read_hdf5
-
         return read_hdf5(path)
     refuse_huge(path)
     return read_ase_file(path, options)

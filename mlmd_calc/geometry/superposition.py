@@ -42,7 +42,7 @@ def align(mobile: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
     return torch.matmul(offset, torch.matmul(u, vh).to(mobile)) + fixed_centre
 
 
-def superpose(frames: Frames, onto: Frames, atoms: NDArray[np.int64] | None = None) -> Frames:
+def superpose(frames: Frames, onto: Frames) -> Frames:
     """Move and turn frames onto a structure by least squares, without reflection.
 
     Parameters
@@ -51,13 +51,8 @@ def superpose(frames: Frames, onto: Frames, atoms: NDArray[np.int64] | None = No
         ``(f, a, 3)``.
     onto
         ``(a, 3)`` for all frames, or ``(f, a, 3)`` for one each.
-    atoms
-        Indices of the atoms to fit; None for all.
     """
     weights = torch.ones(frames.shape[1], dtype=torch.float64)
-    if atoms is not None:
-        weights = torch.zeros_like(weights)
-        weights[torch.from_numpy(atoms)] = 1.0
     mobile = torch.from_numpy(np.array(frames, dtype=np.float64))
     fixed = torch.from_numpy(np.array(onto, dtype=np.float64))
     return np.asarray(align(mobile, fixed, weights))

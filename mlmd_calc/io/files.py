@@ -178,7 +178,7 @@ def read_json(path: Path) -> dict[str, Any]:
 class FolderLock:
     """The right to write into a folder, which ends with :meth:`release` or with the process.
 
-    As a context manager it is given up if the block fails, and kept otherwise.
+    As a context manager it ends with the block.
 
     Raises
     ------
@@ -214,8 +214,16 @@ class FolderLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        self.release()
+
+    @contextmanager
+    def kept(self) -> Iterator[FolderLock]:
+        """Release it if the block fails, and keep it otherwise."""
+        try:
+            yield self
+        except BaseException:
             self.release()
+            raise
 
     def release(self) -> None:
         """Let others write."""

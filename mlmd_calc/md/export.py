@@ -15,7 +15,7 @@ from ase.io.trajectory import Trajectory
 
 from mlmd_calc import units
 from mlmd_calc.biomolecules.pdb import format_structure
-from mlmd_calc.biomolecules.structure import structure_from_ase
+from mlmd_calc.biomolecules.structure import bonded_structure_from_ase
 from mlmd_calc.md.record import RunRecord
 from mlmd_calc.optional import require
 from mlmd_calc.options import one_of
@@ -91,7 +91,7 @@ def _write_traj(record: RunRecord, path: Path) -> None:
 
 def _write_topology(record: RunRecord, path: Path) -> None:
     """Names, elements and bonds for formats that hold positions alone, beside the trajectory."""
-    structure = structure_from_ase(frame_atoms(record, 0))
+    structure = bonded_structure_from_ase(frame_atoms(record, 0))
     path.with_suffix(".pdb").write_text(format_structure(structure), encoding="utf-8")
 
 

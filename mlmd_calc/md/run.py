@@ -184,7 +184,7 @@ class Run:
         dynamics.begin()
         run = cls(dynamics, Recorder(molecules, folder, description), rng)
         folder.mkdir(parents=True, exist_ok=True)
-        with FolderLock(folder) as run._lock, contextlib.ExitStack() as on_failure:
+        with FolderLock(folder).kept() as run._lock, contextlib.ExitStack() as on_failure:
             # Again, now that no other process can begin one.
             refuse_run(folder)
             description.write(folder)
@@ -228,7 +228,7 @@ class Run:
         description = Description.read(folder)
         check_engine(description, engine)
         check_propagator(description.settings, propagator)
-        with FolderLock(folder) as lock:
+        with FolderLock(folder).kept() as lock:
             checkpoint = Checkpoint.read(folder)
             check_identity(
                 folder / CHECKPOINT_FILE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,11 @@ class Evaluation:
     forces_std: NDArray[np.float64] | None = None
     energy_std: float | None = None
     forces_spread: NDArray[np.float64] | None = None
+
+    def named(self) -> dict[str, Any]:
+        """Return what there is by its name, the spread included."""
+        found = {**vars(self), "spread": self.spread}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def spread(self) -> float | None:

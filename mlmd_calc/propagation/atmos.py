@@ -26,9 +26,9 @@ from mlmd_calc.propagation.propagator import Propagator, Strides
 from mlmd_calc.propagation.proposals import Finding, Proposal
 from mlmd_calc.propagation.relaxation import (
     PotentialWindow,
+    equilibrated,
     minimised,
     reference_window,
-    shaken,
 )
 from mlmd_calc.propagation.state import FloatArray, Frames, State
 from mlmd_calc.propagation.thermostats import Thermostat
@@ -111,7 +111,7 @@ class ATMOSPropagator(Propagator):
     ) -> None:
         if model.network.config.max_remaining:
             raise ConfigError(
-                f"model {model.card.name or model.source!r} is an interpolator, which needs to "
+                f"model {model.name!r} is an interpolator, which needs to "
                 "know where it goes; a propagator needs a model without max_remaining"
             )
         if len(system.left_out):
@@ -237,7 +237,7 @@ class ATMOSPropagator(Propagator):
         if thermostat is None or self.langevin_steps == 0:
             return state
         steps, temperature_K = self.langevin_steps, thermostat.temperature_K
-        return shaken(forces, [state], steps, temperature_K, [rng])[0]
+        return equilibrated(forces, [state], steps, temperature_K, [rng])[0]
 
     def energy_window(
         self,
@@ -283,7 +283,7 @@ def trained_stride_ps(model: ATMOSModel, stride_ps: float | None) -> float:
     ConfigError
         If the model does not know it, or None leaves it open.
     """
-    name, known = model.card.name or model.source, model.card.strides_ps
+    name, known = model.name, model.card.strides_ps
     listed = ", ".join(f"{stride:g}" for stride in known)
     if stride_ps is None:
         if len(known) == 1:
@@ -342,7 +342,7 @@ def check_molecule(model: ATMOSModel, system: MolecularSystem, beyond_training: 
     domain = model.card.domain
     objections = [] if domain is None else domain.objections(system.residues)
     if not beyond_training:
-        refuse_objections(objections, model.card.name or model.source)
+        refuse_objections(objections, model.name)
     return objections
 
 

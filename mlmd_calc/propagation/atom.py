@@ -57,7 +57,7 @@ class ATOMPropagator(Propagator):
         rotation: str | None = None,
     ) -> None:
         options = model.network.config
-        name = model.card.name or model.source
+        name = model.name
         if options.accelerations and potential is None:
             raise ConfigError(
                 f"model {name!r} takes accelerations; give the potential that provides them, for "

@@ -10,9 +10,9 @@ import ase
 from mlmd_calc.biomolecules import (
     BondedStructure,
     MolecularSystem,
+    bonded_structure_from_ase,
     build_system,
     read_structure,
-    structure_from_ase,
 )
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.options import one_of
@@ -95,7 +95,7 @@ def load_propagator(
     """
     one_of("dtype", dtype, ("float32", "float64"))
     model = load_any_model(name_or_path, device=device, dtype=dtype)
-    name = model.card.name or model.source
+    name = model.name
     if isinstance(model, ATMOSModel):
         _refuse_options(name, "ATOM", potential=potential, rotation=rotation)
         if structure is None:
@@ -147,7 +147,7 @@ def as_system(structure: MoleculeLike) -> MolecularSystem:
     if isinstance(structure, MolecularSystem):
         return structure
     if isinstance(structure, ase.Atoms):
-        structure = structure_from_ase(structure)
+        structure = bonded_structure_from_ase(structure)
     elif not isinstance(structure, BondedStructure):
         structure = read_structure(structure)
     return build_system(structure)

@@ -276,8 +276,8 @@ class Propagator(ABC):
         stride = self.conditions.stride_fs or self.strides.shortest
         if not stride:
             raise ConfigError(
-                f"{self.identity} recommends no stride; give one (mlmd run --jump, mlmd audit and "
-                f"validate --stride), {self.strides}"
+                f"{self.identity} recommends no stride; give one (stepSize, mlmd run --jump, mlmd "
+                f"audit and validate --stride), {self.strides}"
             )
         return stride
 

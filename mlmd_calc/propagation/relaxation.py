@@ -91,7 +91,7 @@ def reference_window(
     Parameters
     ----------
     forces, state, temperature_K, rng
-        As of :func:`shaken`.
+        As of :func:`equilibrated`.
     steps
         Of dynamics.
     minimise_steps
@@ -111,7 +111,7 @@ def reference_window(
     done, left_out = 0, steps // 3
     while done < steps:
         count = min(_SAMPLE_EVERY, steps - done)
-        state = shaken(forces, [state], count, temperature_K, [rng], warm=done > 0)[0]
+        state = equilibrated(forces, [state], count, temperature_K, [rng], warm=done > 0)[0]
         done += count
         if done > left_out:
             energies.append(energies_of(forces, [state])[0])
@@ -215,7 +215,7 @@ class _Descent:
         self.x = self.x + way * min(1.0, 0.2 / np.linalg.norm(way, axis=1).max())
 
 
-def shaken(
+def equilibrated(
     forces: ForceModel,
     states: Sequence[State],
     steps: int,

@@ -105,7 +105,7 @@ def draw_between(
     """
     if not model.network.config.max_remaining:
         raise ConfigError(
-            f"the model {model.card.name or model.source!r} is not an interpolator "
+            f"the model {model.name!r} is not an interpolator "
             "(max_remaining=0); give one that is, such as atmos-peptides-interpolator"
         )
     whole_number("count", count, 1, LARGEST_COUNT)

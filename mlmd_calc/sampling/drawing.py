@@ -202,7 +202,7 @@ def _objections(model: ATMOSModel, system: MolecularSystem, beyond_training: boo
     found = check_molecule(model, system, beyond_training)
     if model.card.domain is None:
         return [
-            f"The card of {model.card.name or model.source!r} does not tell which molecules it "
+            f"The card of {model.name!r} does not tell which molecules it "
             "was trained on; whether it knows this one is unknown."
         ]
     return [f"Beyond the training of the model: {objection}." for objection in found]

@@ -25,9 +25,9 @@ from mlmd_calc.propagation.relaxation import (
     TIMESTEP_FS,
     PotentialWindow,
     energies_of,
+    equilibrated,
     minimised,
     reference_window,
-    shaken,
 )
 from mlmd_calc.propagation.state import State
 from mlmd_calc.sampling.quality import FrameGuard
@@ -57,9 +57,9 @@ class RelaxedFrames(NamedTuple):
 class Relaxation:
     """Relaxes frames and judges them: by their structure, and by their potential energy.
 
-    A frame is minimised and shaken by 0.5 ps of Langevin dynamics. If its energy is then higher
-    than those of dynamics it is relaxed again, up to four times in all. Dynamics is a short run
-    from the start of the trajectories.
+    A frame is minimised and equilibrated by 0.5 ps of Langevin dynamics. If its energy is then
+    higher than those of dynamics it is relaxed again, up to four times in all. Dynamics is a short
+    run from the start of the trajectories.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ class Relaxation:
         """Relax states once; None for those that forces make nothing of."""
         try:
             moved = minimised(self.forces, states, MINIMISE_STEPS)
-            moved = shaken(self.forces, moved, DYNAMICS_STEPS, self.temperature_K, rngs)
+            moved = equilibrated(self.forces, moved, DYNAMICS_STEPS, self.temperature_K, rngs)
             energies = energies_of(self.forces, moved)
         except (InputError, PredictionError) as error:
             if len(states) > 1:

@@ -69,8 +69,7 @@ class SamplerOptions:
         config = model.sampler(len(system.alpha_carbons))
         if self.name == "sde" and config.gamma_0 == 0.0:
             raise ConfigError(
-                f"the sampler of model {model.card.name or model.source!r} adds no noise "
-                "(gamma_0=0); use sampler 'ode'"
+                f"the sampler of model {model.name!r} adds no noise (gamma_0=0); use sampler 'ode'"
             )
         if self.name == "ode":
             config = config.ode()
@@ -99,7 +98,7 @@ def stride_between(model: ATMOSModel, keyframe_stride_ps: float) -> float:
     known = model.card.strides_ps
     if known and not np.isclose(stride_ps, known).any():
         raise ConfigError(
-            f"the interpolator {model.card.name or model.source!r} was trained on a stride of "
+            f"the interpolator {model.name!r} was trained on a stride of "
             f"{', '.join(f'{each:g}' for each in known)} ps, but between keyframes "
             f"{keyframe_stride_ps:g} ps apart its steps would be {stride_ps:g} ps; use models "
             "that belong together"

@@ -121,7 +121,7 @@ class SamplingRun:
         run = cls(folder, job, structure, make_forces)
         run._drawing.begin()
         folder.mkdir(parents=True, exist_ok=True)
-        with FolderLock(folder) as run._lock:
+        with FolderLock(folder).kept() as run._lock:
             # Again, now that no other process can begin one.
             _refuse_run(folder)
             first = structure.positions[None, run._written]
@@ -166,7 +166,7 @@ class SamplingRun:
                 "before its first frame, if at all); give the --out of the run, or start one "
                 "without --restart"
             )
-        with FolderLock(folder) as lock:
+        with FolderLock(folder).kept() as lock:
             run = cls._continued(folder, read_restart(path), frames, make_forces)
             run._lock = lock
         return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
@@ -13,6 +12,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.io import toml
 from mlmd_calc.options import (
     check_at_least,
     check_choices,
@@ -26,11 +26,6 @@ from mlmd_calc.options import (
     with_tuples,
 )
 from mlmd_calc.zoo import KINDS, LoadedModel
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 TrainingData: TypeAlias = Sequence[MoleculeFrames | BiomolecularTrajectory]
 
@@ -214,8 +209,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     return values
 

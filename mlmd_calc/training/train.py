@@ -242,11 +242,8 @@ def _only_writer(folder: Path) -> Iterator[None]:
     if getattr(rank_zero_only, "rank", 0):
         yield
         return
-    lock = FolderLock(folder)
-    try:
+    with FolderLock(folder):
         yield
-    finally:
-        lock.release()
 
 
 def _check_accelerator(accelerator: str) -> None:

@@ -7,20 +7,15 @@ A run of it leaves its configuration, a ``.toml`` file, in a folder, and checkpo
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from mlmd_calc.errors import ConfigError, ModelFileError
+from mlmd_calc.io import toml
 from mlmd_calc.models.atom import ATOM, official
 from mlmd_calc.zoo.card import ModelCard
 from mlmd_calc.zoo.checkpoint import in_one_type, plain_names, read_checkpoint
 from mlmd_calc.zoo.model_file import ModelFile, build_network, content_checksum
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def read_atom_checkpoint(path: Path) -> ModelFile:
@@ -40,7 +35,7 @@ def read_atom_checkpoint(path: Path) -> ModelFile:
     """
     file = _configuration_file(path)
     try:
-        configuration = tomllib.loads(file.read_text(encoding="utf-8"))
+        configuration = toml.loads(file.read_text(encoding="utf-8"))
         arguments = official.constructor_arguments(configuration)
         config, tensors = official.convert(
             arguments, in_one_type(plain_names(path, read_checkpoint(path)))

@@ -41,6 +41,11 @@ class LoadedModel(Generic[N]):
     network: N
     atomic_energies: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What to call the model: as its card does, else where it comes from."""
+        return self.card.name or self.source
+
     def check_unchanged(self, sha256: str | None, stored: str, anew: str) -> None:
         """Refuse to take the place of another model that had the same name.
 

@@ -38,6 +38,12 @@ in Å they differ: 1.26 (COO⁻), 1.31 (CONH₂), 1.42 (C-OH) or 1.53 (C-CH₃) 
 _THERMAL: Final = 0.03
 """Å that a bond's length varies by from frame to frame."""
 
+_SHORTEST, _LONGEST = 0.9, 2.8
+"""Å. Bonds between heavy atoms are 1.1 Å (C≡N) to 2.2 Å (C-I), in a simulation 0.2 Å more."""
+
+_CHUNK: Final = 32
+"""Frames whose bonds are measured at a time."""
+
 
 def check_simulation(
     path: Path,
@@ -197,6 +203,35 @@ def check_natural(path: Path, system: MolecularSystem) -> None:
                 f"{residue.label} in {path} is a mirror image at {', '.join(residue.mirrored)}, "
                 "but has the name of the natural amino acid; reflect structure and frames "
                 "(positions[..., 0] *= -1) if all residues are, or leave this trajectory out"
+            )
+
+
+def check_bonds(name: str, positions: NDArray[np.float32], bonds: NDArray[np.int64]) -> None:
+    """Refuse frames in which molecules are not whole, or lengths are in another unit than Å.
+
+    Parameters
+    ----------
+    name
+        Of the trajectory, for messages.
+    positions
+        ``(f, a, 3)`` Å.
+    bonds
+        ``(b, 2)`` between heavy atoms.
+
+    Raises
+    ------
+    InputError
+        If a bond between heavy atoms is shorter than 0.9 Å or longer than 2.8 Å.
+    """
+    for start in range(0, len(positions), _CHUNK):
+        lengths = bond_lengths(positions[start : start + _CHUNK], bonds)
+        wrong = (lengths < _SHORTEST) | (lengths > _LONGEST)
+        if wrong.any():
+            frame, bond = np.argwhere(wrong)[0]
+            raise InputError(
+                f"trajectory {name!r}: in frame {start + frame} a bond is "
+                f"{lengths[frame, bond]:.2f} Å long, allowed are {_SHORTEST} to {_LONGEST} Å; "
+                "molecules must be whole and lengths in Å"
             )
 
 

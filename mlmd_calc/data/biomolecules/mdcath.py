@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules.structure import BondedStructure
-from mlmd_calc.data.biomolecules.consistency import check_simulation
-from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
+from mlmd_calc.data.biomolecules.consistency import check_bonds, check_simulation
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+from mlmd_calc.data.hdf5 import open_hdf5, read_array
 from mlmd_calc.errors import ConfigError, ModelFileError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.options import whole_number
@@ -101,7 +101,7 @@ def read_mdcath(
                 replica=replica,
                 metadata={"source": path.name, "data_set": "mdCATH"},
             )
-            check_bonds(trajectory)
+            check_bonds(trajectory.name, trajectory.positions, trajectory.system.bonds)
             check_simulation(path, structure, trajectory.system, trajectory.positions)
             trajectories.append(trajectory)
     return trajectories

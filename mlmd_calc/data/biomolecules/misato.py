@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from mlmd_calc.biomolecules.structure import BondedStructure
-from mlmd_calc.data.biomolecules.consistency import check_natural, check_residues
-from mlmd_calc.data.biomolecules.hdf5 import check_bonds, open_hdf5, read_array
+from mlmd_calc.data.biomolecules.consistency import check_bonds, check_natural, check_residues
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
+from mlmd_calc.data.hdf5 import open_hdf5, read_array
 from mlmd_calc.errors import ConfigError, InputError, ModelFileError
 from mlmd_calc.optional import require
 
@@ -113,7 +113,7 @@ def read_misato(
         ligands=None if smiles is None else {LIGAND: smiles},
         metadata={"source": path.name, "data_set": "MISATO"},
     )
-    check_bonds(trajectory)
+    check_bonds(trajectory.name, trajectory.positions, trajectory.system.bonds)
     check_residues(path, trajectory.structure, trajectory.system, trajectory.positions)
     check_natural(path, trajectory.system)
     _check_bound(trajectory)

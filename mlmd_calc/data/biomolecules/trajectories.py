@@ -12,8 +12,8 @@ all atoms   x ``(f, n, 3)`` Å, all atoms in the order of pdb; dt_ps; pdb (text,
             file); optional temperature_K
 ==========  ================================================================================
 
-`write_trajectory` writes the first. A file of the second is named by its stem, whose ending
-``_rK`` is the number of the replica.
+`write_biomolecular_trajectory` writes the first. A file of the second is named by its stem, whose
+ending ``_rK`` is the number of the replica.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def _read(path: Path) -> BiomolecularTrajectory:
             f"{path} is neither an npz file, in which trajectories of ATMOS are kept, nor of "
             f"{' and '.join(FRAME_FILES)}, which are read with a topology; read other frames with "
             "mdtraj or MDAnalysis, the structure with read_structure, join them with "
-            "BiomolecularTrajectory.from_frames, and write them with write_trajectory"
+            "BiomolecularTrajectory.from_frames, and write them with write_biomolecular_trajectory"
         )
     with reading(path):
         kind = "layout of biomolecular trajectories"
@@ -320,7 +320,7 @@ _LAYOUTS: Final[Layouts[BiomolecularTrajectory]] = (
 _OPTIONAL: Final = frozenset({"temperature_K", *_LATER})
 
 
-def write_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None:
+def write_biomolecular_trajectory(path: PathLike, trajectory: BiomolecularTrajectory) -> None:
     """Write a trajectory as npz; the file appears complete or not at all.
 
     Parameters

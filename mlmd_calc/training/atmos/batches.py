@@ -15,6 +15,7 @@ from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.models.atmos import ATMOSConfig, Features
 from mlmd_calc.models.atmos.sampler import training_noise
+from mlmd_calc.options import steps_in
 from mlmd_calc.training.atmos.recipe import ATMOSRecipe
 from mlmd_calc.training.batches import BatchStream, padded_size
 from mlmd_calc.wording import counted
@@ -105,8 +106,8 @@ class WindowTable:
                 self._check(trajectory, stride)
 
     def _check(self, trajectory: BiomolecularTrajectory, stride_ps: float) -> None:
-        frames = stride_ps / trajectory.dt_ps
-        if round(frames) < 1 or abs(frames - round(frames)) > 1e-6 * frames:
+        frames = steps_in(stride_ps, trajectory.dt_ps)
+        if not frames:
             raise ConfigError(
                 f"strides_ps has {stride_ps:g} ps, which is not a multiple of the "
                 f"{trajectory.dt_ps:g} ps between frames of {trajectory.name!r}; choose multiples"
@@ -115,7 +116,7 @@ class WindowTable:
             raise InputError(
                 f"trajectory {trajectory.name!r} has {counted(len(trajectory), 'frame')} of "
                 f"{trajectory.dt_ps:g} ps, but a window needs "
-                f"{self.steps * round(frames) + 1}; give longer trajectories, a smaller window or "
+                f"{self.steps * frames + 1}; give longer trajectories, a smaller window or "
                 "stride, or another held_out_fraction"
             )
 

@@ -1,25 +1,17 @@
-"""What the readers of published HDF5 files share."""
+"""HDF5 files: how they are opened, and arrays of which shape and type are known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
-from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.geometry.bonds import bond_lengths
+from mlmd_calc.errors import ModelFileError
 from mlmd_calc.optional import require
-
-_SHORTEST, _LONGEST = 0.9, 2.8
-"""Å. Bonds between heavy atoms are 1.1 Å (C≡N) to 2.2 Å (C-I), in a simulation 0.2 Å more."""
-
-_CHUNK: Final = 32
-"""Frames whose bonds are measured at a time."""
 
 
 @contextmanager
@@ -101,24 +93,3 @@ def read_array(
             f"{where}/{key} cannot be read as {dtype.__name__}: {error}"
         ) from error
     return converted
-
-
-def check_bonds(trajectory: BiomolecularTrajectory) -> None:
-    """Refuse frames in which molecules are not whole, or lengths are in another unit than Å.
-
-    Raises
-    ------
-    InputError
-        If a bond between heavy atoms is shorter than 0.9 Å or longer than 2.8 Å.
-    """
-    for start in range(0, len(trajectory), _CHUNK):
-        frames = trajectory.positions[start : start + _CHUNK]
-        lengths = bond_lengths(frames, trajectory.system.bonds)
-        wrong = (lengths < _SHORTEST) | (lengths > _LONGEST)
-        if wrong.any():
-            frame, bond = np.argwhere(wrong)[0]
-            raise InputError(
-                f"trajectory {trajectory.name!r}: in frame {start + frame} a bond is "
-                f"{lengths[frame, bond]:.2f} Å long, allowed are {_SHORTEST} to {_LONGEST} Å; "
-                "molecules must be whole and lengths in Å"
-            )
