@@ -28,7 +28,7 @@ from mlmd_calc.propagation import (
     read_restart,
 )
 from mlmd_calc.propagation.atmos import ATMOSPropagator, Chirality, PeptideBonds
-from mlmd_calc.propagation.relaxation import minimised, reference_window, shaken
+from mlmd_calc.propagation.relaxation import equilibrated, minimised, reference_window
 
 pytest.importorskip("mdtraj", reason="mdtraj is not installed")
 pytest.importorskip("rdkit", reason="rdkit is not installed")
@@ -372,7 +372,7 @@ def test_minimisation_goes_downhill(dipeptide):
         minimised(NO_FORCES, [start], 1)
 
 
-def test_shaking_gives_the_vibrations_of_the_temperature(dipeptide):
+def test_equilibration_gives_the_vibrations_of_the_temperature(dipeptide):
     spring = 5.0
     harmonic = Harmonic.tethers(spring, dipeptide.positions)
     forces = FunctionForces(harmonic.energy_and_forces)
@@ -380,7 +380,7 @@ def test_shaking_gives_the_vibrations_of_the_temperature(dipeptide):
     squares, energies = [], []
     for _ in range(8):
         # From the minimum, long against the inverse friction.
-        (state,) = shaken(forces, [state_of(dipeptide)], 2000, 300.0, [rng])
+        (state,) = equilibrated(forces, [state_of(dipeptide)], 2000, 300.0, [rng])
         squares.append(((state.positions - dipeptide.positions) ** 2).mean())
         energies.append(state.kinetic_energy)
     error = 5.0 * np.sqrt(2.0 / (66 * 8))

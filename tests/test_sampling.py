@@ -178,7 +178,7 @@ def test_recorded_draws_are_the_same(system, rollout, count, monkeypatch):
         for _ in range(3):
             memory, positions = fresh.step(memory, positions, sources)
         found.append((positions, *memory))
-        assert len(fresh._denoise._recordings) == (calls_before_recording < 10**9)
+        assert len(fresh._denoise._by_shapes.recordings) == (calls_before_recording < 10**9)
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 

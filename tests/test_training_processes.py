@@ -63,15 +63,22 @@ def finish(folder, out, **options):
     return status, said
 
 
+def last_written(out):
+    """When the last checkpoint was written; 0 where there is none, as for an instant in between."""
+    try:
+        return (out / "last.ckpt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def interrupt(folder, out, number, delay=0.0):
     """Start or continue a run, and send a signal some time after its next checkpoint.
 
     Returns the exit status and what was said.
     """
-    checkpoint = out / "last.ckpt"
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    before = last_written(out)
     with Child(mlmd, *arguments(folder, out)) as child:
-        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+        while last_written(out) in (0, before):
             assert child.is_alive, child.wait()
             time.sleep(0.002)
         time.sleep(delay)
