@@ -162,6 +162,18 @@ class Recipe:
         except TypeError as error:
             raise ConfigError(f"model={self.model!r} is not an architecture: {error}") from error
 
+    def wanted_size(self) -> dict[str, Any]:
+        """Return what is asked for of :attr:`grows_by`, without the names of tables."""
+        found = {}
+        for entry in self.grows_by:
+            *tables, name = entry.split(".")
+            options = self.model
+            for table in tables:
+                options = options.get(table, {})
+            if name in options:
+                found[name] = options[name]
+        return found
+
     def check_model(self) -> None:
         """Refuse architecture options that no network can be built from."""
 

@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.larger import seeded
 from mlmd_calc.training.batches import BatchStream
 from mlmd_calc.training.held_out import elements_of, split
 from mlmd_calc.training.module import TrainingModule
@@ -103,10 +104,7 @@ def network_to_train(start: LoadedModel[N] | None, seed: int, build: Callable[[]
     """
     if start is not None:
         return copy.deepcopy(start.network).float().cpu().train()
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds accelerators as well.
-        torch.default_generator.manual_seed(seed)
-        return build().train()
+    return seeded(build, seed).train()
 
 
 def refuse_new_elements(validation: Mapping[str, TrainingData], known: Collection[int]) -> None:

@@ -21,6 +21,7 @@ from mlmd_calc.models.atom.physical_units import (
     check_kind,
 )
 from mlmd_calc.models.atom.slots import PairSlots, angle_dtype
+from mlmd_calc.models.larger import seeded_like, take_weights
 from mlmd_calc.models.mdet.network import PairEncoder
 
 _ENCODER: Final = "lifting_layer.encoder"
@@ -127,20 +128,8 @@ class ATOMIntegrator(nn.Module):
 
     def _in_larger(self, config: IntegratorConfig, seed: int) -> ATOMIntegrator:
         """Copy the weights into a larger network, whose own ones do not yet reach its result."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            larger = ATOMIntegrator(config)
-        larger.to(self.element_embedding.weight).train(self.training)
-        target = larger.state_dict()
-        for name, weight in self.state_dict().items():
-            if weight.shape == target[name].shape:
-                target[name].copy_(weight)
-                continue
-            # New rows are as drawn. Scale and shift are rows of one matrix.
-            parts = 2 if "film" in name else 1
-            old, new = (w.unflatten(0, (parts, -1)) for w in (weight, target[name]))
-            new[:, : old.shape[1]] = 0.0
-            new[tuple(map(slice, old.shape))] = old
+        larger = seeded_like(self, lambda: ATOMIntegrator(config), seed)
+        take_weights(larger, self)
         return larger
 
     def propagate(

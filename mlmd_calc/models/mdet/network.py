@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.models.larger import seeded_like, take_weights
 from mlmd_calc.models.mdet.config import TARGET_DIMENSION, MDETConfig
 from mlmd_calc.models.mdet.edge_attention import AttentionFunction, edge_attention, pair_bias
 from mlmd_calc.models.mdet.embeddings import Embedding, PairGeometry, envelope, pair_geometry
@@ -88,14 +89,6 @@ class EdgeTransformerLayer(nn.Module):
         inner = self.norm(pairs) if self.norm_first else pairs
         out: Tensor = self.ffn(pairs + self.dropout(self.attention(inner, bias, attention)))
         return out
-
-    def take(self, smaller: EdgeTransformerLayer) -> None:
-        """Take the weights of a layer with no more feed-forward units; nothing reads the others."""
-        own = self.state_dict()
-        for name, weight in smaller.state_dict().items():
-            if weight.dim() == 2:
-                own[name][:, weight.shape[1] :] = 0.0
-            own[name][tuple(map(slice, weight.shape))] = weight
 
     def pass_on(self, before: EdgeTransformerLayer) -> None:
         """Pass on what the layer before gives, and let the weights that follow learn to add to it.
@@ -348,7 +341,6 @@ class MDET(PairEncoder):
                     else Head(config, TARGET_DIMENSION[target], atomwise=target in ATOMWISE)
                 )
 
-    @torch.no_grad()
     def grown(
         self, n_layers: int | None = None, ffn_multiplier: int | None = None, seed: int = 0
     ) -> MDET:
@@ -382,17 +374,14 @@ class MDET(PairEncoder):
                     f"{option}={wanted} is less than the network's {present}; a trained network "
                     "can only grow"
                 )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            larger = MDET(config)
-        larger.to(next(self.parameters())).train(self.training)
+        larger = seeded_like(self, lambda: MDET(config), seed)
         around = {k: v for k, v in self.state_dict().items() if not k.startswith("layers.")}
         larger.load_state_dict(around, strict=False)
         layers = iter(cast("list[EdgeTransformerLayer]", larger.layers))
         added = config.n_layers - old.n_layers
         for place, layer in enumerate(cast("list[EdgeTransformerLayer]", self.layers), start=1):
             last = next(layers)
-            last.take(layer)
+            take_weights(last, layer)
             for _ in range(added * (place - 1) // old.n_layers, added * place // old.n_layers):
                 new = next(layers)
                 new.pass_on(last)

@@ -75,11 +75,6 @@ class ATOMRecipe(Recipe):
                 f"network's max_horizon={longest} fs"
             )
 
-    def wanted_width(self) -> int | None:
-        """Width inside the functions of pairs that the recipe asks for, if it does."""
-        width: int | None = self.model.get(INTEGRATOR, {}).get("pair_hidden_dim")
-        return width
-
     def network_config(self) -> IntegratorConfig:
         """Architecture of the network to train."""
         return IntegratorConfig.from_dict(self.model)

@@ -24,8 +24,8 @@ def atom_task(
 ) -> Task:
     """Prepare a training; see :data:`~mlmd_calc.training.task.PrepareTask`."""
     network = network_to_train(start, recipe.seed, lambda: ATOMIntegrator(recipe.network_config()))
-    if start is not None and (width := recipe.wanted_width()):
-        network = network.widened(width, recipe.seed)
+    if start is not None and (size := recipe.wanted_size()):
+        network = network.widened(**size, seed=recipe.seed)
     if recipe.encoder:
         forces = load_model(recipe.encoder, device="cpu", dtype="float32")
         network = network.with_encoder(forces.network)

@@ -68,10 +68,6 @@ class MDETRecipe(Recipe):
         """Refuse options that no MD-ET network has."""
         MDETConfig.from_dict(self.model)
 
-    def wanted_size(self) -> dict[str, int]:
-        """Size that the recipe asks for, as far as a trained network can grow."""
-        return {name: self.model[name] for name in self.grows_by if name in self.model}
-
     def check_start(self, start: LoadedModel[Any]) -> None:
         """Refuse to train the forces alone of a model whose energy gradient is recommended."""
         if start.card.recommended.get("forces") != "conservative":
