@@ -38,7 +38,9 @@ from mlmd_calc.training.recipe import Recipe, read_toml
 from mlmd_calc.zoo import ATMOSModel, ATOMModel, Model, ModelCard, load_any_model, save_model
 from mlmd_calc.zoo.manifest import SHIPPED_WEIGHTS, write_manifest
 
-FRAMES: Final = 100
+STRUCTURES: Final = 1200
+"""Of a test set, as many of each molecule: of a single molecule, two hundred are too few."""
+
 EQUIVARIANCE_STRUCTURES: Final = 40
 HELD_OUT: Final = {
     "molecules never trained on": "molecules",
@@ -54,7 +56,8 @@ def measure_forces(
 ) -> dict[str, float]:
     """Errors of one setting on one test set."""
     potential = Potential(model, seed=0, **options)
-    accuracy = summarise_errors([molecule_errors(potential, m, FRAMES) for m in frames])
+    most = STRUCTURES // len(frames)
+    accuracy = summarise_errors([molecule_errors(potential, m, most) for m in frames])
     each = max(1, EQUIVARIANCE_STRUCTURES // len(frames))
     few = [s for m in frames for s in structures_of(m, each)]
     turned = orientation_errors(potential, few)
@@ -100,7 +103,8 @@ def with_spread(model: Model, card: ModelCard, tests: Tests) -> ModelCard:
     except ConfigError:
         return card
     name, frames = next(iter(tests.items()))
-    found = calibrate_spread([spreads_and_errors(potential, one, FRAMES) for one in frames])
+    most = STRUCTURES // len(frames)
+    found = calibrate_spread([spreads_and_errors(potential, one, most) for one in frames])
     row = {
         "structures": found.structures,
         "rank correlation with the error": round(found.rank_correlation, 3),
@@ -123,7 +127,8 @@ def jump_errors(model: ATOMModel, card: ModelCard, tests: Tests) -> dict[str, An
     times = [time for time in TIMES_FS if time in propagator.strides]
     errors = {}
     for name, frames in tests.items():
-        found = compare_with_baselines(propagator, frames, times, most=FRAMES)[ALL]
+        most = STRUCTURES // len(frames)
+        found = compare_with_baselines(propagator, frames, times, most=most)[ALL]
         rows: dict[str, Any] = {}
         for column, time in enumerate(times):
             rows[f"{time:g} fs"] = {
