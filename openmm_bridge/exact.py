@@ -98,7 +98,7 @@ class ExactNVTIntegrator(PythonSteps):
         rng: np.random.Generator | None = None,
     ) -> None:
         step_ps = number_in(stepSize, unit.picosecond)
-        super().__init__(step_ps, update=False)
+        super().__init__(step_ps, update=False, rng=rng)
         self._system = proposal
         self._timestep = step_ps * units.PS
         self._options: dict[str, Any] = {
@@ -107,13 +107,17 @@ class ExactNVTIntegrator(PythonSteps):
             "trajectory_steps": trajectorySteps,
             "warmup": warmup,
         }
-        self._rng = np.random.default_rng() if rng is None else rng
         self._sampler: ExactNVT | None = None
         self._context: Any = None
         self._target: ContextForces
         self._proposing: openmm.Context
         self._shown: Shown
         self._last_values: tuple[int, list[str]]
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the run has begun."""
+        return self._sampler is not None
 
     @property
     def sampler(self) -> ExactNVT:
@@ -144,18 +148,6 @@ class ExactNVTIntegrator(PythonSteps):
     def setStepSize(self, size: Any) -> None:  # noqa: N802
         """Refuse to change the time step, which the warm-up has found."""
         raise ConfigError(f"stepSize={size}: it cannot be changed; make a new ExactNVTIntegrator")
-
-    def setRandomNumberSeed(self, seed: int) -> None:  # noqa: N802
-        """Set the seed in place of `rng`; 0 draws one.
-
-        Raises
-        ------
-        ConfigError
-            If the run has begun.
-        """
-        if self._sampler is not None:
-            raise ConfigError("the run has begun; set the seed before the first step")
-        self._rng = np.random.default_rng(seed or None)
 
     def saveRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
         """Write a restart file, replacing an older one in one go.

@@ -134,7 +134,8 @@ class JumpIntegrator(PythonSteps):
         )
         self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
-        super().__init__((stride_fs + self._md_fs) / units.FS_PER_PS, update=True)
+        step_ps = (stride_fs + self._md_fs) / units.FS_PER_PS
+        super().__init__(step_ps, update=True, rng=options.pop("rng", None))
         self._region = region
         self._structure = region.structure(np.zeros((len(region), 3)))
         self._propagator = propagator
@@ -146,6 +147,11 @@ class JumpIntegrator(PythonSteps):
         self._loop: JumpLoop | None = None
         self._context: Any = None
         self._shown: Shown
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the run has begun."""
+        return self._loop is not None
 
     @property
     def loop(self) -> JumpLoop:
@@ -175,6 +181,7 @@ class JumpIntegrator(PythonSteps):
                     thermostat=self._thermostat,
                     forces=self._forces(),
                     md_timestep_fs=self._md_timestep_fs,
+                    rng=self._rng,
                     **self._options,
                 )
             finally:
@@ -236,19 +243,6 @@ class JumpIntegrator(PythonSteps):
             self._loop.stride_fs = stride_fs
         self._stride_fs = stride_fs
         super().setStepSize((stride_fs + self._md_fs) / units.FS_PER_PS)
-
-    def setRandomNumberSeed(self, seed: int) -> None:  # noqa: N802
-        """Set the seed in place of `rng`; 0 draws one.
-
-        Raises
-        ------
-        ConfigError
-            If the run has begun.
-        """
-        if self._loop is not None:
-            raise ConfigError("the run has begun; set the seed before the first step")
-        super().setRandomNumberSeed(seed)
-        self._options["rng"] = np.random.default_rng(seed or None)
 
     def saveRestart(self, path: str | os.PathLike[str]) -> None:  # noqa: N802
         """Write a restart file, replacing an older one in one go.

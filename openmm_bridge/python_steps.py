@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any, Final
 
+import numpy as np
 import openmm
 from openmm import unit
 
@@ -28,10 +29,13 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
     update
         Whether OpenMM does what it does in each step besides integrating, such as removing the
         motion of the centre of mass.
+    rng
+        Source of randomness; None draws a seed from the system.
     """
 
-    def __init__(self, step_ps: float, *, update: bool) -> None:
+    def __init__(self, step_ps: float, *, update: bool, rng: np.random.Generator | None) -> None:
         super().__init__(step_ps)
+        self._rng = np.random.default_rng() if rng is None else rng
         self.addGlobalVariable(_COUNTING, 0.0)
         if update:
             self.addUpdateContextState()
@@ -39,6 +43,24 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
         self.beginIfBlock(f"{_COUNTING} = 0")
         self.addComputePerDof("x", f"x + sqrt({_COUNTING} - 1)")
         self.endBlock()
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the run has begun."""
+        raise NotImplementedError
+
+    def setRandomNumberSeed(self, seed: int) -> None:  # noqa: N802
+        """Set the seed in place of `rng`; 0 draws one.
+
+        Raises
+        ------
+        ConfigError
+            If the run has begun.
+        """
+        if self._begun:
+            raise ConfigError("the run has begun; set the seed before the first step")
+        super().setRandomNumberSeed(seed)
+        self._rng = np.random.default_rng(seed or None)
 
     def count_step(self) -> None:
         """Let OpenMM count a step, and time by the step size."""

@@ -39,12 +39,11 @@ def denoise_window(
     noisy: torch.Tensor,
     sigma: torch.Tensor,
     *,
-    cycles: int | None = None,
     remaining: torch.Tensor | None = None,
     **given: torch.Tensor | None,
 ) -> Prediction:
     """Read true frames ``(b, w, a, 3)`` one by one and denoise the frame after them."""
-    context = network.context(features, cycles)
+    context = network.context(features)
     memory = network.initial_memory(context)
     for index, positions in enumerate(frames.unbind(1)):
         left = None if remaining is None else remaining - index

@@ -286,7 +286,8 @@ def test_trunk(dtype: torch.dtype, windows: str, monkeypatch: pytest.MonkeyPatch
     features = molecule_features(case)
     with torch.no_grad():
         aligned, trunk.msa_module = trunk(features), None
-        plain, short = trunk(features), trunk(features, cycles=1)
+        plain, trunk.cycles = trunk(features), 1
+        short = trunk(features)
         case.check("distogram_logits", trunk.distogram_head(plain.z)[0])
     case.check("s_inputs", plain.s_inputs[0])
     for suffix, out in (("", plain), ("_cycle1", short), ("_msa1", aligned)):

@@ -93,12 +93,10 @@ def test_reads_heavy_atoms_without_caps(tmp_path):
 def test_choice_of_runs_and_frames(tmp_path):
     path = tmp_path / "domain.h5"
     write(path)
-    (hot,) = read_mdcath(path, temperature_K=450, replicas=[0], frames=2)
+    hot = read_mdcath(path, temperature_K=450, frames=2)[0]
     assert (len(hot), hot.temperature_K) == (2, 450.0)
     with pytest.raises(ConfigError, match="no temperature 300 in /1abcA00; there are 320, 450"):
         read_mdcath(path, temperature_K=300)
-    with pytest.raises(ConfigError, match="no replica 4 in /1abcA00/320; there are 0, 1"):
-        read_mdcath(path, replicas=[4])
     with pytest.raises(ConfigError, match="frames=0"):
         read_mdcath(path, frames=0)
 

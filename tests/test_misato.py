@@ -90,17 +90,6 @@ def test_reads_a_complex(tmp_path):
     assert len(complexed.system.phi_psi) == 2
 
 
-def test_ligand_of_a_smiles(tmp_path):
-    path, topology, _ = write(tmp_path)
-    complexed = read_misato(path, "10GS", topology, smiles="CCO")
-    free = read_misato(path, "10GS", topology)
-    ligand = complexed.system.features.is_ligand
-    conformers = [c.system.features.ref_pos[ligand] for c in (complexed, free)]
-    assert (conformers[0] - conformers[1]).abs().max() > 1e-3
-    with pytest.raises(InputError, match="does not have the heavy atoms and bonds of its SMILES"):
-        read_misato(path, "10GS", topology, smiles="CCN")
-
-
 def test_leaves_out_what_the_method_leaves_out(tmp_path):
     path, topology, _ = write(tmp_path, ligand="LIG")
     with pytest.raises(InputError, match="no residue is called MOL"):

@@ -27,7 +27,7 @@ from mlmd_calc.biomolecules.residues import NUCLEOTIDES
 from mlmd_calc.biomolecules.sites import Site, Sites
 from mlmd_calc.biomolecules.structure import BondedStructure
 from mlmd_calc.errors import InputError, ModelFileError
-from mlmd_calc.io.files import COMPRESSED, refuse_capital_ending, refuse_huge
+from mlmd_calc.io.files import COMPRESSED, bare_suffix, refuse_capital_ending, refuse_huge
 
 _PARSERS: Final[Mapping[str, Callable[[str, int], Sites]]] = MappingProxyType(
     {".pdb": parse_pdb, ".ent": parse_pdb, ".cif": parse_mmcif, ".mmcif": parse_mmcif}
@@ -62,14 +62,7 @@ class StructureFile:
 
 def is_structure_file(path: str | os.PathLike[str]) -> bool:
     """Tell by the name whether `read_structure_file` is for a file."""
-    return _suffix(Path(path)) in _PARSERS
-
-
-def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+    return bare_suffix(Path(path)) in _PARSERS
 
 
 def read_structure(path: str | os.PathLike[str], model: int = 0) -> BondedStructure:
@@ -104,7 +97,7 @@ def read_structure_file(path: str | os.PathLike[str], model: int = 0) -> Structu
         raise ModelFileError(f"the structure file {path} does not exist")
     refuse_huge(path)
     refuse_capital_ending(path)
-    parse = _PARSERS.get(_suffix(path))
+    parse = _PARSERS.get(bare_suffix(path))
     if parse is None:
         raise ModelFileError(
             f"{path} is not a structure file by its name; readable are {', '.join(_PARSERS)}, also "

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import typer
 
@@ -18,63 +18,41 @@ app = typer.Typer(help="Measure speed; needs a source checkout.", no_args_is_hel
 
 _FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
+_BENCHMARKS: Final = {
+    "mdet": (False, "Time and memory of an MD-ET force call as ratios to the literal form"),
+    "forces": (False, "Time of a force call and of a step, against the network as loaded"),
+    "overhead": (True, "Time per step that ASE, OpenMM and their bridges take"),
+    "table": (False, "Time and memory of everything, over sizes and precisions, in one run"),
+    "jump": (False, "Speed and ensemble of a jump propagator against force-based steps"),
+    "rollout": (False, "Time and memory per frame of a long ATMOS roll-out"),
+    "sampling": (True, "Cost of 10 ps of peptides by dynamics, ATMOS and relaxation"),
+}
+"""By name, that of its script after "bench_": whether it needs OpenMM, and what it measures."""
+
 
 @app.callback()
 def bench() -> None:
     """Measure speed and overhead."""
 
 
-def _passed_on(name: str) -> Callable[[Callable[[typer.Context], None]], Any]:
+def _passed_on(script: str, needs_openmm: bool) -> Callable[[typer.Context], None]:
     """Make a command that leaves all options to its script."""
-    return app.command(
-        name,
+
+    def command(context: typer.Context) -> None:
+        if needs_openmm:
+            require("openmm", extra="openmm", why="compare with it")
+        _run(script, context.args)
+
+    return command
+
+
+for _name, (_needs_openmm, _help) in _BENCHMARKS.items():
+    app.command(
+        _name,
+        help=f"{_help} (--help for options).",
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
-
-
-@_passed_on("mdet")
-def mdet_command(context: typer.Context) -> None:
-    """Time and memory of an MD-ET force call as ratios to the literal form (--help for options)."""
-    _run("bench_mdet.py", context.args)
-
-
-@_passed_on("forces")
-def forces_command(context: typer.Context) -> None:
-    """Time of a force call and of a step, against the network as loaded (--help for options)."""
-    _run("bench_forces.py", context.args)
-
-
-@_passed_on("overhead")
-def overhead_command(context: typer.Context) -> None:
-    """Time per step that ASE, OpenMM and their bridges take (--help for options)."""
-    require("openmm", extra="openmm", why="measure its overhead")
-    _run("bench_overhead.py", context.args)
-
-
-@_passed_on("table")
-def table_command(context: typer.Context) -> None:
-    """Time and memory of everything, over sizes and precisions, in one run (--help for options)."""
-    _run("bench_table.py", context.args)
-
-
-@_passed_on("jump")
-def jump_command(context: typer.Context) -> None:
-    """Speed and ensemble of a jump propagator against force-based steps (--help for options)."""
-    _run("bench_jump.py", context.args)
-
-
-@_passed_on("rollout")
-def rollout_command(context: typer.Context) -> None:
-    """Time and memory per frame of a long ATMOS roll-out (--help for options)."""
-    _run("bench_rollout.py", context.args)
-
-
-@_passed_on("sampling")
-def sampling_command(context: typer.Context) -> None:
-    """Cost of 10 ps of peptides by dynamics, ATMOS and relaxation (--help for options)."""
-    require("openmm", extra="openmm", why="compare with its dynamics")
-    _run("bench_sampling.py", context.args)
+    )(_passed_on(f"bench_{_name}.py", _needs_openmm))
 
 
 def _run(script: str, arguments: list[str]) -> None:

@@ -46,7 +46,7 @@ from mlmd_calc.geometry.bonds import (
 from mlmd_calc.geometry.constraints import acting_constraints
 from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.io.files import (
-    COMPRESSED,
+    bare_suffix,
     refuse_byte_order_mark,
     refuse_capital_ending,
     refuse_huge,
@@ -261,7 +261,7 @@ def _read(
                 f"{path} does not state the charges of its ions or nucleotides, or of ionic "
                 "ligands; give --charge"
             )
-    elif _suffix(path).lower() in MOLFILE_SUFFIXES:
+    elif bare_suffix(path) in MOLFILE_SUFFIXES:
         atoms = read_molfile(path)
     else:
         atoms = _read_with_ase(path, charge_known=charge_known)
@@ -287,17 +287,13 @@ def _from_structure(structure: BondedStructure, report: Callable[[str], None]) -
     return atoms
 
 
-def _suffix(path: Path) -> str:
-    return next((s for s in reversed(path.suffixes) if s not in COMPRESSED), "")
-
-
 def _last_frame(path: Path) -> tuple[str, ase.Atoms]:
     """Read the last frame of a file; return the kind of the file by ASE's name, and the atoms."""
-    suffix = _suffix(path)
-    known = extension2format.get(suffix.lower().removeprefix("."))
+    suffix = bare_suffix(path)
+    known = extension2format.get(suffix.removeprefix("."))
     try:
         # ASE does not know capital letters; where it knows nothing, it looks into the file.
-        is_capital = suffix != suffix.lower()
+        is_capital = suffix not in path.suffixes
         kind = known.name if known is not None and is_capital else filetype(str(path))
         atoms: Any = ase.io.read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
         return kind, atoms
@@ -320,7 +316,7 @@ def _last_frame(path: Path) -> tuple[str, ase.Atoms]:
 
 def _read_with_ase(path: Path, *, charge_known: bool) -> ase.Atoms:
     refuse_byte_order_mark(path)
-    if _suffix(path).lower() in _HALVES:
+    if bare_suffix(path) in _HALVES:
         raise InputError(
             f"{path} is of a kind that holds positions without elements, or a topology without "
             "positions; write one frame with its topology as a PDB or .xyz file, for example with "

@@ -124,7 +124,7 @@ def usual_recipe(start: LoadedModel[Any]) -> str:
     if f"{kind}-finetune" not in names:
         usual = ", ".join(n for n in names if load_recipe(n).kind == kind) or "a .toml file"
         raise ConfigError(
-            f"there is no usual recipe for fine-tuning {start.card.name!r}; name one with --recipe "
+            f"there is no usual recipe for fine-tuning {start.name!r}; name one with --recipe "
             f"({usual}), and give --set steps and --set learning_rate"
         )
     return f"{kind}-finetune"

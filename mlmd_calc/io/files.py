@@ -62,6 +62,11 @@ def refuse_capital_ending(path: Path) -> None:
         )
 
 
+def bare_suffix(path: Path) -> str:
+    """Return the ending of a file in small letters, without that of a compression."""
+    return next((s for s in map(str.lower, reversed(path.suffixes)) if s not in COMPRESSED), "")
+
+
 def refuse_byte_order_mark(path: Path) -> None:
     """Refuse a text that is not plain UTF-8, as some editors on Windows save it.
 

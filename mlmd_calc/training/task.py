@@ -80,7 +80,7 @@ def prepare(data: TrainingData, recipe: Recipe, start: LoadedModel[Any] | None) 
     """
     if start is not None and start.card.kind != recipe.kind:
         raise ConfigError(
-            f"model {start.card.name!r} is {KINDS[start.card.kind].title}, but the recipe has "
+            f"model {start.name!r} is {KINDS[start.card.kind].title}, but the recipe has "
             f"kind={recipe.kind!r}; choose a model and a recipe of the same kind"
         )
     if found := {type(item).__name__ for item in data if not isinstance(item, recipe.data)}:

@@ -11,7 +11,6 @@ with a mean sequence similarity of 19 % to the former. Which ones is not public.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +39,6 @@ def read_mdcath(
     path: str | os.PathLike[str],
     *,
     temperature_K: int = 320,
-    replicas: Sequence[int] | None = None,
     frames: int = 400,
 ) -> list[BiomolecularTrajectory]:
     """Read the runs of one domain.
@@ -53,8 +51,6 @@ def read_mdcath(
         ``mdcath_dataset_DOMAIN.h5``.
     temperature_K
         320, 348, 379, 413 or 450.
-    replicas
-        Which runs, of 0 to 4; None for all in the file.
     frames
         Frames to read from the beginning of a run, fewer if it is shorter.
 
@@ -66,7 +62,7 @@ def read_mdcath(
     Raises
     ------
     ConfigError
-        If the temperature or a run is not in the file, or ``frames`` is not positive.
+        If the temperature is not in the file, or ``frames`` is not positive.
     ModelFileError
         If the file is missing, damaged, or not of mdCATH.
     InputError
@@ -86,10 +82,9 @@ def read_mdcath(
             )
         domain = file[domains[0]]
         runs = _member(domain, str(temperature_K), "temperature")
-        chosen = sorted(int(key) for key in runs if key.isdigit()) if replicas is None else replicas
         structure, kept = _structure(domain)
         trajectories = []
-        for replica in chosen:
+        for replica in sorted(int(key) for key in runs if key.isdigit()):
             run = _member(runs, str(replica), "replica")
             coords = read_array(run, "coords", np.float32, (None, len(kept), 3), rows=frames)
             trajectory = BiomolecularTrajectory.from_frames(

@@ -53,13 +53,9 @@ def misato_names(path: str | os.PathLike[str]) -> list[str]:
 
 
 def read_misato(
-    path: str | os.PathLike[str],
-    name: str,
-    topology: str | os.PathLike[str],
-    *,
-    smiles: str | None = None,
+    path: str | os.PathLike[str], name: str, topology: str | os.PathLike[str]
 ) -> BiomolecularTrajectory:
-    """Read the run of one complex.
+    """Read the run of one complex; the ligand's conformer is that of the first frame, uncharged.
 
     Parameters
     ----------
@@ -69,9 +65,6 @@ def read_misato(
         PDB code, in capital letters.
     topology
         ``production.top`` of the complex, with or without solvent.
-    smiles
-        The ligand, protonated as simulated; gives its formal charges and a reference conformer. If
-        None, the conformer is the first frame and the formal charges count as 0.
 
     Raises
     ------
@@ -80,9 +73,8 @@ def read_misato(
     ModelFileError
         If a file is missing or damaged, or the two do not have the same atoms.
     InputError
-        If the complex is none that ATMOS was trained on: it has no residue MOL, the ligand is not
-        that of the SMILES or leaves the protein, there are residues the features do not know, or
-        the protein is a mirror image.
+        If the complex is none that ATMOS was trained on: it has no residue MOL, the ligand leaves
+        the protein, there are residues the features do not know, or the protein is a mirror image.
     MissingDependencyError
         If h5py or mdtraj is not installed.
     """
@@ -110,7 +102,6 @@ def read_misato(
         frames,
         DT_PS,
         temperature_K=TEMPERATURE_K,
-        ligands=None if smiles is None else {LIGAND: smiles},
         metadata={"source": path.name, "data_set": "MISATO"},
     )
     check_bonds(trajectory.name, trajectory.positions, trajectory.system.bonds)

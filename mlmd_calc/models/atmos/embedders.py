@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlmd_calc.errors import InputError
 from mlmd_calc.models.atmos.atom_attention import AtomAttentionEncoder
 from mlmd_calc.models.atmos.config import ATMOSConfig
 from mlmd_calc.models.atmos.features import N_RESTYPES, Context, Features
@@ -111,24 +110,8 @@ class ContextEmbedder(nn.Module):
         self.msa_module = MSAModule(config) if config.msa_blocks else None
         self.pairformer_stack = PairformerStack(config, config.context_blocks)
 
-    def forward(self, features: Features, cycles: int | None = None) -> Context:
-        """Embed a batch of systems.
-
-        Parameters
-        ----------
-        features
-            Static features.
-        cycles
-            Passes through the Pairformer; None for the configured number. Gradients flow through
-            the last one only.
-
-        Raises
-        ------
-        InputError
-            If ``cycles`` is below 1.
-        """
-        if cycles is not None and cycles < 1:
-            raise InputError(f"cycles={cycles}; at least one pass is needed")
+    def forward(self, features: Features) -> Context:
+        """Embed a batch of systems; gradients flow through the last of the cycles only."""
         s_inputs = self.input_embedder(features)
         s_init = self.linear_no_bias_sinit(s_inputs)
         bonds = features.token_bonds[..., None].to(s_init.dtype)
@@ -139,9 +122,8 @@ class ContextEmbedder(nn.Module):
             + self.linear_no_bias_token_bond(bonds)
         )
         s, z = torch.zeros_like(s_init), torch.zeros_like(z_init)
-        count = self.cycles if cycles is None else cycles
-        for cycle in range(count):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and cycle == count - 1):
+        for cycle in range(self.cycles):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and cycle == self.cycles - 1):
                 z = z_init + self.linear_no_bias_z_cycle(self.layernorm_z_cycle(z))
                 if self.msa_module is not None:
                     z = self.msa_module(z, s_inputs, features)

@@ -54,9 +54,9 @@ class ATMOS(nn.Module):
         self.diffusion_module = DiffusionModule(config)
         self.distogram_head = DistogramHead(config.c_z, config.distogram_bins)
 
-    def context(self, features: Features, cycles: int | None = None) -> Context:
-        """Embed the chemistry of a batch of systems; see :meth:`ContextEmbedder.forward`."""
-        out: Context = self.context_embedder(features, cycles)
+    def context(self, features: Features) -> Context:
+        """Embed the chemistry of a batch of systems."""
+        out: Context = self.context_embedder(features)
         return out
 
     def initial_memory(self, context: Context) -> Memory:

@@ -74,7 +74,7 @@ class MDETRecipe(Recipe):
             return
         if not self.loss.energy and not self.loss.gradient:
             raise ConfigError(
-                f"{start.card.name!r} is recommended with forces='conservative', minus the "
+                f"{start.name!r} is recommended with forces='conservative', minus the "
                 "gradient of its energy, which loss.energy=0 and loss.gradient=0 leave untrained; "
                 "use --set loss.gradient=1, or give other recommended settings in a card"
             )
