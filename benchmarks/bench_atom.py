@@ -15,15 +15,15 @@ status is 1 if they disagree.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from bench_mdet import environment, summary
-from mdet_forms import PROC, chain_molecule, in_fresh_process
+from bench_mdet import summary
+from common import PROC, deliver, environment, in_fresh_process
+from mdet_forms import chain_molecule
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -213,10 +213,7 @@ def main() -> int:
             "speedup_target": SPEEDUP_TARGET,
             "batches": [in_fresh_process(measure, count) for count in arguments.molecules],
         }
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console().print(result_table(report))
+    deliver(report, arguments.json, result_table)
     failed = False
     for row in report["batches"]:
         for form in FORMS:

@@ -23,7 +23,7 @@ import ase
 import numpy as np
 import torch
 from ase.md.langevin import Langevin
-from bench_mdet import environment
+from common import environment
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console

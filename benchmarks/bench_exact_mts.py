@@ -14,17 +14,15 @@ last four fifths, with standard errors by blocking; energies are relative to tho
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import time
 from typing import Any, Final
 
 import ase
 import numpy as np
 import torch
-from bench_mdet import environment
 from bench_mts import TEMPERATURE_K, TIMESTEP_FS, thermalised
+from common import deliver, environment
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -192,10 +190,7 @@ def main() -> None:
         "environment": environment(),
         "rows": rows,
     }
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console(width=140).print(result_table(report))
+    deliver(report, arguments.json, result_table, width=140)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -29,11 +28,10 @@ import torch  # isort: split
 import ase
 import numpy as np
 from ase.md.verlet import VelocityVerlet
-from bench_mdet import environment
+from common import deliver, environment
 from mdet_forms import chain_molecule
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator, Potential, load_model, units
@@ -202,10 +200,7 @@ def main() -> int:
             for forces in kinds or ("conservative",)
         ],
     }
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console().print(result_table(report))
+    deliver(report, arguments.json, result_table)
     return int(any(row["force_difference_relative"] > TOLERANCE for row in report["rows"]))
 
 

@@ -33,14 +33,13 @@ from typing import Any, Final
 
 import ase
 import numpy as np
-from bench_mdet import environment
+from common import PROC, environment, in_fresh_process
 from jump_summary import (
     divergence_floor,
     plot_distributions,
     plot_temperatures,
     summarise_ensemble,
 )
-from mdet_forms import PROC, in_fresh_process
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console

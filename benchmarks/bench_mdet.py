@@ -14,18 +14,15 @@ status is 1 if they disagree.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
-from mdet_forms import PROC, chain_molecule, in_fresh_process, peak_memory, proc_bytes, time_forms
+from common import PROC, deliver, environment, in_fresh_process, proc_bytes
+from mdet_forms import chain_molecule, peak_memory, time_forms
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -117,20 +114,6 @@ def comparison(samples: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def environment() -> dict[str, Any]:
-    """Versions, processor and load of this machine."""
-    lines = (PROC / "cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "load_average_1min": os.getloadavg()[0],
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("mlmd", "torch", "numpy", "ase")},
-    }
-
-
 def result_table(report: dict[str, Any]) -> Table:
     """Lay the report out for reading."""
     where = report["environment"]
@@ -212,10 +195,7 @@ def main() -> int:
         parser.error(f"memory is read from {PROC}, which only Linux has")
     messages = Console(stderr=True)
     report = run(arguments.atoms or list(SPEEDUP_TARGETS), messages)
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console().print(result_table(report))
+    deliver(report, arguments.json, result_table)
     failed = False
     for row in report["sizes"]:
         if "skipped" in row["literal"]:

@@ -14,7 +14,6 @@ fitted are left out of it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -24,9 +23,8 @@ import ase
 import numpy as np
 import torch
 from ase.md.verlet import VelocityVerlet
-from bench_mdet import environment
+from common import deliver, environment
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator, Potential, load_model, units
@@ -230,10 +228,7 @@ def main() -> None:
         "environment": environment(),
         "rows": rows,
     }
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console(width=120).print(result_table(report))
+    deliver(report, arguments.json, result_table, width=120)
 
 
 if __name__ == "__main__":

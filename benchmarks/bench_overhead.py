@@ -16,13 +16,9 @@ The exit status is 1 if the back end "python" takes more than allowed.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, Final
 
 # Before openmm, whose plug-in for TorchForce needs the libraries of torch.
@@ -33,6 +29,7 @@ import numpy as np
 import openmm
 from ase.calculators.calculator import Calculator
 from ase.md.verlet import VelocityVerlet
+from common import deliver, environment
 from mdet_forms import chain_molecule
 from rich import box
 from rich.console import Console
@@ -248,18 +245,6 @@ def time_per_step(step: Stepper, count: int) -> tuple[float, float]:
     return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
 
 
-def environment() -> dict[str, Any]:
-    """Versions and load of this machine."""
-    return {
-        "cores": os.cpu_count(),
-        "load_average_1min": os.getloadavg()[0],
-        "torch_threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("mlmd", "torch", "numpy", "ase", "openmm")},
-    }
-
-
 def result_table(report: dict[str, Any]) -> Table:
     """Lay the report out for reading."""
     where = report["environment"]
@@ -304,13 +289,10 @@ def main() -> int:
     torch.set_num_threads(1)
     report = {
         "benchmark": "overhead",
-        "environment": environment(),
+        "environment": environment("openmm"),
         "rows": [row for n in (arguments.atoms or _SIZES) for row in measure(n, arguments.turns)],
     }
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console().print(result_table(report))
+    deliver(report, arguments.json, result_table)
     too_slow = [
         row for row in report["rows"] if row["target_s"] and row["wall_s"]["bridge"] > TARGET_S
     ]

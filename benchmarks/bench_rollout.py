@@ -16,8 +16,7 @@ import sys
 import time
 from typing import Any, Final
 
-from bench_mdet import environment
-from mdet_forms import PROC, in_fresh_process, proc_bytes
+from common import PROC, environment, in_fresh_process, proc_bytes
 from rich.console import Console
 
 from mlmd_calc.errors import MLMDError

@@ -26,8 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 import openmm
-from bench_mdet import environment
-from mdet_forms import in_fresh_process
+from common import environment, in_fresh_process
 from rich.console import Console
 from rich.table import Table
 

@@ -32,7 +32,7 @@ import ase
 import numpy as np
 from ase.md.verlet import VelocityVerlet
 from bench_forces import openmm_call
-from bench_mdet import environment
+from common import environment
 from mdet_forms import chain_molecule, force_calls
 from rich import box
 from rich.console import Console

@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,9 +31,8 @@ import torch
 import torch_sim
 from ase.build import molecule
 from ase.md.langevin import Langevin
-from bench_mdet import environment
+from common import deliver, environment
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from mlmd_calc import MDETCalculator, units
@@ -199,15 +195,12 @@ def main() -> None:
     torch.set_num_threads(1)
     report = {
         "benchmark": "torchsim",
-        "environment": {**environment(), "torch-sim-atomistic": version("torch-sim-atomistic")},
+        "environment": environment("torch-sim-atomistic"),
         "molecules": arguments.molecules,
         "steps": arguments.steps,
         "speeds": measure(arguments),
     }
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        Console().print(result_table(report))
+    deliver(report, arguments.json, result_table)
 
 
 if __name__ == "__main__":

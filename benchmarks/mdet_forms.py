@@ -1,4 +1,4 @@
-"""The two forms of an MD-ET force call, and their measurement inside a fresh process.
+"""The two forms of an MD-ET force call, and their measurement.
 
 ``literal`` is ``mdet_reference.py``, ``product`` is ``mlmd_calc.Potential``; both get the same
 random weights of the 12-layer, E = 192 network. ``dense`` is no force call but the matrix products
@@ -7,21 +7,17 @@ of its layers alone, which no exact form in this precision can do without: the l
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import ase
 import numpy as np
+from common import proc_bytes
 from numpy.typing import NDArray
 
 ForceCall: TypeAlias = Callable[[], NDArray[np.floating] | None]
 
-PROC: Final = Path("/proc")
 WARM_UP_ATOMS: Final = 21
 CALLS_PER_ROUND: Final = 3
 SEED: Final = 0
@@ -149,15 +145,6 @@ def product_potential(config: Any, weights: dict[str, Any]) -> Any:
     return Potential(model, device="cpu", dtype="float32", forces="direct", rotation="none")
 
 
-def start_worker() -> None:
-    """Restrict this process to one thread and load what both forms need."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def time_forms(n_atoms: int, forms: list[str]) -> dict[str, Any]:
     """Time the given forms for one molecule, taking turns.
 
@@ -214,21 +201,3 @@ def peak_memory(n_atoms: int, form: str | None) -> int:
         force_calls(chain_molecule(n_atoms))[form]()
     # Not getrusage: its maximum is inherited from the process that started this one.
     return proc_bytes("self/status", "VmHWM")
-
-
-def proc_bytes(file: str, key: str) -> int:
-    """Read a value in bytes from a file of ``/proc`` that lists "key: value kB"."""
-    lines = (PROC / file).read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
-
-
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a new interpreter with one thread.
-
-    Raises
-    ------
-    BrokenProcessPool
-        If the process dies, which for these sizes means that memory ran out.
-    """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=start_worker) as pool:
-        return pool.submit(function, *arguments).result()

@@ -135,7 +135,7 @@ class JumpIntegrator(PythonSteps):
         self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
         step_ps = (stride_fs + self._md_fs) / units.FS_PER_PS
-        super().__init__(step_ps, update=True, rng=options.pop("rng", None))
+        super().__init__(step_ps, update=True, rng=options.get("rng"))
         self._region = region
         self._structure = region.structure(np.zeros((len(region), 3)))
         self._propagator = propagator
@@ -173,6 +173,7 @@ class JumpIntegrator(PythonSteps):
                 charge=self._structure.charge,
                 multiplicity=self._structure.multiplicity,
             )
+            self._options["rng"] = self._rng
             try:
                 self._loop = JumpLoop(
                     [start],
@@ -181,7 +182,6 @@ class JumpIntegrator(PythonSteps):
                     thermostat=self._thermostat,
                     forces=self._forces(),
                     md_timestep_fs=self._md_timestep_fs,
-                    rng=self._rng,
                     **self._options,
                 )
             finally:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("torch_sim", reason="TorchSim is not installed (extra torchsim)")
 
@@ -37,5 +38,5 @@ def test_report(bench, monkeypatch, capsys, model_file):
     with pytest.raises(SystemExit):
         bench.main()
     assert "not a multiple of 16" in capsys.readouterr().err
-    bench.Console(file=sys.stdout).print(bench.result_table(report))
+    Console(file=sys.stdout).print(bench.result_table(report))
     assert "2 ethanols, 16 steps each" in capsys.readouterr().out

@@ -523,8 +523,13 @@ def test_every_parameter_takes_part(config: MDETConfig) -> None:
     assert not idle
 
 
-@pytest.mark.parametrize("size", [{"n_layers": 3}, {"n_layers": 7}, {"ffn_multiplier": 5}])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        *((config, {"n_layers": 3, "ffn_multiplier": 5}) for config in CONFIGS.values()),
+        *((SMALL, size) for size in ({"n_layers": 3}, {"n_layers": 7}, {"ffn_multiplier": 5})),
+    ],
+)
 def test_a_grown_network_changes_nothing_until_it_is_trained(
     config: MDETConfig, size: dict[str, int]
 ) -> None:
