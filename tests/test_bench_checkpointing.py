@@ -1,8 +1,5 @@
 """The benchmark of activation checkpointing takes its step."""
 
-import importlib
-from pathlib import Path
-
 import needs_lightning  # noqa: F401
 import pytest
 
@@ -10,14 +7,11 @@ from mlmd_calc.models.atmos.primitives import BlockStack
 
 pytest.importorskip("rdkit", reason="rdkit builds the peptide")
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_a_step_is_measured(monkeypatch, wanted):
+def test_a_step_is_measured(benchmark, monkeypatch, wanted):
     """With the network that was asked for, and the peak after the step less that before."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    bench = importlib.import_module("bench_checkpointing")
+    bench = benchmark("bench_checkpointing")
     tasks, peaks = [], iter((100.0, 130.0))
 
     def prepare(*arguments):

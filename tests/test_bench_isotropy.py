@@ -1,9 +1,7 @@
 """The symmetry benchmark tells a network that sees directions from one that does not."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from toy_models import CONFIGS, SMALL, random_network
@@ -12,15 +10,12 @@ from mlmd_calc.zoo import save_model
 
 pytest.importorskip("rdkit", reason="rdkit is not installed")
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 ENERGIES = dict.fromkeys((1, 6, 7, 8), 0.0)
 
 
 @pytest.mark.parametrize("name", ["distances-only", "gaussian-types-extensive"])
-def test_symmetries_of_a_random_network(name, monkeypatch, capsys, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        bench = importlib.import_module("isotropy")
+def test_symmetries_of_a_random_network(benchmark, name, monkeypatch, capsys, tmp_path):
+    bench = benchmark("isotropy")
     for molecules in ("ORIENTED", "OPTIMISED"):
         monkeypatch.setattr(bench, molecules, ("water",))
     monkeypatch.setattr(bench, "SEPARATED", (("water", "water"),))

@@ -1,10 +1,8 @@
 """The benchmark of jumps runs, and reports runs that stop."""
 
-import importlib
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,9 +45,8 @@ class FailsLater(VerletPropagator):
 
 
 @pytest.fixture
-def module(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    module = importlib.import_module("bench_jump")
+def module(benchmark):
+    module = benchmark("bench_jump")
     if not module.PROC.is_dir():
         pytest.skip(f"the benchmark reads the processor's name from {module.PROC}")
     return module

@@ -1,9 +1,7 @@
 """The overhead benchmark runs, and what it puts in the place of a model does what it should."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +9,10 @@ from ase.build import molecule
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("bench_overhead")
+def bench(benchmark):
+    return benchmark("bench_overhead")
 
 
 def test_report(bench, monkeypatch, capsys):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,20 +20,13 @@ SUPPORTED_CASES = ("a_direct_gaussian", "b_fourier_gaussian")
 
 
 @pytest.fixture(scope="module")
-def benchmarks() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield
+def reference(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("mdet_reference")
 
 
 @pytest.fixture(scope="module")
-def reference(benchmarks: None) -> ModuleType:
-    return importlib.import_module("mdet_reference")
-
-
-@pytest.fixture(scope="module")
-def forms(benchmarks: None) -> ModuleType:
-    return importlib.import_module("mdet_forms")
+def forms(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("mdet_forms")
 
 
 def read_case(case: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any, list[Any]]:

@@ -1,20 +1,13 @@
 """The table of everything: what it leaves out, and how it says that cost grows."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("bench_table")
+def bench(benchmark):
+    return benchmark("bench_table")
 
 
 def test_exponents_are_those_of_the_two_largest_sizes(bench):

@@ -1,9 +1,7 @@
 """The benchmark of TorchSim runs, and all its ways do the steps they are timed for."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,9 +10,8 @@ pytest.importorskip("torch_sim", reason="TorchSim is not installed (extra torchs
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    bench = importlib.import_module("bench_torchsim")
+def bench(benchmark, monkeypatch):
+    bench = benchmark("bench_torchsim")
     monkeypatch.setattr(bench.torch, "set_num_threads", lambda count: None)
     return bench
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from peptide_structures import HEAVY_DIPEPTIDE, write_dipeptide
 
-from mlmd_calc.biomolecules import build_system, read_structure
+from mlmd_calc.biomolecules import build_system
 from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.data.biomolecules.peptides import capped_peptide
 from mlmd_calc.data.biomolecules.trajectories import (
@@ -22,11 +22,6 @@ from mlmd_calc.sampling.trajectory_file import write_start
 pytest.importorskip("mdtraj", reason="mdtraj reads PDB text")
 
 STARTER = Path(__file__).resolve().parents[2] / "shared" / "data" / "train" / "peptides"
-
-
-@pytest.fixture(scope="module")
-def dipeptide(tmp_path_factory):
-    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
 
 
 def moved(structure, count: int = 4) -> np.ndarray:

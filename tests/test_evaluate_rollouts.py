@@ -1,10 +1,7 @@
 """ATMOS models measured on trajectories: baselines, broken trajectories, choice of data, output."""
 
-import importlib
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ import torch
 from atmos_systems import FINE_STEPS, STRIDE_PS, small_network, write_model
 from typer.testing import CliRunner
 
-import mlmd_calc
 from mlmd_calc.analysis.rollouts import (
     BondLengths,
     compare_rollouts,
@@ -47,11 +43,6 @@ FINE_PS = STRIDE_PS / FINE_STEPS
 RECIPE = {"held_out_molecules": ["valine"], "held_out_fraction": 0.25}
 LOWER_IS_BETTER = ("rmwd_A", "md_pca_w2_A", "joint_pca_w2_A", "t_rmsd_error_A", "lag_rmsd_error_A")
 HIGHER_IS_BETTER = ("rmsf_r", "global_rmsf_r", "pc_similarity_above_0.5_percent")
-
-
-@pytest.fixture(scope="module")
-def dipeptide(tmp_path_factory):
-    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
 
 
 @pytest.fixture(scope="module")
@@ -399,16 +390,12 @@ def test_what_does_not_fit_is_refused(data, dipeptide, models, tmp_path):
 # ---- the benchmark ------------------------------------------------------------------------------
 
 
-def test_benchmark_of_a_long_rollout(monkeypatch, tmp_path):
-    folder = Path(mlmd_calc.__file__).parents[1] / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("the benchmarks are part of the source checkout only")
-    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    benchmark = importlib.import_module("bench_rollout")
-    if not benchmark.PROC.is_dir():
+def test_benchmark_of_a_long_rollout(benchmark, tmp_path):
+    bench = benchmark("bench_rollout")
+    if not bench.PROC.is_dir():
         pytest.skip("memory is read from /proc, which only Linux has")
     model = write_model(tmp_path / "key.safetensors")
-    found = benchmark.measure(str(model), "sequence:A", 6, 2, 3)
+    found = bench.measure(str(model), "sequence:A", 6, 2, 3)
     assert (found["atoms"], found["frames"], found["sampler_steps"]) == (10, 6, 3)
     for clock in ("wall", "cpu"):
         first, last = (found[clock][f"{end}_s_per_frame"] for end in ("first", "last"))

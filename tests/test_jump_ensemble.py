@@ -1,8 +1,5 @@
 """Temperatures, internal coordinates and divergences of runs of small molecules."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 from ase import Atoms
@@ -27,10 +24,9 @@ PEROXIDE = molecule("H2O2")
 
 
 @pytest.fixture
-def summary(monkeypatch):
+def summary(benchmark):
     """What `mlmd bench jump` makes of samples."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    return importlib.import_module("jump_summary")
+    return benchmark("jump_summary")
 
 
 def sample_of(atoms, positions, velocities=None):

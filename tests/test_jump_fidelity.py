@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bond_springs import WATER_SHAPE, water_springs
 from typer.testing import CliRunner
 
 from mlmd_calc import units
@@ -31,11 +32,10 @@ from mlmd_calc.propagation.harmonic import HarmonicPropagator
 from mlmd_calc.propagation.thermostats import draw_velocities
 
 MASSES = np.array([16.0, 1.0, 1.0])
-SHAPE = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
 STRIDE = 4.0
-HARMONIC = Harmonic.tethers(20.0, SHAPE)
+HARMONIC = Harmonic.tethers(20.0, WATER_SHAPE)
 FORCES = FunctionForces(HARMONIC.energy_and_forces)
-MINIMUM = State(SHAPE, np.zeros((3, 3)), np.array([8, 1, 1]), MASSES)
+MINIMUM = State(WATER_SHAPE, np.zeros((3, 3)), np.array([8, 1, 1]), MASSES)
 
 
 class Faulty(HarmonicPropagator):
@@ -60,7 +60,7 @@ def warm_states(count):
     return [
         replace(
             MINIMUM,
-            positions=SHAPE + width * rng.standard_normal((3, 3)),
+            positions=WATER_SHAPE + width * rng.standard_normal((3, 3)),
             velocities=draw_velocities(MINIMUM, 300.0, rng),
         )
         for _ in range(count)
@@ -111,7 +111,7 @@ def test_jumps_made_of_the_same_steps_are_as_faithful_as_these():
 
 def mean_kinetic_temperature(corrections):
     """Temperature of water in jumps that heat, under a thermostat of 2/ps."""
-    forces = FunctionForces(springs)
+    forces = FunctionForces(water_springs)
     forces.has_energy = True
     loop = JumpLoop(
         [replace(MINIMUM, velocities=state.velocities) for state in warm_states(16)],
@@ -128,19 +128,6 @@ def mean_kinetic_temperature(corrections):
         assert loop.advance()
         found.append(np.mean([state.kinetic_temperature for state in loop.states]))
     return np.mean(found[100:])
-
-
-def springs(positions):
-    """Springs of 30 eV/Å² between all atoms of water."""
-    i, j = np.triu_indices(3, 1)
-    arms = positions[i] - positions[j]
-    lengths = np.linalg.norm(arms, axis=1)
-    stretch = lengths - np.linalg.norm(SHAPE[i] - SHAPE[j], axis=1)
-    pull = 30.0 * (stretch / lengths)[:, None] * arms
-    forces = np.zeros((3, 3))
-    np.add.at(forces, i, -pull)
-    np.add.at(forces, j, pull)
-    return 15.0 * float(stretch @ stretch), forces
 
 
 class Heating(VerletPropagator):

@@ -7,11 +7,11 @@ import sys
 import ase.io
 import numpy as np
 import pytest
-import torch
 import typer
 from analytic_potentials import Morse, Springs, Tethers
 from ase import Atoms
 from ase.build import molecule
+from toy_models import write_model
 from typer.testing import CliRunner
 
 from mlmd_calc import MDETCalculator, Potential, units
@@ -22,9 +22,7 @@ from mlmd_calc.md import Engine, Ensemble, MDSettings, Run, read_record
 from mlmd_calc.md.ase_engine import ASE
 from mlmd_calc.md.dynamics import draw_momenta, remove_rigid_motion
 from mlmd_calc.md.record import DESCRIPTION_FILE, STOPPED_FILE
-from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.potential import Evaluation
-from mlmd_calc.zoo import save_model
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
@@ -56,15 +54,9 @@ def invoke(*arguments):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A network with random weights and forces so weak that it breaks nothing."""
-    network = MDET(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    path = tmp_path_factory.mktemp("model") / "weak.safetensors"
     # Forces of random weights bring atoms together, which must not end a path.
-    save_model(path, network, {1: -10.0, 6: -100.0, 8: -200.0}, {"closest_contact": 0.01})
-    return str(path)
+    path = tmp_path_factory.mktemp("model") / "weak.safetensors"
+    return write_model(path, 0.3, closest_contact=0.01)
 
 
 def ethanol(model, rotation="random", seed=6):

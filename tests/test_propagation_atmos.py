@@ -48,11 +48,6 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def dipeptide(tmp_path_factory):
-    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
-
-
-@pytest.fixture(scope="module")
 def model():
     return small_model()
 

@@ -53,11 +53,6 @@ from sampling_child import run_until_killed  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def dipeptide(tmp_path_factory):
-    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
-
-
-@pytest.fixture(scope="module")
 def system(dipeptide):
     return build_system(dipeptide)
 

@@ -25,11 +25,6 @@ from relaxed_child import go_on, springs
 
 
 @pytest.fixture(scope="module")
-def dipeptide(tmp_path_factory):
-    return read_structure(write_dipeptide(tmp_path_factory.mktemp("pdb") / "dipeptide.pdb"))
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("models") / "key.safetensors"))
 

@@ -6,12 +6,12 @@ import json
 import ase.io
 import numpy as np
 import pytest
-import torch
 from analytic_potentials import Morse, PairPotential, Springs, Tethers
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.constraints import FixAtoms
+from toy_models import write_model
 
 from mlmd_calc import MDETCalculator, units
 from mlmd_calc.analysis import summarise
@@ -22,22 +22,13 @@ from mlmd_calc.md.checkpoint import CHECKPOINT_FILE, Checkpoint
 from mlmd_calc.md.dynamics import degrees_of_freedom, draw_momenta, remove_rigid_motion
 from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.record import DESCRIPTION_FILE, FRAMES_FILE, STOPPED_FILE
-from mlmd_calc.models import MDET, MDETConfig
 from mlmd_calc.propagation import read_restart, write_restart
-from mlmd_calc.zoo import save_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A network with random weights and forces so weak that it breaks nothing."""
-    network = MDET(MDETConfig(n_layers=1, embd_dim=16, num_heads=2, num_3d_kernels=8))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    path = tmp_path_factory.mktemp("model") / "weak.safetensors"
-    save_model(path, network, {1: -10.0, 6: -100.0, 8: -200.0}, {})
-    return str(path)
+    return write_model(tmp_path_factory.mktemp("model") / "weak.safetensors", 0.3)
 
 
 def diatomic(distance=1.0):
