@@ -124,8 +124,8 @@ def measure_force_fidelity(
     potentials: Mapping[str, Potential],
     minimum: Structure,
     settings: ForceFidelitySettings,
-    on_part: Callable[[str], None] = lambda name: None,
-    reference: NDArray[np.floating] | None = None,
+    on_part: Callable[[str], None],
+    reference: NDArray[np.floating] | None,
 ) -> dict[str, ForceFidelity]:
     """Measure one molecule in several precisions, at the same structures.
 

@@ -99,7 +99,7 @@ def compare_with_baselines(
     molecules: Iterable[MoleculeFrames],
     times_fs: Sequence[float],
     *,
-    most: int | None = None,
+    most: int | None,
     verlet: Propagator | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, JumpErrors]]:

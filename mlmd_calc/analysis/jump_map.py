@@ -48,8 +48,7 @@ class MapErrors:
         Friction of a thermostat without noise that would take as much energy per time: negative
         where jumps heat.
     growth_per_ps
-        Fastest growth of a small deviation from the minimum at rest, 0 for exact motion; None if it
-        was not measured.
+        Fastest growth of a small deviation from the minimum at rest, 0 for exact motion.
     """
 
     reversibility_percent: float
@@ -58,7 +57,7 @@ class MapErrors:
     energy_spread_meV: float  # noqa: N815
     acceptance_percent: float
     equivalent_friction_per_ps: float
-    growth_per_ps: float | None
+    growth_per_ps: float
 
 
 def measure_map(
@@ -68,7 +67,7 @@ def measure_map(
     stride_fs: float,
     temperature_K: float,
     *,
-    minimum: State | None = None,
+    minimum: State,
     seed: int = 0,
 ) -> MapErrors:
     """Measure one jump from each of some states.
@@ -112,7 +111,7 @@ def measure_map(
         acceptance_percent=100.0 * float(acceptances(changes, temperature_K).mean()),
         equivalent_friction_per_ps=-float(changes.mean())
         / (degrees * energy * stride_fs / units.FS_PER_PS),
-        growth_per_ps=None if minimum is None else _growth(jump, minimum),
+        growth_per_ps=_growth(jump, minimum),
     )
 
 

@@ -114,7 +114,7 @@ def evaluate_forces(
     *,
     seed: int,
     as_json: bool,
-    html: Path | None = None,
+    html: Path | None,
 ) -> None:
     """Measure a force field; print tables or JSON, and write a page.
 

@@ -34,9 +34,9 @@ def evaluate_operator(
     *,
     times_fs: list[float] | None,
     frames: int,
-    of_test: bool = False,
+    of_test: bool,
     as_json: bool,
-    html: Path | None = None,
+    html: Path | None,
 ) -> None:
     """Measure the operator beside its baselines; print a table, or JSON.
 

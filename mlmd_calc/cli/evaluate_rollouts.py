@@ -129,10 +129,10 @@ def evaluate_rollouts(
     trajectories: Sequence[BiomolecularTrajectory],
     options: RolloutOptions,
     *,
-    interpolator: ATMOSModel | None = None,
-    plots: Path | None = None,
-    as_json: bool = False,
-    html: Path | None = None,
+    interpolator: ATMOSModel | None,
+    plots: Path | None,
+    as_json: bool,
+    html: Path | None,
 ) -> None:
     """Roll out a model from the starts of trajectories, and print how the two compare.
 

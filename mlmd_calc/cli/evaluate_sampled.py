@@ -22,9 +22,9 @@ def evaluate_sampled(
     trajectories: Sequence[BiomolecularTrajectory],
     sampled: Sequence[BiomolecularTrajectory],
     *,
-    seed: int = 0,
-    as_json: bool = False,
-    html: Path | None = None,
+    seed: int,
+    as_json: bool,
+    html: Path | None,
 ) -> None:
     """Compare trajectories that exist already with molecular dynamics, and print the table.
 

@@ -65,7 +65,7 @@ class PoolTask(Protocol):
 
 
 def run_tasks(
-    tasks: Sequence[PoolTask], *, kind: str, workers: int, console: Console | None = None
+    tasks: Sequence[PoolTask], *, kind: str, workers: int, console: Console | None
 ) -> list[Path]:
     """Run those tasks that are not done yet. One that fails does not stop the others.
 

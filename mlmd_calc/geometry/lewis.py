@@ -280,8 +280,8 @@ def _charge_of_part(
     numbers: tuple[int, ...],
     degrees: tuple[int, ...],
     pairs: tuple[tuple[int, int], ...],
-    lone: tuple[int, ...] = (),
-    pyramids: tuple[int, ...] = (),
+    lone: tuple[int, ...],
+    pyramids: tuple[int, ...],
 ) -> int | None:
     """Charge of atoms whose bonds may be multiple ones; None where only radicals can be drawn.
 

@@ -147,7 +147,7 @@ class ASESteps:
         atoms: ase.Atoms,
         description: Description,
         rng: np.random.Generator,
-        inner_forces: BondedForceField | None = None,
+        inner_forces: BondedForceField | None,
     ) -> None:
         self._atoms = atoms
         try:

@@ -28,11 +28,9 @@ class TrainingProgress(pl.Callback):
     ----------
     final
         What to call the validation after the training.
-    console
-        Where to show it; None for stderr.
     """
 
-    def __init__(self, final: str = "final", console: Console | None = None) -> None:
+    def __init__(self, final: str) -> None:
         self._final = final
         self._progress = Progress(
             TextColumn("training"),
@@ -42,7 +40,7 @@ class TrainingProgress(pl.Callback):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=Console(stderr=True),
         )
         self._bar = self._progress.add_task("", total=None, step=0)
 

@@ -162,14 +162,14 @@ class FourierEmbedding(nn.Module):
     w: Tensor
     b: Tensor
 
-    def __init__(self, c: int = 256) -> None:
+    def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(42)
-        self.register_buffer("w", torch.randn(c, generator=generator, device="cpu"))
-        self.register_buffer("b", torch.randn(c, generator=generator, device="cpu"))
+        self.register_buffer("w", torch.randn(256, generator=generator, device="cpu"))
+        self.register_buffer("b", torch.randn(256, generator=generator, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(...)`` to ``(..., c)``."""
+        """Map ``(...)`` to ``(..., 256)``."""
         return torch.cos(2.0 * torch.pi * (x[..., None] * self.w + self.b))
 
 

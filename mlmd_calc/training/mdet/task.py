@@ -78,7 +78,7 @@ def _distances(train: Sequence[MoleculeFrames], start: Model | None) -> dict[str
 
 
 def trained_states(
-    frames: Sequence[MoleculeFrames], before: Sequence[TrainedState] = ()
+    frames: Sequence[MoleculeFrames], before: Sequence[TrainedState]
 ) -> list[dict[str, int]]:
     """Charges and multiplicities in training data, as a model card lists them.
 
