@@ -1,4 +1,8 @@
-"""The `mlmd` command."""
+"""The `mlmd` command.
+
+Modules that need torch or ASE's dynamics are imported in functions: `mlmd --help` need not wait for
+them.
+"""
 
 from __future__ import annotations
 

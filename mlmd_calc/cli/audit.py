@@ -58,7 +58,6 @@ def audit(
     html: Html = None,
 ) -> None:
     """Measure what physics demands of a force field or a propagator, yours or ours."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.analysis.audit.pictures import pictures
     from mlmd_calc.analysis.audit.settings import AuditSettings, measure_all, overall
     from mlmd_calc.cli.audit_subject import find_subject

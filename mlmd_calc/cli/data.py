@@ -74,7 +74,6 @@ def generate_command(
     seed: Seed = 0,
 ) -> None:
     """Sample molecules and label them; continues where an earlier run was stopped."""
-    # Imports ASE's dynamics, which `mlmd --help` need not wait for.
     from mlmd_calc.data.generate import generate
 
     settings = SamplingSettings.for_mode(
@@ -136,7 +135,6 @@ def propagate_command(
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "float32",
 ) -> None:
     """Follow a force model at constant energy; continues where an earlier command was stopped."""
-    # Imports torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.propagate import PropagationSettings, molecules_of, propagate
     from mlmd_calc.zoo import load_model
 
@@ -215,7 +213,6 @@ def peptides_command(
 ) -> None:
     """Simulate peptides with OpenMM; continues where an earlier run was stopped."""
     require("openmm", extra="openmm", why="simulate peptides")
-    # Imports torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.biomolecules.peptides import AMINO_ACIDS
     from openmm_bridge.peptides import PeptideSettings, generate_peptides
 
@@ -264,7 +261,6 @@ def label_command(
     reading: Reading,
 ) -> None:
     """Replace the forces of trajectories by those of a model; molecules that are done are kept."""
-    # Imports torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.label import file_stems, is_labelled, label_forces
     from mlmd_calc.data.npz import check_trajectory, write_trajectory
     from mlmd_calc.potential import Potential

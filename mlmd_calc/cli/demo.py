@@ -51,7 +51,6 @@ def demo(
 
     Takes one to two minutes on two cores. A run that fails is part of the picture.
     """
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.data.pool import PoolTask, run_tasks
 
     if out.exists() and any(out.iterdir()):

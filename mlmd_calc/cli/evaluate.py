@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
     from mlmd_calc.zoo import LoadedModel
 
-# Modules that need torch are imported in functions: `mlmd --help` need not wait for them.
-
 D = TypeVar("D", bound="MoleculeFrames | BiomolecularTrajectory")
 
 ModelName = Annotated[str, typer.Option("--model", help="Shipped name, file or run directory.")]

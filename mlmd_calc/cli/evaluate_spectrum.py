@@ -54,7 +54,6 @@ def spectrum_command(
     frame_spacing: FrameSpacing = None,
 ) -> None:
     """Peaks in the power spectrum of the velocities, beside the frequencies of a Hessian."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.analysis.plots import plot_spectrum
     from mlmd_calc.analysis.spectra import (
         joined_runs,

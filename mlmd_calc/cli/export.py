@@ -42,7 +42,6 @@ def export(
     molecule in this order.
     """
     require("openmm", extra="openmm", why="export for OpenMM")
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.cli.structure_input import is_file, load_structure
     from mlmd_calc.potential import Potential, structure_from_ase
     from openmm_bridge.export import export_module

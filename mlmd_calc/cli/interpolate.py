@@ -44,7 +44,6 @@ def interpolate(
     as_json: Json = False,
 ) -> None:
     """Draw trajectories from one structure of a molecule to another, both ends as given."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.cli.structure_input import load_bonded
     from mlmd_calc.sampling.between import draw_between
     from mlmd_calc.sampling.rollouts import SamplerOptions

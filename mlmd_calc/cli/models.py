@@ -12,8 +12,6 @@ from mlmd_calc.cli.report import Json
 from mlmd_calc.cli.tables import print_table
 from mlmd_calc.io.files import json_text
 
-# Modules that need torch are imported in functions: `mlmd --help` need not wait for them.
-
 ModelName = Annotated[
     str | None,
     typer.Argument(help="Shipped name, file or run directory; without it all shipped are listed."),

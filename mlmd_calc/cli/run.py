@@ -273,7 +273,6 @@ def run(
     html: Html = None,
 ) -> None:
     """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.biomolecules.pdb import format_structure
     from mlmd_calc.cli.exact import check_exact_options, exact_engine, exact_settings, intervals
     from mlmd_calc.cli.inner_forces import check_inner_options
@@ -371,7 +370,6 @@ def _check_friction(ensemble: Ensemble, friction: float | None) -> None:
 
 def _report(summary: dict[str, Any], stopped: int, as_json: bool, html: Path | None) -> None:
     """Show the summary and end with the exit status that fits the verdict."""
-    # Imports torch, as the run itself did.
     from mlmd_calc.cli.run_results import summary_table
 
     report = Report(f"Run of {summary['molecule']}")

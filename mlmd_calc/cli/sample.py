@@ -157,7 +157,6 @@ def sample(
     html: Html = None,
 ) -> None:
     """Sample trajectories of a molecule with a trained ATMOS model."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.cli.relaxation import relaxation_forces
     from mlmd_calc.sampling import SamplingJob, SamplingRun
     from mlmd_calc.sampling.rollouts import REDRAWS, RELAXED_REDRAWS

@@ -155,7 +155,6 @@ def _run(
     devices: int,
     accelerator: str,
 ) -> None:
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.training.recipe import list_recipes, load_recipe, read_toml
 
     overrides = _overrides(override)

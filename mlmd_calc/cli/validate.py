@@ -106,7 +106,6 @@ def validate_jumps(
     html: Html = None,
 ) -> None:
     """Compare runs of jumps with force-based runs: temperatures, energies, and single jumps."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc import MDETCalculator, Potential, load_propagator
     from mlmd_calc.analysis.jump_fidelity import FidelitySettings, measure_fidelity
     from mlmd_calc.analysis.jump_plots import plot_mean_temperatures

@@ -51,7 +51,6 @@ def validate_spread(
     forces_key: ForcesKey = None,
 ) -> None:
     """Compare the spread of the forces, which a model knows by itself, with their true error."""
-    # These import torch, which `mlmd --help` need not wait for.
     from mlmd_calc.analysis.plots import plot_calibration
     from mlmd_calc.analysis.spread import calibrate_spread, spreads_and_errors
     from mlmd_calc.potential import Potential
