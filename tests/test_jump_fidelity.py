@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bond_springs import WATER_SHAPE, water_springs
+from bond_springs import WATER_SHAPE, water_energy_and_forces
 from typer.testing import CliRunner
 
 from mlmd_calc import units
@@ -111,7 +111,7 @@ def test_jumps_made_of_the_same_steps_are_as_faithful_as_these():
 
 def mean_kinetic_temperature(corrections):
     """Temperature of water in jumps that heat, under a thermostat of 2/ps."""
-    forces = FunctionForces(water_springs)
+    forces = FunctionForces(water_energy_and_forces)
     forces.has_energy = True
     loop = JumpLoop(
         [replace(MINIMUM, velocities=state.velocities) for state in warm_states(16)],

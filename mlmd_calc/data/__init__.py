@@ -1,7 +1,7 @@
 """Labelled molecular frames: readers, splits, molecules, and the GFN2-xTB generator.
 
-The generator is `mlmd_calc.data.generate.generate`, the reference method
-`mlmd_calc.data.gfn2.label`. Trajectories that follow a force model are made by
+The generator is `mlmd_calc.data.generate.generate`, its reference methods are in
+`mlmd_calc.data.reference`. Trajectories that follow a force model are made by
 `mlmd_calc.data.propagate.propagate`.
 Importing this package loads neither torch nor rdkit nor tblite.
 """

@@ -7,17 +7,9 @@ it puts singlet dioxygen below the triplet: compare energies within one multipli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
-import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import CalculatorError
-from numpy.typing import NDArray
-
-from mlmd_calc.electrons import ElectronicState, check_parity
-from mlmd_calc.errors import InputError, PredictionError
 from mlmd_calc.optional import require
 
 METHOD: Final = "GFN2-xTB"
@@ -66,69 +58,3 @@ def gfn2_calculator(charge: int, multiplicity: int) -> Any:
         cache_api=False,
         verbosity=0,
     )
-
-
-def evaluate(atoms: Atoms) -> tuple[float, NDArray[np.float64]]:
-    """Return energy (eV) and forces ``(n, 3)`` (eV/Å) of atoms that carry its calculator.
-
-    Raises
-    ------
-    PredictionError
-        If the self-consistent field does not converge or the result is not finite.
-    """
-    try:
-        energy = float(atoms.get_potential_energy())
-        forces = np.array(atoms.get_forces())
-    except CalculatorError as error:
-        raise PredictionError(
-            f"{METHOD} failed for {atoms.symbols}: {error}; check the geometry"
-        ) from error
-    if not (np.isfinite(energy) and np.isfinite(forces).all()):
-        raise PredictionError(f"{METHOD} gave a non-finite result for {atoms.symbols}")
-    return energy, forces
-
-
-def label(
-    numbers: Sequence[int] | NDArray[np.integer],
-    positions: NDArray[np.floating],
-    charge: int = 0,
-    multiplicity: int = 1,
-) -> tuple[float, NDArray[np.float64]]:
-    """Label one structure.
-
-    Parameters
-    ----------
-    numbers
-        Atomic numbers, ``(n,)``.
-    positions
-        ``(n, 3)`` Å.
-    charge, multiplicity
-        Total charge in e and 2S + 1.
-
-    Returns
-    -------
-    energy, forces
-        Total energy in eV, and forces ``(n, 3)`` in eV/Å.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, a position is not finite, or the multiplicity is impossible.
-    PredictionError
-        If the calculation fails.
-    MissingDependencyError
-        If tblite is not installed.
-    """
-    numbers = np.asarray(numbers)
-    if numbers.ndim != 1 or len(numbers) == 0 or positions.shape != (len(numbers), 3):
-        raise InputError(
-            f"numbers {numbers.shape} and positions {positions.shape} do not fit; expected (n,) "
-            "and (n, 3) with n > 0"
-        )
-    if not np.isfinite(positions).all():
-        raise InputError("positions are not finite")
-    atoms = Atoms(numbers, positions)
-    state = ElectronicState(charge, multiplicity)
-    check_parity(f"{atoms.symbols}: ", int(numbers.sum()), state)
-    atoms.calc = gfn2_calculator(charge, multiplicity)
-    return evaluate(atoms)

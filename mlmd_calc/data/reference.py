@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlmd_calc.data.gfn2 import evaluate, gfn2_calculator
+from mlmd_calc.data.gfn2 import gfn2_calculator
 from mlmd_calc.errors import ConfigError, InputError, MissingDependencyError, PredictionError
 from mlmd_calc.optional import import_object, require
 
@@ -83,14 +83,15 @@ class Reference:
         PredictionError
             If the calculation fails or its result is not finite.
         """
-        if self.calculator is None:
-            return evaluate(atoms)
-        copy = Atoms(atoms.numbers, atoms.positions, info=dict(self._info))
-        copy.calc = self.calculator
+        if self.calculator is not None:
+            atoms = Atoms(atoms.numbers, atoms.positions, info=dict(self._info))
+            atoms.calc = self.calculator
         try:
-            energy, forces = float(copy.get_potential_energy()), np.array(copy.get_forces())
+            energy, forces = float(atoms.get_potential_energy()), np.array(atoms.get_forces())
         except Exception as error:  # calculators of other people raise whatever they stumble over
-            raise PredictionError(f"{self.name} failed for {atoms.symbols}: {error}") from error
+            raise PredictionError(
+                f"{self.name} failed for {atoms.symbols}: {error}; check the geometry"
+            ) from error
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise PredictionError(f"{self.name} gave a non-finite result for {atoms.symbols}")
         return energy, forces.astype(np.float64)
