@@ -361,7 +361,7 @@ def _jumps(
         topology,
         settings.jumps.stride_fs / units.FS_PER_PS,
         run_thermostat(settings),
-        charge=structure.charge,
+        charge=structure.charge if structure.charge_is_stated else None,
         multiplicity=structure.multiplicity,
         md_timestep=settings.timestep_fs / units.FS_PER_PS,
         **run_options(settings, atoms.calc, propagator, folder, rng),

@@ -31,7 +31,7 @@ def create_force(
     *,
     backend: str = "auto",
     atoms: Iterable[int] | None = None,
-    charge: int = 0,
+    charge: int | None = None,
     multiplicity: int = 1,
     forceGroup: int = 0,
     **options: Unpack[ForceOptions],
@@ -58,7 +58,8 @@ def create_force(
     atoms
         Indices of the atoms the model is applied to; None for all.
     charge, multiplicity
-        Total charge in e and spin multiplicity 2S + 1 of these atoms.
+        Total charge in e and spin multiplicity 2S + 1 of these atoms. A charge of None is 0; ions
+        that bonds or, at the first evaluation, positions show are refused then.
     forceGroup
         Force group of the force.
     **options

@@ -92,7 +92,8 @@ class JumpIntegrator(PythonSteps):
     thermostat
         None for constant energy.
     charge, multiplicity
-        Total charge in e and spin multiplicity 2S + 1.
+        Total charge in e and spin multiplicity 2S + 1. A charge of None is 0; ions that the
+        positions show are refused then.
     md_timestep
         Time step of force-based steps, a Quantity or ps; None for 0.5 fs.
     **options
@@ -119,7 +120,7 @@ class JumpIntegrator(PythonSteps):
         stepSize: Any,
         thermostat: Thermostat | None,
         *,
-        charge: int = 0,
+        charge: int | None = None,
         multiplicity: int = 1,
         md_timestep: Any = None,
         **options: Unpack[LoopOptions],
@@ -164,6 +165,10 @@ class JumpIntegrator(PythonSteps):
             # The Context holds the integrator, which must not keep it alive in turn.
             self._context = weakref.proxy(context)
             self._shown = shown = Shown.of(self._context)
+            if not shown.positions.any():
+                raise InputError(
+                    "the Context has no positions yet; call setPositions before the first step"
+                )
             start = State(
                 positions=shown.positions * units.NM,
                 velocities=shown.velocities * VELOCITY_UNIT,
@@ -203,8 +208,9 @@ class JumpIntegrator(PythonSteps):
             If a jump fails and the guard says so; positions, velocities, time and step count are
             those before the jump.
         InputError
-            If the System is no longer the one the run began with, or at the start positions are in
-            another order than that of the topology.
+            If the System is no longer the one the run began with, or at the start there are no
+            positions, they are in another order than that of the topology, or they are those of an
+            ion whose charge nothing states.
         """
         loop = self.loop
         masses = self._checked_masses(self._context.getSystem())
@@ -214,7 +220,9 @@ class JumpIntegrator(PythonSteps):
                 "integrator"
             )
         if loop.step == 0:
-            check_order(self._region, Shown.of(self._context).positions)
+            positions = Shown.of(self._context).positions
+            check_order(self._region, positions)
+            self._region.structure(positions * units.NM).check_charge()
         for _ in range(steps):
             self._look()
             try:

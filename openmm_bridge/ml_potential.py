@@ -90,7 +90,7 @@ class MDETPotential(MLPotentialImpl):  # type: ignore[misc]
         region = region_from_topology(
             topology,
             atoms,
-            charge=options.pop("charge", 0),
+            charge=options.pop("charge", None),
             multiplicity=options.pop("multiplicity", 1),
             periodic=boxed or system.usesPeriodicBoundaryConditions(),
         )

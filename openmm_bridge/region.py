@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -46,6 +45,8 @@ class Region:
     parents
         ``(n,)``; ``parents[i]`` is the atom whose nearest image decides where atom ``i`` is. Bonded
         to it if the topology has bonds. Atom 0 is its own parent.
+    charge_is_stated
+        Whether somebody said so; False where a charge of 0 is only taken for granted.
     """
 
     numbers: NDArray[np.int64]
@@ -55,6 +56,7 @@ class Region:
     multiplicity: int
     periodic: bool
     parents: NDArray[np.int64]
+    charge_is_stated: bool = True
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -74,6 +76,8 @@ class Region:
         """Make a region from :meth:`to_dict`; other entries of the description do not matter."""
         known: dict[str, Any] = {}
         for entry in fields(cls):
+            if entry.name not in values:
+                continue  # of an earlier version, which did not ask whether the charge is stated
             value = values[entry.name]
             listed = isinstance(value, list)
             known[entry.name] = np.array(value, dtype=np.int64) if listed else value
@@ -81,7 +85,9 @@ class Region:
 
     def structure(self, positions: NDArray[np.float64]) -> Structure:
         """Structure of the region at ``(n, 3)`` Å."""
-        return Structure(self.numbers, positions, self.charge, self.multiplicity)
+        return Structure(
+            self.numbers, positions, self.charge, self.multiplicity, self.charge_is_stated
+        )
 
     def check(self, card: ModelCard | None) -> None:
         """Refuse elements, charges and multiplicities that are unknown or impossible.
@@ -111,7 +117,7 @@ def region_from_topology(
     topology: Any,
     atoms: Iterable[int] | None = None,
     *,
-    charge: int = 0,
+    charge: int | None = None,
     multiplicity: int = 1,
     periodic: bool | None = None,
 ) -> Region:
@@ -124,7 +130,8 @@ def region_from_topology(
     atoms
         Indices of the region's atoms; None for all.
     charge, multiplicity
-        Total charge in e and spin multiplicity 2S + 1 of the region.
+        Total charge in e and spin multiplicity 2S + 1 of the region; None is a charge of 0 unless
+        the molecule is one of an ion.
     periodic
         Whether the System is periodic. None: if the topology has box vectors.
 
@@ -168,6 +175,7 @@ def region_from_topology(
         multiplicity=state.multiplicity,
         periodic=bool(periodic),
         parents=_parents(particles, bonds),
+        charge_is_stated=charge is not None or any(formal),
     )
 
 
@@ -180,12 +188,12 @@ def check_topology(topology: Any) -> None:
         )
 
 
-def _checked_state(charge: int, multiplicity: int, formal: list[int]) -> ElectronicState:
+def _checked_state(charge: int | None, multiplicity: int, formal: list[int]) -> ElectronicState:
     """Charge and multiplicity as integers that do not contradict formal charges."""
-    whole_charge = as_integer("charge", charge)
+    whole_charge = as_integer("charge", charge) or 0
     whole_multiplicity = as_integer("multiplicity", multiplicity)
-    if whole_charge is None or whole_multiplicity is None:
-        raise InputError(f"charge={charge!r}, multiplicity={multiplicity!r}; both are integers")
+    if whole_multiplicity is None:
+        raise InputError("multiplicity=None; it is 2S + 1, that is 1 for closed shells")
     if any(formal) and sum(formal) != whole_charge:
         raise InputError(
             f"charge={whole_charge}, but the formal charges in the topology add up to {sum(formal)}"
@@ -197,7 +205,7 @@ def _checked_state(charge: int, multiplicity: int, formal: list[int]) -> Electro
 def check_one_molecule(topology: Any, region: Region) -> None:
     """Refuse a region that is a part of a molecule, or more than one, by the topology's bonds.
 
-    Ions that are to be neutral are warned of.
+    Ions whose charge nothing states are refused as well.
 
     Atoms of a residue without any bonds among them, as of a ligand in a PDB file without CONECT
     records, are taken for one fragment.
@@ -205,7 +213,8 @@ def check_one_molecule(topology: Any, region: Region) -> None:
     Raises
     ------
     InputError
-        If a bond leads out of the region, or none leads from one part of it to another.
+        If a bond leads out of the region, none leads from one part of it to another, or bonds
+        imply a charge that nothing states.
     """
     own = {int(particle): i for i, particle in enumerate(region.particles)}
     bonds = []
@@ -220,10 +229,11 @@ def check_one_molecule(topology: Any, region: Region) -> None:
             )
         if first in own:
             bonds.append((own[first], own[second]))
-    implied = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
-    state = ElectronicState(region.charge, region.multiplicity)
-    if question := charge_question("the molecule of ML atoms", state, implied, "charge="):
-        warnings.warn(question, stacklevel=3)
+    if not region.charge_is_stated:
+        implied = implied_charge(region.numbers, np.array(bonds, dtype=np.int64).reshape(-1, 2))
+        state = ElectronicState(region.charge, region.multiplicity)
+        if question := charge_question("the molecule of ML atoms", state, implied, "charge="):
+            raise InputError(question)
     bonded = {i for pair in bonds for i in pair}
     for residue in topology.residues():
         inside = [own[atom.index] for atom in residue.atoms() if atom.index in own]
@@ -250,6 +260,7 @@ def region_from_structure(structure: Structure) -> Region:
         multiplicity=structure.multiplicity,
         periodic=False,
         parents=np.zeros(count, dtype=np.int64),
+        charge_is_stated=structure.charge_is_stated,
     )
 
 

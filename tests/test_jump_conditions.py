@@ -205,6 +205,9 @@ def test_setters_of_ases_dynamics():
     assert dyn.loop.thermostat.friction_per_fs == pytest.approx(0.05)
     dyn.run(5)
     assert dyn.get_time() == pytest.approx(20 * units.FS)
+    dyn.dt = 2 * units.FS
+    dyn.run(5)
+    assert dyn.get_time() == pytest.approx(30 * units.FS)
     dyn.set_temperature(0.03)
     assert dyn.loop.thermostat.temperature_K == pytest.approx(0.03 / units.KB)
     with pytest.raises(ConfigError, match="give one of them"):

@@ -316,7 +316,7 @@ def test_fixcom_is_obeyed_and_other_constraints_are_refused():
     # What holds nothing is no constraint.
     atoms.set_constraint(FixAtoms([]))
     free = JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic), guard=Guard.off())
-    atoms.set_constraint(FixCom())
+    free.attach(atoms.set_constraint, constraint=FixCom())
     with pytest.raises(ConfigError, match="FixCom was set after"):
         free.run(1)
 

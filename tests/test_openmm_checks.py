@@ -12,6 +12,8 @@ from toy_models import SMALL, random_network, toy_model
 
 from mlmd_calc.data.molecules import atoms_from_smiles
 from mlmd_calc.errors import InputError, ModelFileError
+from mlmd_calc.potential import Potential
+from mlmd_calc.propagation import VerletPropagator
 from mlmd_calc.zoo import save_model
 
 openmm = pytest.importorskip("openmm", reason="openmm is not installed")
@@ -19,7 +21,12 @@ openmm = pytest.importorskip("openmm", reason="openmm is not installed")
 from openmm import app  # noqa: E402
 from openmm_systems import context_of, energy_and_forces, system_of, topology_of  # noqa: E402
 
-from openmm_bridge import check_system, create_force, load_system  # noqa: E402
+from openmm_bridge import (  # noqa: E402
+    JumpNVEIntegrator,
+    check_system,
+    create_force,
+    load_system,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -151,15 +158,27 @@ def test_a_residue_of_a_peptide_is_refused():
         create_force(topology, toy_model(), atoms=residue)
 
 
-def test_ions_that_are_to_be_neutral_are_warned_of():
+def test_ions_whose_charge_nothing_states_are_refused(stored):
     pytest.importorskip("rdkit", reason="rdkit reads SMILES")
     dianion, zwitterion = (
         atoms_from_smiles(smiles) for smiles in ("[O-]C(=O)C(=O)[O-]", "C(C(=O)[O-])[NH3+]")
     )
-    with pytest.warns(UserWarning, match=r"the charge -2; give charge=-2, or"):
+    with pytest.raises(InputError, match=r"the charge -2; give charge=-2, or"):
         force_on(dianion)
     assert force_on(dianion, charge=-2).region.charge == -2
+    assert force_on(dianion, charge=0).region.charge == 0
     assert force_on(zwitterion).region.charge == 0
+    without_bonds = ligand_without_bonds(dianion)
+    made = system_of(dianion, create_force(without_bonds, stored, device="cpu"))
+    for system in (made, copy.deepcopy(made)):
+        context = context_of(system, dianion.positions)
+        with pytest.raises(openmm.OpenMMException, match="the charge -2; give charge=-2, or"):
+            context.getState(getEnergy=True)
+    propagator = VerletPropagator(Potential(toy_model()), 0.5)
+    integrator = JumpNVEIntegrator(propagator, without_bonds, 0.002)
+    jumping = context_of(system_of(dianion), dianion.positions, "Reference", integrator)
+    with pytest.raises(InputError, match="the charge -2; give charge=-2, or"):
+        jumping.getIntegrator().step(1)
 
 
 def test_two_molecules_are_refused(ethanol):
@@ -171,20 +190,22 @@ def test_two_molecules_are_refused(ethanol):
     create_force(topology, toy_model(), atoms=range(9))
 
 
-def test_a_ligand_without_bonds_is_one_molecule(ethanol):
+def ligand_without_bonds(atoms: ase.Atoms) -> app.Topology:
+    """Topology of a PDB file without CONECT records."""
     topology = app.Topology()
     residue = topology.addResidue("LIG", topology.addChain())
-    for symbol in ethanol.get_chemical_symbols():
+    for symbol in atoms.get_chemical_symbols():
         topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
-    create_force(topology, toy_model())
+    return topology
+
+
+def test_a_ligand_without_bonds_is_one_molecule(ethanol):
+    create_force(ligand_without_bonds(ethanol), toy_model())
 
 
 def test_bonds_of_the_system_are_not_cut(ethanol):
     """The topology has no bonds, but the force field has."""
-    topology = app.Topology()
-    residue = topology.addResidue("LIG", topology.addChain())
-    for symbol in ethanol.get_chemical_symbols():
-        topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    topology = ligand_without_bonds(ethanol)
     force = create_force(topology, toy_model(), atoms=range(7), multiplicity=1, charge=0)
     with pytest.raises(InputError, match="bond of the force field ties particles"):
         check_system(system_of(ethanol, bonds_of(ethanol)), force)

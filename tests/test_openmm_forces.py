@@ -342,7 +342,7 @@ def test_a_model_in_memory_runs_but_cannot_be_stored(ethanol):
         ({"atoms": [0.5]}, "0.5 is not an integer"),
         ({"atoms": 3}, "atoms=3; list the indices"),
         ({"charge": 0.5}, "charge=0.5 is not an integer"),
-        ({"charge": None}, "charge=None"),
+        ({"multiplicity": None}, "multiplicity=None"),
         ({"multiplicity": -1}, "multiplicity=-1 is outside"),
         ({"charge": 1}, "cannot have multiplicity=1"),
         ({"backend": "cuda"}, "backend='cuda'; choose one of auto, pytorch, python, torchscript"),

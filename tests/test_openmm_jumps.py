@@ -413,6 +413,15 @@ def test_positions_in_another_order_than_the_topology_are_refused():
         context.getIntegrator().step(1)
 
 
+def test_a_context_without_positions_is_refused():
+    ethanol = molecule("CH3CH2OH")
+    propagator = VerletPropagator(Potential(toy_model()), 0.5)
+    integrator = JumpNVEIntegrator(propagator, topology_of(ethanol), STRIDE)
+    context = context_of(system_of(ethanol), 0.0 * ethanol.positions, "Reference", integrator)
+    with pytest.raises(InputError, match="call setPositions before the first step"):
+        context.getIntegrator().step(1)
+
+
 def test_integrators_that_cannot_work_are_refused():
     harmonic, start = tethered()
     atoms = start.to_atoms()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import IO, Any
@@ -136,7 +135,8 @@ class JumpDynamics(StepLoop):
             self.loop.load(restart)
             frames = 1 + within * (self.loop.step // loginterval)
         options |= trajectory_options(trajectory, frames, loginterval)
-        super().__init__(atoms, timestep, loginterval=loginterval, **options)
+        # Not the argument: a restart file may tell of a length that was changed since the start.
+        super().__init__(atoms, self.dt, loginterval=loginterval, **options)
         if within > 1 and trajectory is not None:
             self.insert_observer(self._write_inner_frames)  # type: ignore[no-untyped-call]
         if logfile:
@@ -187,18 +187,22 @@ class JumpDynamics(StepLoop):
 
     def step(self) -> None:
         """Do one jump, and the force-based steps after it."""
+        if _fixes_centre(self.atoms) and not self.loop.setup.corrections.fix_centre:
+            raise ConfigError("FixCom was set after the dynamics was made; make it after that")
         self._jumps.look()
         self._jumps.step()
 
-    def irun(self, steps: int = 50) -> Generator[bool, None, None]:
-        """Run as a generator, which yields after every step whether the run is complete."""
-        if _fixes_centre(self.atoms) and not self.loop.setup.corrections.fix_centre:
-            raise ConfigError("FixCom was set after the dynamics was made; make it after that")
-        yield from super().irun(steps)
+    @property
+    def dt(self) -> float:
+        """Length of a jump in ASE time units; not to be changed with frames inside jumps."""
+        return self.loop.stride_fs * units.FS
+
+    @dt.setter
+    def dt(self, timestep: float) -> None:
+        self.loop.stride_fs = _femtoseconds("timestep", timestep)
 
     def set_timestep(self, timestep: float) -> None:
-        """Change the length of a jump, in ASE time units; not with frames inside jumps."""
-        self.loop.stride_fs = _femtoseconds("timestep", timestep)
+        """Change the length of a jump, as assigning `dt` does."""
         self.dt = timestep
 
     def get_time(self) -> float:

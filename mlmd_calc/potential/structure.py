@@ -118,9 +118,8 @@ class Structure:
         if self.charge_is_stated:
             return
         implied = charge_of_bonds(ase.Atoms(self.numbers, self.positions))
-        option = "atoms.info['charge'] = "
-        if question := charge_question("the molecule", self.state, implied, option):
-            raise InputError(question)
+        if question := charge_question("the molecule", self.state, implied, "charge="):
+            raise InputError(f"{question}. ASE's atoms state it by atoms.info['charge'], too")
 
     def check_one_molecule(self) -> None:
         """Warn of several molecules beside each other, whose interactions models seldom learn."""
