@@ -154,6 +154,8 @@ def test_finetune_starts_from_the_folder_of_a_run(folder, tmp_path):
     assert result.exit_code == 0
     card = load_model(tmp_path).card
     assert card.fine_tuned_from.startswith("springs (sha256 ")
+    # Of the others of its parent it has forgotten what it knew.
+    assert [(state.molecules, state.most_atoms) for state in card.electronic_states] == [(1, 3)]
     # That of mdet-finetune.
     assert card.recipe["loss"] == {"forces": 1.0, "energy": 0.5, "gradient": 0.0, "consistency": 0}
     assert card.licence == "MIT"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlmd_calc import units
-from mlmd_calc.data import MoleculeFrames
+from mlmd_calc.data import MoleculeFrames, read_dataset
 from mlmd_calc.data.plausibility import check_units
 from mlmd_calc.errors import InputError
 
@@ -66,6 +66,19 @@ def test_one_frame_tells_the_unit_of_total_energies(unit):
         check_units(replace(one, energies=np.array([total / unit])))
 
 
+def test_md17_in_other_units_that_nothing_states_is_refused(tmp_path):
+    """Numbers that look like Hartree/Å in kcal/mol/Å are in eV/Å."""
+    molecule = vibrating()
+    arrays = {"z": molecule.numbers, "R": molecule.positions}
+    labels = {"E": molecule.energies, "F": molecule.forces}
+    np.savez(tmp_path / "x.npz", **arrays, **labels)
+    with pytest.raises(InputError, match=r"like eV and eV/Å, .* kcal/mol/Å .* e_unit='eV'"):
+        read_dataset(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **arrays, **labels, e_unit="eV")
+    (read,) = read_dataset(tmp_path / "x.npz")
+    np.testing.assert_array_equal(read.forces, molecule.forces)
+
+
 def test_relaxed_structures_tell_no_unit():
     """Lengths of bonds differ between conformers and along scans, without any force."""
     molecule = vibrating()
@@ -84,6 +97,14 @@ def test_forces_that_are_all_zero_are_none():
     molecule = vibrating()
     with pytest.raises(InputError, match=r"all forces are zero.*leave them out"):
         check_units(replace(molecule, forces=np.zeros_like(molecule.forces)))
+    some = molecule.forces.copy()
+    some[4::2] = 0.0
+    with pytest.raises(InputError, match=r"of frame 0 are zero.*\(9 of 20 frames\); leave such"):
+        check_units(replace(molecule, forces=some))
+
+
+def test_frames_that_are_the_same_tell_nothing_of_energies():
+    check_units(replace(vibrating().select(np.ones(12, int)), velocities=None))
 
 
 @pytest.mark.parametrize(

@@ -160,17 +160,22 @@ def test_md17_layouts_are_converted_from_kcal(tmp_path, water, keys, energy_shap
 
 
 @pytest.mark.parametrize("unit", ["Hartree", b"Hartree"])
-def test_md17_in_other_units_is_refused(tmp_path, water, unit):
+@pytest.mark.parametrize(("r_unit", "length"), [("Ang", 1.0), ("bohr", units.BOHR)])
+def test_md17_in_stated_units_is_converted(tmp_path, water, unit, r_unit, length):
+    """As sGDML writes it."""
     np.savez(
         tmp_path / "x.npz",
         z=water.numbers,
-        R=water.positions,
-        E=water.energies,
-        F=water.forces,
+        R=water.positions / length,
+        E=water.energies / units.HARTREE,
+        F=water.forces * length / units.HARTREE,
         e_unit=np.array(unit),
+        r_unit=r_unit,
     )
-    with pytest.raises(InputError, match="'Hartree'"):
-        read_dataset(tmp_path / "x.npz")
+    (read,) = read_dataset(tmp_path / "x.npz")
+    np.testing.assert_allclose(read.positions, water.positions, rtol=1e-12)
+    np.testing.assert_allclose(read.energies, water.energies, rtol=1e-12)
+    np.testing.assert_allclose(read.forces, water.forces, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +187,9 @@ def test_md17_in_other_units_is_refused(tmp_path, water, unit):
         ("R", np.zeros((6, 3, 3), "U3"), "positions are of type <U3"),
         ("Q", np.full(6, -2), "Q=-2 looks like a charge"),
         ("charge", np.array([0, 0, 0, 0, 0, 2]), "charge differs from frame to frame"),
-        ("energy_unit", "eV", "energy_unit is 'eV', but energy is read in kcal/mol"),
         ("units", "Hartree/Bohr", "units is 'Hartree/Bohr', but force is read in kcal/mol/Å"),
         ("charge", np.array({"total": 1}, object), "charge holds objects of Python"),
+        ("lattice", 20.0 * np.eye(3), "its labels are those of a periodic lattice"),
     ],
 )
 def test_arrays_of_other_kinds_beside_md17_are_refused(tmp_path, water, key, value, message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import ase
 import numpy as np
@@ -15,6 +15,9 @@ from mlmd_calc.errors import InputError
 
 FloatArray: TypeAlias = NDArray[np.floating]
 Float64Array: TypeAlias = NDArray[np.float64]
+
+READ_IN: Final = "read_in"
+"""Entry of the metadata: unit of energy in which numbers were read because nothing states one."""
 
 
 @dataclass(frozen=True)

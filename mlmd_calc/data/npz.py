@@ -11,7 +11,9 @@ TG80            nuclear_charges, coords, energy              Å, Hartree
 ==============  ===========================================  ======================================
 
 Charge and multiplicity follow the rule of `mlmd_calc.electrons`, with the names of single numbers,
-or of equal ones for each frame, as keys. Keys such as ``energy_unit`` must not state other units.
+or of equal ones for each frame, as keys. Keys such as ``energy_unit`` must not state other units,
+except in files of the layouts of MD17 and rMD17, which sGDML writes in any: there they are
+believed. Its ``lattice`` is refused.
 Our layouts may also hold ``smiles`` and ``metadata`` (a JSON object of strings, of which ``name``
 names the molecule); labels may hold ``T`` (K), ``kind`` (0 minimum, 1 sampled frame, 2 distorted
 copy) and ``segment``; trajectories may hold ``F`` (eV/Å).
@@ -34,8 +36,8 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
-from mlmd_calc.data.frames import MoleculeFrames, stated_state
-from mlmd_calc.data.stated_units import OURS, check_stated, is_unit
+from mlmd_calc.data.frames import READ_IN, MoleculeFrames, stated_state
+from mlmd_calc.data.stated_units import OURS, check_stated, is_unit, stated_sizes
 from mlmd_calc.electrons import is_electronic
 from mlmd_calc.errors import InputError
 from mlmd_calc.io.npz import Arrays, Layouts, load_layout, reading, write_npz
@@ -180,21 +182,32 @@ def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
 
 
 def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeFrames:
-    """Frames in kcal/mol, of the arrays of numbers, positions, forces and energies."""
+    """Frames in kcal/mol unless another unit is stated, as files of sGDML do.
+
+    The arrays are those of numbers, positions, forces and energies.
+    """
     numbers, positions, forces, energies = (arrays[key] for key in keys)
     others = {key: value for key, value in arrays.items() if key not in keys}
-    check_stated(f"{path}", others, {"length": 1.0, "energy": _KCAL, "force": _KCAL})
+    if "lattice" in others:
+        raise InputError(
+            f"{path}: its labels are those of a periodic lattice, but models know isolated "
+            "molecules only; leave the file out, or the lattice if the molecule is whole and alone"
+        )
+    sizes = stated_sizes(f"{path}", others, {"length": 1.0, "energy": _KCAL})
+    metadata = {"source": path.name}
+    if sizes["energy"] == _KCAL:
+        metadata[READ_IN] = "kcal/mol"
     state = stated_state(f"{path}", others, len(positions))
     return MoleculeFrames(
         name=path.stem,
         numbers=_whole("atomic numbers", numbers),
-        positions=_real("positions", positions),
-        forces=_real("forces", forces) * _KCAL,
+        positions=_real("positions", positions) * sizes["length"],
+        forces=_real("forces", forces) * sizes["force"],
         # MD17 stores energies as a column.
-        energies=_real("energies", energies).reshape(-1) * _KCAL,
+        energies=_real("energies", energies).reshape(-1) * sizes["energy"],
         charge=state.charge,
         multiplicity=state.multiplicity,
-        metadata={"source": path.name},
+        metadata=metadata,
     )
 
 
@@ -206,7 +219,9 @@ _LAYOUTS: Layouts[MoleculeFrames] = (
     (frozenset({"z", "R", "E", "F"}), _md17),
     (frozenset({"nuclear_charges", "coords", "energy"}), _tg80),
 )
-_OPTIONAL = frozenset({"F", "T", "segment", "smiles", "metadata", "old_indices", "forces"})
+_OPTIONAL = frozenset(
+    {"F", "T", "segment", "smiles", "metadata", "old_indices", "forces", "lattice"}
+)
 
 
 def _metadata(path: Path, arrays: Arrays) -> dict[str, str]:

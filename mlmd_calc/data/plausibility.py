@@ -26,7 +26,8 @@ from ase.data import atomic_masses, covalent_radii
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import Float64Array, FloatArray, MoleculeFrames
+from mlmd_calc.data.frames import READ_IN, Float64Array, FloatArray, MoleculeFrames
+from mlmd_calc.data.stated_units import unit_of
 from mlmd_calc.errors import InputError
 
 _FRAMES: Final = 40
@@ -55,6 +56,8 @@ largest of 1,109 with 40."""
 _WORK: Final = (0.06, 8.0)
 """Change of energy by the work of the forces, both root mean squares. Near 1 for frames of
 dynamics; between distant frames, where the way is not straight, it was 0.1 to 1.4."""
+_NO_WORK: Final = 1e-9
+"""eV; what rounding leaves of frames that are the same."""
 _FEWEST_PAIRS: Final = 19
 _STRAIGHT: Final = 0.95
 """Correlation of energies and work from which on the slope is told as well."""
@@ -115,10 +118,13 @@ def check_units(molecule: MoleculeFrames) -> None:
     if molecule.energies is not None:
         _check_totals(molecule.name, molecule.numbers, float(np.median(molecule.energies)))
     if molecule.forces is not None and len(spread) >= _FEWEST_FORCES:
+        if len(spread) >= _FEWEST:
+            _check_computed(molecule.name, molecule.forces)
         forces = molecule.forces[spread][:, kept].astype(np.float64)
-        _check_forces(molecule.name, numbers, positions, forces)
+        read_in = molecule.metadata.get(READ_IN, "eV")
+        _check_forces(molecule.name, numbers, positions, forces, read_in)
         if molecule.energies is not None and len(spread) >= _FEWEST:
-            _check_energies(molecule, molecule.forces, molecule.energies)
+            _check_energies(molecule, molecule.forces, molecule.energies, read_in)
     if molecule.velocities is not None and molecule.dt_fs is not None:
         _check_velocities(molecule, molecule.velocities, molecule.dt_fs)
 
@@ -154,17 +160,32 @@ def _check_overlaps(name: str, distances: Float64Array) -> None:
         )
 
 
-def _check_forces(
-    name: str, numbers: NDArray[np.int64], positions: Float64Array, forces: Float64Array
-) -> None:
-    found = _stiffness(numbers, positions, forces)
-    if found is None:
-        return
-    if not forces.any() and len(positions) >= _FEWEST:
+def _check_computed(name: str, forces: FloatArray) -> None:
+    """Refuse zeros that stand for no forces."""
+    missing = np.flatnonzero(~forces.any(axis=(1, 2)))
+    if len(missing) == len(forces):
         raise InputError(
             f"molecule {name!r}: all forces are zero, as where they were not computed; leave them "
             "out"
         )
+    # At a minimum of a model they are zero.
+    if len(missing) > 1:
+        raise InputError(
+            f"molecule {name!r}: all forces of frame {missing[0]} are zero, as where they were not "
+            f"computed ({len(missing)} of {len(forces)} frames); leave such frames out"
+        )
+
+
+def _check_forces(
+    name: str,
+    numbers: NDArray[np.int64],
+    positions: Float64Array,
+    forces: Float64Array,
+    read_in: str,
+) -> None:
+    found = _stiffness(numbers, positions, forces)
+    if found is None:
+        return
     stiffness, correlation, size = found
     lowest, highest = _STIFFNESS
     usual = _USUAL_STIFFNESS[0] <= size <= _USUAL_STIFFNESS[1]
@@ -179,7 +200,8 @@ def _check_forces(
     if lowest <= -stiffness <= highest:
         guess = "gradients of the energy, change their sign"
     else:
-        guess = f"{_units(abs(stiffness), _FORCES, _USUAL_STIFFNESS)}, convert them to eV/Å"
+        unit = _units(abs(stiffness), _FORCES, _USUAL_STIFFNESS, read_in)
+        guess = f"{unit}, convert them to {read_in}/Å"
     raise InputError(
         f"molecule {name!r}: by the forces a bond resists stretching with {stiffness:.3g} eV/Å², "
         f"in molecules it is 20 to 160; the forces look like {guess}"
@@ -230,7 +252,7 @@ def _check_totals(name: str, numbers: NDArray[np.int64], energy: float) -> None:
 
 
 def _check_energies(
-    molecule: MoleculeFrames, all_forces: FloatArray, all_energies: FloatArray
+    molecule: MoleculeFrames, all_forces: FloatArray, all_energies: FloatArray, read_in: str
 ) -> None:
     # Neighbours in time are alike, which makes the work most exact.
     count = min(_FRAMES, len(molecule))
@@ -246,14 +268,14 @@ def _check_energies(
     done = np.array([_work(*positions[k : k + 2], *forces[k : k + 2]) for k in first])
     expected, found = np.sqrt(np.mean(done**2)), np.sqrt(np.mean(changes**2))
     lowest, highest = _WORK
-    if expected == 0.0:
+    if expected < _NO_WORK:
         return
     if not lowest <= found / expected <= highest:
         raise InputError(
             f"molecule {molecule.name!r}: from frame to frame the energy changes by {found:.3g} eV,"
             f" but the forces do work of {expected:.3g} eV; the energies look like "
-            f"{_units(float(found / expected), _ENERGIES, (0.3, 2.0))}, convert energies and forces"
-            " to eV and eV/Å"
+            f"{_units(float(found / expected), _ENERGIES, (0.3, 2.0), read_in)}, convert energies "
+            f"and forces to {read_in} and {read_in}/Å"
         )
     # Of distant frames, between which the way is not straight, the slope tells nothing.
     together = -float(np.mean(changes * done))
@@ -313,7 +335,11 @@ def _bond_lengths(numbers: NDArray[np.int64]) -> Float64Array:
     return np.asarray(np.add.outer(radii, radii), dtype=np.float64)
 
 
-def _units(found: float, known: dict[str, float], usual: tuple[float, float]) -> str:
+def _units(
+    found: float, known: dict[str, float], usual: tuple[float, float], read_in: str = "eV"
+) -> str:
     """Name the units in which a usual value would be what was found."""
-    fitting = [name for name, unit in known.items() if usual[0] <= found * unit <= usual[1]]
+    size = unit_of("energy", read_in) or 1.0
+    known = known if size == 1.0 else {"eV and eV/Å": 1.0, **known}
+    fitting = [name for name, unit in known.items() if usual[0] <= found / size * unit <= usual[1]]
     return " or ".join(fitting) or "another unit"

@@ -16,7 +16,7 @@ from mlmd_calc.data.ase_files import (
     is_ase_file,
     read_ase_file,
 )
-from mlmd_calc.data.frames import MoleculeFrames
+from mlmd_calc.data.frames import READ_IN, MoleculeFrames
 from mlmd_calc.data.hdf5_files import read_hdf5
 from mlmd_calc.data.npz import read_npz
 from mlmd_calc.data.plausibility import check_units
@@ -145,5 +145,13 @@ def _check(molecule: MoleculeFrames) -> None:
             f"molecule {molecule.name!r}: {key} of frame {int(np.argmin(per_frame))} are not "
             "finite; remove the frame"
         )
-    check_units(molecule)
+    try:
+        check_units(molecule)
+    except InputError as error:
+        if unit := molecule.metadata.get(READ_IN):
+            raise InputError(
+                f"{error} (read in {unit}; a file of this layout that states other units, as "
+                "e_unit='eV' and r_unit='Ang', is read in these)"
+            ) from error
+        raise
     check_parity(f"molecule {molecule.name!r}: ", int(numbers.sum()), molecule.state)

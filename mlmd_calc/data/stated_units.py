@@ -97,6 +97,35 @@ def check_stated(where: str, stated: Mapping[str, Any], expected: Mapping[Quanti
                 )
 
 
+def stated_sizes(
+    where: str, stated: Mapping[str, Any], usual: Mapping[Quantity, float]
+) -> dict[Quantity, float]:
+    """Sizes of the units of numbers, in Å, eV and eV/Å: those that are stated, else the usual ones.
+
+    Parameters
+    ----------
+    where, stated
+        As of :func:`check_stated`.
+    usual
+        Units of length and energy where none are stated. Forces are in those of energy by length
+        unless something else is stated.
+
+    Raises
+    ------
+    InputError
+        If a unit is stated of forces, but none of energies, which are not in the usual one then.
+    """
+    found: dict[Quantity, float] = {}
+    for key, value in stated.items():
+        text = text_of(value)
+        if is_unit(key) and text is not None:
+            found |= _meant(key, text)
+    sizes = {**usual, **found}
+    if "energy" not in found:
+        check_stated(where, stated, {"force": sizes["energy"] / sizes["length"]})
+    return {"force": sizes["energy"] / sizes["length"], **sizes}
+
+
 def is_unit(key: str) -> bool:
     """Tell whether a key states a unit, or all of them."""
     return bool(re.search(r"(^|_|\W)units?($|_|\W)|units?$", str(key).lower()))

@@ -45,7 +45,9 @@ def mdet_task(
         pairs_per_batch=recipe.pairs_per_batch,
         copies=recipe.copies,
     )
-    known = () if start is None else start.card.electronic_states
+    # Fine-tuned to one molecule, a model forgets others.
+    is_alone = len({molecule.name for molecule in train}) == 1
+    known = () if start is None or is_alone else start.card.electronic_states
     # Of a model whose own states are not known the states of its child are not known either.
     states = None if known is None else trained_states(train, known)
     card = {"electronic_states": states, **_distances(train, start)}
