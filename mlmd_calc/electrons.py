@@ -48,7 +48,14 @@ _FORMAL_CHARGES: Final = frozenset({"formalcharge", "formalcharges"})
 _CHARGES: Final = frozenset({"charge", "charges", "partialcharge", "partialcharges", "q"})
 _PAIR: Final = re.compile(r"\s*([+-]?\d+)([\s,;]+[+-]?\d+)?\s*")
 """A total, or charge and multiplicity, in a text."""
-_DIGIT: Final = re.compile(r"[+-]?\d")
+_BARE: Final = re.compile(r"[\[(\"']*(?P<charge>[+-]?\d)[\s,;]+(?P<multiplicity>\d)(?![\w.])")
+"""Charge and multiplicity at the beginning of a comment, without names."""
+_SAID: Final = re.compile(
+    r"\b(?:(?P<charge>charge|chrg|chg|q)|mult|multiplicity|spin|2s\+1)\b"
+    r"(?:\s+(?:of|is))?\W{0,3}?(?P<number>[+-]?\d+)(?![\w.])",
+    re.IGNORECASE,
+)
+"""A charge or a multiplicity in words of a comment."""
 _ION: Final = re.compile(r"(di|tri|tetra)?(an|cat)ion", re.IGNORECASE)
 _SPIN_STATE: Final = re.compile(r"doublet|triplet|quartet|quintet", re.IGNORECASE)
 
@@ -225,7 +232,7 @@ def state_as_stated(
         charge=0 if found_charge is None else found_charge,
         multiplicity=1 if found_multiplicity is None else found_multiplicity,
     )
-    _refuse_bare_numbers(atoms, state)
+    _refuse_comment(atoms, state)
     if found_charge is None:
         _refuse_words(atoms, _ION, "charge=... (in e)", state)
     if found_multiplicity is None:
@@ -356,7 +363,7 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
         if _plain(key) in _CHARGE_KEYS | _MULTIPLICITY_KEYS or not is_electronic(key):
             continue
         # Texts (the name of a method), flags and arrays (charges of the atoms) are no totals,
-        # unless they are one number or two; the words of a comment are flags to ASE.
+        # unless they are one number or two.
         is_flag = isinstance(value, (bool, np.bool_))
         if isinstance(value, str):
             has_total = bool(_PAIR.fullmatch(value))
@@ -364,7 +371,7 @@ def _refuse_lookalikes(info: Mapping[str, Any]) -> None:
             has_total = np.shape(value) in ((1,), (2,)) and _are_whole(np.asarray(value))
         else:
             has_total = not is_flag and value is not None
-        if has_total or (is_flag and re.search("[:|]", str(key))):
+        if has_total:
             plain = value.item() if isinstance(value, np.generic) else value
             raise InputError(
                 f"{key}={plain!r} looks like a charge or spin, but is not a name known here; "
@@ -397,20 +404,27 @@ def _refuse_words(
             )
 
 
-def _refuse_bare_numbers(atoms: ase.Atoms, state: ElectronicState) -> None:
-    """Refuse a comment of charge and multiplicity without names, where they are others.
+def _refuse_comment(atoms: ase.Atoms, state: ElectronicState) -> None:
+    """Refuse a comment whose words tell another charge or multiplicity than is taken.
 
     Numbers of other things, as of the frame, are seldom a possible charge and multiplicity.
     """
-    words = _words(atoms)
-    if len(words) == 2 and all(_DIGIT.fullmatch(word) for word in words):
-        charge, multiplicity = map(int, words)
-        odd = (int(atoms.numbers.sum()) - charge - multiplicity + 1) % 2
-        if multiplicity > 0 and not odd and state != (charge, multiplicity):
+    comment = " ".join(_words(atoms))
+    said: dict[str, ElectronicState] = {}
+    if bare := _BARE.match(comment):
+        pair = ElectronicState(int(bare["charge"]), int(bare["multiplicity"]))
+        odd = (int(atoms.numbers.sum()) - pair.charge - pair.multiplicity + 1) % 2
+        if pair.multiplicity > 0 and not odd:
+            said[bare[0]] = pair
+    for found in _SAID.finditer(comment):
+        name = "multiplicity" if found["charge"] is None else "charge"
+        said[found[0]] = state._replace(**{name: int(found["number"])})
+    for words, other in said.items():
+        if other != state:
             raise InputError(
-                f"the comment '{charge} {multiplicity}' looks like charge and multiplicity, which "
-                f"are taken to be {state.charge} and {state.multiplicity}; name them, as in "
-                f"charge={charge} multiplicity={multiplicity}, or remove it"
+                f"the comment says {words!r}, but charge and multiplicity would be taken to be "
+                f"{state.charge} and {state.multiplicity}; write charge={other.charge} "
+                f"multiplicity={other.multiplicity} if that is meant, or remove the words"
             )
 
 

@@ -41,6 +41,10 @@ def atoms_saying(charges=None, moments=None, arrays=None, **info) -> ase.Atoms:
         ({"zwitterion": True, "name": "dianion", "cation": False}, (0, 1)),
         # Neither charges of atoms nor names and flags are a total charge.
         ({"mulliken_charges": [0.2, -0.2], "charge_model": "RESP", "spin_polarized": True}, (0, 1)),
+        # Words of a comment that agree, or mean other things.
+        ({"charge:": True, "0": True, "(mult": True, "1)": True}, (0, 1)),
+        ({"charges:": True, "Mulliken": True, "1": True, "2.0": True, "Q-Chem": True}, (0, 1)),
+        ({"-2": True, "1": True, "charge": -2}, (-2, 1)),
         ({"arrays": {"charges_esp": [0.2, -0.2]}}, (0, 1)),
     ],
     ids=str,
@@ -72,8 +76,14 @@ def test_results_of_a_file_count():
         ({"q_charge": 1}, "q_charge=1 looks like a charge or spin.*rename it"),
         ({"uhf": 2}, "uhf=2 looks like"),
         ({"q": 1}, "q=1 looks like"),
-        # What ASE makes of the comment "charge: 1".
-        ({"charge:": True, "1": True}, "charge:=True looks like"),
+        # What ASE makes of comments such as "charge: 1".
+        ({"charge:": True, "1": True}, "comment says 'charge: 1', but .* 0 and 1; write charge=1"),
+        ({"(charge": True, "-2)": True}, r"comment says 'charge -2', but .* write charge=-2"),
+        ({"chg": True, "of": True, "+2": True}, r"says 'chg of \+2', but .* write charge=2"),
+        ({"mol|q|2|mult|1": True}, r"says 'q\|2', but .* write charge=2"),
+        ({"mult:": True, "3;": True}, "comment says 'mult: 3', but .* write charge=0 mult.*=3"),
+        ({"[-2, 1]": True, "-76.4": True}, "comment says .*-2, 1'.* write charge=-2 mult.*=1"),
+        ({"0": True, "3": True, "O2": True}, "comment says '0 3'.* write charge=0 mult.*=3"),
         ({"chg": -2}, "chg=-2 looks like"),
         ({"Dianion:": True}, "comment says 'Dianion:', but .* 0 and 1; add charge="),
         ({"triplet": True, "charge": 0}, "comment says 'triplet', but .* add multiplicity="),
