@@ -192,6 +192,17 @@ def test_checks_follow_the_thermostat():
     assert len(loop.events) == 0
 
 
+def test_femtoseconds_without_their_unit_are_told():
+    harmonic, start = tethered()
+    propagator = HarmonicPropagator(harmonic)
+    propagator.strides = Strides.among([4.0, 8.0])
+    with pytest.raises(ConfigError, match=r"timestep=8 is 81.44 fs in .* write 8 \* ase.units.fs"):
+        JumpNVE(start.to_atoms(), 8, propagator, **FREE)
+    dyn = JumpNVE(start.to_atoms(), 8 * units.FS, propagator, **FREE)
+    with pytest.raises(ConfigError, match=r"timestep=4 is 40.72 fs"):
+        dyn.set_timestep(4)
+
+
 def test_setters_of_ases_dynamics():
     harmonic, start = tethered()
     atoms = start.to_atoms()

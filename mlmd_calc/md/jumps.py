@@ -113,11 +113,12 @@ class JumpDynamics(StepLoop):
         if options.pop("fixcm", False) or _fixes_centre(atoms):
             corrections = of_loop.get("corrections") or Corrections()
             of_loop["corrections"] = replace(corrections, fix_centre=True)
+        propagator = as_propagator(propagator, atoms)
         inner_fs = 0.5 if md_timestep is None else _femtoseconds("md_timestep", md_timestep)
         self._jumps = Jumps(
             [atoms],
-            as_propagator(propagator, atoms),
-            _femtoseconds("timestep", timestep),
+            propagator,
+            _stride_fs(timestep, propagator),
             thermostat,
             forces=None if atoms.calc is None else AttachedCalculator(atoms),
             md_timestep_fs=inner_fs,
@@ -199,7 +200,7 @@ class JumpDynamics(StepLoop):
 
     @dt.setter
     def dt(self, timestep: float) -> None:
-        self.loop.stride_fs = _femtoseconds("timestep", timestep)
+        self.loop.stride_fs = _stride_fs(timestep, self.loop.propagator)
 
     def set_timestep(self, timestep: float) -> None:
         """Change the length of a jump, as assigning `dt` does."""
@@ -389,6 +390,17 @@ def _friction_per_fs(thermostat: str, friction: float | None, taut: float | None
     if friction is not None:
         return positive_number("friction", friction) * units.FS
     return units.FS / positive_number("taut", taut)
+
+
+def _stride_fs(timestep: float, propagator: Propagator) -> float:
+    """Convert from ASE time units, and tell who has taken these for femtoseconds."""
+    stride = _femtoseconds("timestep", timestep)
+    if stride not in propagator.strides and timestep in propagator.strides:
+        raise ConfigError(
+            f"timestep={timestep:g} is {stride:.4g} fs in ASE's units of time; for {timestep:g} fs "
+            f"write {timestep:g} * ase.units.fs"
+        )
+    return stride
 
 
 def _femtoseconds(name: str, time: float) -> float:
