@@ -745,6 +745,11 @@ def test_constraints_that_hold_nothing_are_none(tmp_path):
             "9\nProperties=species:S:1:pos:R:3:masses:S:1\n" + XYZ.replace("\n", " heavy\n"),
             "column 'masses' begins with 'heavy'; each atom needs one number, so correct it",
         ),
+        (
+            "x.xyz",
+            "9\nProperties=species:S:1:pos:R:3:isotope:I:1\n" + XYZ.replace("\n", " 2\n"),
+            "column 'isotope' has 2 for atom 0, C, and would be passed over; call it masses",
+        ),
         ("x.g96", f"POSITION\n{G96}END\n", "chlorine as carbon .* convert .* to a PDB or .xyz"),
         ("x.com", f"#p hf\n\nethanol\n\n-1 1\n{XYZ}\n", "charge .* are not read .* give --charge"),
     ],

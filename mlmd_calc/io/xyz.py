@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import ase
+import numpy as np
+from ase.data import atomic_masses
 from ase.io.formats import open_with_compression
 
 from mlmd_calc.errors import InputError, ModelFileError
@@ -15,14 +17,32 @@ _WIDTHS: Final = {"masses": (), "momenta": (3,)}
 """Numbers of an atom in columns that ASE takes as they are."""
 
 
+_OTHER_MASSES: Final = ("mass", "mass_number", "isotope", "isotopes")
+"""Columns of masses that ASE keeps beside those that it moves atoms with."""
+_UNLIKE: Final = 0.5
+"""amu; nearer to the natural mass it is that, rounded."""
+
+
 def refuse_odd_columns(where: str, atoms: ase.Atoms) -> None:
-    """Refuse masses and momenta that are texts, or not as many numbers as an atom has.
+    """Refuse masses and momenta that are no such numbers, and isotopes that ASE would pass over.
 
     Raises
     ------
     InputError
         With what the column begins with.
     """
+    for name in _OTHER_MASSES:
+        values = atoms.arrays.get(name)
+        if values is None or values.dtype.kind not in "iuf" or values.ndim != 1:
+            continue
+        unlike = (values != 0) & (np.abs(values - atomic_masses[atoms.numbers]) > _UNLIKE)
+        if unlike.any() and not atoms.has("masses"):
+            atom = int(np.argmax(unlike))
+            raise InputError(
+                f"{where}: the column {name!r} has {values[atom]:g} for atom {atom}, "
+                f"{atoms.symbols[atom]}, and would be passed over; call it masses (in amu), or "
+                "leave it out for natural masses"
+            )
     for name, width in _WIDTHS.items():
         values = atoms.arrays.get(name)
         if values is not None and (values.dtype.kind not in "iuf" or values.shape[1:] != width):
