@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 from mlmd_calc import load_propagator
 from mlmd_calc.biomolecules import build_system, read_structure
 from mlmd_calc.biomolecules.domain import Domain
+from mlmd_calc.biomolecules.pdb import format_structure
+from mlmd_calc.biomolecules.reader import structure_from_pdb
 from mlmd_calc.data.biomolecules import structure_from_smiles
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.zoo import ModelCard, list_models
@@ -125,6 +127,18 @@ def test_short_chains_with_free_ends_are_others_than_capped_ones():
             "the chain of ALA 1 of chain A has 1 amino acid and an end without a cap; known are "
             "such chains of 2 and more"
         ]
+
+
+def test_chains_with_one_cap_are_others_than_those_with_two_or_none():
+    capped, free = (build_peptide(Peptide.parse(text), 0) for text in ("AG", "H-AG-OH"))
+    # Without hydrogens the end is that of pH 7.
+    heavy = without(capped, np.flatnonzero(capped.numbers == 1).tolist())
+    lines = format_structure(heavy).splitlines()
+    half = structure_from_pdb("\n".join(line for line in lines if " ACE " not in line))
+    both = [build_system(structure).residues for structure in (capped, free)]
+    for domain in (Domain.of(both), *(card.domain for card in SHIPPED)):
+        assert "has a cap at one end and none at the other" in " ".join(objections(domain, half))
+    assert objections(Domain.of([*both, build_system(half).residues]), half) == []
 
 
 @pytest.mark.parametrize("letter", ["I", "T"])

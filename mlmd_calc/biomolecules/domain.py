@@ -92,6 +92,8 @@ class Domain:
         Amino acids per chain.
     shortest_free
         Amino acids of the shortest chain with an end that is ``"free"``.
+    half_capped
+        Whether there were chains with a cap at one end only.
     chains
         Most chains.
     cis
@@ -113,6 +115,7 @@ class Domain:
     shortest: int
     longest: int
     shortest_free: int = 1
+    half_capped: bool = False
     chains: int = 1
     cis: bool = False
     mirrored: bool = False
@@ -170,6 +173,7 @@ class Domain:
             shortest=max(1, min(counts)),
             longest=max(1, max(counts)),
             shortest_free=max(1, min(of_free)),
+            half_capped=any(map(_is_half_capped, chains)),
             chains=max((len(_chains(system)) for system in systems), default=0),
             cis=any(residue.cis for residue in everything),
             mirrored=any(residue.mirrored for residue in everything),
@@ -239,6 +243,11 @@ class Domain:
                 f"without a cap; known are such chains of {self.shortest_free} and more"
             )
         first, last = members[0], members[-1]
+        if _is_half_capped(members) and not self.half_capped:
+            found.append(
+                f"the chain of {first.label} has a cap at one end and none at the other; known are "
+                "caps at both or neither"
+            )
         ends = (("begins", first, first.begins, self.first), ("ends", last, last.ends, self.last))
         for verb, residue, end, known in ends:
             if end not in known:
@@ -255,6 +264,10 @@ def _acids(chain: Sequence[ResidueState]) -> int:
 
 def _has_free_end(chain: Sequence[ResidueState]) -> bool:
     return FREE in (chain[0].begins, chain[-1].ends)
+
+
+def _is_half_capped(chain: Sequence[ResidueState]) -> bool:
+    return (chain[0].begins in _HOW) != (chain[-1].ends in _HOW)
 
 
 def refuse_objections(objections: Sequence[str], model: str) -> None:
