@@ -72,7 +72,7 @@ def test_md17_in_other_units_that_nothing_states_is_refused(tmp_path):
     arrays = {"z": molecule.numbers, "R": molecule.positions}
     labels = {"E": molecule.energies, "F": molecule.forces}
     np.savez(tmp_path / "x.npz", **arrays, **labels)
-    with pytest.raises(InputError, match=r"like eV and eV/Å, .* kcal/mol/Å .* e_unit='eV'"):
+    with pytest.raises(InputError, match=r"like eV/Å, .* to kcal/mol/Å .* e_unit='eV'"):
         read_dataset(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", **arrays, **labels, e_unit="eV")
     (read,) = read_dataset(tmp_path / "x.npz")

@@ -222,6 +222,22 @@ def test_spice(tmp_path, h5py, frames):
     assert_frames(ion, (positions[:, :-1], energies, forces[:, :-1]), METHANOL.numbers[:-1])
 
 
+def test_other_units_than_those_of_spice_are_named_as_they_are_in_the_file(tmp_path, h5py, frames):
+    """Numbers in eV/Å, read in Hartree/Bohr, look like others in eV/Å."""
+    positions, energies, forces = frames
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        group = file.create_group("methanol")
+        group["atomic_numbers"] = METHANOL.numbers
+        group["conformations"] = positions / units.BOHR
+        group["dft_total_energy"], group["dft_total_gradient"] = energies, -forces
+    with pytest.raises(InputError, match="like eV/Å, convert them to Hartree/Bohr .*units of arr"):
+        read_dataset(tmp_path / "x.hdf5")
+    with h5py.File(tmp_path / "x.hdf5", "a") as file:
+        file["methanol/dft_total_energy"].attrs["units"] = "eV"
+        file["methanol/dft_total_gradient"].attrs["units"] = "eV/angstrom"
+    assert_frames(read_dataset(tmp_path / "x.hdf5")[0], frames)
+
+
 @pytest.mark.parametrize(
     ("smiles", "charge"),
     [

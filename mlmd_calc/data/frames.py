@@ -17,7 +17,8 @@ FloatArray: TypeAlias = NDArray[np.floating]
 Float64Array: TypeAlias = NDArray[np.float64]
 
 READ_IN: Final = "read_in"
-"""Entry of the metadata: unit of energy in which numbers were read because nothing states one."""
+"""Entry of the metadata: units of energies and forces, as ``"kcal/mol, kcal/mol/Å"``, in which
+numbers were read because nothing states any. Missing where that is eV and eV/Å."""
 
 
 @dataclass(frozen=True)

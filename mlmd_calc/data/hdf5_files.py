@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import Float64Array, MoleculeFrames, stated_state
+from mlmd_calc.data.frames import READ_IN, Float64Array, MoleculeFrames, stated_state
 from mlmd_calc.data.hdf5 import open_hdf5, read_array
 from mlmd_calc.data.stated_units import Quantity, text_of, unit_of
 from mlmd_calc.electrons import ElectronicState, is_electronic
@@ -126,7 +126,7 @@ def _spice(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
         gradients = _read(group, "dft_total_gradient", shape, "force", units.HARTREE / units.BOHR)
         energies = _read(group, "dft_total_energy", (None,), "energy", units.HARTREE)
         smiles = _text(group, "smiles") if "smiles" in group else ""
-        metadata = {"source": path.name}
+        metadata = _origin(path, group["dft_total_gradient"], "Hartree, Hartree/Bohr")
         if smiles:
             metadata["smiles"] = smiles
         if "subset" in group:
@@ -199,7 +199,7 @@ def _qm7x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
             positions = np.array([_read(g, "atXYZ", shape, "length", 1.0) for g in own])
             forces = np.array([_read(g, "totFOR", shape, "force", 1.0) for g in own])
             energies = np.array([_number(g, "ePBE0+MBD") for g in own])
-            yield _frames(path, name, numbers, positions, forces, energies, state)
+            yield _frames({"source": path.name}, name, numbers, positions, forces, energies, state)
 
 
 def _number(group: Any, key: str) -> float:
@@ -224,7 +224,8 @@ def _ani1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
         done = np.isfinite(energies) & np.isfinite(forces).all(axis=(1, 2))
         state = _state(group, len(energies))
         labels = (positions[done], forces[done], energies[done])
-        yield _frames(path, name, numbers, *labels, state)
+        origin = _origin(path, group["wb97x_dz.forces"], "Hartree, Hartree/Å")
+        yield _frames(origin, name, numbers, *labels, state)
 
 
 def _ani2x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
@@ -240,7 +241,8 @@ def _ani2x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
             own = which.ravel() == kind
             full = name if len(kinds) == 1 else f"{name}_{kind}"
             labels = (positions[own], forces[own], energies[own])
-            yield _frames(path, full, numbers, *labels, state)
+            origin = _origin(path, group["forces"], "Hartree, Hartree/Å")
+            yield _frames(origin, full, numbers, *labels, state)
 
 
 def _transition1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
@@ -254,11 +256,19 @@ def _transition1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
                 energies = _read(group, f"{method}.energy", (None,), "energy", 1.0)
                 forces = _read(group, f"{method}.forces", shape, "force", 1.0)
                 state = _state(group, len(energies))
-                yield _frames(path, name, numbers, positions, forces, energies, state)
+                yield _frames(
+                    {"source": path.name}, name, numbers, positions, forces, energies, state
+                )
+
+
+def _origin(path: Path, forces: Any, read_in: str) -> dict[str, str]:
+    """Metadata of frames: the file, and the units of its layout where the forces state none."""
+    stated = any((text_of(forces.attrs.get(name)) or "").strip() for name in ("units", "unit"))
+    return {"source": path.name} | ({} if stated else {READ_IN: read_in})
 
 
 def _frames(
-    path: Path,
+    metadata: dict[str, str],
     name: str,
     numbers: NDArray[np.int64],
     positions: Float64Array,
@@ -275,7 +285,7 @@ def _frames(
         energies=energies,
         charge=state.charge,
         multiplicity=state.multiplicity,
-        metadata={"source": path.name},
+        metadata=metadata,
     )
 
 

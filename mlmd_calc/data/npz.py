@@ -196,7 +196,7 @@ def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeF
     sizes = stated_sizes(f"{path}", others, {"length": 1.0, "energy": _KCAL})
     metadata = {"source": path.name}
     if sizes["energy"] == _KCAL:
-        metadata[READ_IN] = "kcal/mol"
+        metadata[READ_IN] = "kcal/mol, kcal/mol/Å"
     state = stated_state(f"{path}", others, len(positions))
     return MoleculeFrames(
         name=path.stem,

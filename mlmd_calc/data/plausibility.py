@@ -19,7 +19,7 @@ not go with the lengths of the bonds, as in relaxed structures and scans.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from ase.data import atomic_masses, covalent_radii
@@ -95,6 +95,13 @@ _TOTAL: Final = (0.99, 1.03)
 """Energy of a molecule by that of its free atoms: 1.005 of water, 1.018 of methane."""
 
 
+class _ReadIn(NamedTuple):
+    """Units in which a file was read."""
+
+    energies: str
+    forces: str
+
+
 def check_units(molecule: MoleculeFrames) -> None:
     """Refuse labelled frames that cannot be in Å, eV/Å, eV, Å/fs and fs.
 
@@ -121,7 +128,7 @@ def check_units(molecule: MoleculeFrames) -> None:
         if len(spread) >= _FEWEST:
             _check_computed(molecule.name, molecule.forces)
         forces = molecule.forces[spread][:, kept].astype(np.float64)
-        read_in = molecule.metadata.get(READ_IN, "eV")
+        read_in = _ReadIn(*molecule.metadata.get(READ_IN, "eV, eV/Å").split(", "))
         _check_forces(molecule.name, numbers, positions, forces, read_in)
         if molecule.energies is not None and len(spread) >= _FEWEST:
             _check_energies(molecule, molecule.forces, molecule.energies, read_in)
@@ -181,7 +188,7 @@ def _check_forces(
     numbers: NDArray[np.int64],
     positions: Float64Array,
     forces: Float64Array,
-    read_in: str,
+    read_in: _ReadIn,
 ) -> None:
     found = _stiffness(numbers, positions, forces)
     if found is None:
@@ -200,8 +207,9 @@ def _check_forces(
     if lowest <= -stiffness <= highest:
         guess = "gradients of the energy, change their sign"
     else:
-        unit = _units(abs(stiffness), _FORCES, _USUAL_STIFFNESS, read_in)
-        guess = f"{unit}, convert them to {read_in}/Å"
+        size = unit_of("force", read_in.forces) or 1.0
+        unit = _units(abs(stiffness) / size, {"eV/Å": 1.0, **_FORCES}, _USUAL_STIFFNESS)
+        guess = f"{unit}, convert them to {read_in.forces}"
     raise InputError(
         f"molecule {name!r}: by the forces a bond resists stretching with {stiffness:.3g} eV/Å², "
         f"in molecules it is 20 to 160; the forces look like {guess}"
@@ -252,7 +260,7 @@ def _check_totals(name: str, numbers: NDArray[np.int64], energy: float) -> None:
 
 
 def _check_energies(
-    molecule: MoleculeFrames, all_forces: FloatArray, all_energies: FloatArray, read_in: str
+    molecule: MoleculeFrames, all_forces: FloatArray, all_energies: FloatArray, read_in: _ReadIn
 ) -> None:
     # Neighbours in time are alike, which makes the work most exact.
     count = min(_FRAMES, len(molecule))
@@ -271,11 +279,12 @@ def _check_energies(
     if expected < _NO_WORK:
         return
     if not lowest <= found / expected <= highest:
+        size, known = unit_of("energy", read_in.energies) or 1.0, {"eV": 1.0, **_ENERGIES}
         raise InputError(
             f"molecule {molecule.name!r}: from frame to frame the energy changes by {found:.3g} eV,"
             f" but the forces do work of {expected:.3g} eV; the energies look like "
-            f"{_units(float(found / expected), _ENERGIES, (0.3, 2.0), read_in)}, convert energies "
-            f"and forces to {read_in} and {read_in}/Å"
+            f"{_units(float(found / expected) / size, known, (0.3, 2.0))}, convert energies "
+            f"and forces to {read_in.energies} and {read_in.forces}"
         )
     # Of distant frames, between which the way is not straight, the slope tells nothing.
     together = -float(np.mean(changes * done))
@@ -335,11 +344,7 @@ def _bond_lengths(numbers: NDArray[np.int64]) -> Float64Array:
     return np.asarray(np.add.outer(radii, radii), dtype=np.float64)
 
 
-def _units(
-    found: float, known: dict[str, float], usual: tuple[float, float], read_in: str = "eV"
-) -> str:
+def _units(found: float, known: dict[str, float], usual: tuple[float, float]) -> str:
     """Name the units in which a usual value would be what was found."""
-    size = unit_of("energy", read_in) or 1.0
-    known = known if size == 1.0 else {"eV and eV/Å": 1.0, **known}
-    fitting = [name for name, unit in known.items() if usual[0] <= found / size * unit <= usual[1]]
+    fitting = [name for name, unit in known.items() if usual[0] <= found * unit <= usual[1]]
     return " or ".join(fitting) or "another unit"

@@ -150,8 +150,9 @@ def _check(molecule: MoleculeFrames) -> None:
     except InputError as error:
         if unit := molecule.metadata.get(READ_IN):
             raise InputError(
-                f"{error} (read in {unit}; a file of this layout that states other units, as "
-                "e_unit='eV' and r_unit='Ang', is read in these)"
+                f"{error} (read in {unit}; a file of this layout that states other units is read "
+                "in these: e_unit='eV' and r_unit='Ang' in npz, the attribute units of arrays in "
+                "HDF5)"
             ) from error
         raise
     check_parity(f"molecule {molecule.name!r}: ", int(numbers.sum()), molecule.state)
