@@ -230,7 +230,7 @@ def test_other_units_than_those_of_spice_are_named_as_they_are_in_the_file(tmp_p
         group["atomic_numbers"] = METHANOL.numbers
         group["conformations"] = positions / units.BOHR
         group["dft_total_energy"], group["dft_total_gradient"] = energies, -forces
-    with pytest.raises(InputError, match="like eV/Å, convert them to Hartree/Bohr .*units of arr"):
+    with pytest.raises(InputError, match=r"like eV/Å, convert them to Hartree/Bohr .*units of arr"):
         read_dataset(tmp_path / "x.hdf5")
     with h5py.File(tmp_path / "x.hdf5", "a") as file:
         file["methanol/dft_total_energy"].attrs["units"] = "eV"
