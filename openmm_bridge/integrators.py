@@ -166,9 +166,7 @@ class JumpIntegrator(PythonSteps):
             self._context = weakref.proxy(context)
             self._shown = shown = Shown.of(self._context)
             if not shown.positions.any():
-                raise InputError(
-                    "the Context has no positions yet; call setPositions before the first step"
-                )
+                raise InputError("the Context has no positions yet; call setPositions first")
             start = State(
                 positions=shown.positions * units.NM,
                 velocities=shown.velocities * VELOCITY_UNIT,
@@ -208,9 +206,8 @@ class JumpIntegrator(PythonSteps):
             If a jump fails and the guard says so; positions, velocities, time and step count are
             those before the jump.
         InputError
-            If the System is no longer the one the run began with, or at the start there are no
-            positions, they are in another order than that of the topology, or they are those of an
-            ion whose charge nothing states.
+            If the System is no longer the one the run began with, or positions at the start are
+            missing, in another order than the topology, or of an ion whose charge nothing states.
         """
         loop = self.loop
         masses = self._checked_masses(self._context.getSystem())

@@ -418,7 +418,7 @@ def test_a_context_without_positions_is_refused():
     propagator = VerletPropagator(Potential(toy_model()), 0.5)
     integrator = JumpNVEIntegrator(propagator, topology_of(ethanol), STRIDE)
     context = context_of(system_of(ethanol), 0.0 * ethanol.positions, "Reference", integrator)
-    with pytest.raises(InputError, match="call setPositions before the first step"):
+    with pytest.raises(InputError, match="has no positions yet; call setPositions"):
         context.getIntegrator().step(1)
 
 
