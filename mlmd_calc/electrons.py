@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -115,7 +115,10 @@ class TrainedState:
 
 
 def check_trained(
-    state: ElectronicState, atoms: int, trained: Collection[TrainedState] | None
+    state: ElectronicState,
+    atoms: int,
+    trained: Collection[TrainedState] | None,
+    remedy: Callable[[], str],
 ) -> None:
     """Refuse charges and multiplicities a model was not trained on, and warn of large molecules.
 
@@ -131,6 +134,8 @@ def check_trained(
         Its number of atoms.
     trained
         What the model was trained on; None if that is unknown.
+    remedy
+        Makes the sentence that says which model to take instead.
 
     Raises
     ------
@@ -144,8 +149,7 @@ def check_trained(
         known = "; ".join(map(str, trained))
         raise InputError(
             f"the molecule has {state}, which this model was not trained on; it was trained on "
-            f"{known}. Correct charge and multiplicity or use a model that was trained on them "
-            "(mlmd models NAME tells what a model knows)"
+            f"{known}. {remedy()}, or correct charge and multiplicity"
         )
     if atoms < found[0].fewest_atoms:
         warnings.warn(
@@ -259,7 +263,7 @@ def store_state(atoms: ase.Atoms, state: ElectronicState) -> None:
     atoms.info.update(state._asdict())
 
 
-def check_parity(where: str, protons: int, state: ElectronicState) -> None:
+def check_parity(where: str, protons: int, state: ElectronicState, hint: str = "") -> None:
     """Refuse a multiplicity that the number of electrons cannot have.
 
     Parameters
@@ -270,6 +274,8 @@ def check_parity(where: str, protons: int, state: ElectronicState) -> None:
         Sum of the atomic numbers.
     state
         Charge and multiplicity.
+    hint
+        How they can be stated, the end of the message.
 
     Raises
     ------
@@ -294,7 +300,7 @@ def check_parity(where: str, protons: int, state: ElectronicState) -> None:
         raise InputError(
             f"{where}charge={charge} leaves {counted(electrons, 'electron')}, which cannot have "
             f"multiplicity={multiplicity} (2S + 1); state another charge or multiplicity "
-            f"(multiplicities possible at this charge: {shown})"
+            f"(multiplicities possible at this charge: {shown}){hint}"
         )
 
 

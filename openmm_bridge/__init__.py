@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from mlmd_calc.optional import require
+
 if TYPE_CHECKING:
     from openmm_bridge.backends import available_backends
     from openmm_bridge.checks import check_system
@@ -56,6 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        require("openmm", extra="openmm", why=f"use openmm_bridge.{name}")
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'openmm_bridge' has no attribute {name!r}")
 

@@ -101,6 +101,9 @@ def test_energies_are_optional(potential):
 def test_nothing_to_compare_with_is_refused(potential):
     with pytest.raises(InputError, match="'water' has no forces"):
         measured(potential, [replace(WATER, forces=None)])
+    elsewhere = {"left_out": "REF_forces (--forces-key)"}
+    with pytest.raises(InputError, match=r"its file has REF_forces \(--forces-key\)"):
+        measured(potential, [replace(WATER, forces=None, metadata=elsewhere)])
     with pytest.raises(InputError, match="no structure"):
         measured(potential, [])
 

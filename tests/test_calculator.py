@@ -321,6 +321,31 @@ def test_structures_it_cannot_answer_are_refused(atoms: ase.Atoms, message: str)
             ask(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        ("CH3", None, "Take mdet-small-organics-gfn2, which was trained on such molecules"),
+        ("CH3SH", "mdet-ethanol-gfn2", "Take mdet-small-organics, which was trained on such"),
+        ("SiH4", None, "No shipped model knows it"),
+    ],
+)
+def test_a_refusal_names_the_shipped_model_that_knows_the_molecule(name, model, message) -> None:
+    atoms = molecule(name)
+    atoms.calc = MDETCalculator(model)
+    with pytest.raises(InputError, match=message):
+        atoms.get_forces()
+
+
+def test_a_forgotten_charge_can_be_given_as_the_message_says() -> None:
+    atoms = molecule("CH3COOH")
+    del atoms[int(np.flatnonzero(atoms.symbols == "H")[0])]
+    atoms.calc = MDETCalculator()
+    with pytest.raises(InputError, match=r"for an ion set atoms\.info\['charge'\], or charge="):
+        atoms.get_forces()
+    atoms.info["charge"] = -1
+    assert np.isfinite(atoms.get_forces()).all()
+
+
 def test_the_remedy_for_a_molecule_far_away_works() -> None:
     atoms = with_calculator(rotation="none")
     near = atoms.get_forces()

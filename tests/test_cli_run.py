@@ -180,13 +180,20 @@ def test_restart_refuses_what_it_cannot_do(tmp_path, model):
         invoke("run", "--restart", "-o", out, "--temperature", 400)
     with pytest.raises(ConfigError, match="MOLECULE"):
         invoke("run", "CH4", "--restart", "-o", out)
-    with pytest.raises(ConfigError, match="has done 20 already"):
+    with pytest.raises(ConfigError, match=r"has done 20 steps \(0\.01 ps\) already"):
         invoke("run", "--restart", "-o", out, "-d", 0.005)
     asked = json.loads((out / JOB_FILE).read_text())
     asked["calculator"]["sha256"] = "0" * 64
     (out / JOB_FILE).write_text(json.dumps(asked))
     with pytest.raises(ModelFileError, match="0000"):
         invoke("run", "--restart", "-o", out)
+
+
+def test_a_file_of_an_ion_without_charge_names_the_option(tmp_path):
+    path = tmp_path / "ethanolate.xyz"
+    ase.io.write(path, molecule("CH3CH2OH")[[0, 1, 2, *range(4, 9)]], format="xyz")
+    with pytest.raises(InputError, match="an ion needs --charge"):
+        invoke("run", path, "-o", tmp_path / "run")
 
 
 def test_a_second_run_does_not_overwrite_the_first(tmp_path, model):

@@ -111,7 +111,7 @@ def test_another_target_is_noticed(tmp_path, model, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="give --proposals"):
         invoke("run", "--restart", "-o", tmp_path, "--duration", 1)
-    with pytest.raises(ConfigError, match="has done 14 already"):
+    with pytest.raises(ConfigError, match="has done 14 steps already"):
         invoke("run", "--restart", "-o", tmp_path, "--proposals", 5)
     with pytest.raises(ConfigError, match="--proposals 0"):
         invoke("run", "--restart", "-o", tmp_path, "--proposals", 0)

@@ -7,12 +7,14 @@ import ase.io
 import numpy as np
 import pytest
 import typer
+from ase.build import molecule
 from toy_models import toy_model, write_model
 from typer.testing import CliRunner
 
+from mlmd_calc.cli import job
 from mlmd_calc.cli.jumps import choose_propagator
 from mlmd_calc.cli.run import run
-from mlmd_calc.errors import ConfigError
+from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.md import read_record
 from mlmd_calc.md.jump_engine import EVENTS_FILE
 from mlmd_calc.potential import Potential
@@ -147,3 +149,11 @@ def test_the_force_model_of_the_run_is_that_of_the_propagator():
     made = choose_propagator(SHIPPED).make(potential, 0.5, "cpu")
     assert isinstance(made, ATOMPropagator)
     assert made.potential is potential
+
+
+def test_an_ion_is_refused_before_it_is_relaxed(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "relax", lambda atoms: pytest.fail("relaxed first"))
+    ethanolate = tmp_path / "ethanolate.xyz"
+    ase.io.write(ethanolate, molecule("CH3CH2OH")[[0, 1, 2, *range(4, 9)]], format="xyz")
+    with pytest.raises(InputError, match="leave out --propagator"):
+        invoke("run", ethanolate, "--charge", -1, "--propagator", SHIPPED, "-o", tmp_path / "ion")

@@ -26,6 +26,7 @@ from mlmd_calc.potential import Evaluation
 
 pytest.importorskip("openmm", reason="openmm is not installed")
 
+import openmm_bridge
 from openmm_bridge import OpenMMEngine, available_backends
 
 PLATFORMS = ("Reference", "CPU")
@@ -375,6 +376,8 @@ def test_options_of_openmm_need_openmm(tmp_path, model, monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"pip install 'mlmd\[openmm\]'"):
         invoke("run", "CH4", "-m", model, "--engine", "openmm")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ImportError, match=r"pip install 'mlmd\[openmm\]'"):
+        _ = openmm_bridge.create_force
 
 
 def test_torchscript_on_opencl_is_refused_before_it_ends_the_process(tmp_path, monkeypatch):

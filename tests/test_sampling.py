@@ -687,7 +687,9 @@ def test_command_with_poor_frames(models, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "a start and a --model are needed"),
+        ([], "no start given; name a structure file"),
+        (["smiles:C"], "beyond the training of model 'atmos-peptides'"),
+        (["AG"], "or a peptide as sequence:AG"),
         (["no.pdb", "--model", "M"], "there is no file 'no.pdb'; give a PDB"),
         (["smiles:C", "--model", "M", "--ligand", "LIG"], "write it as NAME=SMILES"),
         (["smiles:C", "--model", "M", "--sampler", "euler"], "choose one of sde, ode"),

@@ -90,8 +90,8 @@ def molecule_errors(
     """
     if molecule.forces is None:
         raise InputError(
-            f"molecule {molecule.name!r} has no forces to compare with; leave it out or label it "
-            "(mlmd data generate)"
+            f"molecule {molecule.name!r} has no forces to compare with; "
+            + molecule.where_labels_are("leave it out or label it (mlmd data generate)")
         )
     index = spread_index(len(molecule), most)
     # How wrong a model is beyond its training data is worth measuring.

@@ -128,7 +128,10 @@ def spreads_and_errors(
     if potential.spread_limit is None:
         raise ConfigError("the potential knows no spread; make it with on_spread='measure'")
     if molecule.forces is None:
-        raise InputError(f"molecule {molecule.name!r} has no forces to compare with; leave it out")
+        raise InputError(
+            f"molecule {molecule.name!r} has no forces to compare with; "
+            + molecule.where_labels_are("leave it out")
+        )
     # How wrong a model is beyond its training data is worth measuring.
     results = potential.evaluate(structures_of(molecule, most), ["forces"], coverage=Coverage())
     forces = np.array([result.forces for result in results])

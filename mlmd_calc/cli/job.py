@@ -32,7 +32,7 @@ from mlmd_calc.md.run import JOB_FILE
 from mlmd_calc.md.start import refuse_run
 from mlmd_calc.optional import require
 from mlmd_calc.options import check_types
-from mlmd_calc.propagation import Propagator
+from mlmd_calc.propagation import Propagator, state_from_ase
 from mlmd_calc.wording import counted
 
 _RELAXED_FORCE: Final = 0.02
@@ -215,6 +215,9 @@ def begin(
     """
     refuse_run(folder)
     console.print(f"{atoms.get_chemical_formula()}: {atoms.calc.state_of(atoms)}", highlight=False)
+    if propagator is not None:
+        # A molecule that it cannot move need not be relaxed first.
+        propagator.check(state_from_ase(atoms))
     relax_start(atoms, relaxed, keep_velocities, console)
     fitted = fit_inner_forces(atoms, settings, console)
     return Run.start(
@@ -283,9 +286,12 @@ def resume(
                 if proposals is None
                 else f"--proposals {proposals} with the warm-up"
             )
+            done = counted(run.step, "step")
+            if proposals is None:
+                done += f" ({run.step * description.settings.step_fs / units.FS_PER_PS:g} ps)"
             raise ConfigError(
-                f"{asked} is {counted(steps, 'step')}, but the run has done {run.step} already; "
-                "give a longer one"
+                f"{asked} is {counted(steps, 'step')}, but the run has done {done} already; give a "
+                "longer one"
             )
         job = replace(job, steps=steps)
         job.write(folder)

@@ -198,7 +198,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         "steps accepted": _acceptance(summary),
         "interventions": _interventions(summary),
         "engine": ", ".join(summary["engine"].values()),
-        "speed": f"{summary['ns_per_day']:.3g} ns/day",
+        "speed": f"{summary['ns_per_day']:.3g} ns/day" if summary["ns_per_day"] else "",
         "seed": str(settings["seed"]),
         "trajectory": summary["trajectory"],
         "picture": summary["plot"],

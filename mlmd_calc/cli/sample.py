@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _TOLERATED: Final = 0.05
 """Share of unsound frames up to which a run is not poor."""
+_DEFAULT_MODEL: Final = "atmos-peptides"
 _FAULTS: Final = {
     "flipped": "mirror images",
     "bonds": "bonds",
@@ -42,7 +43,7 @@ _WITH_RESTART: Final = ("out", "frames", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
 
 _OF_JOB: Final = (
-    *("model", "interpolator", "frames", "replicas", "hydrogens", "keyframes_per_checkpoint"),
+    *("interpolator", "frames", "replicas", "hydrogens", "keyframes_per_checkpoint"),
     *("sampler", "steps", "noise_scale", "step_scale", "steer", "beyond_training"),
     *("relax", "reference_ps", "device", "dtype"),
 )
@@ -58,7 +59,10 @@ _Input: TypeAlias = Annotated[
     ),
 ]
 _Model: TypeAlias = Annotated[
-    str | None, typer.Option("--model", "-m", help="ATMOS model: shipped name or file.")
+    str | None,
+    typer.Option(
+        "--model", "-m", help=f"ATMOS model: shipped name or file. Default: {_DEFAULT_MODEL}."
+    ),
 ]
 _Interpolator: TypeAlias = Annotated[
     str | None,
@@ -167,9 +171,10 @@ def sample(
         longer = frames if is_given(context, "frames") else None
         run = SamplingRun.resume(out, longer, relaxation_forces)
     else:
-        if start is None or model is None:
+        if start is None:
             raise ConfigError(
-                "a start and a --model are needed, unless a run is continued with --restart"
+                "no start given; name a structure file or a peptide such as sequence:AAG, or "
+                "continue a run with --restart"
             )
         if relax is None and is_given(context, "reference_ps"):
             raise ConfigError("--reference-ps is an option of relaxed frames; give --relax with it")
@@ -182,6 +187,7 @@ def sample(
             seed=seed,
             format=trajectory_format,
             ligands=_ligands(ligand),
+            model=_DEFAULT_MODEL if model is None else model,
             **{name: context.params[name] for name in _OF_JOB},
         )
         run = _start(out, job, console)

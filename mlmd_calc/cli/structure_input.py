@@ -36,7 +36,7 @@ from mlmd_calc.data.molecules import (
     molecule_from_smiles,
 )
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
-from mlmd_calc.electrons import charge_question, electronic_state, store_state
+from mlmd_calc.electrons import charge_question, check_parity, electronic_state, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import (
     check_bonded,
@@ -76,6 +76,8 @@ _NO_BOHR: Final = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """What a file of Turbomole or xtb says of other units, or of a cell; ASE reads neither."""
+
+_HOW_TO_STATE: Final = "; an ion needs --charge, a radical --multiplicity"
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"
@@ -142,6 +144,7 @@ def load_structure(
         check_start(atoms)
         if charge is None:
             state = electronic_state(atoms)
+            check_parity(f"{text}: ", int(atoms.numbers.sum()), state, _HOW_TO_STATE)
             if question := charge_question(text, state, charge_of_bonds(atoms), "--charge "):
                 raise InputError(question)
         return atoms
@@ -187,9 +190,10 @@ def load_bonded(text: str, seed: int) -> BondedStructure:
         return read_structure(text)
     if stated or is_smiles(text):
         return structure_from_smiles(text.removeprefix(SMILES_PREFIX), seed=seed)
+    is_sequence = text.isalpha() and text.isupper()
     raise InputError(
         f"there is no file {text!r}; give a PDB or mmCIF file, a SMILES as {SMILES_PREFIX}CCO, or "
-        f"a peptide as {SEQUENCE_PREFIX}AAG"
+        f"a peptide as {SEQUENCE_PREFIX}{text if is_sequence else 'AAG'}"
     )
 
 

@@ -109,6 +109,11 @@ class MoleculeFrames:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def where_labels_are(self, otherwise: str) -> str:
+        """Say under which names labels may be that are missing here, or something else if none."""
+        others = self.metadata.get("left_out")
+        return f"its file has {others}; give these options" if others else otherwise
+
     @property
     def state(self) -> ElectronicState:
         """Charge and multiplicity."""

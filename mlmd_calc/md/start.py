@@ -121,7 +121,10 @@ def refuse_run(folder: Path) -> None:
         with contextlib.suppress(ModelFileError):
             begun = begun or len(read_frames(path)) > 1
     if begun:
-        raise ConfigError(f"{folder} holds a run already; continue it, or choose another folder")
+        raise ConfigError(
+            f"{folder} holds a run already; continue it (mlmd run --restart --out {folder}, or "
+            "Run.resume in a script), or choose another folder"
+        )
 
 
 def has_no_net_torque(calculator: Any) -> bool:

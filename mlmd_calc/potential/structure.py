@@ -25,7 +25,7 @@ from mlmd_calc.geometry.lewis import charge_of_bonds
 from mlmd_calc.models.mdet.embeddings import CHARGE_OFFSET, NUM_ELEMENTS, NUM_STATES
 from mlmd_calc.options import shown
 from mlmd_calc.potential.coverage import Coverage
-from mlmd_calc.zoo import ModelCard
+from mlmd_calc.zoo import ModelCard, list_models
 
 FARTHEST: Final = 1e9
 """Å; there, double precision has steps of 1e-7 Å."""
@@ -93,12 +93,11 @@ class Structure:
                 name = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
                 raise InputError(
                     f"atom {index} is {name} (Z = {number}), which this model does not know; it "
-                    f"knows {known}. Use a model that was trained on this element (mlmd models "
-                    "NAME tells what a model knows) or another method, such as xtb"
+                    f"knows {known}. {self._remedy()}"
                 )
         self._check_electrons()
         if card is not None:
-            check_trained(self.state, len(self), card.electronic_states)
+            check_trained(self.state, len(self), card.electronic_states, self._remedy)
 
     def _check_electrons(self) -> None:
         lowest, highest = -CHARGE_OFFSET, NUM_STATES - CHARGE_OFFSET - 1
@@ -111,7 +110,28 @@ class Structure:
                 f"multiplicity={self.multiplicity} is outside 1..{NUM_STATES - 1}; it is 2S + 1, "
                 "that is 1 for closed shells and 2 for one unpaired electron"
             )
-        check_parity("", int(self.numbers.sum()), self.state)
+        hint = (
+            ""
+            if self.charge_is_stated
+            else ". Nothing states the charge, and ase.io.read leaves out those of PDB and SDF "
+            "files: for an ion set atoms.info['charge'], or charge= of the calculator"
+        )
+        check_parity("", int(self.numbers.sum()), self.state, hint)
+
+    def _remedy(self) -> str:
+        """Which shipped force fields know the elements, charge and multiplicity."""
+        names = [
+            card.name
+            for card in list_models()
+            if card.kind == "mdet"
+            and set(self.numbers.tolist()) <= set(card.elements or ())
+            and any((s.charge, s.multiplicity) == self.state for s in card.electronic_states or ())
+            # A model of one molecule is no remedy for another one.
+            and sum(s.molecules for s in card.electronic_states or ()) > 1
+        ]
+        if not names:
+            return "No shipped model knows it: take another method, such as xtb"
+        return f"Take {' or '.join(names)}, which was trained on such molecules"
 
     def check_charge(self) -> None:
         """Refuse ions whose charge nothing states, see :func:`~.electrons.charge_question`."""

@@ -165,7 +165,7 @@ class ATOMPropagator(Propagator):
             raise InputError(
                 f"the molecule has charge={state.charge} and multiplicity={state.multiplicity}; "
                 "ATOM knows neutral molecules without unpaired electrons only; take time steps for "
-                "others"
+                "others (leave out --propagator), or check the charge"
             )
         elements = self.model.card.elements
         if elements is not None and (unknown := set(state.numbers.tolist()) - set(elements)):

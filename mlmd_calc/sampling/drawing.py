@@ -83,7 +83,7 @@ class Drawing:
         self.notes = [*self.system.notes, *dict.fromkeys(found)]
         if job.relax is None:
             self.notes.append(
-                "Energies of single frames lie far above those of molecular dynamics; relax them "
+                "Energies of single frames are not those of molecular dynamics; relax them "
                 "(--relax), or minimise before computing any."
             )
         stride_ps = trained_stride_ps(model, job.stride_ps)

@@ -56,12 +56,9 @@ def labels(molecule: MoleculeFrames, key: str) -> NDArray[np.floating]:
     """
     values: NDArray[np.floating] | None = getattr(molecule, key)
     if values is None:
-        others = molecule.metadata.get("left_out")
-        remedy = (
-            f"its file has {others}"
-            if others
-            else "training needs energies in eV and forces in eV/Å of every frame, and mlmd data "
-            "info shows which of them were found"
+        remedy = molecule.where_labels_are(
+            "training needs energies in eV and forces in eV/Å of every frame, and mlmd data info "
+            "shows which of them were found"
         )
         raise InputError(f"molecule {molecule.name!r} has no {key}; {remedy}")
     return values
