@@ -222,6 +222,9 @@ def test_models_lists_what_is_shipped():
     assert cards == [card.to_dict() for card in list_models()]
     listed = invoke("models").stdout
     assert all(card["name"] in listed for card in cards)
+    # A glance, not the cards.
+    assert len(listed.splitlines()) < 3 * len(cards) + 8
+    assert "ATOM propagator" in listed
 
 
 def evaluate(folder, *arguments):

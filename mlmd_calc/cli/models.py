@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ ModelName = Annotated[
 
 def models_command(model: ModelName = None, as_json: Json = False) -> None:
     """List the shipped models, or show the card of one model."""
-    from mlmd_calc.zoo import list_models, load_any_model
+    from mlmd_calc.zoo import KINDS, list_models, load_any_model
 
     console = Console()
     if model is not None:
@@ -34,8 +35,15 @@ def models_command(model: ModelName = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json_text([card.to_dict() for card in cards]))
         return
-    table = Table(Column("model", no_wrap=True), "kind", "parameters", "recommended", "description")
-    for card in cards:
-        settings = " ".join(f"{key}={value}" for key, value in card.recommended.items())
-        table.add_row(card.name, card.kind, f"{card.parameters:,}", settings, card.description)
+    table = Table(
+        Column("model", no_wrap=True),
+        "kind",
+        "what it knows",
+        caption=f"{cards[0].name} is the default. mlmd models NAME shows all of a model: data, "
+        "errors, recommended settings and the commands that made it.",
+    )
+    for card in sorted(cards, key=lambda card: list(KINDS).index(card.kind)):
+        _article, title = KINDS[card.kind].title.split(" ", 1)
+        # A description begins with what the model is, and goes on with how it was made.
+        table.add_row(card.name, title, re.split(r"[.:](?: |$)", card.description)[0])
     print_table(table)

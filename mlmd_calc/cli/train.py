@@ -199,7 +199,7 @@ def _run(
         except TrainingStopped as stop:
             advise(f"{stop.step:,} of {recipe.steps:,} steps are kept in {out}; {_GO_ON}")
             raise typer.Exit(end_of(should_stop.number)) from stop
-    console.print(f"model written to {path}")
+    console.print(f"model written to {path}; measure it with: mlmd evaluate DATA --model {out}")
 
 
 def _read(data: list[Path], reading: Reading, recipe: Recipe) -> TrainingData:

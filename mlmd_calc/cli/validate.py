@@ -58,9 +58,9 @@ _JUMP_COLUMNS: Final = (
 )
 _JUMP_CAPTION: Final = (
     "died: replicas that broke; helped: jumps that were not taken at the first try; T: kinetic "
-    "temperature, of all atoms and by element; ⟨V⟩: mean potential energy above the minimum, of "
-    "force-based dynamics 100; JS: largest Jensen-Shannon divergence of bonds and torsions; h(r): "
-    "difference of the distributions of distances"
+    "temperature, of all atoms and by element (± ?: the runs are too short to tell); ⟨V⟩: mean "
+    "potential energy above the minimum, of force-based dynamics 100; JS: largest Jensen-Shannon "
+    "divergence of bonds and torsions; h(r): difference of the distributions of distances"
 )
 
 _SHELLS: Final = 4
@@ -311,6 +311,6 @@ def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings
         f"{errors.log_determinant:.2g}, energy changes by {errors.energy_change_meV:.2g} ± "
         f"{errors.energy_spread_meV:.2g} meV (a Metropolis test accepts "
         f"{errors.acceptance_percent:.0f} %, like a friction of "
-        f"{errors.equivalent_friction_per_ps:.2g}/ps), growth from rest "
-        f"{errors.growth_per_ps:.2g}/ps\n"
+        f"{errors.equivalent_friction_per_ps:.2g}/ps, negative if jumps heat), a small deviation "
+        f"from the minimum grows by {errors.growth_per_ps:.2g}/ps\n"
     )

@@ -94,7 +94,8 @@ class Recorder:
         which = f"replica {index}: " if len(self.molecules) > 1 else ""
         return (
             f"{which}bond {bonds.label(worst, atoms.numbers)} is {length + deviations[worst]:.2f} "
-            f"Å long instead of {length:.2f} Å: the molecule has come apart"
+            f"Å long instead of {length:.2f} Å: the molecule has come apart; take a shorter time "
+            "step, a lower temperature or a model that knows such structures"
         )
 
     def record(
