@@ -235,7 +235,7 @@ def test_a_molecule_that_comes_apart_is_reported(tmp_path):
         (("CH4", "--mts-forces", "bonded"), "give --mts with it"),
         (("CH4", "--metropolis"), "give --mts with it"),
         (("CH4", "--mts", 2, "--metropolis", "--engine", "openmm"), "use ase"),
-        (("CH4", "--mts", 2, "--metropolis", "-e", "nve"), "ensemble 'nve'"),
+        (("CH4", "--mts", 2, "--metropolis", "-e", "nve"), "it is for --ensemble langevin"),
         (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "bussi"), "'nve' and 'langevin'"),
         (("CH4", "--mts", 2, "--mts-forces", "bonded", "-e", "nve", "-T", 0), "must be positive"),
         (("CH4", "--mts", 2, "--mts-forces", "bonded", "--engine", "openmm"), "engine ase"),

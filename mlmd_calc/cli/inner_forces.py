@@ -13,7 +13,7 @@ from mlmd_calc.bonded import BondedForceField
 from mlmd_calc.bonded.force_field import LEFT_OUT, NETWORK_FRAMES, NETWORK_NEURONS
 from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError
-from mlmd_calc.md.settings import Engine, InnerForces, MDSettings
+from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
 from mlmd_calc.wording import counted
 
 _STRUCTURES: Final = {InnerForces.BONDED: 200, InnerForces.NETWORK: NETWORK_FRAMES}
@@ -37,6 +37,12 @@ def check_inner_options(context: typer.Context) -> None:
         raise ConfigError(
             "--metropolis accepts or rejects steps of multiple time stepping; give --mts with it, "
             "for instance --mts 16 --mts-forces network"
+        )
+    ensemble = Ensemble(given["ensemble"])
+    if metropolis and ensemble is not Ensemble.LANGEVIN:
+        raise ConfigError(
+            f"--metropolis with --ensemble {ensemble.value}; it is for --ensemble langevin. At "
+            "constant energy leave out --metropolis and take --mts 6 or less"
         )
     if metropolis and engine is Engine.OPENMM:
         raise ConfigError("--metropolis with --engine openmm, which has no such test; use ase")

@@ -119,7 +119,9 @@ def frame_interval(path: Path, times: NDArray[np.float64], interval_ps: float | 
         raise InputError(f"the frames of {path} are {steps.min():g} to {steps.max():g} ps apart")
     if stated is None:
         if interval_ps is None:
-            raise InputError(f"{path} does not tell the time between its frames; give the interval")
+            raise InputError(
+                f"{path} does not tell the time between its frames; give --interval, in ps"
+            )
         return interval_ps
     if interval_ps is None:
         return float(np.round(stated, 4))
