@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _TOLERATED: Final = 0.05
 """Share of unsound frames up to which a run is not poor."""
-_DEFAULT_MODEL: Final = "atmos-peptides"
 _FAULTS: Final = {
     "flipped": "mirror images",
     "bonds": "bonds",
@@ -43,7 +42,7 @@ _WITH_RESTART: Final = ("out", "frames", "restart", "as_json", "html")
 """Options that make sense when a run is continued."""
 
 _OF_JOB: Final = (
-    *("interpolator", "frames", "replicas", "hydrogens", "keyframes_per_checkpoint"),
+    *("model", "interpolator", "frames", "replicas", "hydrogens", "keyframes_per_checkpoint"),
     *("sampler", "steps", "noise_scale", "step_scale", "steer", "beyond_training"),
     *("relax", "reference_ps", "device", "dtype"),
 )
@@ -59,10 +58,7 @@ _Input: TypeAlias = Annotated[
     ),
 ]
 _Model: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", help=f"ATMOS model: shipped name or file. Default: {_DEFAULT_MODEL}."
-    ),
+    str, typer.Option("--model", "-m", help="ATMOS model: shipped name or file.")
 ]
 _Interpolator: TypeAlias = Annotated[
     str | None,
@@ -134,7 +130,7 @@ _Restart: TypeAlias = Annotated[
 def sample(
     context: typer.Context,
     start: _Input = None,
-    model: _Model = None,
+    model: _Model = "atmos-peptides",
     interpolator: _Interpolator = None,
     frames: _Frames = 100,
     replicas: _Replicas = 1,
@@ -187,7 +183,6 @@ def sample(
             seed=seed,
             format=trajectory_format,
             ligands=_ligands(ligand),
-            model=_DEFAULT_MODEL if model is None else model,
             **{name: context.params[name] for name in _OF_JOB},
         )
         run = _start(out, job, console)

@@ -149,18 +149,26 @@ def _read(
 ) -> Float64Array:
     """Read numbers, in Å, eV or eV/Å: in the unit that they state, else in that of the layout."""
     values: Float64Array = read_array(group, key, np.float64, shape)
+    stated = _stated_unit(group[key])
+    if stated is None:
+        return values * unit
+    name, text = stated
+    size = unit_of(quantity, text)
+    if size is None:
+        raise ModelFileError(
+            f"{group.file.filename}: {group.name}/{key} has {name} {text!r}, which is not a "
+            f"unit of {quantity} known here; write the numbers in Å, eV or eV/Å, and say so"
+        )
+    return values * size
+
+
+def _stated_unit(array: Any) -> tuple[str, str] | None:
+    """Name and text of the attribute that states the unit of an array, if one does."""
     for name in ("units", "unit"):
-        text = text_of(group[key].attrs.get(name))
-        if text is None or not text.strip():
-            continue
-        size = unit_of(quantity, text)
-        if size is None:
-            raise ModelFileError(
-                f"{group.file.filename}: {group.name}/{key} has {name} {text!r}, which is not a "
-                f"unit of {quantity} known here; write the numbers in Å, eV or eV/Å, and say so"
-            )
-        return values * size
-    return values * unit
+        text = text_of(array.attrs.get(name))
+        if text is not None and text.strip():
+            return name, text
+    return None
 
 
 def _state(group: Any, frames: int, charge: int | None = None) -> ElectronicState:
@@ -263,8 +271,8 @@ def _transition1x(path: Path, groups: Groups) -> Iterator[MoleculeFrames]:
 
 def _origin(path: Path, forces: Any, read_in: str) -> dict[str, str]:
     """Metadata of frames: the file, and the units of its layout where the forces state none."""
-    stated = any((text_of(forces.attrs.get(name)) or "").strip() for name in ("units", "unit"))
-    return {"source": path.name} | ({} if stated else {READ_IN: read_in})
+    is_stated = _stated_unit(forces) is not None
+    return {"source": path.name} | ({} if is_stated else {READ_IN: read_in})
 
 
 def _frames(
