@@ -11,6 +11,7 @@ import ase.io
 import numpy as np
 
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.propagation.balance import Balance
 from mlmd_calc.propagation.events import Event, EventLog
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check
@@ -36,6 +37,8 @@ class Molecule:
         Whether it has been as warm as the molecules of the training, at least once.
     before
         State before the last jump, while no energy has confirmed that jump.
+    balance
+        What gives its elements their share of the kinetic energy; None if nothing does.
     """
 
     index: int
@@ -44,6 +47,7 @@ class Molecule:
     fallbacks: int = 0
     warm: bool = False
     before: State | None = None
+    balance: Balance | None = None
 
 
 @dataclass

@@ -53,6 +53,10 @@ def stored_molecules(molecules: Sequence[Molecule], states: Sequence[State]) -> 
         "totals": [molecule.total for molecule in molecules],
         "fallbacks": [molecule.fallbacks for molecule in molecules],
         "warm": [molecule.warm for molecule in molecules],
+        "balances": [
+            None if molecule.balance is None else molecule.balance.frictions
+            for molecule in molecules
+        ],
         "befores": [
             None if molecule.before is None else _stored(molecule.before) for molecule in molecules
         ],
@@ -69,6 +73,8 @@ def restore_molecules(molecules: Sequence[Molecule], content: Mapping[str, Any])
         molecule.fallbacks = content["fallbacks"][i]
         molecule.warm = content["warm"][i]
         molecule.before = None if before is None else State(**before)
+        if molecule.balance is not None:
+            molecule.balance.frictions = np.array(content["balances"][i])
         for check, stored in zip(molecule.checks, content["checks"][i], strict=True):
             check.load_state_dict(stored)
     return [State(**stored) for stored in content["states"]]

@@ -95,6 +95,10 @@ class Corrections:
         guard asks for energies anyway.
     fix_centre
         The centre of mass is kept at rest, also by the thermostat.
+    balance_elements
+        Each element keeps its share of the kinetic energy by a friction of its own, which adapts to
+        what jumps take from it or give it, see :class:`~.balance.Balance`; with "langevin" only.
+        None: where jumps do not conserve energy by themselves.
     """
 
     centre_of_mass: bool = True
@@ -103,11 +107,12 @@ class Corrections:
     random_rotation: bool = True
     rescale_energy: bool | None = None
     fix_centre: bool = False
+    balance_elements: bool | None = None
 
     @classmethod
     def none(cls) -> Corrections:
         """No corrections, as for atoms in an external field."""
-        return cls(False, False, False, False, False)
+        return cls(False, False, False, False, False, balance_elements=False)
 
     @classmethod
     def of(cls, corrections: Corrections | None, *, rescale_energy: bool) -> Corrections:

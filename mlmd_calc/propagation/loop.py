@@ -18,6 +18,7 @@ from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.restart import read_restart, write_restart
 from mlmd_calc.options import refuse_keywords
 from mlmd_calc.propagation.acceptance import Mover, Stopped
+from mlmd_calc.propagation.balance import Balance
 from mlmd_calc.propagation.bookkeeping import Logbook, Molecule
 from mlmd_calc.propagation.constraints import with_constrained_velocities
 from mlmd_calc.propagation.continuation import (
@@ -123,7 +124,8 @@ class JumpLoop:
         if self.setup.forces is not None:
             self._compare_forces()
         self._molecules = [
-            Molecule(i, deepcopy(self.setup.checks)) for i in range(len(self._states))
+            Molecule(i, deepcopy(self.setup.checks), balance=self._balance_of(state))
+            for i, state in enumerate(self._states)
         ]
         self._log = Logbook(self.setup.guard.frames_file)
         self._mover = Mover(self.setup, self._molecules, self._log)
@@ -270,14 +272,20 @@ class JumpLoop:
     ) -> list[State]:
         """Thermostat for half the time, move, thermostat for half the time; append the frames."""
         duration = times[-1]
-        states = [self._heat(state, 0.5 * duration) for state in states]
+        states = [
+            self._heat(self._balanced(molecule, state, 0.5 * duration), 0.5 * duration)
+            for molecule, state in zip(self._molecules, states, strict=True)
+        ]
         if self.setup.needs_energy:
             states = self._with_totals(states)
         moved = move(states, times)
         for molecule, jump in zip(self._molecules, moved, strict=True):
             for check in molecule.checks:
                 check.accepted(jump.after, duration)
-        states = [self._heat(jump.after, 0.5 * duration) for jump in moved]
+        states = [
+            self._balanced(molecule, self._heat(jump.after, 0.5 * duration), 0.5 * duration)
+            for molecule, jump in zip(self._molecules, moved, strict=True)
+        ]
         for passed, jump, state in zip(frames, moved, states, strict=True):
             passed += [*jump.inner, state]
         return states
@@ -288,6 +296,19 @@ class JumpLoop:
             state = with_constrained_velocities(state, self.forces)
         return self.setup.corrections.stop_centre(state)
 
+    def _balance_of(self, state: State) -> Balance | None:
+        corrections = self.setup.corrections
+        if not corrections.balance_elements:
+            return None
+        return Balance.of(state, fix_centre=corrections.fix_centre)
+
+    def _balanced(self, molecule: Molecule, state: State, duration: float) -> State:
+        """Give elements their share of the kinetic energy."""
+        if molecule.balance is None or self.thermostat is None:
+            return state
+        state = molecule.balance.apply(state, self.thermostat, duration)
+        return self.setup.corrections.stop_centre(state)
+
     def _with_totals(self, states: list[State]) -> list[State]:
         """Evaluate energies, and note the totals that a jump should keep."""
         states = self.setup.with_energies(states)
@@ -296,6 +317,17 @@ class JumpLoop:
             if self.thermostat is not None or molecule.total is None:
                 molecule.total = state.total_energy
         return states
+
+    @property
+    def element_frictions(self) -> tuple[dict[str, float], ...]:
+        """Friction in 1/ps by which each element is kept at its share, of each molecule.
+
+        Empty if nothing keeps it, see :class:`Corrections`.
+        """
+        return tuple(
+            {} if molecule.balance is None else molecule.balance.frictions_per_ps
+            for molecule in self._molecules
+        )
 
     def energies(self) -> list[float]:
         """Potential energies in eV of the present states, evaluated where they are not known.

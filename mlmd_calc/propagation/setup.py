@@ -14,6 +14,7 @@ from mlmd_calc.options import one_of, positive_number, shown, whole_number
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.options import serve
 from mlmd_calc.propagation.bookkeeping import with_energies
+from mlmd_calc.propagation.constraints import constraints_of
 from mlmd_calc.propagation.corrections import Corrections
 from mlmd_calc.propagation.forces import ForceModel
 from mlmd_calc.propagation.guards import Check, Guard, Temperature, default_checks
@@ -22,7 +23,7 @@ from mlmd_calc.propagation.propagator import Propagator
 from mlmd_calc.propagation.proposals import Times, halved
 from mlmd_calc.propagation.relaxation import PotentialWindow
 from mlmd_calc.propagation.state import State
-from mlmd_calc.propagation.thermostats import Bussi, Thermostat
+from mlmd_calc.propagation.thermostats import Bussi, Langevin, Thermostat
 from mlmd_calc.zoo import Model
 
 _MOST_FRAMES: Final = 1000
@@ -83,6 +84,8 @@ class Setup:
         self.generator.manual_seed(int(self.rng.integers(2**62)))
         if self.corrections.rescale_energy is None:
             self.corrections = replace(self.corrections, rescale_energy=self._should_rescale())
+        if self.corrections.balance_elements is None:
+            self.corrections = replace(self.corrections, balance_elements=self._should_balance())
         self.checks = self._usual_checks() if self.guard.checks is None else self.guard.checks
         self.needs_energy = self.corrections.rescale_energy or any(
             check.needs_energy for check in self.checks
@@ -108,6 +111,15 @@ class Setup:
             and self.other_forces == "refuse"
             and not self.propagator.conserves_energy
             and self._has_usable_energy
+        )
+
+    def _should_balance(self) -> bool:
+        """Whether errors of jumps would move energy from one element to another."""
+        return (
+            isinstance(self.thermostat, Langevin)
+            and self.propagator.gives_velocities
+            and not self.propagator.conserves_energy
+            and constraints_of(self.forces) is None
         )
 
     def _usual_checks(self) -> tuple[Check, ...]:
@@ -286,6 +298,11 @@ class Setup:
 
     def check_thermostat(self) -> None:
         """Refuse a thermostat that the propagator was not made for."""
+        if self.corrections.balance_elements and not isinstance(self.thermostat, Langevin):
+            raise ConfigError(
+                f"balance_elements=True with the thermostat {self.thermostat}; only 'langevin' "
+                "gives every element 3/2 k T per atom, translation and rotation included"
+            )
         if self.thermostat is None:
             return
         made_for, temperature = self.propagator.temperature_K, self.thermostat.temperature_K
