@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 from analytic_potentials import HarmonicCalculator
@@ -27,7 +28,7 @@ def run(folder, rng_seed=1, kill_at=None, delay=0.0):
         Noisy(harmonic),
         temperature_K=300.0,
         friction=0.01 / units.FS,
-        corrections=Corrections.none(),
+        corrections=replace(Corrections.none(), balance_elements=True),
         guard=Guard(checks=(Displacement("accept", factor=1.0),), frames_file=os.devnull),
         md_steps_per_jump=2,
         trajectory=folder / "run.traj",

@@ -106,9 +106,9 @@ def test_right_jumps_stay_canonical():
     kt = units.KB * 300.0
     np.testing.assert_allclose(by_element[0] / (kt / 5.0), 1.0, rtol=0.03)
     np.testing.assert_allclose(by_element[1] / (kt * units.FS**2), 1.0, rtol=0.03)
-    # Normally distributed with a variance of 1 / (degrees τ²), where τ = √2 / friction.
+    # Normally distributed with a variance of γ² / degrees.
     assert_means(frictions, 0.0)
-    np.testing.assert_allclose(frictions.std(axis=(0, 1)), 20.0 / np.sqrt(24.0), rtol=0.05)
+    np.testing.assert_allclose(frictions.std(axis=(0, 1)), 20.0 / np.sqrt(12.0), rtol=0.05)
 
 
 def test_a_centre_of_mass_at_rest_stays_there_and_is_not_counted():

@@ -1,6 +1,7 @@
 """Restart files: exact, refused when damaged, and written in one go."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,10 +165,13 @@ FREE = {
 }
 
 
+BALANCED = replace(Corrections.none(), balance_elements=True)
+
+
 @pytest.mark.parametrize(
     "options",
-    [{}, {"thermostat": Bussi(300.0, 50.0)}, FREE],
-    ids=["langevin", "bussi", "rescaled and rotated"],
+    [{}, {"corrections": BALANCED}, {"thermostat": Bussi(300.0, 50.0)}, FREE],
+    ids=["langevin", "balanced", "bussi", "rescaled and rotated"],
 )
 def test_a_continued_run_is_the_same_to_the_last_bit(options):
     whole = make_loop(1, **options)

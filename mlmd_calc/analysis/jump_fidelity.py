@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,6 +140,10 @@ class RunFidelity:
     distance_difference
         Of all interatomic distances from the reference, see
         :func:`~.distances.distance_difference`; None without.
+    element_frictions
+        Mean friction in 1/ps that keeps each element at its share of the kinetic energy, positive
+        where jumps heat it; empty for runs without. See ``balance_elements`` of
+        :class:`~mlmd_calc.propagation.Corrections`.
     """
 
     died: int
@@ -148,6 +152,7 @@ class RunFidelity:
     configurational_percent: float | None
     divergences: Divergences | None
     distance_difference: float | None
+    element_frictions: dict[str, float] = field(default_factory=dict)
 
     @property
     def largest_divergence(self) -> float | None:
@@ -165,6 +170,7 @@ class RunFidelity:
             "configurational_percent": self.configurational_percent,
             "largest_divergence_bits": self.largest_divergence,
             "distance_difference": self.distance_difference,
+            "element_friction_per_ps": self.element_frictions,
         }
 
 
@@ -290,6 +296,8 @@ class JumpRun:
         How many began, and how many could not go on.
     jumps, interventions
         Jumps of all replicas, and how often the guard did not accept one at once.
+    element_frictions
+        After each jump, in 1/ps by element, mean of the replicas; empty for runs without.
     """
 
     frames: list[list[State]]
@@ -297,6 +305,7 @@ class JumpRun:
     died: int
     jumps: int
     interventions: int
+    element_frictions: list[dict[str, float]]
 
     def sample(self) -> Sample:
         """Frames after equilibration."""
@@ -358,6 +367,7 @@ def run_jumps(
             duration = settings.reference_ps
         alive = list(range(len(states)))
         frames: list[dict[int, State]] = []
+        frictions: list[dict[str, float]] = []
         jumps = interventions = 0
         loop = loop_of(states)
         while len(frames) < settings.jumps(duration) and alive:
@@ -365,6 +375,7 @@ def run_jumps(
                 jumps += len(alive)
                 loop.energies()
                 frames.append(dict(zip(alive, loop.states, strict=True)))
+                frictions.append(_mean_by_key(loop.element_frictions))
                 continue
             dead = loop.events[-1].molecule if len(loop.events) else 0
             interventions += len(loop.events)
@@ -375,7 +386,8 @@ def run_jumps(
         if alive:
             interventions += len(loop.events)
     whole = [[states[i] for i in alive] for states in frames]
-    return JumpRun(whole, len(states), len(states) - len(alive), jumps, interventions)
+    died = len(states) - len(alive)
+    return JumpRun(whole, len(states), died, jumps, interventions, frictions)
 
 
 def _advance(loop: JumpLoop) -> bool:
@@ -383,6 +395,10 @@ def _advance(loop: JumpLoop) -> bool:
         return loop.advance()
     except PredictionError:
         return False
+
+
+def _mean_by_key(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
 @dataclass(frozen=True)
@@ -420,4 +436,5 @@ class _Compared:
             100.0 * above / self.above_minimum_eV,
             divergences(self.coordinates, self.sample, sample),
             distance_difference(self.distances, distance_counts(sample.positions)),
+            _mean_by_key(run.element_frictions[int(EQUILIBRATION * len(run.element_frictions)) :]),
         )

@@ -54,13 +54,14 @@ _FORCE_ROWS: Final = {
 
 _JUMP_COLUMNS: Final = (
     *("friction /ps", "died", "helped %", "T, K", "by element"),
-    *("⟨V⟩ %", "JS, bits", "h(r)"),
+    *("⟨V⟩ %", "JS, bits", "h(r)", "ξ, 1/ps"),
 )
 _JUMP_CAPTION: Final = (
     "died: replicas that broke; helped: jumps that were not taken at the first try; T: kinetic "
     "temperature, of all atoms and by element (± ?: the runs are too short to tell); ⟨V⟩: mean "
     "potential energy above the minimum, of force-based dynamics 100; JS: largest Jensen-Shannon "
-    "divergence of bonds and torsions; h(r): difference of the distributions of distances"
+    "divergence of bonds and torsions; h(r): difference of the distributions of distances; ξ: "
+    "friction in 1/ps that keeps each element at its share, positive where jumps heat it"
 )
 
 _SHELLS: Final = 4
@@ -301,6 +302,7 @@ def _tell(report: Report, name: str, found: Fidelity, settings: FidelitySettings
             "" if run.configurational_percent is None else f"{run.configurational_percent:.0f}",
             "" if run.largest_divergence is None else f"{run.largest_divergence:.3f}",
             "" if run.distance_difference is None else f"{run.distance_difference:.3f}",
+            ", ".join(f"{k} {xi:+.2f}" for k, xi in run.element_frictions.items()),
         )
     report.table(table)
     if found.reference_halves is not None:

@@ -19,18 +19,17 @@ class Balance:
 
     The adaptive Langevin equations (Jones and Leimkuhler, J. Chem. Phys. 135, 084125 (2011)), with
     a friction ξ for each element in place of one for all: dv/dt = −ξ v beside what the thermostat
-    does, and dξ/dt = (K / ⟨K⟩ − 1) / τ², with the kinetic energy K of the element and its canonical
-    mean ⟨K⟩. With τ = √2 / γ, where γ is the friction of the thermostat, deviations decay as fast
-    as they can without swinging, and ξ, which fluctuates by 1/(τ √degrees), stays below γ. Motion
-    that is right stays canonical, with ξ about zero. Where jumps take energy from an element and
-    give it to another, ξ becomes what makes up for it.
+    does, and dξ/dt = γ² (K / ⟨K⟩ − 1), with the kinetic energy K of the element, its canonical mean
+    ⟨K⟩ and the friction γ of the thermostat. So deviations decay with γ and hardly swing, and ξ
+    fluctuates by γ/√degrees, less than γ. Motion that is right stays canonical, with ξ about zero.
+    Where jumps take energy from an element and give it to another, ξ becomes what makes up for it.
 
     Attributes
     ----------
     numbers
         Atomic numbers of the elements, ``(e,)``.
-    element
-        Which of them each atom is, ``(n,)``.
+    members
+        ``(e, n)``, 1 where an atom is of that element, else 0.
     degrees
         Degrees of freedom of the elements, ``(e,)``.
     frictions
@@ -38,7 +37,7 @@ class Balance:
     """
 
     numbers: NDArray[np.int64]
-    element: NDArray[np.int64]
+    members: FloatArray
     degrees: FloatArray
     frictions: FloatArray = field(init=False)
 
@@ -48,11 +47,12 @@ class Balance:
     @classmethod
     def of(cls, state: State, *, fix_centre: bool) -> Balance:
         """Count the degrees of freedom of each element; fewer if the centre of mass is at rest."""
-        numbers, element = np.unique(state.numbers, return_inverse=True)
+        numbers = np.unique(state.numbers)
+        members = (state.numbers == numbers[:, None]).astype(np.float64)
         free = np.full(len(state), 3.0)
         if fix_centre:
             free -= 3.0 * state.masses / state.masses.sum()
-        return cls(numbers, element, np.bincount(element, free))
+        return cls(numbers, members, members @ free)
 
     @property
     def frictions_per_ps(self) -> dict[str, float]:
@@ -63,13 +63,13 @@ class Balance:
     def apply(self, state: State, thermostat: Thermostat, time_fs: float) -> State:
         """Act on a state for a time, and adapt."""
         speed = state.velocities / units.FS
-        twice = np.bincount(self.element, state.masses * (speed * speed).sum(axis=1))
+        twice = self.members @ (state.masses * (speed * speed).sum(axis=1))
         expected = units.KB * thermostat.temperature_K * self.degrees
-        rate = 0.25 * time_fs / thermostat.relaxation_fs**2
+        rate = 0.5 * time_fs / thermostat.relaxation_fs**2
         self._adapt(twice, expected, rate)
         factor = np.exp(-self.frictions * time_fs)
         self._adapt(factor * factor * twice, expected, rate)
-        return state.changed(velocities=factor[self.element][:, None] * state.velocities)
+        return state.changed(velocities=(factor @ self.members)[:, None] * state.velocities)
 
     def _adapt(self, twice: FloatArray, expected: FloatArray, rate: float) -> None:
         """Let the frictions follow twice the kinetic energies."""
