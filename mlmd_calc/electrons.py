@@ -263,7 +263,9 @@ def store_state(atoms: ase.Atoms, state: ElectronicState) -> None:
     atoms.info.update(state._asdict())
 
 
-def check_parity(where: str, protons: int, state: ElectronicState, hint: str = "") -> None:
+def check_parity(
+    where: str, protons: int, state: ElectronicState, hint: Callable[[], str] = str
+) -> None:
     """Refuse a multiplicity that the number of electrons cannot have.
 
     Parameters
@@ -275,7 +277,7 @@ def check_parity(where: str, protons: int, state: ElectronicState, hint: str = "
     state
         Charge and multiplicity.
     hint
-        How they can be stated, the end of the message.
+        Makes the end of the message, that says how they can be stated.
 
     Raises
     ------
@@ -300,8 +302,13 @@ def check_parity(where: str, protons: int, state: ElectronicState, hint: str = "
         raise InputError(
             f"{where}charge={charge} leaves {counted(electrons, 'electron')}, which cannot have "
             f"multiplicity={multiplicity} (2S + 1); state another charge or multiplicity "
-            f"(multiplicities possible at this charge: {shown}){hint}"
+            f"(multiplicities possible at this charge: {shown}){hint()}"
         )
+
+
+def implied_ion(implied: int) -> str:
+    """Say which ion bonds imply, in brackets behind a sentence; nothing if it is none."""
+    return f" (its bonds imply the charge {implied:+d})" if implied else ""
 
 
 def charge_question(molecule: str, state: ElectronicState, implied: int, option: str) -> str | None:

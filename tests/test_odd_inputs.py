@@ -1,7 +1,7 @@
 """Everyday inputs with something odd: sentences that say what to do, and no absurd numbers."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import ase.io
 import numpy as np
@@ -260,13 +260,35 @@ def test_lengths_of_bonds_tell_ions_from_molecules_of_the_same_bonds(atoms, char
     assert charge_of_bonds(atoms) == charge
 
 
-def test_a_bond_between_rings_tells_viologens():
-    """Two electrons more make the bond between the rings a double one."""
-    for smiles, charge in (
+@pytest.mark.parametrize(
+    ("smiles", "charge"),
+    [
         ("C[n+]1ccc(-c2cc[n+](C)cc2)cc1", 2),
         ("CN1C=CC(=C2C=CN(C)C=C2)C=C1", 0),
-    ):
-        assert charge_of_bonds(load_structure(f"smiles:{smiles}")) == charge
+        ("c1ccc2-c3cccc[n+]3CC[n+]2c1", 2),  # diquat, where a bridge closes a ring
+        ("C1=CC2=C3C=CC=CN3CCN2C=C1", 0),
+        ("N#C[C-](C#N)[C-](C#N)C#N", -2),
+        ("N#CC(C#N)=C(C#N)C#N", 0),
+        ("N#C[C-](C#N)c1ccc([C-](C#N)C#N)cc1", -2),
+        ("N#CC(C#N)=C1C=CC(=C(C#N)C#N)C=C1", 0),
+    ],
+)
+def test_a_bond_between_conjugated_parts_tells_ions(smiles, charge):
+    """Two electrons more or less make the bond between the parts a double one."""
+    assert charge_of_bonds(load_structure(f"smiles:{smiles}")) == charge
+
+
+def test_odd_electrons_are_refused_with_the_ion_that_bonds_imply(tmp_path):
+    urate = load_structure("smiles:O=c1[nH]c(=O)c2[n-]c(=O)[nH]c2[nH]1")
+    path = write_xyz(tmp_path / "urate.xyz", urate)
+    with pytest.raises(InputError, match=r"needs --charge \(its bonds imply the charge -1\)"):
+        load_structure(path)
+    unstated = structure_from_ase(ase.io.read(path))
+    with pytest.raises(InputError, match=r"for an ion \(its bonds imply the charge -1\) set atoms"):
+        unstated.check()
+    broken = replace(unstated, positions=np.full_like(unstated.positions, np.nan))
+    with pytest.raises(InputError, match="Nothing states the charge"):
+        broken.check()
 
 
 def test_bonds_that_are_about_to_break_imply_no_charge():

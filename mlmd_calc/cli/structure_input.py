@@ -36,7 +36,13 @@ from mlmd_calc.data.molecules import (
     molecule_from_smiles,
 )
 from mlmd_calc.data.molfile import MOLFILE_SUFFIXES, read_molfile
-from mlmd_calc.electrons import charge_question, check_parity, electronic_state, store_state
+from mlmd_calc.electrons import (
+    charge_question,
+    check_parity,
+    electronic_state,
+    implied_ion,
+    store_state,
+)
 from mlmd_calc.errors import InputError
 from mlmd_calc.geometry.bonds import (
     check_bonded,
@@ -76,8 +82,6 @@ _NO_BOHR: Final = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """What a file of Turbomole or xtb says of other units, or of a cell; ASE reads neither."""
-
-_HOW_TO_STATE: Final = "; an ion needs --charge, a radical --multiplicity"
 
 SMILES_PREFIX: Final = "smiles:"
 SEQUENCE_PREFIX: Final = "sequence:"
@@ -144,8 +148,12 @@ def load_structure(
         check_start(atoms)
         if charge is None:
             state = electronic_state(atoms)
-            check_parity(f"{text}: ", int(atoms.numbers.sum()), state, _HOW_TO_STATE)
-            if question := charge_question(text, state, charge_of_bonds(atoms), "--charge "):
+            implied = charge_of_bonds(atoms)
+            how_to_state = (
+                f"; an ion needs --charge{implied_ion(implied)}, a radical --multiplicity"
+            )
+            check_parity(f"{text}: ", int(atoms.numbers.sum()), state, lambda: how_to_state)
+            if question := charge_question(text, state, implied, "--charge "):
                 raise InputError(question)
         return atoms
     if text in g2.names:

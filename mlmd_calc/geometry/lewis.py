@@ -100,9 +100,9 @@ _NO_DOUBLES: Final = 1.245
 _SEVERAL: Final = 4
 _THREE: Final = 3
 _FLAT_ONLY: Final = 5
-_NO_DOUBLE_BRIDGE: Final = 1.455
-"""Å, of bonds between carbons that are in no ring: 1.47 Å in viologens, 1.38 Å where they have two
-electrons more and are neutral."""
+_NO_DOUBLE_BRIDGE: Final = 1.45
+"""Å, of bonds between carbons that nothing conjugated connects but they: 1.47 Å in viologens and
+diquat, 1.38 Å where they have two electrons more and are neutral."""
 _FLAT: Final = 340.0
 """Degrees, of the sum of three angles: 318 in sulfite, 360 in sulfur trioxide."""
 
@@ -188,15 +188,14 @@ def _shape(atoms: ase.Atoms, bonds: Bonds) -> _Shape:
     numbers, pairs = atoms.numbers, bonds.pairs
     shape = _Shape.unknown(len(atoms), len(bonds))
     neighbours = neighbour_lists(len(atoms), pairs.tolist())
+    # Others have no room for a multiple bond.
+    open_pairs = pairs[[max(len(neighbours[i]) for i in pair) <= _THREE for pair in pairs.tolist()]]
     for bond, ((first, second), length) in enumerate(
         zip(pairs.tolist(), bonds.lengths, strict=True)
     ):
         if numbers[first] == numbers[second] == _CARBON:
-            # Others have no room for a multiple bond anyway.
-            most = max(len(neighbours[first]), len(neighbours[second]))
-            if length > _NO_DOUBLE_BRIDGE and most <= _THREE:
-                others = np.delete(pairs, bond, axis=0)
-                shape.single[bond] = _is_bridge(len(atoms), others, first, second)
+            if length > _NO_DOUBLE_BRIDGE:
+                shape.single[bond] = _is_bridge(len(atoms), open_pairs, first, second)
             continue
         for end, other in ((first, second), (second, first)):
             limits = _NO_DOUBLE.get(int(numbers[end]))
@@ -212,8 +211,9 @@ def _shape(atoms: ase.Atoms, bonds: Bonds) -> _Shape:
     return shape
 
 
-def _is_bridge(count: int, others: NDArray[np.integer], first: int, second: int) -> bool:
+def _is_bridge(count: int, pairs: NDArray[np.integer], first: int, second: int) -> bool:
     """Tell whether nothing but their bond connects two atoms."""
+    others = pairs[(pairs != (first, second)).any(axis=1)]
     fragments = fragments_of(count, others.tolist())
     return bool(fragments[first] != fragments[second])
 

@@ -17,6 +17,7 @@ from mlmd_calc.electrons import (
     charge_question,
     check_parity,
     check_trained,
+    implied_ion,
     state_as_stated,
 )
 from mlmd_calc.errors import InputError
@@ -110,13 +111,20 @@ class Structure:
                 f"multiplicity={self.multiplicity} is outside 1..{NUM_STATES - 1}; it is 2S + 1, "
                 "that is 1 for closed shells and 2 for one unpaired electron"
             )
-        hint = (
-            ""
-            if self.charge_is_stated
-            else ". Nothing states the charge, and ase.io.read leaves out those of PDB and SDF "
-            "files: for an ion set atoms.info['charge'], or charge= of the calculator"
+        check_parity("", int(self.numbers.sum()), self.state, self._how_to_state)
+
+    def _how_to_state(self) -> str:
+        """Say how the charge of an ion is stated, if nothing does."""
+        if self.charge_is_stated:
+            return ""
+        # Positions may be unknown yet, or broken, which is for others to refuse.
+        shape = self.positions.shape == (len(self), 3)
+        known = shape and self.positions.any() and np.isfinite(self.positions).all()
+        ion = implied_ion(self._implied_charge() if known else 0)
+        return (
+            ". Nothing states the charge, and ase.io.read leaves out those of PDB and SDF files: "
+            f"for an ion{ion} set atoms.info['charge'], or charge= of the calculator"
         )
-        check_parity("", int(self.numbers.sum()), self.state, hint)
 
     def _remedy(self) -> str:
         """Which shipped force fields know the elements, charge and multiplicity."""
@@ -137,9 +145,12 @@ class Structure:
         """Refuse ions whose charge nothing states, see :func:`~.electrons.charge_question`."""
         if self.charge_is_stated:
             return
-        implied = charge_of_bonds(ase.Atoms(self.numbers, self.positions))
+        implied = self._implied_charge()
         if question := charge_question("the molecule", self.state, implied, "charge="):
             raise InputError(f"{question}. ASE's atoms state it by atoms.info['charge'], too")
+
+    def _implied_charge(self) -> int:
+        return charge_of_bonds(ase.Atoms(self.numbers, self.positions))
 
     def check_one_molecule(self) -> None:
         """Warn of several molecules beside each other, whose interactions models seldom learn."""
