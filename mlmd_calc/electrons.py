@@ -399,7 +399,7 @@ def _are_whole(values: NDArray[Any]) -> bool:
     return values.dtype.kind in "iu"
 
 
-def _words(atoms: ase.Atoms) -> list[str]:
+def words_of_comment(atoms: ase.Atoms) -> list[str]:
     """Words of a comment, which are flags to ASE; one that is turned off says nothing."""
     flags = ((k, v) for k, v in atoms.info.items() if isinstance(v, (bool, np.bool_)))
     return [str(key) for key, is_set in flags if is_set]
@@ -409,7 +409,7 @@ def _refuse_words(
     atoms: ase.Atoms, telling: re.Pattern[str], remedy: str, state: ElectronicState
 ) -> None:
     """Refuse words that name an ion or a spin state of which no number says anything."""
-    for word in _words(atoms):
+    for word in words_of_comment(atoms):
         if telling.fullmatch(word.strip(".,;:()")):
             raise InputError(
                 f"the comment says {word!r}, but charge and multiplicity would be taken to be "
@@ -422,7 +422,7 @@ def _refuse_comment(atoms: ase.Atoms, state: ElectronicState) -> None:
 
     Numbers of other things, as of the frame, are seldom a possible charge and multiplicity.
     """
-    comment = " ".join(_words(atoms))
+    comment = " ".join(words_of_comment(atoms))
     said: dict[str, ElectronicState] = {}
     if bare := _BARE.match(comment):
         pair = ElectronicState(int(bare["charge"]), int(bare["multiplicity"]))

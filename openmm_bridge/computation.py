@@ -30,6 +30,8 @@ FORCE_UNIT: Final = units.NM / units.KJ_PER_MOL
 _WALL: Final = 1e12
 """kJ/mol, above the energy of anything, so that a minimiser takes a shorter step."""
 
+_UNCOUNTED: Final = ("Reference", "CPU")
+
 # OpenMM 8.5 reads what a Python force returns through numpy, which it loads only when it is first
 # given a sequence. Where that is never done, as after loadCheckpoint or loadState in a new process,
 # the first evaluation would end the process.
@@ -97,6 +99,7 @@ class MDETComputation:
         """Evaluate ``(system_size, 3)`` nm with the rest of a State; see :meth:`__call__`."""
         box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.region.periodic else None
         try:
+            _check_counted()
             self._check_surroundings(state, positions, box)
             return self.evaluate(positions, box)
         except Exception as error:
@@ -319,14 +322,38 @@ class TensorComputation:
         )
 
 
+def _check_counted() -> None:
+    """Refuse runs whose end OpenMM would never see.
+
+    ``Simulation.step`` ends when the Context has counted the steps, and the kernels that these two
+    platforms have for path integrals count none.
+    """
+    frame = _call_of("_simulate", "openmm.app.simulation")
+    if frame is None:
+        return
+    simulation = frame.f_locals["self"]
+    platform = simulation.context.getPlatform().getName()
+    if isinstance(simulation.integrator, openmm.RPMDIntegrator) and platform in _UNCOUNTED:
+        raise ConfigError(
+            f"OpenMM does not count the steps of an RPMDIntegrator on the platform {platform}, so "
+            "that Simulation.step would never end; call integrator.step(...) instead, or take the "
+            "platform CUDA"
+        )
+
+
 def _minimisation() -> FrameType | None:
-    """Call of OpenMM's minimiser that is under way, which alone knows that it minimises.
+    """Call of OpenMM's minimiser that is under way, which alone knows that it minimises."""
+    return _call_of("minimize", "openmm.openmm")
+
+
+def _call_of(function: str, module: str) -> FrameType | None:
+    """Call that is under way of a function in Python.
 
     Where a platform calls back from a thread of its own this cannot be seen.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_name == "minimize" and frame.f_globals["__name__"] == "openmm.openmm":
+        if frame.f_code.co_name == function and frame.f_globals["__name__"] == module:
             break
         frame = frame.f_back
     return frame

@@ -44,8 +44,8 @@ class ExactNVTIntegrator(PythonSteps):
     What OpenMM does to a Context besides integrating is left out; momenta are refreshed in any
     case, so that a ``CMMotionRemover`` has nothing to do.
 
-    `step` is overridden in Python: the class is lost where OpenMM makes a copy in C++, in XML and
-    inside ``CompoundIntegrator``. Such a copy makes all positions NaN in its first step.
+    `step` is overridden in Python: the class is lost where OpenMM makes a copy in C++, as in XML.
+    Such a copy makes all positions NaN in its first step. A ``CompoundIntegrator`` is refused.
 
     Parameters
     ----------

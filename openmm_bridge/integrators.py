@@ -71,9 +71,9 @@ class JumpIntegrator(PythonSteps):
     `step` is overridden in Python and hands positions and velocities over in the precision of the
     platform, on every platform. The alternative, a native program whose forces carry the jumps,
     would round them to the precision of forces on GPUs and show them as forces and energies. The
-    price: the class is lost where OpenMM makes a copy in C++, in XML and inside
-    ``CompoundIntegrator``. Such a copy makes all positions NaN in its first step rather than stand
-    still. For force-based steps in between, use `md_steps_per_jump`.
+    price: the class is lost where OpenMM makes a copy in C++, as in XML. Such a copy makes all
+    positions NaN in its first step rather than stand still. A ``CompoundIntegrator``, which steps
+    in C++, is refused; for force-based steps in between, use `md_steps_per_jump`.
 
     Reporters see ends of steps. With `frames_per_jump` above 1 the frames inside the last step are
     in ``loop.inner_frames[0]``, as :class:`mlmd_calc.propagation.State` in Å and Å/fs.
@@ -136,7 +136,7 @@ class JumpIntegrator(PythonSteps):
         self._md_fs = options.get("md_steps_per_jump", 0) * md_timestep_fs
         # Reporters take the time of a whole step from the step size.
         step_ps = (stride_fs + self._md_fs) / units.FS_PER_PS
-        super().__init__(step_ps, update=True, rng=options.get("rng"))
+        super().__init__(step_ps, update=True, rng=options.pop("rng", None))
         self._region = region
         self._structure = region.structure(np.zeros((len(region), 3)))
         self._propagator = propagator
@@ -176,7 +176,7 @@ class JumpIntegrator(PythonSteps):
                 charge=self._structure.charge,
                 multiplicity=self._structure.multiplicity,
             )
-            self._options["rng"] = self._rng
+            options: LoopOptions = {**self._options, "rng": self._rng}
             try:
                 self._loop = JumpLoop(
                     [start],
@@ -185,7 +185,7 @@ class JumpIntegrator(PythonSteps):
                     thermostat=self._thermostat,
                     forces=self._forces(),
                     md_timestep_fs=self._md_timestep_fs,
-                    **self._options,
+                    **options,
                 )
             finally:
                 # Comparing forces has moved the particles.

@@ -224,7 +224,7 @@ def context_of(integrator: openmm.Integrator) -> Any:
     if len(contexts) != 1:
         raise ConfigError(
             f"the integrator belongs to {len(contexts)} Contexts; make one openmm.app.Simulation "
-            "or openmm.Context with it, not inside a CompoundIntegrator, and keep that"
+            "or openmm.Context with it, and keep that"
         )
     return contexts[0]
 

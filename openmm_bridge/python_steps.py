@@ -19,8 +19,8 @@ _COUNTING: Final = "counting"
 class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
     """A ``CustomIntegrator`` whose `step` is overridden in Python.
 
-    The class is lost where OpenMM makes a copy in C++, in XML and inside ``CompoundIntegrator``.
-    Such a copy makes all positions NaN in its first step rather than stand still.
+    The class is lost where OpenMM makes a copy in C++, as in XML. Such a copy makes all positions
+    NaN in its first step rather than stand still.
 
     Parameters
     ----------
@@ -43,6 +43,21 @@ class PythonSteps(openmm.CustomIntegrator):  # type: ignore[misc]
         self.beginIfBlock(f"{_COUNTING} = 0")
         self.addComputePerDof("x", f"x + sqrt({_COUNTING} - 1)")
         self.endBlock()
+
+    @property
+    def thisown(self) -> bool:
+        """Who owns OpenMM's object, which nobody asks but a ``CompoundIntegrator``.
+
+        Raises
+        ------
+        ConfigError
+            Always: it would step in C++.
+        """
+        raise ConfigError(
+            f"a {type(self).__name__} does its steps in Python, and cannot be one of a "
+            "CompoundIntegrator, which steps without Python; make the Simulation with it alone "
+            "(jumps have force-based steps in between by md_steps_per_jump)"
+        )
 
     @property
     def _begun(self) -> bool:

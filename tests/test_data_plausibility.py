@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from mlmd_calc import units
-from mlmd_calc.data import MoleculeFrames, read_dataset
+from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels
 from mlmd_calc.data.plausibility import check_units
 from mlmd_calc.errors import InputError
 
 SPACING = 0.5
 
 
-def vibrating(frames: int = 20):
-    """Frames of N2, a Morse oscillator of 100 eV/Å² that also turns, with all that labels hold."""
-    width, depth, usual = 2.7, 100.0 / (2 * 2.7**2), 1.1
+def vibrating(frames: int = 20, *, stiffness: float = 100.0):
+    """Frames of N2, a Morse oscillator (eV/Å²) that also turns, with all that labels hold."""
+    width, depth, usual = 2.7, stiffness / (2 * 2.7**2), 1.1
     time = SPACING * np.arange(frames)
     length, rate = usual + 0.04 * np.sin(0.6 * time), 0.04 * 0.6 * np.cos(0.6 * time)
     angle, turn = 0.01 * time, 0.01
@@ -77,6 +77,40 @@ def test_md17_in_other_units_that_nothing_states_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", **arrays, **labels, e_unit="eV")
     (read,) = read_dataset(tmp_path / "x.npz")
     np.testing.assert_array_equal(read.forces, molecule.forces)
+
+
+def test_bonds_with_hydrogen_tell_kj_from_kcal(tmp_path):
+    """Whatever the energies are counted from."""
+    molecule = replace(vibrating(stiffness=45.0), numbers=np.array([8, 1]), multiplicity=2)
+    arrays = {"z": molecule.numbers, "R": molecule.positions}
+    for unit in (units.KCAL_PER_MOL, units.KJ_PER_MOL):
+        labels = {"E": molecule.energies / unit, "F": molecule.forces / unit}
+        np.savez(tmp_path / f"{unit}.npz", **arrays, **labels, multiplicity=2)
+    (read,) = read_dataset(tmp_path / f"{units.KCAL_PER_MOL}.npz")
+    np.testing.assert_allclose(read.forces, molecule.forces, rtol=1e-12)
+    write_labels(tmp_path / "ours.npz", read)
+    check_units(read_dataset(tmp_path / "ours.npz")[0].select(slice(5)))
+    with pytest.raises(InputError, match=r"with hydrogen resists .* like kJ/mol/Å, convert"):
+        read_dataset(tmp_path / f"{units.KJ_PER_MOL}.npz")
+
+
+@pytest.mark.parametrize(
+    ("rounded", "message"),
+    [
+        (lambda x: x.astype(np.float16), r"positions are in half precision \(float16\)"),
+        (lambda x: x.astype(np.float16).astype(np.float32), "are rounded to half precision"),
+        (lambda x: np.round(x, 2).astype(np.float32), "are rounded to two decimals in Å"),
+    ],
+)
+def test_positions_with_too_few_digits_for_forces(tmp_path, rounded, message):
+    molecule = vibrating()
+    path = tmp_path / "x.npz"
+    labels = {"F": molecule.forces, "E": molecule.energies}
+    for numbers, units_stated in (("numbers", {}), ("z", {"e_unit": "eV", "r_unit": "Ang"})):
+        arrays = {numbers: molecule.numbers, "R": rounded(molecule.positions), **units_stated}
+        np.savez(path, **arrays, **labels)
+        with pytest.raises(InputError, match=message):
+            read_dataset(path)
 
 
 def test_relaxed_structures_tell_no_unit():

@@ -143,6 +143,8 @@ def test_runs_are_told_apart_by_temperature_where_segments_are_missing(tmp_path,
 )
 def test_md17_layouts_are_converted_from_kcal(tmp_path, water, keys, energy_shape):
     numbers, positions, energies, forces = keys
+    # As totals of all electrons they tell their unit.
+    water = replace(water, energies=water.energies - 76.4 * units.HARTREE)
     np.savez(
         tmp_path / "md17_water.npz",
         **{
@@ -157,6 +159,17 @@ def test_md17_layouts_are_converted_from_kcal(tmp_path, water, keys, energy_shap
     np.testing.assert_allclose(read.energies, water.energies, rtol=1e-12)
     np.testing.assert_allclose(read.forces, water.forces, rtol=1e-12)
     assert read.dt_fs is None
+
+
+def test_md17_that_tells_no_unit_must_state_it(tmp_path, water):
+    """Energies that are no totals, and too few frames to see how stiff bonds are."""
+    arrays = {"z": water.numbers, "R": water.positions, "E": water.energies, "F": water.forces}
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(InputError, match=r"states no units.*e_unit='kcal/mol' and r_unit='Ang'"):
+        read_dataset(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **arrays, e_unit="kcal/mol")
+    (read,) = read_dataset(tmp_path / "x.npz")
+    assert "read_in" not in read.metadata
 
 
 @pytest.mark.parametrize("unit", ["Hartree", b"Hartree"])
@@ -204,8 +217,8 @@ def test_arrays_of_other_kinds_beside_md17_are_refused(tmp_path, water, key, val
     [
         {"r_unit": "Angstrom", "e_unit": "kcal mol-1", "f_unit": "kcal/(mol*A)"},
         {"units": "real"},
-        {"charge": np.zeros(6, int), "multiplicity": np.ones((6, 1))},
-        {"Q": np.zeros(6), "partial_charges": np.full((6, 3), 0.3)},
+        {"charge": np.zeros(6, int), "multiplicity": np.ones((6, 1)), "e_unit": "kcal/mol"},
+        {"Q": np.zeros(6), "partial_charges": np.full((6, 3), 0.3), "e_unit": "kcal/mol"},
     ],
 )
 def test_arrays_beside_md17_that_agree_are_fine(tmp_path, water, extra):
@@ -574,6 +587,17 @@ def test_gradients_are_named(tmp_path):
     ase.io.write(tmp_path / "x.extxyz", [atoms], format="extxyz")
     with pytest.warns(UserWarning, match=r"left out are gradient \(--forces-key\)"):
         read_dataset(tmp_path / "x.extxyz")
+
+
+def test_lists_of_numbers_in_comments_are_not_passed_over(tmp_path):
+    """As in the first files of MD17: frames without labels would be left."""
+    atoms = molecule("H2O")
+    forces = np.random.default_rng(0).normal(size=(3, 3)).tolist()
+    lines = ["3", f"-47907.1;{forces}"]
+    lines += [f"{atom.symbol} {atom.x} {atom.y} {atom.z}" for atom in atoms]
+    (tmp_path / "water.xyz").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"numbers in the comment, '-47907.*MD17, take the npz"):
+        read_dataset(tmp_path / "water.xyz")
 
 
 def test_single_atoms_are_kept_apart(tmp_path):

@@ -458,6 +458,25 @@ def test_minimisation_with_direct_forces_is_refused(ethanol):
         openmm.LocalEnergyMinimizer.minimize(context)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_path_integrals_whose_steps_openmm_does_not_count_are_refused(ethanol, platform):
+    """`Simulation.step` would never end."""
+    topology = topology_of(ethanol)
+    force = create_force(topology, toy_model(), backend="python", device="cpu")
+    integrator = openmm.RPMDIntegrator(2, 300.0, 1.0, 0.0001)
+    simulation = app.Simulation(
+        topology,
+        system_of(ethanol, force),
+        integrator,
+        openmm.Platform.getPlatformByName(platform),
+    )
+    for bead in range(2):
+        integrator.setPositions(bead, ethanol.positions / 10)
+    integrator.step(1)
+    with pytest.raises(openmm.OpenMMException, match=r"never end; call integrator.step"):
+        simulation.step(1)
+
+
 def test_minimisation_with_conservative_forces_lowers_the_energy(ethanol):
     force = create_force(topology_of(ethanol), "mdet-ethanol-gfn2", device="cpu")
     context = context_of(system_of(ethanol, force), ethanol.positions)

@@ -350,12 +350,18 @@ def test_copies_made_by_openmm_do_not_seem_to_work():
     atoms = start.to_atoms()
     integrator = nve(start, HarmonicPropagator(harmonic)).integrator
     copied = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(integrator))
+    context = context_of(system_of(atoms), atoms.positions, "Reference", copied)
+    copied.step(1)
+    assert np.isnan(read(context)[0]).all()
+
+
+def test_a_compound_integrator_that_would_step_without_python_is_refused():
+    harmonic, start = tethered()
+    integrator = integrator_of(start.to_atoms(), harmonic)
     compound = openmm.CompoundIntegrator()
-    compound.addIntegrator(integrator_of(atoms, harmonic))
-    for other in (copied, compound):
-        context = context_of(system_of(atoms), atoms.positions, "Reference", other)
-        other.step(1)
-        assert np.isnan(read(context)[0]).all()
+    with pytest.raises(ConfigError, match=r"cannot be one of a CompoundIntegrator.*it alone"):
+        compound.addIntegrator(integrator)
+    assert compound.getNumIntegrators() == 0
 
 
 # Refusals

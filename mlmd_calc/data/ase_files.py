@@ -30,7 +30,7 @@ from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
 from mlmd_calc.data.frames import MoleculeFrames
 from mlmd_calc.data.stated_units import OURS, check_stated
-from mlmd_calc.electrons import ElectronicState, electronic_state
+from mlmd_calc.electrons import ElectronicState, electronic_state, words_of_comment
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
 from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines, refuse_odd_columns
@@ -54,6 +54,9 @@ _LOOKS_LIKE: Final = {
 
 _IS_REFERENCE: Final = re.compile(r"(^|_)(ref|reference|dft)(_|$)", re.IGNORECASE)
 """Names of labels beside which ASE's own may be those of another method."""
+
+_LIST: Final = re.compile(r"\[[\[\s]*[+-]?\d+\.\d")
+"""Numbers in brackets, of which ASE makes words."""
 
 _SAME_LABEL: Final = 1e-4
 """eV or eV/Å; labels that were written with fewer digits are the same."""
@@ -256,6 +259,8 @@ def _molecule(
         name = stem if alone else f"{stem}_{members[0].get_chemical_formula()}"
     energies = _labels(path, members, "energy", options.energy_key)
     forces = _labels(path, members, "forces", options.forces_key)
+    if forces is None:
+        _refuse_lists(path, members)
     metadata = {"source": path.name, **_about(members[0])}
     if others := _left_out(path, members, {"energy": energies is None, "forces": forces is None}):
         metadata["left_out"] = others
@@ -342,6 +347,19 @@ def _refuse_others(
             raise InputError(
                 f"{path} has {kind} and {key}, which differ; choose one with --{kind}-key "
                 f"({kind}_key={key!r} or {kind!r}), or remove the other"
+            )
+
+
+def _refuse_lists(path: Path, members: list[Atoms]) -> None:
+    """Refuse comments that hold what may be forces, as the first files of MD17 do."""
+    for atoms in members:
+        comment = " ".join(words_of_comment(atoms))
+        if _LIST.search(comment):
+            raise InputError(
+                f"{path}: numbers in the comment, {shown(comment)}, would be passed over; if these "
+                "are energies and forces, as in the first files of MD17, take the npz file of that "
+                "molecule, or write energy=... (eV) and a column of forces (eV/Å, "
+                "Properties=species:S:1:pos:R:3:forces:R:3); if not, take them out"
             )
 
 

@@ -36,7 +36,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc import units
-from mlmd_calc.data.frames import READ_IN, Float64Array, MoleculeFrames, stated_state
+from mlmd_calc.data.frames import (
+    READ_IN,
+    Float64Array,
+    MoleculeFrames,
+    refuse_half_precision,
+    stated_state,
+)
 from mlmd_calc.data.hdf5 import open_hdf5, read_array
 from mlmd_calc.data.stated_units import Quantity, text_of, unit_of
 from mlmd_calc.electrons import ElectronicState, is_electronic
@@ -149,6 +155,7 @@ def _read(
 ) -> Float64Array:
     """Read numbers, in Å, eV or eV/Å: in the unit that they state, else in that of the layout."""
     values: Float64Array = read_array(group, key, np.float64, shape)
+    refuse_half_precision(f"{group.file.filename}: {group.name}/{key}", group[key])
     stated = _stated_unit(group[key])
     if stated is None:
         return values * unit

@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.data.differences import with_velocities
-from mlmd_calc.data.frames import READ_IN, MoleculeFrames, stated_state
+from mlmd_calc.data.frames import READ_IN, MoleculeFrames, refuse_half_precision, stated_state
+from mlmd_calc.data.plausibility import are_totals, total_energy
 from mlmd_calc.data.stated_units import OURS, check_stated, is_unit, stated_sizes
 from mlmd_calc.electrons import is_electronic
 from mlmd_calc.errors import InputError
@@ -86,6 +87,7 @@ def _whole(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
 def _real(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
     if values.dtype.kind not in "iuf":
         raise InputError(f"{name} are of type {values.dtype}; give real numbers")
+    refuse_half_precision(name, values)
     return values.astype(np.float64)
 
 
@@ -145,13 +147,11 @@ def _times_of_rmd17(path: Path, arrays: Arrays) -> NDArray[np.int64]:
 def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
     numbers = _whole("atomic numbers", arrays["nuclear_charges"])
     energies = _real("energies", arrays["energy"]).reshape(-1)
-    expected = sum(_TOTAL_ENERGY.get(int(z), np.nan) for z in numbers)
-    middle = float(np.median(energies)) if len(energies) else expected
-    if not 0.9 <= middle / expected <= 1.1:
+    if len(energies) and not are_totals(numbers, energies):
         raise InputError(
-            f"{path}: the energies, {middle:.6g} in the median, cannot be total "
-            f"energies in Hartree like those of TG80 ({expected:.0f} for these elements); convert "
-            "the file to our label layout in Å and eV"
+            f"{path}: the energies, {np.median(energies):.6g} in the median, cannot be total "
+            f"energies in Hartree like those of TG80 ({total_energy(numbers):.0f} for these "
+            "elements); convert the file to our label layout in Å and eV"
         )
     forces = arrays.get("forces")
     if forces is not None and forces.any():
@@ -173,10 +173,6 @@ def _tg80(path: Path, arrays: Arrays) -> MoleculeFrames:
     )
 
 
-_TOTAL_ENERGY: Final = {1: -0.55, 6: -38.0, 7: -54.6, 8: -75.1, 9: -99.8, 16: -398.2, 17: -460.2}
-"""Hartree, what an atom adds to the total energy of a molecule, to within a few percent."""
-
-
 def _md17(path: Path, arrays: Arrays) -> MoleculeFrames:
     return _kcal_frames(path, arrays, ("z", "R", "F", "E"))
 
@@ -195,7 +191,7 @@ def _kcal_frames(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> MoleculeF
         )
     sizes = stated_sizes(f"{path}", others, {"length": 1.0, "energy": _KCAL})
     metadata = {"source": path.name}
-    if sizes["energy"] == _KCAL:
+    if not any(map(is_unit, others)):
         metadata[READ_IN] = "kcal/mol, kcal/mol/Å"
     state = stated_state(f"{path}", others, len(positions))
     return MoleculeFrames(
@@ -339,7 +335,9 @@ def write_trajectory(path: str | os.PathLike[str], frames: MoleculeFrames) -> No
 
 
 def _write(path: Path, frames: MoleculeFrames, arrays: dict[str, Any]) -> None:
-    metadata = {key: value for key, value in frames.metadata.items() if key != "smiles"}
+    # What is written is in our units, whatever it was read in.
+    others = ("smiles", READ_IN)
+    metadata = {key: value for key, value in frames.metadata.items() if key not in others}
     arrays |= {
         "numbers": frames.numbers.astype(np.uint8),
         "charge": np.int64(frames.charge),

@@ -19,7 +19,7 @@ from mlmd_calc.data.ase_files import (
 from mlmd_calc.data.frames import READ_IN, MoleculeFrames
 from mlmd_calc.data.hdf5_files import read_hdf5
 from mlmd_calc.data.npz import read_npz
-from mlmd_calc.data.plausibility import check_units
+from mlmd_calc.data.plausibility import check_told, check_units
 from mlmd_calc.electrons import check_parity
 from mlmd_calc.errors import InputError, ModelFileError
 from mlmd_calc.io.files import refuse_huge
@@ -155,4 +155,5 @@ def _check(molecule: MoleculeFrames) -> None:
                 "HDF5)"
             ) from error
         raise
+    check_told(molecule)
     check_parity(f"molecule {molecule.name!r}: ", int(numbers.sum()), molecule.state)
