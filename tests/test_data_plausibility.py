@@ -113,6 +113,12 @@ def test_positions_with_too_few_digits_for_forces(tmp_path, rounded, message):
             read_dataset(path)
 
 
+def test_energies_that_were_not_computed():
+    molecule = vibrating()
+    with pytest.raises(InputError, match=r"energy of all frames is the same, 0 eV, .* leave it out"):
+        check_units(replace(molecule, energies=np.zeros(len(molecule))))
+
+
 def test_relaxed_structures_tell_no_unit():
     """Lengths of bonds differ between conformers and along scans, without any force."""
     molecule = vibrating()

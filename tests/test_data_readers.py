@@ -600,6 +600,16 @@ def test_lists_of_numbers_in_comments_are_not_passed_over(tmp_path):
         read_dataset(tmp_path / "water.xyz")
 
 
+@pytest.mark.parametrize("comment", ["energy=-5", "Properties=species:S:1:pos:R:3 energy=-5"])
+def test_columns_without_names_are_not_passed_over(tmp_path, comment):
+    path = tmp_path / "x.xyz"
+    path.write_text(f"2\n{comment}\nH 0 0 0 0.1 0 0\nH 0 0 0.74 -0.1 0 0\n")
+    with pytest.raises(
+        ModelFileError, match=r"has 7 columns, of which only the first 4 have names"
+    ):
+        read_dataset(path)
+
+
 def test_single_atoms_are_kept_apart(tmp_path):
     atoms = labelled(ase.Atoms("H"), -10.0, config_type="IsolatedAtom")
     ase.io.write(tmp_path / "x.extxyz", [atoms, labelled(molecule("H2O"), 1.0)], format="extxyz")

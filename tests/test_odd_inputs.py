@@ -47,6 +47,14 @@ def test_bare_nuclei_are_refused():
             structure_from_ase(atoms).check()
 
 
+def test_what_holds_no_frame_is_named(tmp_path):
+    with pytest.raises(InputError, match="is a folder; name a file in it"):
+        load_structure(str(tmp_path))
+    (tmp_path / "x.xyz").write_text("\n1\n\nH 0 0 0\n")
+    with pytest.raises(InputError, match=r"StopIteration: it does not begin with a frame"):
+        load_structure(str(tmp_path / "x.xyz"))
+
+
 def test_dummy_atoms_are_named(tmp_path):
     lines = ["4", "", "X 0 0 0", "H 0.96 0 0", "H -0.24 0.93 0", "O 0 0 1.0"]
     (tmp_path / "x.xyz").write_text("\n".join(lines) + "\n")

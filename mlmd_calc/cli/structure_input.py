@@ -206,9 +206,14 @@ def load_bonded(text: str, seed: int) -> BondedStructure:
 
 
 def is_file(text: str) -> bool:
-    """Tell whether a text names a file; a SMILES may be too long for that."""
+    """Tell whether a text names a file."""
+    return _is(Path.is_file, text)
+
+
+def _is(kind: Callable[[Path], bool], text: str) -> bool:
+    """Tell whether a text names something of a kind; a SMILES may be too long for that."""
     try:
-        return Path(text).is_file()
+        return kind(Path(text))
     except OSError:
         return False
 
@@ -320,8 +325,9 @@ def _last_frame(path: Path) -> tuple[str, ase.Atoms]:
                 f"{path} is not text in UTF-8 ({error}); save it as UTF-8, or give it the ending "
                 "of its kind"
             ) from error
+        reason = str(error) or "it does not begin with a frame"
         raise InputError(
-            f"ASE cannot read {path} ({type(error).__name__}: {error}); give a whole file that is "
+            f"ASE cannot read {path} ({type(error).__name__}: {reason}); give a whole file that is "
             "of the kind its ending says, such as .xyz, .extxyz, .gro, .pdb, .cif, .sdf or .traj"
         ) from error
 
@@ -402,6 +408,8 @@ def _unknown(text: str) -> str:
             f"{text!r} is a SMILES of several molecules, and one isolated molecule is needed; give "
             "the part you want, an ion with its charge"
         )
+    if _is(Path.is_dir, text):
+        return f"{text!r} is a folder; name a file in it"
     if "/" in text or Path(text).suffix:
         return f"there is no file {text!r}; a SMILES is given as {SMILES_PREFIX}{text}"
     close = difflib.get_close_matches(text, [*g2.names, *MOLECULES], n=3, cutoff=0.6)

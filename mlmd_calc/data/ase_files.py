@@ -33,7 +33,11 @@ from mlmd_calc.data.stated_units import OURS, check_stated
 from mlmd_calc.electrons import ElectronicState, electronic_state, words_of_comment
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, ModelFileError
 from mlmd_calc.io.files import refuse_byte_order_mark, refuse_capital_ending
-from mlmd_calc.io.xyz import refuse_frames_behind_blank_lines, refuse_odd_columns
+from mlmd_calc.io.xyz import (
+    refuse_columns_without_names,
+    refuse_frames_behind_blank_lines,
+    refuse_odd_columns,
+)
 from mlmd_calc.options import shown
 
 VelocityUnit: TypeAlias = Literal["angstrom/fs", "ase"]
@@ -130,6 +134,7 @@ def read_ase_file(path: Path, options: ReadOptions) -> list[MoleculeFrames]:
         frames = list(read(path))
         if _is_xyz(path):
             refuse_frames_behind_blank_lines(path)
+            refuse_columns_without_names(path)
     except MLMDError:
         raise
     except Exception as error:  # ASE raises whatever its parsers stumble over

@@ -365,6 +365,11 @@ def _check_energies(
     lowest, highest = _WORK
     if expected < _NO_WORK:
         return
+    if found == 0.0:
+        raise InputError(
+            f"molecule {molecule.name!r}: the energy of all frames is the same, "
+            f"{all_energies[chosen][0]:.6g} eV, as where it was not computed; leave it out"
+        )
     if not lowest <= found / expected <= highest:
         size, known = unit_of("energy", read_in.energies) or 1.0, {"eV": 1.0, **_ENERGIES}
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,9 @@ from mlmd_calc.errors import InputError, ModelFileError
 _WIDTHS: Final = {"masses": (), "momenta": (3,)}
 """Numbers of an atom in columns that ASE takes as they are."""
 
+
+_PROPERTIES: Final = re.compile(r"""\bProperties=["']?([\w:]+)""")
+"""Names, types and widths of the columns."""
 
 _OTHER_MASSES: Final = ("mass", "mass_number", "isotope", "isotopes")
 """Columns of masses that ASE keeps beside those that it moves atoms with."""
@@ -50,6 +54,27 @@ def refuse_odd_columns(where: str, atoms: ase.Atoms) -> None:
                 f"{where}: the column {name!r} begins with {values[:1].tolist()[0]!r}; each atom "
                 f"needs {'three numbers' if width else 'one number'}, so correct it or leave it out"
             )
+
+
+def refuse_columns_without_names(path: Path) -> None:
+    """Refuse an XYZ file with more columns than it names, which ASE passes over: forces, maybe.
+
+    Raises
+    ------
+    ModelFileError
+        If the first atom has more columns than ``Properties`` tells, four where that is missing.
+    """
+    with open_with_compression(str(path), "r") as file:
+        _, comment, atom = (file.readline() for _ in range(3))
+    properties = _PROPERTIES.search(comment)
+    widths = [1, 3] if properties is None else map(int, properties[1].split(":")[2::3])
+    named, found = sum(widths), len(atom.split())
+    if found > named:
+        raise ModelFileError(
+            f"{path} has {found} columns, of which only the first {named} have names and would be "
+            "read; name them in the comment, as Properties=species:S:1:pos:R:3:forces:R:3 for "
+            "forces in eV/Å, or leave them out"
+        )
 
 
 def refuse_frames_behind_blank_lines(path: Path) -> None:
