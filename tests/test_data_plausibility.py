@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import molecule
 
 from mlmd_calc import units
 from mlmd_calc.data import MoleculeFrames, read_dataset, write_labels
@@ -115,8 +117,63 @@ def test_positions_with_too_few_digits_for_forces(tmp_path, rounded, message):
 
 def test_energies_that_were_not_computed():
     molecule = vibrating()
-    with pytest.raises(InputError, match=r"energy of all frames is the same, 0 eV, .* leave it out"):
+    with pytest.raises(InputError, match=r"all frames is the same, 0 eV, .* leave it out"):
         check_units(replace(molecule, energies=np.zeros(len(molecule))))
+
+
+def vibrating_water(frames=20):
+    """Frames of water, harmonic about its geometry, whose energy knows distances alone."""
+    atoms = molecule("H2O")
+    rng = np.random.default_rng(0)
+    positions = atoms.positions + rng.normal(0.0, 0.03, (frames, 3, 3))
+    vectors = positions[:, :, None] - positions[:, None]
+    lengths = np.linalg.norm(vectors, axis=-1)
+    stretch = lengths - atoms.get_all_distances()
+    forces = -40.0 * ((stretch / (lengths + np.eye(3)))[..., None] * vectors).sum(axis=2)
+    energies = 10.0 * (stretch**2).sum(axis=(1, 2))
+    return MoleculeFrames("water", atoms.numbers, positions, forces, energies)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda forces: forces[:, :, [1, 0, 2]], r"torque of all atoms .* positions are turned"),
+        (lambda forces: forces + 1.0, r"force of all atoms together .* cancel"),
+    ],
+)
+def test_forces_that_move_or_turn_a_molecule(change, message):
+    water = vibrating_water()
+    check_units(water)
+    with pytest.raises(InputError, match=message):
+        check_units(replace(water, forces=change(water.forces)))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("HCCOHHHHH", "atom 4, H, is bonded to nothing, and neither is atom 5"),
+        ("OCCHHHHHH", "atom 0, O, has 4 bonds, more than it can have"),
+        ("CCOCHHHHH", "atom 2, O, is 1.00 Å from atom 3, nearer than any bond"),
+    ],
+)
+def test_elements_in_another_order_than_positions(numbers, message):
+    atoms = molecule("CH3CH2OH")
+    rng = np.random.default_rng(0)
+    positions = atoms.positions + rng.normal(0.0, 0.03, (5, 9, 3))
+    forces = rng.normal(0.0, 0.01, positions.shape)
+    frames = MoleculeFrames("ethanol", atoms.numbers, positions, forces)
+    check_units(frames)
+    with pytest.raises(InputError, match=message):
+        check_units(replace(frames, numbers=Atoms(numbers).numbers))
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(-1.0, "do not move where"), (0.0, "move inf times as far")]
+)
+def test_velocities_that_atoms_do_not_follow(factor, message):
+    molecule = vibrating()
+    with pytest.raises(InputError, match=message):
+        check_units(replace(molecule, velocities=factor * molecule.velocities))
 
 
 def test_relaxed_structures_tell_no_unit():

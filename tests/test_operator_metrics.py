@@ -210,7 +210,7 @@ def data(tmp_path):
         "ethanol",
         atoms.numbers,
         positions.astype(np.float32).astype(float),
-        velocities=np.zeros_like(positions),
+        velocities=0.03 * np.cos(phase) / 9.0 / 0.5,
         energies=np.zeros(120),
         segment=np.zeros(120, np.int64),
         dt_fs=0.5,

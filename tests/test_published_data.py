@@ -18,7 +18,18 @@ N = len(METHANOL)
 FREQUENCY = 0.3
 """1/fs, angular: a period of 21 fs."""
 
-AMPLITUDE = np.random.default_rng(0).normal(scale=0.03, size=(N, 3))
+
+def without_rigid_motion(amplitude):
+    """What is left of a motion that moves and turns a molecule, whose forces would do the same."""
+    arms = METHANOL.positions - METHANOL.positions.mean(axis=0)
+    shifts = [np.broadcast_to(axis, (N, 3)) for axis in np.eye(3)]
+    turns = [np.cross(axis, arms) for axis in np.eye(3)]
+    basis, _ = np.linalg.qr(np.array([*shifts, *turns]).reshape(6, -1).T)
+    flat = amplitude.ravel()
+    return (flat - basis @ (basis.T @ flat)).reshape(N, 3)
+
+
+AMPLITUDE = without_rigid_motion(np.random.default_rng(0).normal(scale=0.03, size=(N, 3)))
 
 
 def moving(times):

@@ -115,6 +115,11 @@ def _labels(path: Path, arrays: Arrays) -> MoleculeFrames:
 def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
     metadata, state = _metadata(path, arrays), stated_state(f"{path}", arrays, len(arrays["x"]))
     check_stated(f"{path}", arrays, OURS)
+    spacing = np.squeeze(_real("times between frames", arrays["dt_fs"]))
+    if spacing.ndim:
+        raise InputError(
+            f"{path}: dt_fs has shape {spacing.shape}; give one time between all frames, in fs"
+        )
     return MoleculeFrames(
         name=metadata.get("name", path.stem),
         numbers=_whole("atomic numbers", arrays["numbers"]),
@@ -124,7 +129,7 @@ def _trajectory(path: Path, arrays: Arrays) -> MoleculeFrames:
         energies=arrays["E"],
         charge=state.charge,
         multiplicity=state.multiplicity,
-        dt_fs=float(arrays["dt_fs"]),
+        dt_fs=float(spacing),
         segment=_whole("segment", arrays["segment"]),
         metadata=metadata,
     )

@@ -52,6 +52,12 @@ _QUANTITIES: Final[dict[Quantity, re.Pattern[str]]] = {
 }
 """What is left of a key without the word unit."""
 
+_EXAMPLES: Final[dict[Quantity, str]] = {
+    "length": "'Ang', 'Bohr' or 'nm'",
+    "energy": "'eV', 'kcal/mol', 'kJ/mol' or 'Hartree'",
+    "force": "'eV/Ang', 'kcal/mol/Ang' or 'Hartree/Bohr'",
+}
+
 
 def unit_of(quantity: Quantity, text: str) -> float | None:
     """Size of a unit in Å, eV or eV/Å; None where the text names none that is known here."""
@@ -82,13 +88,13 @@ def check_stated(where: str, stated: Mapping[str, Any], expected: Mapping[Quanti
     Raises
     ------
     InputError
-        If a unit is another one.
+        If a unit is another one, or not known.
     """
     for key, value in stated.items():
         text = text_of(value)
         if not is_unit(key) or text is None:
             continue
-        for quantity, size in _meant(key, text).items():
+        for quantity, size in _meant(where, key, text).items():
             if quantity in expected and abs(size / expected[quantity] - 1.0) > _SAME:
                 raise InputError(
                     f"{where}: {key} is {text!r}, but {quantity} is read in "
@@ -113,13 +119,14 @@ def stated_sizes(
     Raises
     ------
     InputError
-        If a unit is stated of forces, but none of energies, which are not in the usual one then.
+        If a unit is stated of forces, but none of energies, which are not in the usual one then, or
+        a unit is not known.
     """
     found: dict[Quantity, float] = {}
     for key, value in stated.items():
         text = text_of(value)
         if is_unit(key) and text is not None:
-            found |= _meant(key, text)
+            found |= _meant(where, key, text)
     sizes = {**usual, **found}
     if "energy" not in found:
         check_stated(where, stated, {"force": sizes["energy"] / sizes["length"]})
@@ -131,13 +138,18 @@ def is_unit(key: str) -> bool:
     return bool(re.search(r"(^|_|\W)units?($|_|\W)|units?$", str(key).lower()))
 
 
-def _meant(key: str, text: str) -> dict[Quantity, float]:
-    """Sizes of the units that a statement is about."""
+def _meant(where: str, key: str, text: str) -> dict[Quantity, float]:
+    """Sizes of the units that a statement is about; one that is not known is refused."""
     subject = re.sub(r"units?|[_\W]", "", str(key).lower())
     for quantity, pattern in _QUANTITIES.items():
         if pattern.search(subject):
             size = unit_of(quantity, text)
-            return {} if size is None else {quantity: size}
+            if size is None:
+                raise InputError(
+                    f"{where}: {key} is {text!r}, which is not a unit of {quantity} known here; "
+                    f"write it as {_EXAMPLES[quantity]}, and convert the numbers if it is another"
+                )
+            return {quantity: size}
     if subject:
         return {}
     if text.strip().lower() in _SYSTEMS:
