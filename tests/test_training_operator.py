@@ -173,7 +173,7 @@ def ethanol(folder, frames):
         "ethanol",
         atoms.numbers,
         positions,
-        velocities=np.zeros_like(positions),
+        velocities=0.03 * np.cos(phase) / 9.0 / 0.5,
         energies=np.zeros(frames),
         segment=np.zeros(frames, np.int64),
         dt_fs=0.5,
