@@ -392,6 +392,9 @@ def test_mdl_files_have_formal_charges_radicals_and_isotopes(tmp_path):
         assert ("2H" in smiles) == (abs(atoms.get_masses() - 2.014) < 0.001).any()
     with pytest.raises(InputError, match="disagree"):
         load_structure(str(path), multiplicity=4)
+    path.write_text(chem.MolToMolBlock(graph) + "> <Charge>\n1\n\n> <spin>\n2\n\n$$$$\n")
+    with pytest.raises(InputError, match=r"charge=0 and atoms.info\['Charge'\]=1 disagree"):
+        load_structure(str(path))
     path.write_text(2 * (chem.MolToMolBlock(graph) + "$$$$\n"))
     with pytest.raises(InputError, match="holds 2 molecules"):
         load_structure(str(path))

@@ -623,6 +623,15 @@ def test_ionic_ligands_need_a_charge(tmp_path):
     assert load_structure(str(write(tmp_path / "stated.pdb", stated))).info["charge"] == -2
 
 
+def test_charges_of_amino_acids_that_their_hydrogens_contradict(peptide, tmp_path):
+    lines = written(tmp_path / "peptide.pdb", peptide).read_text().splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if line.startswith("ATOM"))
+    lines[first] = f"{lines[first].rstrip():<78}3-\n"
+    path = write(tmp_path / "stated.pdb", lines)
+    with pytest.raises(InputError, match=r"by its hydrogens, but the file states -3; correct"):
+        load_structure(str(path))
+
+
 def test_files_cut_off(peptide, tmp_path):
     path = written(tmp_path / "peptide.pdb", peptide)
     text = path.read_text()

@@ -44,17 +44,26 @@ def total_charge(structure: BondedStructure) -> int | None:
     Raises
     ------
     InputError
-        If an amino acid, a cap or a water lacks atoms or has foreign ones.
+        If an amino acid, a cap or a water lacks atoms or has foreign ones, or the source states
+        another charge of it.
     """
     kinds = [residue_kind(structure, residue) for residue in range(len(structure.residue_names))]
     linked = [residue for residue, kind in enumerate(kinds) if kind in (*RESIDUES, LIGAND)]
     graph = BondGraph(structure, linked)
     total, known = 0, True
     for residue, kind in enumerate(kinds):
-        if kind in RESIDUES:
-            total += _standard_charge(graph, residue, kind)
-            continue
         atoms = np.flatnonzero(structure.residues == residue)
+        if kind in RESIDUES:
+            told = _standard_charge(graph, residue, kind)
+            stated = int(structure.charges[atoms].sum())
+            if structure.charges[atoms].any() and stated != told:
+                raise InputError(
+                    f"{structure.residue_label(residue)} has the charge {told:+d} by its hydrogens,"
+                    f" but the file states {stated:+d}; correct hydrogens or charges, or leave the "
+                    "charges out"
+                )
+            total += told
+            continue
         if kind == WATER and (structure.numbers[atoms] == 1).sum() != _WATER_HYDROGENS:
             raise InputError(f"{structure.residue_label(residue)} lacks hydrogens; {_ADD}")
         stated = int(structure.charges[atoms].sum())

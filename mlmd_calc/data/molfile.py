@@ -13,6 +13,7 @@ import ase
 import numpy as np
 from ase.io.formats import open_with_compression
 
+from mlmd_calc.electrons import electronic_state, is_total, store_state
 from mlmd_calc.errors import InputError
 from mlmd_calc.optional import require
 
@@ -36,14 +37,15 @@ def read_molfile(path: Path) -> ase.Atoms:
     -------
     ase.Atoms
         ``info`` holds the sum of the formal charges and, if there are radicals, the multiplicity
-        with all unpaired electrons parallel; those of a singlet carbene are paired. Isotopes have
-        their masses.
+        with all unpaired electrons parallel; those of a singlet carbene are paired. Data fields of
+        names such as ``charge`` and ``multiplicity`` must agree, by the rule of
+        `mlmd_calc.electrons`. Isotopes have their masses.
 
     Raises
     ------
     InputError
         If the file cannot be read, holds several molecules or a drawing in the plane, lacks
-        hydrogens, or has valences that contradict its charges.
+        hydrogens, or has valences or data fields that contradict its charges.
     MissingDependencyError
         If rdkit is not installed.
     """
@@ -103,11 +105,26 @@ def _atoms(path: Path, chem: Any, graph: Any, singlets: int) -> ase.Atoms:
     unpaired = sum(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms()) - 2 * singlets
     if unpaired > 0:
         atoms.info["multiplicity"] = 1 + unpaired
+    fields = {name: graph.GetProp(name) for name in graph.GetPropNames() if is_total(name)}
+    if fields:
+        stated = ase.Atoms(info={name: _number(text) for name, text in fields.items()})
+        try:
+            store_state(atoms, electronic_state(stated, **atoms.info))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     isotope = np.array([atom.GetIsotope() > 0 for atom in graph.GetAtoms()])
     if isotope.any():
         masses = np.array([atom.GetMass() for atom in graph.GetAtoms()])
         atoms.set_masses(np.where(isotope, masses, atoms.get_masses()))
     return atoms
+
+
+def _number(text: str) -> float | str:
+    """Return the number that a data field holds, or its text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _is_drawing(graph: Any) -> bool:
