@@ -357,7 +357,7 @@ def check_order(region: Region, positions: NDArray[np.float64]) -> None:
     Raises
     ------
     InputError
-        If two atoms that the topology says are bonded are far apart.
+        If two atoms that the topology says are bonded are far apart, maybe for another unit.
     """
     # Atoms whose parent is the first atom may lack a bond to it.
     atoms = np.flatnonzero(region.parents != 0)
@@ -366,6 +366,7 @@ def check_order(region: Region, positions: NDArray[np.float64]) -> None:
     lengths = np.linalg.norm(positions[atoms] - positions[parents], axis=1) * units.NM
     ratios = lengths / (radii[atoms] + radii[parents])
     if (ratios > _FARTHEST_BONDED).any():
+        check_nanometres(positions)
         worst = int(np.nanargmax(ratios))
         names = " and ".join(
             f"{region.particles[i]} ({chemical_symbols[region.numbers[i]]})"

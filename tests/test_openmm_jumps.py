@@ -417,6 +417,9 @@ def test_positions_in_another_order_than_the_topology_are_refused():
     context = context_of(system_of(ethanol), swapped, "Reference", integrator)
     with pytest.raises(InputError, match=r"are bonded, but they are .* order of the topology"):
         context.getIntegrator().step(1)
+    context.setPositions(ethanol.positions)
+    with pytest.raises(InputError, match=r"from the one next to them.* divide by 10 what is in Å"):
+        context.getIntegrator().step(1)
 
 
 def test_a_context_without_positions_is_refused():
