@@ -163,7 +163,8 @@ def test_tables_that_spreadsheets_write(tmp_path, text):
         ("x.toml", '[a]\nsmiles = "C"\nmultiplicity = 2', "cannot have multiplicity=2"),
         ("x.csv", "name,smiles,charge\na,C,one", "molecule 'a'.*one"),
         ("x.csv", "name,smiles\na,C,0", "fields"),
-        ("x.csv", "", "no molecules"),
+        ("x.csv", "", "holds no molecule"),
+        ("x.csv", "ethanol,CCO", "x.csv holds no molecule; the first line .* names the columns"),
     ],
 )
 def test_malformed_recipes_are_refused(tmp_path, name, text, message):

@@ -264,6 +264,11 @@ def _read_recipe(path: Path) -> list[Molecule]:
         ) from error
     except (OSError, toml.TOMLDecodeError, TypeError) as error:
         raise InputError(f"the recipe {path} cannot be read: {error}") from error
+    if not rows:
+        raise InputError(
+            f"the recipe {path} holds no molecule; the first line of a CSV file names the columns, "
+            "name,smiles, and each of the others is a molecule"
+        )
     return [_from_row(path, row) for row in rows]
 
 
