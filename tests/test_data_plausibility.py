@@ -151,9 +151,9 @@ def test_forces_that_move_or_turn_a_molecule(change, message):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ("CHCHHHHHO", "is bonded to nothing, and neither is atom"),
+        ("CHCHHHHHO", "is bonded to nothing, and neither is another hydrogen"),
         ("OCCHHHHHH", "atom 0, O, has 4 bonds, more than it can have"),
-        ("CCOCHHHHH", "atom 2, O, is 1.00 Å from atom 3, nearer than any bond"),
+        ("CCOCHHHHH", "atom 2, O, is 1.0. Å from atom 3, nearer than any bond"),
     ],
 )
 def test_elements_in_another_order_than_positions(numbers, message):
@@ -163,6 +163,9 @@ def test_elements_in_another_order_than_positions(numbers, message):
     forces = rng.normal(0.0, 0.01, positions.shape)
     frames = MoleculeFrames("ethanol", atoms.numbers, positions, forces)
     check_units(frames)
+    # What has one composition may be several molecules, or in several orders.
+    other = frames.positions[:, [0, 1, 2, 5, 4, 3, 8, 7, 6]]
+    check_units(replace(frames, positions=np.concatenate([other[:2], frames.positions[2:]])))
     with pytest.raises(InputError, match=message):
         check_units(replace(frames, numbers=Atoms(numbers).numbers))
 

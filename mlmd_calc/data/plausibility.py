@@ -234,28 +234,35 @@ def _check_overlaps(name: str, distances: Float64Array) -> None:
 
 
 def _check_neighbours(name: str, numbers: NDArray[np.int64], positions: Float64Array) -> None:
-    """Refuse elements in another order than positions, by the bonds that no element has."""
-    usual = np.median(_distances(positions), axis=0)
-    np.fill_diagonal(usual, np.inf)
-    ratios = usual / _bond_lengths(numbers)
-    light = np.isin(numbers, list(_NEIGHBOURS))
+    """Refuse elements in another order than positions, by bonds that no element has.
+
+    Most frames must have them: what has one composition may be several molecules.
+    """
+    distances = _distances(positions)
+    distances[:, np.arange(len(numbers)), np.arange(len(numbers))] = np.inf
+    ratios = distances / _bond_lengths(numbers)
+    light, heavy = np.isin(numbers, list(_NEIGHBOURS)), numbers > 1
     among = np.where(light & light[:, None], ratios, np.inf)
+    heavy_ones = np.where(heavy & heavy[:, None], among, np.inf)
     shortest, longest = _BOND
-    heavy = numbers > 1
-    pairs = np.argwhere(np.where(heavy & heavy[:, None], among, np.inf) < shortest)
-    counts = (among < longest).sum(axis=1)
-    crowded = [i for i in np.flatnonzero(light) if counts[i] > _NEIGHBOURS[int(numbers[i])]]
-    alone = np.flatnonzero((numbers == 1) & (ratios.min(axis=1) > _ALONE))
-    if crowded:
-        atom, found = crowded[0], f"has {counts[crowded[0]]} bonds, more than it can have"
-    elif len(pairs):
-        atom, other = pairs[0]
-        found = f"is {usual[atom, other]:.2f} Å from atom {other}, nearer than any bond of them"
-    elif len(alone) > 1 and heavy.any():
-        atom = alone[0]
-        found = f"is bonded to nothing, and neither is atom {alone[1]}, another hydrogen"
-    else:
+    most = np.array([_NEIGHBOURS.get(z, len(numbers)) for z in numbers.tolist()])
+    counts = (among < longest).sum(axis=2)
+    crowded = counts > most
+    near = heavy_ones.min(axis=2) < shortest
+    alone = (numbers == 1) & (ratios.min(axis=2) > _ALONE)
+    alone &= (alone.sum(axis=1, keepdims=True) > 1) & heavy.any()
+    wrong = crowded | near | alone
+    if wrong.any(axis=1).mean() <= 0.5:
         return
+    frame, atom = np.argwhere(wrong)[0].tolist()
+    if crowded[frame, atom]:
+        found = f"has {counts[frame, atom]} bonds, more than it can have"
+    elif near[frame, atom]:
+        other = int(heavy_ones[frame, atom].argmin())
+        length = distances[frame, atom, other]
+        found = f"is {length:.2f} Å from atom {other}, nearer than any bond of them"
+    else:
+        found = "is bonded to nothing, and neither is another hydrogen"
     raise InputError(
         f"molecule {name!r}: atom {atom}, {chemical_symbols[numbers[atom]]}, {found}, as where "
         "elements and positions are in different orders; give both in the same order"
@@ -383,8 +390,10 @@ def _stiffness(
     numbers: NDArray[np.int64], positions: Float64Array, forces: Float64Array
 ) -> _Stiffness | None:
     """Measure the stiffness of the bonds; None where none of them changes."""
-    usual = np.median(_distances(positions), axis=0)
-    i, j = np.nonzero(np.triu(usual < 1.3 * _bond_lengths(numbers), 1))
+    distances, bonds = _distances(positions), _bond_lengths(numbers)
+    # Frames of one composition may be of several molecules, and bonds may break.
+    kept = (np.median(distances, axis=0) < 1.3 * bonds) & (distances.max(axis=0) < 1.6 * bonds)
+    i, j = np.nonzero(np.triu(kept, 1))
     vectors = positions[:, j] - positions[:, i]
     lengths = np.linalg.norm(vectors, axis=-1)
     a, b = atomic_masses[numbers[i]], atomic_masses[numbers[j]]
