@@ -292,7 +292,7 @@ def test_odd_electrons_are_refused_with_the_ion_that_bonds_imply(tmp_path):
     with pytest.raises(InputError, match=r"needs --charge \(its bonds imply the charge -1\)"):
         load_structure(path)
     unstated = structure_from_ase(ase.io.read(path))
-    with pytest.raises(InputError, match=r"for an ion \(its bonds imply the charge -1\) set atoms"):
+    with pytest.raises(InputError, match=r"of the calculator \(its bonds imply the charge -1\)"):
         unstated.check()
     broken = replace(unstated, positions=np.full_like(unstated.positions, np.nan))
     with pytest.raises(InputError, match="Nothing states the charge"):

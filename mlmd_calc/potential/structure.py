@@ -123,7 +123,7 @@ class Structure:
         ion = implied_ion(self._implied_charge() if known else 0)
         return (
             ". Nothing states the charge, and ase.io.read leaves out those of PDB and SDF files: "
-            f"for an ion{ion} set atoms.info['charge'], or charge= of the calculator"
+            f"for an ion set atoms.info['charge'], or charge= of the calculator{ion}"
         )
 
     def _remedy(self) -> str:
