@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from mlmd_calc import __version__, units
 from mlmd_calc.errors import ConfigError, PredictionError
 from mlmd_calc.geometry.rotations import counted_rotations
 from mlmd_calc.io.files import replacing
 from mlmd_calc.models.mdet.edge_attention import edge_attention_streamed
+from mlmd_calc.models.operations import trace
 from mlmd_calc.potential import Potential
 from mlmd_calc.potential.padding import PaddedBatch
 from mlmd_calc.potential.results import _ABSURD_FORCE
@@ -427,7 +427,7 @@ def _recorded_network(potential: Potential, region: Region, copies: int) -> torc
         copies, len(region), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     with torch.no_grad():
-        return _script(_for_torchscript(make_fx(evaluate)(example)))
+        return _script(_for_torchscript(trace(evaluate, example)))
 
 
 def _for_torchscript(recorded: fx.GraphModule) -> fx.GraphModule:

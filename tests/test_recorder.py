@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlmd_calc.models.operations import single_operation
+from mlmd_calc.models.operations import record_operations, single_operation
 from mlmd_calc.models.recorder import MAX_RECORDINGS, RECORD_AFTER, Recorder
 
 
@@ -185,3 +187,27 @@ def test_there_are_few_recordings() -> None:
         assert module.calls == 0
         repeat(call, 3, *arguments(MAX_RECORDINGS + 1))
         assert module.calls == 3
+
+
+def test_functions_are_recorded_in_any_thread() -> None:
+    # torch.fx notes for a whole process what it traces, which a second thread would have changed.
+    inside, second_inside, first_done = (threading.Event() for _ in range(3))
+
+    def first(x: Tensor) -> Tensor:
+        inside.set()
+        second_inside.wait(0.3)
+        return 2.0 * x
+
+    def second(x: Tensor) -> Tensor:
+        second_inside.set()
+        first_done.wait(10.0)
+        return 3.0 * x
+
+    x = torch.arange(3.0)
+    with ThreadPoolExecutor() as pool:
+        double = pool.submit(record_operations, first, [x])
+        double.add_done_callback(lambda _: first_done.set())
+        inside.wait(10.0)
+        triple = pool.submit(record_operations, second, [x])
+        assert torch.equal(double.result()(x), 2.0 * x)
+        assert torch.equal(triple.result()(x), 3.0 * x)

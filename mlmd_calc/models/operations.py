@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import threading
 import types
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, TypeAlias
@@ -22,6 +23,9 @@ _FUNCTIONS: Final[dict[Any, Callable[..., Any]]] = {}
 """What operations made here do; calling it costs less than calling the operation."""
 
 _CONSTANT: Final = "constant"
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""torch.fx keeps what it is tracing for the whole process, not for a thread."""
 
 _Layout: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
 """Shape, strides and place in the memory."""
@@ -62,6 +66,16 @@ def refuse_second_derivative() -> None:
         )
 
 
+def trace(function: Callable[..., Any], *arguments: Tensor) -> fx.GraphModule:
+    """List the operations of a function, with ``make_fx`` of torch, in any thread."""
+    # Takes long to import, and only those who record need it.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with _ONE_AT_A_TIME:
+        recorded: fx.GraphModule = make_fx(function)(*arguments)
+    return recorded
+
+
 def record_operations(
     function: Callable[..., Any], arguments: Sequence[Tensor], constants: Collection[int] = ()
 ) -> Callable[..., Any]:
@@ -84,14 +98,11 @@ def record_operations(
     callable
         The same function for arguments of these shapes and strides, without gradients.
     """
-    # Takes long to import, and only those who record need it.
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     # A tensor made in a caller's inference mode cannot be used outside of it.
     with torch.inference_mode(False), torch.no_grad():
         # Views of constants are kept, and callers may reuse the memory of theirs.
         arguments = [own.clone() if k in constants else own for k, own in enumerate(arguments)]
-        recorded = make_fx(function)(*arguments)
+        recorded = trace(function, *arguments)
         _shorten(recorded, arguments, constants)
     forward = type(recorded).forward
     names = {str(node.target) for node in recorded.graph.nodes if node.op == "get_attr"}
