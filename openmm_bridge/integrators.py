@@ -310,8 +310,8 @@ class JumpIntegrator(PythonSteps):
         """Take over what has been done to System and Context since the last step."""
         acting = self._acting_forces(self._context.getSystem())
         if acting != self._acting:
-            self._acting = acting
             self.loop.forces = self._forces()
+            self._acting = acting
         state, shown, now = self.loop.states[0], self._shown, Shown.of(self._context)
         stays = now.same_forces(shown)
         if stays and np.array_equal(now.velocities, shown.velocities) and now.time == shown.time:
@@ -462,9 +462,10 @@ class JumpNVTIntegrator(JumpIntegrator):
 
     def _set_bath(self, temperature_K: float, friction_per_fs: float) -> None:
         name = "bussi" if isinstance(self._bath, Bussi) else "langevin"
-        self._thermostat = make_thermostat(name, temperature_K, friction_per_fs)
+        thermostat = make_thermostat(name, temperature_K, friction_per_fs)
         if self._loop is not None:
-            self._loop.thermostat = self._thermostat
+            self._loop.thermostat = thermostat
+        self._thermostat = thermostat
 
 
 def _femtoseconds(time: Any) -> float:

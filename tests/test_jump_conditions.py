@@ -124,6 +124,8 @@ def test_temperatures_that_nobody_tried_are_warned_of():
         loop.thermostat = Langevin(500.0, 0.02)
     with pytest.raises(ConfigError, match="too low"):
         loop.thermostat = Langevin(300.0, 0.001)
+    # Who goes on, as the next cell of a notebook does, goes on with the old one.
+    assert loop.thermostat == Langevin(500.0, 0.02)
     with pytest.raises(ConfigError, match="rescaling has no friction"):
         choosy_loop(Bussi(300.0, 1000.0))
 

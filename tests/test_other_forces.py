@@ -225,8 +225,22 @@ def test_a_calculator_attached_later_is_looked_at():
     dyn.run(1)
     assert dyn.loop.forces.atoms is atoms
     atoms.calc = atoms_with(harmonic, shifted()).calc
-    with pytest.raises(ConfigError, match="forces of the engine differ"):
-        dyn.run(1)
+    # Twice: to run the cell of a notebook again changes nothing.
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="forces of the engine differ"):
+            dyn.run(1)
+    assert dyn.nsteps == 2
+
+
+def test_a_calculator_that_is_needed_cannot_be_taken_away():
+    harmonic, _ = tethered()
+    atoms = atoms_with(harmonic)
+    dyn = JumpNVE(atoms, 8 * units.FS, HarmonicPropagator(harmonic), md_steps_per_jump=1, **FREE)
+    dyn.run(1)
+    atoms.calc = None
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="force-based steps need forces"):
+            dyn.run(1)
 
 
 def test_charges_of_calculators_are_those_of_jumps():

@@ -135,8 +135,8 @@ class Jumps:
             self.loop.states = states
             self._remember()
         if calc is not self._calc:
-            self._calc = calc
             self.loop.forces = None if calc is None else AttachedCalculator(self._molecules[0])
+            self._calc = calc
 
     def show(self) -> None:
         """Give the atoms the positions and momenta of the loop."""

@@ -155,9 +155,9 @@ class JumpLoop:
     def thermostat(self, thermostat: Thermostat) -> None:
         if self.setup.thermostat is None:
             raise ConfigError("a run at constant energy has no thermostat to change; start another")
+        self.setup.check_thermostat(thermostat)
         self.setup.thermostat = thermostat
         self.setup.window = None
-        self.setup.check_thermostat()
         self._begin_checks()
 
     @property
@@ -176,17 +176,18 @@ class JumpLoop:
 
     @forces.setter
     def forces(self, forces: ForceModel | None) -> None:
-        self.setup.forces = self.propagator.potential if forces is None else forces
+        used = self.propagator.potential if forces is None else forces
+        self.setup.check_forces(used)
+        self.setup.forces = used
         self._states = [state.moved_to(state.positions) for state in self._states]
         for molecule in self._molecules:
             molecule.total = None
         self.setup.window = None
         self._compared = False
-        self.setup.check()
 
     def _compare_forces(self) -> None:
-        self._compared = True
         self.setup.compare_forces(self._states[0])
+        self._compared = True
 
     def _begin_checks(self) -> None:
         for state, molecule in zip(self._states, self._molecules, strict=True):

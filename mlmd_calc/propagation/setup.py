@@ -169,15 +169,19 @@ class Setup:
                 "meaning; run it with a thermostat"
             )
         self.check_frames()
-        self.check_thermostat()
+        self.check_thermostat(self.thermostat)
         self.propagator.conditions.check_potential(self.propagator.potential)
-        if self.forces is None and (self.needs_energy or self.md_steps_per_jump):
+        self.check_forces(self.forces)
+
+    def check_forces(self, forces: ForceModel | None) -> None:
+        """Refuse forces that do not serve what they are needed for."""
+        if forces is None and (self.needs_energy or self.md_steps_per_jump):
             raise ConfigError(
                 "energy rescaling, the energy check and force-based steps need forces; attach a "
                 "calculator or pass a force model"
             )
         if self.other_forces == "kick" and (
-            self.forces is None
+            forces is None
             or self.propagator.potential is None
             or not self.propagator.gives_velocities
         ):
@@ -296,23 +300,23 @@ class Setup:
                 f"{self.propagator.strides}; choose another stride"
             )
 
-    def check_thermostat(self) -> None:
+    def check_thermostat(self, thermostat: Thermostat | None) -> None:
         """Refuse a thermostat that the propagator was not made for."""
-        if self.corrections.balance_elements and not isinstance(self.thermostat, Langevin):
+        if self.corrections.balance_elements and not isinstance(thermostat, Langevin):
             raise ConfigError(
-                f"balance_elements=True with the thermostat {self.thermostat}; only 'langevin' "
+                f"balance_elements=True with the thermostat {thermostat}; only 'langevin' "
                 "gives every element 3/2 k T per atom, translation and rotation included"
             )
-        if self.thermostat is None:
+        if thermostat is None:
             return
-        made_for, temperature = self.propagator.temperature_K, self.thermostat.temperature_K
+        made_for, temperature = self.propagator.temperature_K, thermostat.temperature_K
         if made_for not in (None, temperature):
             raise ConfigError(
                 f"{self.propagator.identity} was made for {made_for:g} K, but the thermostat has "
                 f"{temperature:g} K; set that to the former"
             )
-        rescales = isinstance(self.thermostat, Bussi)
-        friction = 0.0 if rescales else units.FS_PER_PS / self.thermostat.relaxation_fs
+        rescales = isinstance(thermostat, Bussi)
+        friction = 0.0 if rescales else units.FS_PER_PS / thermostat.relaxation_fs
         self.propagator.conditions.check(temperature, friction)
 
 
