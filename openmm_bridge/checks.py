@@ -34,6 +34,9 @@ _EWALD_SUMS: Final = (
     openmm.NonbondedForce.LJPME,
 )
 
+_INTERPOLATION: Final = "lambda_interpolate"
+"""Parameter of the force in which OpenMM-ML collects a model and the terms it replaces."""
+
 _COUNTS: Final = (
     *("getNumBonds", "getNumAngles", "getNumTorsions", "getNumExceptions"),
     "getNumForces",
@@ -50,7 +53,7 @@ class _Placed(NamedTuple):
 
     force: Any
     beside: Sequence[Any]
-    """Forces that are interpolated to it; empty if there is no interpolation."""
+    """Forces that OpenMM-ML interpolates to it; empty if there is no interpolation."""
 
 
 def check_system(system: openmm.System, force: Any = None) -> None:
@@ -187,8 +190,14 @@ def _placed(acting: _Acting) -> Iterator[_Placed]:
                 force.getCollectiveVariable(i) for i in range(force.getNumCollectiveVariables())
             ]
             ours = [one for one in inner if _is_ours(one)]
-            others = [one for one in inner if not _is_ours(one)]
+            others = [one for one in inner if not _is_ours(one)] if _interpolates(force) else []
             yield from (_Placed(one, others) for one in ours)
+
+
+def _interpolates(force: openmm.CustomCVForce) -> bool:
+    """Tell OpenMM-ML's interpolation from variables that a user has collected."""
+    names = map(force.getGlobalParameterName, range(force.getNumGlobalParameters()))
+    return _INTERPOLATION in names
 
 
 def _is_ours(force: Any) -> bool:
@@ -370,7 +379,7 @@ def _check_interpolation(beside: Sequence[Any], own: dict[int, int]) -> None:
         first, other = particles[0], particles[int((fragments > 0).argmax())]
         raise InputError(
             f"no bonds of the force field tie ML atoms {first} and {other} together, which would "
-            "drift apart as lambda_interpolate goes to 0; make the classical System with "
+            f"drift apart as {_INTERPOLATION} goes to 0; make the classical System with "
             "constraints=None and rigidWater=False, because interpolate=True takes the constraints "
             "among ML atoms away"
         )

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import openmm
 
 from mlmd_calc.errors import ModelFileError
-from openmm_bridge.backends import openmmtorch_module
+from openmm_bridge.backends import choose_backend, openmmtorch_module
 
 _OURS: Final = {("openmm_bridge.computation", name) for name in ("_restore", "TensorComputation")}
 """Module and name of what a Python force of this package calls when it is read."""
@@ -36,6 +36,8 @@ def load_system(path: str | os.PathLike[str]) -> openmm.System:
     ------
     ModelFileError
         If the file cannot be read, is not a System, or holds a Python force of another origin.
+    MissingDependencyError
+        If it holds a TorchForce, which cannot be read here.
 
     Examples
     --------
@@ -54,6 +56,9 @@ def load_system(path: str | os.PathLike[str]) -> openmm.System:
     for element in root.iter():
         if "Python" in element.get("type", "") or element.get("function") is not None:
             _reference(element.get("function", ""), str(path))
+    if any(element.get("type") == "TorchForce" for element in root.iter()):
+        # OpenMM can read such a force, and make a Context of it, after this is imported.
+        choose_backend("torchscript")
     # The checked elements, not the file, which another parser might read in another way.
     return openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))
 

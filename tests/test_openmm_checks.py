@@ -345,6 +345,28 @@ def test_a_force_that_was_added_twice_is_refused(ethanol, stored):
     check_system(system_of(ethanol, other, force_on(ethanol, stored)))
 
 
+def test_a_model_among_collective_variables(ethanol, stored):
+    """As in alchemical scaling with a restraint; what is interpolated is known by its parameter."""
+    alone = context_of(system_of(ethanol, force_on(ethanol, stored)), ethanol.positions)
+    energy, forces = energy_and_forces(alone)
+    distance = openmm.CustomBondForce("r")
+    distance.addBond(0, 2)
+    together = openmm.CustomCVForce("scale*learned + 500*(distance - 0.2)^2")
+    together.addGlobalParameter("scale", 0.25)
+    together.addCollectiveVariable("learned", force_on(ethanol, stored))
+    together.addCollectiveVariable("distance", distance)
+    system = system_of(ethanol, together)
+    check_system(system)
+    found, found_forces = energy_and_forces(context_of(system, ethanol.positions))
+    arm = (ethanol.positions[2] - ethanol.positions[0]) / 10
+    stretch = np.linalg.norm(arm) - 0.2
+    forces = 0.25 * forces
+    forces[0] += 1000 * stretch * arm / np.linalg.norm(arm)
+    forces[2] -= 1000 * stretch * arm / np.linalg.norm(arm)
+    assert found == pytest.approx(0.25 * energy + 500 * stretch**2)
+    np.testing.assert_allclose(found_forces, forces, atol=1e-6)
+
+
 def test_restraints_are_no_force_field(ethanol):
     restraint = openmm.HarmonicBondForce()
     restraint.addBond(0, 2, 0.24, 1e5)

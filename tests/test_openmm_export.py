@@ -8,6 +8,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+from another_process import run_child
 from ase.build import molecule
 from toy_models import CONFIGS, SMALL, toy_model
 
@@ -31,6 +32,7 @@ from openmm_bridge import (  # noqa: E402
     available_backends,
     create_force,
     export,
+    load_system,
     restore_orientations,
     store_orientations,
 )
@@ -385,6 +387,19 @@ def test_orientations_that_cannot_be_counted_are_refused(water, random_module, p
     still = system_of(water, force_of(plain_module))
     with pytest.raises(InputError, match="draws random orientations"):
         store_orientations(context_of(still, water.positions))
+
+
+def energy_of_a_file(path, positions):
+    print(energy_and_forces(context_of(load_system(path), positions))[0])
+
+
+def test_systems_are_loaded_in_a_process_that_has_no_torchforce_yet(water, tmp_path):
+    force = create_force(topology_of(water), toy_model(), backend="torchscript", device="cpu")
+    system, path = system_of(water, force), tmp_path / "system.xml"
+    path.write_text(openmm.XmlSerializer.serialize(system))
+    known, _ = energy_and_forces(context_of(system, water.positions))
+    printed = run_child(energy_of_a_file, path, water.positions)
+    assert float(printed) == pytest.approx(known, rel=1e-9)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
