@@ -34,6 +34,13 @@ _EWALD_SUMS: Final = (
     openmm.NonbondedForce.LJPME,
 )
 
+_POLARISABLE: Final = (
+    openmm.AmoebaMultipoleForce,
+    openmm.AmoebaVdwForce,
+    openmm.HippoNonbondedForce,
+)
+"""Forces that act between all particles, and of which OpenMM-ML takes nothing away."""
+
 _INTERPOLATION: Final = "lambda_interpolate"
 """Parameter of the force in which OpenMM-ML collects a model and the terms it replaces."""
 
@@ -123,16 +130,24 @@ def check_contexts(computation: Any) -> list[weakref.ref[openmm.System]]:
 
 
 def check_images(system: openmm.System, region: Region) -> None:
-    """Refuse charges of ML atoms in different images that an Ewald sum would not take out.
+    """Refuse ML atoms in different images where a force field acts at distances of the file.
 
-    OpenMM subtracts the interactions of excluded pairs at the distance that they have in the file.
+    It does in the terms that OpenMM-ML interpolates, and where an Ewald sum takes the interactions
+    of excluded pairs out.
 
     Raises
     ------
     InputError
-        If the System has such charges.
+        If the System has such terms or such charges.
     """
     own = {int(particle) for particle in region.particles}
+    for placed in _placed(_acting(system)):
+        if not all(force.usesPeriodicBoundaryConditions() for force in placed.beside):
+            raise InputError(
+                "ML atoms lie in different images of the periodic box, where the terms of the "
+                "force field that are interpolated would act at wrong distances; give positions in "
+                "which the molecule is whole"
+            )
     for force in system.getForces():
         if (
             isinstance(force, openmm.NonbondedForce)
@@ -270,6 +285,7 @@ def _check(
             )
         )
     _check_bonds_outwards(acting, own)
+    _check_polarisable(acting, own)
     if beside:
         _check_interpolation(beside, own)
     else:
@@ -335,6 +351,16 @@ def _check_bonds_outwards(acting: _Acting, own: dict[int, int]) -> None:
             for first, second, r0, k in _terms(force):
                 if (first in own) != (second in own) and r0 < length and k > strength:
                     raise _cut(first, second, "bond of the force field")
+
+
+def _check_polarisable(acting: _Acting, own: dict[int, int]) -> None:
+    for force, _ in acting:
+        if isinstance(force, _POLARISABLE) and len(own) > 1:
+            raise InputError(
+                f"{type(force).__name__} acts between ML atoms, which the model does too, and "
+                "there is no way to except pairs of atoms from it; take a force field with fixed "
+                "charges, such as Amber's, or begin with an empty System if the molecule is alone"
+            )
 
 
 def _check_not_counted_twice(acting: _Acting, own: dict[int, int]) -> None:

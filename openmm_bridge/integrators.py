@@ -313,6 +313,8 @@ class JumpIntegrator(PythonSteps):
             self.loop.forces = self._forces()
             self._acting = acting
         state, shown, now = self.loop.states[0], self._shown, Shown.of(self._context)
+        if now.parameters != shown.parameters:
+            self.loop.compare_again()
         stays = now.same_forces(shown)
         if stays and np.array_equal(now.velocities, shown.velocities) and now.time == shown.time:
             return

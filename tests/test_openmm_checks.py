@@ -336,6 +336,16 @@ def test_custom_nonbonded_interactions_among_ml_atoms_are_refused(ethanol, store
     check_system(system_of(ethanol, energy, force_on(ethanol, stored)))
 
 
+def test_amoeba_beside_the_model_is_refused(ethanol, stored):
+    """Its bonds can be taken away, as by OpenMM-ML, and the rest cannot."""
+    force, rest = force_on(ethanol, stored), openmm.AmoebaVdwForce()
+    for i in range(len(ethanol)):
+        rest.addParticle(i, 0.3, 0.4, 1.0)
+    assert_refused(
+        system_of(ethanol, rest, force), force, ethanol, "AmoebaVdwForce acts between ML atoms"
+    )
+
+
 def test_a_force_that_was_added_twice_is_refused(ethanol, stored):
     first, second = force_on(ethanol, stored), force_on(ethanol, stored)
     assert_refused(

@@ -599,6 +599,22 @@ def test_values_of_forces_that_are_changed_between_steps_act_at_once(make):
     np.testing.assert_allclose(read(simulation.context), read(fresh.context), atol=1e-12)
 
 
+def test_a_bias_that_a_parameter_turns_on_is_refused():
+    harmonic, start = tethered()
+    bias = openmm.CustomExternalForce("pull*x")
+    bias.addGlobalParameter("pull", 0.0)
+    for i in range(len(start)):
+        bias.addParticle(i, [])
+    simulation = nve(start, Known(harmonic), tether_force(harmonic), bias)
+    simulation.step(1)
+    simulation.context.setParameter("pull", 500.0)
+    with pytest.raises(ConfigError, match="forces of the engine differ"):
+        simulation.step(1)
+    simulation.context.setParameter("pull", 0.0)
+    simulation.step(1)
+    assert simulation.currentStep == 2
+
+
 def test_forces_added_later_are_looked_at():
     harmonic, start = tethered()
     simulation = nve(start, Known(harmonic))

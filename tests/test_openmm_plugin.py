@@ -119,6 +119,12 @@ def test_ml_atoms_in_other_images_have_the_same_energy(solvated):
     nonbonded.setExceptionsUsePeriodicBoundaryConditions(False)
     with pytest.raises(openmm.OpenMMException, match="in different images of the periodic box"):
         energy_and_forces(context_of(again, torn))
+    # OpenMM-ML takes the distances of the file for the interactions that it interpolates.
+    both = potential().createMixedSystem(
+        topology, flexible(solvated), range(9), interpolate=True, device="cpu"
+    )
+    with pytest.raises(openmm.OpenMMException, match="the molecule is whole"):
+        energy_and_forces(context_of(both, torn))
 
 
 def flexible(solvated) -> openmm.System:

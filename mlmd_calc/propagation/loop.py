@@ -185,6 +185,10 @@ class JumpLoop:
         self.setup.window = None
         self._compared = False
 
+    def compare_again(self) -> None:
+        """Compare the engine's forces with the propagator's before the next step, once."""
+        self._compared = False
+
     def _compare_forces(self) -> None:
         self.setup.compare_forces(self._states[0])
         self._compared = True
