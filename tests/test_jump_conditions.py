@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from another_process import code, run_child
 from ase.build import molecule
 from jump_systems import Spoilt, forces_of, nan, tethered
@@ -285,6 +286,21 @@ np.save("answer.npy", frames.positions)
     run_child(code, answer, cwd=tmp_path)
     (frames,) = atom.propagate([state_from_ase(molecule("H2O"))], [8.0], None)
     np.testing.assert_array_equal(np.load(tmp_path / "answer.npy"), frames.positions)
+
+
+def test_the_device_that_torch_takes_by_default_does_not_matter(atom):
+    atoms = molecule("CH3CH2OH")
+
+    def end_of_a_run():
+        moved = atoms.copy()
+        moved.calc = MDETCalculator(device="cpu")
+        propagator = load_propagator(SHIPPED, device="cpu", rotation="random")
+        JumpNVT(moved, 8 * units.FS, propagator, 300, rng=np.random.default_rng(0)).run(1)
+        return moved.positions
+
+    expected = end_of_a_run()
+    with torch.device("meta"):
+        np.testing.assert_array_equal(end_of_a_run(), expected)
 
 
 def test_threads_share_a_propagator(atom):

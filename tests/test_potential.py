@@ -567,6 +567,8 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "double by default": lambda: default_dtype(torch.float64),
     "half by default": lambda: default_dtype(torch.float16),
+    # Stands for a GPU, and holds no numbers at all.
+    "another device by default": lambda: torch.device("meta"),
 }
 
 

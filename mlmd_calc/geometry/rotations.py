@@ -6,7 +6,7 @@ A rotation is a ``(3, 3)`` matrix R applied to row vectors from the right: ``x' 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ def random_rotations(count: int, generator: torch.Generator) -> Tensor:
     Tensor
         ``(count, 3, 3)`` float64.
     """
-    quaternions = torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    options: Any = {"dtype": torch.float64, "device": generator.device}
+    quaternions = torch.randn(count, 4, generator=generator, **options)
     return matrices_from_quaternions(quaternions / quaternions.norm(dim=-1, keepdim=True))
 
 
@@ -97,9 +98,10 @@ def random_reflections(count: int, generator: torch.Generator) -> Tensor:
     Tensor
         ``(count, 3, 3)`` float64.
     """
-    normal = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    options: Any = {"dtype": torch.float64, "device": generator.device}
+    normal = torch.randn(count, 3, generator=generator, **options)
     normal = normal / normal.norm(dim=-1, keepdim=True)
-    identity = torch.eye(3, dtype=torch.float64)
+    identity = torch.eye(3, **options)
     reflections: Tensor = identity - 2.0 * normal[:, :, None] * normal[:, None, :]
     return reflections
 
@@ -146,7 +148,7 @@ def fixed_rotations(count: int) -> Tensor:
     if count in _GROUPS:
         # Signed permutations of the axes, here without rounding errors.
         return torch.from_numpy(_group(count).round())
-    index = torch.arange(count, dtype=torch.float64) + 0.5
+    index = torch.arange(count, dtype=torch.float64, device="cpu") + 0.5
     inner, outer = torch.sqrt(index / count), torch.sqrt(1.0 - index / count)
     alpha = 2.0 * math.pi * index / math.sqrt(2.0)
     beta = 2.0 * math.pi * index / _SUPER_FIBONACCI

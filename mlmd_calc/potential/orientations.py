@@ -111,8 +111,8 @@ def _rotation(seed: int, call: int) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _rotations(seed: int, block: int) -> Tensor:
     with torch.inference_mode(False):
-        calls = torch.arange(block * _BLOCK, (block + 1) * _BLOCK)
-        return counted_rotations(torch.tensor(seed), calls)
+        calls = torch.arange(block * _BLOCK, (block + 1) * _BLOCK, device="cpu")
+        return counted_rotations(torch.tensor(seed, device="cpu"), calls)
 
 
 def average(

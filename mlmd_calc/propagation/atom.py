@@ -117,10 +117,10 @@ class ATOMPropagator(Propagator):
                 out[row, : len(array)] = array @ rotations[row]
             return torch.from_numpy(out).to(parameter.device)
 
-        numbers = torch.zeros(len(states), size, dtype=torch.int64)
+        numbers = torch.zeros(len(states), size, dtype=torch.int64, device="cpu")
         for row, state in enumerate(states):
             numbers[row, : len(state)] = torch.from_numpy(np.array(state.numbers))
-        times = torch.tensor([list(times_fs)] * len(states), dtype=torch.float64)
+        times = torch.tensor([list(times_fs)] * len(states), dtype=torch.float64, device="cpu")
         with torch.inference_mode():
             out = self._network.propagate(
                 padded([state.positions - state.positions.mean(axis=0) for state in states]),

@@ -61,13 +61,14 @@ class MergedAttention(nn.Module):
     def __init__(self, attention: EdgeAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
-        self.by_head = can_fuse(attention.olin.weight)
-        order = torch.arange(attention.olin.weight.shape[0])
+        weight = attention.olin.weight
+        self.by_head = can_fuse(weight)
+        order = torch.arange(weight.shape[0], device=weight.device)
         if not self.by_head:
             order = order.view(self.num_heads, -1).T.flatten()
         maps = (attention.qlin, attention.klin, attention.v1lin, attention.v2lin)
         self.projection = Linear(torch.cat([linear.weight[order] for linear in maps]))
-        self.out = Linear(attention.olin.weight[:, order])
+        self.out = Linear(weight[:, order])
 
     def forward(self, pairs: Tensor, bias: Tensor | None, attention: AttentionFunction) -> Tensor:
         """Map pair features ``(b, n, n, E)`` to an update of the same shape."""
