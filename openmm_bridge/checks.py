@@ -315,8 +315,8 @@ def _check_one_model(acting: _Acting) -> None:
         if both := sorted(taken & atoms):
             raise InputError(
                 f"two forces of this package act on particle {both[0][1]} in force group {group}, "
-                "so that its model would count twice; take one away (System.removeForce) or make "
-                "the System anew"
+                "so that its model would count twice; take one away (System.removeForce, then "
+                "Context.reinitialize) or make the System anew"
             )
         taken |= atoms
 
