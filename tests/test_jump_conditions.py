@@ -107,8 +107,8 @@ def test_masses_of_another_table_are_not():
 
 def test_too_little_friction_is_refused_and_the_recommended_one_is_the_default(atom, tmp_path):
     atoms = molecule("CH3CH2OH")
-    with pytest.raises(ConfigError, match=r"friction of 1/ps is too low.*best 10/ps"):
-        JumpNVT(atoms, 8 * units.FS, atom, 300, friction=0.001 / units.FS)
+    with pytest.raises(ConfigError, match=r"friction of 0.5/ps is too low.*best 10/ps"):
+        JumpNVT(atoms, 8 * units.FS, atom, 300, friction=0.0005 / units.FS)
     dyn = JumpNVT(atoms, 8 * units.FS, atom, 300)
     assert dyn.loop.thermostat.friction_per_fs == pytest.approx(0.01)
     settings = MDSettings(jumps=JumpSettings(SHIPPED, 8.0))
