@@ -32,7 +32,7 @@ def run(folder, engine, kill_at=None):
 
     def on_frame(running):
         if running.step == kill_at:
-            running._recorder.flush()
+            running._recorder.sync()
             os.kill(os.getpid(), signal.SIGKILL)
 
     with simulation:

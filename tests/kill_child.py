@@ -31,6 +31,9 @@ def run(folder, model, engine, jumps):
     arguments = ["CH4", "-m", model, "--engine", engine, "--seed", 1, "--interval", 3]
     # Cold: a random network is no molecule's friend.
     arguments += ["--checkpoint-interval", 4, "--duration", 0.02, "--temperature", 20]
+    # A kind of trajectory for each kind of run.
+    formats = {("ase", False): "extxyz", ("ase", True): "dcd", ("openmm", True): "traj"}
+    arguments += ["--format", formats.get((engine, jumps), "xtc")]
     if jumps:
         arguments += ["--propagator", "verlet", "--jump", 1.0, "--steps-per-jump", 1]
     if jumps and engine == "ase":

@@ -324,9 +324,9 @@ def interrupt_at(step, out):
 
     append = FrameWriter.append
 
-    def append_and_interrupt(writer, frame):
-        append(writer, frame)
-        if frame[0] == step:
+    def append_and_interrupt(writer, frames):
+        append(writer, frames)
+        if frames["step"][-1] == step:
             os.kill(os.getpid(), signal.SIGINT)
 
     return append_and_interrupt

@@ -5,6 +5,7 @@ import time
 from functools import partial
 from importlib.util import find_spec
 
+import ase.io
 import kill_child
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ WORK = {
     "data peptides": lambda m: kill_child.peptides,
 }
 NEEDS = {
-    "run, openmm": needs("openmm"),
+    "run, openmm": needs("openmm", "mdtraj"),
     "jumps, openmm": needs("openmm"),
     "sample": needs("mdtraj", "rdkit"),
     "data generate": needs("tblite", "rdkit"),
@@ -56,7 +57,7 @@ TIMES = {"run, ase": 2, "run, openmm": 2, "jumps, openmm": 2}
 
 def contents(folder):
     """What must not depend on kills: frames, trajectories, events, labels."""
-    suffixes = (".npy", ".extxyz", ".dcd", ".jsonl", ".npz")
+    suffixes = (".npy", ".extxyz", ".traj", ".dcd", ".xtc", ".jsonl", ".npz")
     passing = ("checkpoint.npz", "restart.npz")
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -89,6 +90,9 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, kind, kills):
         status = finish(work, folder, kill_after=span * rng.random())
         assert status in (0, -signal.SIGKILL)
         done += status != 0
+        for path in folder.rglob("trajectory.extxyz"):
+            # No frame is torn.
+            assert ase.io.read(path, ":")
         if status == 0:
             assert contents(folder) == expected
             runs += 1
@@ -98,7 +102,7 @@ def test_killed_work_goes_on_bit_for_bit(tmp_path, models, kind, kills):
 
 
 @pytest.mark.parametrize("jumps", [False, True], ids=["steps", "jumps"])
-@pytest.mark.parametrize("engine", ["ase", pytest.param("openmm", marks=needs("openmm"))])
+@pytest.mark.parametrize("engine", ["ase", pytest.param("openmm", marks=needs("openmm", "mdtraj"))])
 def test_the_first_checkpoint_is_as_good_as_any(tmp_path, models, monkeypatch, engine, jumps):
     """A kill right after it, before the first step."""
     from mlmd_calc.md import Run

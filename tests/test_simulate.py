@@ -551,6 +551,88 @@ def test_positions_alone_have_a_topology_beside_them(tmp_path, suffix):
     assert len(read) == len(record)
 
 
+def carbon_monoxide():
+    atoms = diatomic()
+    atoms.calc = Springs(k=80.0, r0=1.0)
+    return atoms
+
+
+def n_frames(path):
+    """Number of frames that other programs find in a file."""
+    if path.suffix in (".extxyz", ".traj"):
+        return len(ase.io.read(path, index=":"))
+    formats = pytest.importorskip("mdtraj.formats", reason="mdtraj reads DCD and XTC files")
+    kind = formats.DCDTrajectoryFile if path.suffix == ".dcd" else formats.XTCTrajectoryFile
+    with kind(str(path)) as file:
+        assert len(file) == len(file.read()[0])
+        return len(file)
+
+
+FORMATS = ["extxyz", "traj", "dcd", "xtc"]
+GROWING = MDSettings(interval=3, checkpoint_interval=10, seed=1)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_trajectory_grows_with_the_run_and_is_cut_back_to_the_checkpoint(tmp_path, suffix):
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    with Run.start(carbon_monoxide(), whole, GROWING, trajectory=suffix) as run:
+        run.run(40)
+    found = []
+    with Run.start(carbon_monoxide(), parts, GROWING, trajectory=suffix) as run:
+        path = parts / f"trajectory.{suffix}"
+        run.run(18, on_frame=lambda _: found.append(n_frames(path)))
+        assert found == [2, 3, 4, 5, 6, 7]
+        # A frame at the end, between two regular ones, goes when the run goes on.
+        run.run(20)
+        assert n_frames(path) == 8
+        run.run(22)
+        assert n_frames(path) == 9
+        # As if it were killed at the end: the frames from here on have no checkpoint.
+        run.checkpoint = lambda: None
+        run.run(35)
+        assert n_frames(path) > 9
+    with Run.resume(parts, Springs(k=80.0, r0=1.0)) as run:
+        assert run.step == 22
+        assert n_frames(path) == 8
+        run.run(40)
+    expected = {file.name: file.read_bytes() for file in whole.glob("trajectory.*")}
+    assert {file.name: file.read_bytes() for file in parts.glob("trajectory.*")} == expected
+    assert n_frames(path) == len(read_record(parts)) == 15
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "before there were any"])
+def test_a_trajectory_that_cannot_be_cut_is_written_again(tmp_path, damage):
+    with Run.start(carbon_monoxide(), tmp_path, GROWING, trajectory="extxyz") as run:
+        run.run(20)
+    path = tmp_path / "trajectory.extxyz"
+    # Without the frame of the end, which is none of a run that goes on.
+    expected = "".join(path.read_text().splitlines(keepends=True)[: 7 * 4])
+    if damage == "missing":
+        path.unlink()
+    elif damage == "short":
+        path.write_text(expected[:100])
+    else:
+        content = read_restart(tmp_path / CHECKPOINT_FILE)
+        del content["trajectory"]
+        write_restart(tmp_path / CHECKPOINT_FILE, content)
+    Run.resume(tmp_path, Springs(k=80.0, r0=1.0), trajectory="extxyz").close()
+    assert path.read_text() == expected
+
+
+def test_trajectory_of_another_format_has_all_frames(tmp_path):
+    with Run.start(carbon_monoxide(), tmp_path, GROWING, trajectory="extxyz") as run:
+        run.run(21)
+    with Run.resume(tmp_path, Springs(k=80.0, r0=1.0), trajectory="traj") as run:
+        run.run(30)
+    assert n_frames(tmp_path / "trajectory.traj") == len(read_record(tmp_path)) == 11
+
+
+def test_unknown_trajectory_format_leaves_no_folder(tmp_path):
+    with pytest.raises(ConfigError, match="'pdb'"):
+        Run.start(carbon_monoxide(), tmp_path / "run", GROWING, trajectory="pdb")
+    assert not (tmp_path / "run").exists()
+
+
 def test_unknown_export_format_is_refused(tmp_path):
     atoms = diatomic()
     atoms.calc = Springs(k=80.0, r0=1.0)

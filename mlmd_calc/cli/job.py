@@ -54,7 +54,7 @@ class Job:
     calculator
         Options of the calculator with all defaults filled in, and the checksum of the model.
     trajectory_format
-        Suffix of the exported trajectory.
+        Suffix of the trajectory.
     steps
         Length of the run.
     pdb
@@ -228,6 +228,7 @@ def begin(
         propagator=propagator,
         keep_velocities=keep_velocities,
         job=asdict(job),
+        trajectory=job.trajectory_format,
     )
 
 
@@ -277,7 +278,12 @@ def resume(
     engine = run_engine(description.engine)
     if exact is not None:
         engine = exact_engine(exact, description.info)
-    run = Run.resume(folder, calculator, engine=engine, propagator=propagator)
+    run = Run.resume(
+        *(folder, calculator),
+        engine=engine,
+        propagator=propagator,
+        trajectory=job.trajectory_format,
+    )
     if steps != job.steps:
         if steps < run.step:
             run.close()

@@ -272,7 +272,10 @@ def run(
     as_json: Json = False,
     html: Html = None,
 ) -> None:
-    """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder."""
+    """Run molecular dynamics of one molecule: trajectory, picture and summary in one folder.
+
+    The trajectory grows with the run and can be looked at any time.
+    """
     from mlmd_calc.biomolecules.pdb import format_structure
     from mlmd_calc.cli.exact import check_exact_options, exact_engine, exact_settings, intervals
     from mlmd_calc.cli.inner_forces import check_inner_options
@@ -328,6 +331,9 @@ def run(
         )
     go_on = f"go on with: mlmd run --restart --out {shlex.quote(str(out))}"
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
+    replica = "replica-*" if simulation.settings.replicas > 1 else ""
+    growing = out / replica / f"trajectory.{job.trajectory_format}"
+    console.print(f"Frames are added to {growing} as they come.", markup=False, highlight=False)
     with simulation:
         outcome, steps_per_second, stopped = drive(simulation, job.steps, console)
     advise(f"all {outcome.step} steps are kept in {out}; {go_on}")

@@ -26,7 +26,6 @@ from mlmd_calc.cli.report import SUMMARY_FILE
 from mlmd_calc.cli.tables import describe_temperature, details
 from mlmd_calc.io.files import write_json
 from mlmd_calc.md import ExactNVT, Outcome, Run, read_record
-from mlmd_calc.md.export import export_frames
 from mlmd_calc.md.jump_engine import EVENTS_FILE
 from mlmd_calc.md.record import Description, replica_folders
 from mlmd_calc.md.settings import Ensemble, InnerForces, MDSettings
@@ -41,7 +40,7 @@ mean over the rest of the run, as averages are taken, is then within 5 % of the 
 
 
 def finish(run: Run, job: Job, outcome: Outcome, steps_per_second: float) -> dict[str, Any]:
-    """Export the trajectories of a run, draw them, and summarise it.
+    """Draw what a run has recorded, and summarise it.
 
     Returns
     -------
@@ -104,8 +103,9 @@ def _finish_replica(
         }
     else:
         summary = summarise(record).to_dict()
-    export_frames(record, trajectory)
-    return {**summary, "trajectory": str(trajectory), "plot": str(plot)}
+    # An exact ensemble has none before the end of its warm-up.
+    written = str(trajectory) if trajectory.exists() else ""
+    return {**summary, "trajectory": written, "plot": str(plot)}
 
 
 def _judged(

@@ -41,6 +41,8 @@ class Checkpoint:
         Frames recorded.
     bond_deviations
         Largest bond deviation in Å of each replica since the last frame.
+    trajectory
+        Format of the trajectories beside the frames, and their sizes in bytes; None without.
     """
 
     identity: dict[str, Any]
@@ -53,6 +55,7 @@ class Checkpoint:
     rotations: dict[str, Any] | None
     frames: int
     bond_deviations: list[float]
+    trajectory: dict[str, Any] | None = None
 
     def molecules(self, description: Description) -> list[ase.Atoms]:
         """Return the molecules as they were, without a calculator."""

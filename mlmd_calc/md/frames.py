@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,10 +94,10 @@ class FrameWriter:
         )
         return buffer.getvalue()
 
-    def append(self, frame: tuple[Any, ...]) -> None:
-        """Add one frame: the fields of :func:`frame_dtype` in their order."""
-        self._file.write(np.array(frame, dtype=self._dtype).tobytes())
-        self.count += 1
+    def append(self, frames: NDArray[np.void]) -> None:
+        """Add frames, ``(f,)`` with the fields of :func:`frame_dtype`."""
+        self._file.write(frames.tobytes())
+        self.count += len(frames)
 
     def flush(self) -> None:
         """Make everything appended so far readable."""
@@ -106,6 +107,11 @@ class FrameWriter:
         self._file.write(self._header())
         self._file.seek(0, io.SEEK_END)
         self._file.flush()
+
+    def sync(self) -> None:
+        """Flush, and wait until all is on the disk."""
+        self.flush()
+        os.fsync(self._file.fileno())
 
     def drop(self, keep: int) -> None:
         """Drop all but a number of frames."""

@@ -69,10 +69,11 @@ class Run:
     """A run in a folder of its own; make one with `start` or `resume`.
 
     The folder receives ``simulation.json`` and ``frames.npy`` (see
-    :func:`mlmd_calc.md.read_record`), ``checkpoint.npz``, ``events.jsonl`` if the run is made of
-    jumps and, if it fails, ``stopped.extxyz``. Every step is watched: a bond far from its reference
-    length, a coordinate that is not finite, or forces that cannot be computed end the run. Replicas
-    have their frames in folders of their own, ``replica-0`` and so on.
+    :func:`mlmd_calc.md.read_record`), a trajectory for other programs if one is asked for,
+    ``checkpoint.npz``, ``events.jsonl`` if the run is made of jumps and, if it fails,
+    ``stopped.extxyz``. Every step is watched: a bond far from its reference length, a coordinate
+    that is not finite, or forces that cannot be computed end the run. Replicas have their frames in
+    folders of their own, ``replica-0`` and so on.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ class Run:
     >>> from mlmd_calc.propagation import VerletPropagator
     >>> atoms = molecule("CH3CH2OH")
     >>> atoms.calc = MDETCalculator()
-    >>> with Run.start(atoms, "steps", MDSettings()) as run:
+    >>> with Run.start(atoms, "steps", MDSettings(), trajectory="extxyz") as run:
     ...     run.run(2000)
     Outcome(verdict='completed', step=2000, reason='')
     >>> propagator = VerletPropagator(Potential(), timestep_fs=0.5)
@@ -135,6 +136,7 @@ class Run:
         bonds: Bonds | None = None,
         keep_velocities: bool = False,
         job: Mapping[str, Any] | None = None,
+        trajectory: str | None = None,
     ) -> Run:
         """Begin a run.
 
@@ -157,16 +159,19 @@ class Run:
             (see :mod:`mlmd_calc.md.dynamics`) is removed from them too.
         job
             What a program wants to find again beside the run; JSON-able, written as ``job.json``.
+        trajectory
+            Format of a file ``trajectory.FORMAT`` that other programs can read while it grows:
+            "extxyz", "traj", "dcd" or "xtc". None: no such file, but ``frames.npy`` alone.
 
         Raises
         ------
         ConfigError
             If the folder holds a run already, there are no velocities to keep, or settings,
-            propagator and engine do not fit together.
+            propagator, engine and trajectory do not fit together.
         InputError
             If the atoms carry constraints, or calculator, engine or propagator refuse them.
         MissingDependencyError
-            If the engine does not work here.
+            If the engine, or the format of the trajectory, does not work here.
         """
         folder = Path(folder)
         check_propagator(settings, propagator)
@@ -182,7 +187,7 @@ class Run:
         # If calculator or engine refuse, no folder must be left behind.
         dynamics = engine.make(molecules, description, folder, rng, propagator)
         dynamics.begin()
-        run = cls(dynamics, Recorder(molecules, folder, description), rng)
+        run = cls(dynamics, Recorder(molecules, folder, description, trajectory), rng)
         folder.mkdir(parents=True, exist_ok=True)
         with FolderLock(folder).kept() as run._lock, contextlib.ExitStack() as on_failure:
             # Again, now that no other process can begin one.
@@ -207,6 +212,7 @@ class Run:
         *,
         engine: RunEngine = ASE,
         propagator: Propagator | None = None,
+        trajectory: str | None = None,
     ) -> Run:
         """Continue a run from its last checkpoint; frames recorded after it are dropped.
 
@@ -216,6 +222,9 @@ class Run:
             Folder of the run.
         calculator, engine, propagator
             Like those the run was started with.
+        trajectory
+            Format of the trajectory file from here on, which has all frames also if it is a new
+            one. None: as before.
 
         Raises
         ------
@@ -246,8 +255,11 @@ class Run:
             dynamics.load_state_dict(DynamicsState(checkpoint.results, checkpoint.thermostat))
             # Again, because making dynamics may evaluate forces, which draws orientations.
             load_rotation_state(calculator, checkpoint.rotations)
-            run = cls(dynamics, Recorder(molecules, folder, description), rng, checkpoint.step)
-            run._recorder.reopen(checkpoint.frames, checkpoint.bond_deviations)
+            if trajectory is None and checkpoint.trajectory is not None:
+                trajectory = checkpoint.trajectory["format"]
+            recorder = Recorder(molecules, folder, description, trajectory)
+            run = cls(dynamics, recorder, rng, checkpoint.step)
+            recorder.reopen(checkpoint.frames, checkpoint.bond_deviations, checkpoint.trajectory)
             run._lock = lock
         return run
 
@@ -332,7 +344,7 @@ class Run:
 
     def checkpoint(self) -> None:
         """Write a checkpoint; frames and events so far become readable as well."""
-        self._recorder.flush()
+        self._recorder.sync()
         results, thermostat = self.dynamics.state_dict()
         Checkpoint(
             identity=run_identity(self.description.to_dict(), self.atoms.calc),
@@ -345,6 +357,7 @@ class Run:
             rotations=rotation_state(self.atoms.calc),
             frames=self._recorder.frames,
             bond_deviations=self._recorder.bond_deviations,
+            trajectory=self._recorder.trajectory,
         ).write(self.folder)
         self._save_events()
 
