@@ -11,7 +11,7 @@ import ase.io
 import numpy as np
 import pytest
 from analytic_potentials import Morse, Springs
-from another_process import mlmd, run_child
+from another_process import Child, mlmd, run_child
 from ase import Atoms
 from ase.build import molecule
 from toy_models import write_model
@@ -316,6 +316,21 @@ def test_interrupted_run_ends_cleanly_and_goes_on(tmp_path, model, monkeypatch):
     assert invoke("run", "CH4", *options, "-o", tmp_path / "whole").exit_code == 0
     whole, again = (read_record(folder).frames for folder in (tmp_path / "whole", out))
     assert whole.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "traj"])
+def test_full_disk_ends_with_a_sentence_and_the_run_goes_on(tmp_path, model, suffix):
+    options = ("-m", model, "-d", 0.05, "--seed", 1, "--interval", 1, "--format", suffix)
+    options += ("--checkpoint-interval", 10)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with Child(mlmd, "run", "CH4", *options, "-o", parts, file_size=40_000) as child:
+        status, _, said = child.wait()
+    assert status == 1
+    assert f"mlmd: File too large: '{parts / 'trajectory'}.{suffix}'" in said
+    assert invoke("run", "--restart", "-o", parts).exit_code == 0
+    assert invoke("run", "CH4", *options, "-o", whole).exit_code == 0
+    name = f"trajectory.{suffix}"
+    assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
 
 def interrupt_at(step, out):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc import units
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.io.files import naming
 from mlmd_calc.optional import require
 
 _AKMA_FS: Final = math.sqrt(1.0 / units.KCAL_PER_MOL) / units.FS
@@ -66,7 +67,7 @@ class GrowingFile:
 
     def write(self, content: bytes) -> None:
         """Add whole frames, which a kill of this process does not tear."""
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(content)
 
     def write_xtc(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlmd_calc import units
 from mlmd_calc.biomolecules.pdb import format_structure
 from mlmd_calc.biomolecules.structure import bonded_structure_from_ase
+from mlmd_calc.io.files import naming
 from mlmd_calc.io.growing import GrowingFile, mdtraj_formats
 from mlmd_calc.md.record import Description, RunRecord
 from mlmd_calc.options import one_of
@@ -62,7 +63,8 @@ class RunTrajectory(GrowingFile):
         frames = frames[frames["step"] >= self._first_step]
         for begin in range(0, len(frames), _FRAMES_AT_ONCE):
             part = frames[begin : begin + _FRAMES_AT_ONCE]
-            self._write_frames(self, RunRecord(self._description, part, failed=False))
+            with naming(self.path):
+                self._write_frames(self, RunRecord(self._description, part, failed=False))
 
     def go_back(self, frames: NDArray[np.void], size: int | None) -> None:
         """Cut off all but the first frames.

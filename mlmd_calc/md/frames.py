@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmd_calc.errors import ModelFileError
+from mlmd_calc.io.files import naming
 from mlmd_calc.wording import counted
 
 FRAMES_FILE: Final = "frames.npy"
@@ -71,7 +72,7 @@ class FrameWriter:
 
     def __init__(self, path: Path, dtype: np.dtype[np.void], keep: int = 0) -> None:
         self.count = keep
-        self._dtype = dtype
+        self._path, self._dtype = path, dtype
         if keep:
             found = read_frames(path)
             if found.dtype != self._dtype or len(found) < keep:
@@ -96,22 +97,25 @@ class FrameWriter:
 
     def append(self, frames: NDArray[np.void]) -> None:
         """Add frames, ``(f,)`` with the fields of :func:`frame_dtype`."""
-        self._file.write(frames.tobytes())
+        with naming(self._path):
+            self._file.write(frames.tobytes())
         self.count += len(frames)
 
     def flush(self) -> None:
         """Make everything appended so far readable."""
-        # The buffer is written first, so that the header stays true if the disk is full.
-        self._file.flush()
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.seek(0, io.SEEK_END)
-        self._file.flush()
+        with naming(self._path):
+            # The buffer is written first, so that the header stays true if the disk is full.
+            self._file.flush()
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._file.seek(0, io.SEEK_END)
+            self._file.flush()
 
     def sync(self) -> None:
         """Flush, and wait until all is on the disk."""
         self.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def drop(self, keep: int) -> None:
         """Drop all but a number of frames."""
@@ -125,7 +129,8 @@ class FrameWriter:
         try:
             self.flush()
         finally:
-            self._file.close()
+            with naming(self._path):
+                self._file.close()
 
 
 def read_frames(path: Path) -> NDArray[np.void]:
