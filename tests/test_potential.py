@@ -745,6 +745,15 @@ def test_what_a_molecular_model_cannot_answer_is_refused(atoms: ase.Atoms, messa
     assert one.state_dict() == before
 
 
+def test_which_of_several_structures_is_refused() -> None:
+    potential = Potential()
+    good, bad = molecule("H2O"), molecule("SiH4")
+    with pytest.raises(InputError, match=r"^structures\[1\]: atom 0 is Si"):
+        potential.evaluate([good, bad, good])
+    with pytest.raises(InputError, match="^atom 0 is Si"):
+        potential.evaluate([bad])
+
+
 def test_elements_the_model_was_not_trained_on_are_refused() -> None:
     one = Potential(toy_model(elements=(1, 6, 8)))
     assert one.evaluate([molecule("CH3CH2OH")])

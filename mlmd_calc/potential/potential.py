@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
@@ -225,11 +226,12 @@ class Potential:
             raise ConfigError(f"model {self.model.card.name!r} predicts no energy")
         if isinstance(structures, (ase.Atoms, Structure)):
             raise InputError("evaluate takes a list of structures; pass [structure]")
-        molecules = [
-            item if isinstance(item, Structure) else structure_from_ase(item) for item in structures
-        ]
-        for molecule in molecules:
-            self._check(molecule, coverage)
+        molecules = []
+        for index, item in enumerate(structures):
+            with _one_of(len(structures), index):
+                molecule = item if isinstance(item, Structure) else structure_from_ase(item)
+                self._check(molecule, coverage)
+            molecules.append(molecule)
         results: list[Evaluation] = []
         for chunk in _chunks(molecules, self.copies_per_call):
             results += self._evaluate_chunk(chunk, energy, forces)
@@ -385,6 +387,17 @@ def _evaluation(
         if potential.remove_net_torque:
             forces = remove_net_torque(forces, molecule.positions)
     return Evaluation(energy, forces, forces_std, energy_std, spread)
+
+
+@contextmanager
+def _one_of(count: int, index: int) -> Iterator[None]:
+    """Say which of several structures an error is about."""
+    try:
+        yield
+    except InputError as error:
+        if count == 1:
+            raise
+        raise InputError(f"structures[{index}]: {error}") from error
 
 
 def _chunks(

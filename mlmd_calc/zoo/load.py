@@ -153,7 +153,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device={name!r} is not a torch device: {error}") from error
+        raise ConfigError(
+            f"device={name!r} is no device of torch; choose auto, cpu, cuda or, of several, cuda:1"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name!r}, but torch finds no CUDA device; use 'auto' or 'cpu'")
     return device

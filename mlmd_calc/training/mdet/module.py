@@ -42,7 +42,7 @@ class MDETTraining(TrainingModule):
 
     def unit(self, metric: str) -> str:
         """Return the unit of a mean absolute error; energies are per atom."""
-        return "meV" if "energy" in metric else "meV/Å"
+        return "meV/atom" if "energy" in metric else "meV/Å"
 
     def _evaluate(
         self, batch: Batch, positions: Tensor, *, repeats: int = 1, frozen: bool = False
