@@ -343,6 +343,19 @@ def test_options_that_do_not_fit_are_refused(options, message):
         JumpNVT(atoms, 8 * units.FS, HarmonicPropagator(harmonic), 300.0, **options)
 
 
+@pytest.mark.parametrize(("timestep", "unit"), [(8.0, "fs"), (0.008, "ps")])
+def test_steps_in_the_units_of_other_programs_are_refused(timestep, unit):
+    atoms = molecule("CH4")
+    with pytest.raises(ConfigError, match=rf"for {timestep:g} {unit} write 8 \* ase.units.fs"):
+        JumpNVT(atoms, timestep, "atom-small-organics", 300.0)
+
+
+def test_friction_per_picosecond_is_warned_of():
+    harmonic, atoms = tethered_atoms(calculator=False)
+    with pytest.warns(UserWarning, match="acts at 982/ps, where 1 to 100/ps are usual"):
+        JumpNVT(atoms, 8 * units.FS, HarmonicPropagator(harmonic), 300.0, friction=10)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -750,7 +750,7 @@ def test_which_of_several_structures_is_refused() -> None:
     good, bad = molecule("H2O"), molecule("SiH4")
     with pytest.raises(InputError, match=r"^structures\[1\]: atom 0 is Si"):
         potential.evaluate([good, bad, good])
-    with pytest.raises(InputError, match="^atom 0 is Si"):
+    with pytest.raises(InputError, match=r"^atom 0 is Si"):
         potential.evaluate([bad])
 
 

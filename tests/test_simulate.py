@@ -627,6 +627,13 @@ def test_trajectory_of_another_format_has_all_frames(tmp_path):
     assert n_frames(tmp_path / "trajectory.traj") == len(read_record(tmp_path)) == 11
 
 
+def test_a_record_shown_by_a_notebook_is_a_line(tmp_path):
+    with Run.start(carbon_monoxide(), tmp_path, GROWING) as run:
+        run.run(6)
+        assert repr(run) == f"<Run of CO in {tmp_path}: step 6>"
+    assert repr(read_record(tmp_path)) == "<RunRecord of CO: 3 frames>"
+
+
 def test_unknown_trajectory_format_leaves_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="'pdb'"):
         Run.start(carbon_monoxide(), tmp_path / "run", GROWING, trajectory="pdb")

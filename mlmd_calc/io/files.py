@@ -209,8 +209,8 @@ class FolderLock:
         except BlockingIOError as error:
             self.release()
             raise ConfigError(
-                f"{folder} is being written to by another process; wait until it has ended, or "
-                "choose another folder"
+                f"{folder} is being written to by another process, or by a run of this one that "
+                "was not closed; wait until it has ended, close it, or choose another folder"
             ) from error
         except OSError:
             pass  # a file system without locks

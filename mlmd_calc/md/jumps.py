@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import ase
 from ase.constraints import FixCom, FixSubsetCom
@@ -29,6 +30,9 @@ from mlmd_calc.propagation import (
 )
 from mlmd_calc.propagation.load import as_propagator
 from mlmd_calc.propagation.loop_options import LoopOptions
+
+_FASTEST_PER_FS: Final = 0.2
+"""Rate of a thermostat beyond which a unit was probably forgotten."""
 
 
 class JumpDynamics(StepLoop):
@@ -334,6 +338,13 @@ class JumpNVT(JumpDynamics):
         rate = _friction_per_fs(thermostat, friction, taut)
         chosen = make_thermostat(thermostat, temperature_K, rate)
         super().__init__(atoms, timestep, propagator, chosen, **kwargs)
+        if rate > _FASTEST_PER_FS:
+            warnings.warn(
+                f"the thermostat acts at {rate * units.FS_PER_PS:.3g}/ps, where 1 to 100/ps are "
+                "usual. friction is in inverse ASE units of time: for 10/ps write 0.01 / "
+                "ase.units.fs; taut in these units: for 100 fs write 100 * ase.units.fs",
+                stacklevel=2,
+            )
 
     def set_temperature(
         self, temperature: float | None = None, temperature_K: float | None = None
@@ -399,6 +410,12 @@ def _stride_fs(timestep: float, propagator: Propagator) -> float:
         raise ConfigError(
             f"timestep={timestep:g} is {stride:.4g} fs in ASE's units of time; for {timestep:g} fs "
             f"write {timestep:g} * ase.units.fs"
+        )
+    if stride not in propagator.strides and units.FS_PER_PS * timestep in propagator.strides:
+        fs = units.FS_PER_PS * timestep
+        raise ConfigError(
+            f"timestep={timestep:g} is {stride:.4g} fs in ASE's units of time; for {timestep:g} ps "
+            f"write {fs:g} * ase.units.fs"
         )
     return stride
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import ase
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from mlmd_calc.geometry.bonds import Bonds
 from mlmd_calc.io.files import read_json, write_json
 from mlmd_calc.md.frames import FRAMES_FILE, read_frames
 from mlmd_calc.md.settings import Engine, MDSettings
+from mlmd_calc.wording import counted
 
 DESCRIPTION_FILE: Final = "simulation.json"
 STOPPED_FILE: Final = "stopped.extxyz"
@@ -131,6 +133,12 @@ class RunRecord:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __repr__(self) -> str:
+        # Not the frames, which fill pages.
+        formula = ase.Atoms(self.description.numbers).get_chemical_formula()
+        end = ", failed" if self.failed else ""
+        return f"<RunRecord of {formula}: {counted(len(self), 'frame')}{end}>"
 
     @property
     def timed(self) -> bool:

@@ -263,6 +263,9 @@ class Run:
             run._lock = lock
         return run
 
+    def __repr__(self) -> str:
+        return f"<Run of {self.atoms.get_chemical_formula()} in {self.folder}: step {self.step}>"
+
     @property
     def temperature(self) -> float:
         """Present kinetic temperature in K, of all replicas together."""

@@ -123,7 +123,7 @@ def refuse_run(folder: Path) -> None:
     if begun:
         raise ConfigError(
             f"{folder} holds a run already; continue it (mlmd run --restart --out {folder}, or "
-            "Run.resume in a script), or choose another folder"
+            "Run.resume in a script), remove that folder, or choose another"
         )
 
 
