@@ -24,6 +24,12 @@ _HOME: Final = {
     "load_propagator": "mlmd_calc.propagation.load",
 }
 
+_PACKAGES: Final = (
+    *("analysis", "biomolecules", "bonded", "data", "md", "models", "potential", "propagation"),
+    *("sampling", "torchsim", "zoo"),
+)
+"""What has names for scripts besides, see docs/python.md."""
+
 __all__ = [
     "MDETCalculator",
     "Potential",
@@ -37,10 +43,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("data", "md", "models", "potential", "propagation", "zoo"):
+    if name in _PACKAGES:
         return importlib.import_module(f"mlmd_calc.{name}")
     raise AttributeError(f"module 'mlmd_calc' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return [*__all__, *_PACKAGES]

@@ -31,8 +31,9 @@ _NO_PRESSURE: Final = "isolated molecules have no pressure: use dynamics of cons
 class MDETCalculator(Calculator):
     """ASE calculator for MD-ET force fields.
 
-    Results are ``energy`` and ``free_energy`` (eV), ``forces`` (eV/Å) and, with more than one
-    orientation per call, ``forces_std`` (eV/Å) and ``energy_std`` (eV): the standard deviation over
+    Results are ``energy`` and ``free_energy`` (eV, with the zero of the method the model learnt, so
+    that differences alone mean something), ``forces`` (eV/Å) and, with more than one orientation
+    per call, ``forces_std`` (eV/Å) and ``energy_std`` (eV): the standard deviation over
     orientations, a free measure of how far the model is from being a function of the molecule
     alone. With ``on_spread`` also ``spread`` (eV/Å) and, of each atom, ``forces_spread``: how far
     the model's own answers lie apart, which grows with the error of the forces.

@@ -666,6 +666,8 @@ def test_importing_the_plugin_costs_no_torch() -> None:
 
 def test_public_names_are_there_and_unknown_ones_are_not() -> None:
     assert set(mlmd_calc.__all__) <= set(dir(mlmd_calc))
+    # What a notebook completes are names for scripts.
+    assert set(mlmd_calc.md.__all__) == set(dir(mlmd_calc.md))
     for name in (*mlmd_calc.__all__, "models", "zoo", "data", "potential"):
         assert getattr(mlmd_calc, name)
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):

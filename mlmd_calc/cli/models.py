@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -44,6 +43,5 @@ def models_command(model: ModelName = None, as_json: Json = False) -> None:
     )
     for card in sorted(cards, key=lambda card: list(KINDS).index(card.kind)):
         _article, title = KINDS[card.kind].title.split(" ", 1)
-        # A description begins with what the model is, and goes on with how it was made.
-        table.add_row(card.name, title, re.split(r"[.:](?: |$)", card.description)[0])
+        table.add_row(card.name, title, card.what_it_knows)
     print_table(table)

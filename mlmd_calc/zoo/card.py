@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Final
@@ -213,6 +214,14 @@ class ModelCard:
             "temperature_K": "temperature",
         }
         return [(labels.get(name, name), text) for name, text in texts.items() if text]
+
+    @property
+    def what_it_knows(self) -> str:
+        """The description without how the model was made, which follows a stop or a colon."""
+        return re.split(r"[.:](?: |$)", self.description)[0]
+
+    def __repr__(self) -> str:
+        return f"<ModelCard {self.name}: {self.what_it_knows}>"
 
     def __str__(self) -> str:
         lines = []

@@ -38,7 +38,7 @@ class LoadedModel(Generic[N]):
     card: ModelCard
     source: str
     sha256: str
-    network: N
+    network: N = field(repr=False)
     atomic_energies: dict[int, float] = field(default_factory=dict)
 
     @property
