@@ -38,8 +38,7 @@ def export(
 ) -> None:
     """Write the model for one molecule as a file that OpenMM can use without Python.
 
-    The file is checked against the model before it is written. It is made for the atoms of this
-    molecule in this order.
+    It is made for the atoms of this molecule in this order, and checked before.
     """
     require("openmm", extra="openmm", why="export for OpenMM")
     from mlmd_calc.cli.structure_input import is_file, load_structure
@@ -72,5 +71,6 @@ def export(
     export_module(potential, region_from_structure(structure_from_ase(atoms)), openmm)
     typer.echo(
         f"{openmm}: {potential.model.card.name} for {atoms.get_chemical_formula()}, "
-        f"{potential.forces} forces, rotation {potential.rotation!r}, {potential.dtype}"
+        f"{potential.forces} forces, rotation {potential.rotation!r}, {potential.dtype}. Load it "
+        f"with openmmtorch.TorchForce({str(openmm)!r}) and setOutputsForces(True)"
     )

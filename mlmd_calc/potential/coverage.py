@@ -76,7 +76,7 @@ class Coverage(NamedTuple):
                 f"atoms {i} and {j} are {np.sqrt(square[i, j]):.2g} Å apart; the model knows "
                 f"nothing of {chemical_symbols[numbers[i]]} and {chemical_symbols[numbers[j]]} "
                 f"closer than {limits[i, j]:.2f} Å. Check the unit (Å, neither nm nor Bohr) and "
-                f"remove duplicates; {_EXPLODED}. Images of a NEB: interpolate with method='idpp'"
+                f"remove duplicates; {_EXPLODED}"
             )
         part = _part(square <= self.gap**2)
         if not part.all():
