@@ -435,11 +435,18 @@ def test_refusals(tmp_path):
         {"temperature_K": 0.0},
         {"interval": 0},
         {"seed": -1},
+        {"ensemble": "npt"},
+        {"inner_forces": "cheap"},
     ],
 )
 def test_settings_refuse_impossible_values(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MDSettings(**wrong)
+
+
+def test_settings_take_words():
+    assert MDSettings("nve").ensemble is Ensemble.NVE
+    assert MDSettings("nve") == MDSettings(Ensemble.NVE)
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT_FILE, DESCRIPTION_FILE, FRAMES_FILE])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlmd_calc import units
 from mlmd_calc.errors import ConfigError
 from mlmd_calc.geometry.bonds import BOND_LIMIT
-from mlmd_calc.options import check_at_least, check_positive, make_plain
+from mlmd_calc.options import check_at_least, check_positive, make_plain, one_of
 
 if TYPE_CHECKING:
     from mlmd_calc.propagation.other_forces import OtherForces
@@ -189,6 +189,9 @@ class MDSettings:
     exact: ExactSettings | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("ensemble", Ensemble), ("inner_forces", InnerForces)):
+            word = one_of(name, getattr(self, name), [choice.value for choice in kind])
+            object.__setattr__(self, name, kind(word))
         if self.friction_per_ps is None and self.jumps is None:
             usual = _FRICTION_PER_PS if self.exact is None else _EXACT_FRICTION_PER_PS
             object.__setattr__(self, "friction_per_ps", usual)
@@ -349,8 +352,6 @@ class MDSettings:
         return cls(
             **{
                 **values,
-                "ensemble": Ensemble(values["ensemble"]),
-                "inner_forces": InnerForces(values.get("inner_forces", InnerForces.DIRECT)),
                 "jumps": None if jumps is None else JumpSettings(**jumps),
                 "exact": None if exact is None else ExactSettings(**exact),
             }
