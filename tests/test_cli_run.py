@@ -59,6 +59,15 @@ def test_run_leaves_trajectory_picture_and_summary(tmp_path, model):
     assert "there is no minimum" in result.stderr
 
 
+def test_logs_without_a_terminal_show_progress(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("mlmd_calc.io.progress._SECONDS_PER_LINE", 0.0)
+    options = ("-m", model, "--duration", 0.01, "--interval", 5, "--out", tmp_path / "run")
+    result = invoke("run", "CH4", *options)
+    shares = re.findall(r"ns/day .* (\d+)%", result.stderr)
+    assert shares[:3] == ["25", "50", "75"]
+    assert f"Frames are added to {tmp_path / 'run' / 'trajectory.extxyz'}" in result.stderr
+
+
 def test_setting_of_the_paper_and_spread(tmp_path, model):
     common = ("run", "CH3CH2OH", "-m", model, "--duration", 0.002, "--seed", 3, "--json")
     assert invoke(*common, "--setting", "paper", "--out", tmp_path / "a").exit_code == 0

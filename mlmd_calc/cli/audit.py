@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Column, Table
 
 from mlmd_calc.cli.data_options import Seed
 from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Json, Report
+from mlmd_calc.io.progress import LoggedProgress
 
 if TYPE_CHECKING:
     from mlmd_calc.analysis.audit.measurement import Measurement
@@ -86,7 +86,7 @@ def audit(
         report.card(card)
     molecules_json = {}
     console = Console(stderr=True)
-    with raise_on_signal(), Progress(console=console, transient=True) as progress:
+    with raise_on_signal(), LoggedProgress(console=console, transient=True) as progress:
         for name in chosen:
             one = found.audit(load_structure(name, seed=seed), settings, stride, friction)
             parts = one.parts()

@@ -10,7 +10,6 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc import units
@@ -24,6 +23,7 @@ from mlmd_calc.data.molecules import select_molecules
 from mlmd_calc.data.sampling_settings import Mode, SamplingSettings
 from mlmd_calc.errors import ConfigError, InputError
 from mlmd_calc.io.files import FolderLock, json_text
+from mlmd_calc.io.progress import LoggedProgress
 from mlmd_calc.optional import require
 from mlmd_calc.options import positive_number, whole_steps
 from mlmd_calc.wording import counted
@@ -275,7 +275,7 @@ def label_command(
     }
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    with FolderLock(out), Progress(console=console) as progress:
+    with FolderLock(out), LoggedProgress(console=console) as progress:
         pending = {path: m for path, m in files.items() if not is_labelled(path, m, sha256)}
         bar = progress.add_task("labelling", total=sum(map(len, pending.values())))
         for path, molecule in pending.items():

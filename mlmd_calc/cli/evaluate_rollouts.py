@@ -9,7 +9,6 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from mlmd_calc.analysis.biomolecular import EnsembleReport
 from mlmd_calc.analysis.ensembles import Frames
@@ -27,6 +26,7 @@ from mlmd_calc.cli.evaluate_sampled import comparison
 from mlmd_calc.cli.report import Report
 from mlmd_calc.data.biomolecules.trajectories import BiomolecularTrajectory
 from mlmd_calc.errors import ConfigError, InputError
+from mlmd_calc.io.progress import LoggedProgress
 from mlmd_calc.models.atmos.rollout import Rollout
 from mlmd_calc.options import check_at_least
 from mlmd_calc.propagation.atmos import check_elements, trained_stride_ps
@@ -286,7 +286,7 @@ def _draw(plan: _Plan) -> _Drawn:
         for reference in plan.references
     }
     drawn: _Drawn = {variant.name: {} for variant in plan.variants}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with LoggedProgress(console=Console(stderr=True), transient=True) as progress:
         total = len(plan.variants) * sum(sum(counts) for counts in lengths.values())
         bar = progress.add_task("rolling out", total=total)
         for variant in plan.variants:

@@ -11,8 +11,8 @@ from rich.console import Console
 from mlmd_calc import units
 from mlmd_calc.bonded import BondedForceField
 from mlmd_calc.bonded.force_field import LEFT_OUT, NETWORK_FRAMES, NETWORK_NEURONS
-from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.io.progress import progress_bar
 from mlmd_calc.md.settings import Engine, Ensemble, InnerForces, MDSettings
 from mlmd_calc.wording import counted
 

@@ -19,10 +19,10 @@ from mlmd_calc.cli.endings import stop_on_signal
 from mlmd_calc.cli.exact import PROPOSALS, exact_engine
 from mlmd_calc.cli.inner_forces import fit_inner_forces
 from mlmd_calc.cli.jumps import choose_propagator
-from mlmd_calc.data.pool import progress_bar
 from mlmd_calc.errors import ConfigError, ModelFileError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import read_json, write_json
+from mlmd_calc.io.progress import progress_bar
 from mlmd_calc.md import Engine, MDSettings, Outcome, Run
 from mlmd_calc.md.ase_engine import ASE, ASEEngine
 from mlmd_calc.md.engine import RunEngine

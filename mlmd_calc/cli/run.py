@@ -333,7 +333,8 @@ def run(
     advise(f"all up to the last checkpoint is kept in {out}; {go_on}")
     replica = "replica-*" if simulation.settings.replicas > 1 else ""
     growing = out / replica / f"trajectory.{job.trajectory_format}"
-    console.print(f"Frames are added to {growing} as they come.", markup=False, highlight=False)
+    note = f"Frames are added to {growing} as they come."
+    console.print(note, markup=False, highlight=False, soft_wrap=True)
     with simulation:
         outcome, steps_per_second, stopped = drive(simulation, job.steps, console)
     advise(f"all {outcome.step} steps are kept in {out}; {go_on}")

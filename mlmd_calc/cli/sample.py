@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc.cli import shared_options as shared
@@ -21,6 +20,7 @@ from mlmd_calc.cli.report import SUMMARY_FILE, Html, Json, Report
 from mlmd_calc.cli.tables import details
 from mlmd_calc.errors import ConfigError, RefusedFramesError
 from mlmd_calc.io.files import write_json
+from mlmd_calc.io.progress import LoggedProgress
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def _verdict(quality: FrameQuality, refusal: str | None) -> str:
 def _drive(run: SamplingRun, console: Console) -> tuple[int, float | None]:
     """Sample under a progress bar; return the signal that stopped it, or 0, and s per frame."""
     first, begin = run.frame, time.perf_counter()
-    with Progress(console=console) as progress, stop_on_signal() as should_stop:
+    with LoggedProgress(console=console) as progress, stop_on_signal() as should_stop:
         bar = progress.add_task("sampling", total=run.job.frames, completed=first)
         run.run(lambda frame: progress.update(bar, completed=frame), should_stop)
     count = (run.frame - first) * run.job.replicas

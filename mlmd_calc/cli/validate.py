@@ -10,7 +10,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from mlmd_calc.analysis.jump_ensemble import ALL_ATOMS
@@ -20,6 +19,7 @@ from mlmd_calc.cli.endings import raise_on_signal
 from mlmd_calc.cli.report import Html, Json, Report
 from mlmd_calc.cli.validate_spread import validate_spread
 from mlmd_calc.errors import ConfigError
+from mlmd_calc.io.progress import LoggedProgress
 from mlmd_calc.wording import counted
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def validate_jumps(
     found: dict[str, Fidelity] = {}
     chosen = molecules or list(MOLECULES)
     runs = 2 + len(settings.frictions_per_ps) + (0.0 in settings.frictions_per_ps)
-    with raise_on_signal(), Progress(console=console, transient=True) as progress:
+    with raise_on_signal(), LoggedProgress(console=console, transient=True) as progress:
         bar = progress.add_task("", total=runs * len(chosen))
         for name in chosen:
             atoms = load_structure(name, seed=seed)

@@ -17,17 +17,11 @@ from queue import SimpleQueue
 from typing import IO, Final, Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from mlmd_calc.errors import PredictionError
 from mlmd_calc.io.files import FolderLock
+from mlmd_calc.io.progress import progress_bar
 from mlmd_calc.options import whole_number
 
 STEP: Final = b"\n"
@@ -119,19 +113,6 @@ def refuse_failures(failures: Mapping[str, str], total: int, kind: str) -> None:
             f"{len(failures)} of {total} {kind} failed, the others are done:"
             + "".join(f"\n  {label}: {reason}" for label, reason in failures.items())
         )
-
-
-def progress_bar(console: Console | None, bar_width: int = 40) -> Progress:
-    """Return the progress bar of generators and runs; None: on stderr."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console or Console(stderr=True),
-    )
 
 
 def _run_all(

@@ -28,7 +28,7 @@ from mlmd_calc.data.frames import Float64Array, MoleculeFrames
 from mlmd_calc.data.molecules import Molecule, atom_count
 from mlmd_calc.data.npz import read_npz, write_trajectory
 from mlmd_calc.data.parallel_runs import DRIFTED, ParallelRuns
-from mlmd_calc.data.pool import progress_bar, refuse_failures
+from mlmd_calc.data.pool import refuse_failures
 from mlmd_calc.data.provenance import is_finished
 from mlmd_calc.data.sampling import conformers_of, generator_of, relax
 from mlmd_calc.data.start_states import HOTTEST_K, THERMALISE_STEPS, StartStates
@@ -36,6 +36,7 @@ from mlmd_calc.electrons import ElectronicState
 from mlmd_calc.errors import ConfigError, InputError, MLMDError, PredictionError
 from mlmd_calc.geometry.bonds import find_bonds
 from mlmd_calc.io.files import FolderLock
+from mlmd_calc.io.progress import progress_bar
 from mlmd_calc.md.attached import ForceModelCalculator
 from mlmd_calc.options import check_at_least, check_positive, whole_steps
 from mlmd_calc.potential import Potential, Structure
