@@ -56,9 +56,10 @@ _HEADINGS: Final = {
 """What the columns are called in tables: forces, energies, what depends on orientation."""
 
 _CAPTION: Final = (
-    "MAE, RMSE: of force components. E: mean absolute error of the energy; less mean: after the "
-    "mean error of each molecule is taken off; conf.: of differences between conformers. turned: "
-    "part of the forces that depends on orientation."
+    "MAE, RMSE: of force components, both in meV/Å. E: mean absolute error of the energy, which "
+    "holds the distance between the zeros of two methods as well; less mean: after the mean error "
+    "of each molecule is taken off, also in meV/atom; conf.: of differences between conformers. "
+    "turned: part of the forces that depends on orientation."
 )
 
 Row: TypeAlias = dict[str, float | int | None]
