@@ -62,6 +62,12 @@ def labelled(atoms: Atoms, energy: float, **info: object) -> Atoms:
 # our own layouts
 
 
+def test_frames_shown_by_a_notebook_are_a_line(water):
+    bare = replace(water, forces=None, energies=None, velocities=None)
+    shown = "<MoleculeFrames water: 6 frames of H2O"
+    assert [repr(bare), repr(water)] == [f"{shown}>", f"{shown} with energies, forces, velocities>"]
+
+
 def test_labels_survive_writing_and_reading(tmp_path, water):
     kind = np.array([0, 1, 2, 1, 2, 2])
     write_labels(tmp_path / "water.npz", water, temperatures=np.full(6, 300), kind=kind)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmd_calc.electrons import ElectronicState, electronic_state, is_electronic, is_total
 from mlmd_calc.errors import InputError
+from mlmd_calc.wording import counted
 
 FloatArray: TypeAlias = NDArray[np.floating]
 Float64Array: TypeAlias = NDArray[np.float64]
@@ -105,6 +106,14 @@ class MoleculeFrames:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        # Not the arrays, which fill pages.
+        formula = ase.Atoms(self.numbers).get_chemical_formula()
+        names = ("energies", "forces", "velocities")
+        known = ", ".join(name for name in names if getattr(self, name) is not None)
+        frames = counted(len(self), "frame")
+        return f"<MoleculeFrames {self.name}: {frames} of {formula}{known and f' with {known}'}>"
 
     def where_labels_are(self, otherwise: str) -> str:
         """Say under which names labels may be that are missing here, or something else if none."""
