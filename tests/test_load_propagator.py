@@ -105,7 +105,7 @@ def test_a_command_jumps_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(defaults, "langevin_steps", 5)
     monkeypatch.setitem(defaults, "reference_steps", 20)
     options = ["run", "sequence:G", "--propagator", "atmos-peptides", "--interval", "1"]
-    options += ["--model", "mdet-small-organics", "--dtype", "float32", "--seed", "1", "--no-relax"]
+    options += ["--model", "mdet-small-organics", "--dtype", "float32", "--seed", "2", "--no-relax"]
 
     def run(*arguments):
         done = CliRunner().invoke(app, [str(argument) for argument in arguments])
