@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     (path / "labels").mkdir()
     for frames in (
         spring_frames("water", [8, 1, 1], 10),
-        spring_frames("methanal", [6, 8, 1, 1], 10),
+        spring_frames("methanal", [6, 8, 1, 1], 10, seed=2),
     ):
         write_labels(path / "labels" / f"{frames.name}.npz", frames)
     (path / "recipe.toml").write_text(RECIPE)
