@@ -290,7 +290,7 @@ OPTIONS = {
     "mlmd validate forces mdet-ethanol-gfn2 ethanol --reference": "--duration 0.02 --replicas 1",
     "mlmd validate spread": "--frames 20",
     "mlmd validate spread runs/pyrrole": "",
-    "mlmd validate jumps": "--duration 0.05 --friction 20 --replicas 1",
+    "mlmd validate jumps": "--duration 0.05 --reference 0.05 --friction 20 --replicas 1",
     "pip install '.[openmm]' && mlmd demo": None,
     "pip install '.[test]' && pytest": None,
     "pip install": None,
