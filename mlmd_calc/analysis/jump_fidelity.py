@@ -316,6 +316,11 @@ class JumpRun:
         energies = np.array([[s.energy for s in states] for states in self.frames])
         return energies[int(EQUILIBRATION * len(energies)) :].astype(np.float64)
 
+    def mean_element_frictions(self) -> dict[str, float]:
+        """Mean of ``element_frictions`` after equilibration."""
+        frictions = self.element_frictions
+        return _mean_by_key(frictions[int(EQUILIBRATION * len(frictions)) :])
+
 
 def run_jumps(
     propagator: Propagator,
@@ -436,5 +441,5 @@ class _Compared:
             100.0 * above / self.above_minimum_eV,
             divergences(self.coordinates, self.sample, sample),
             distance_difference(self.distances, distance_counts(sample.positions)),
-            _mean_by_key(run.element_frictions[int(EQUILIBRATION * len(run.element_frictions)) :]),
+            run.mean_element_frictions(),
         )

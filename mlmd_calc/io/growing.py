@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import ase
 import numpy as np
+from ase.io.extxyz import write_extxyz
 from numpy.typing import NDArray
 
 from mlmd_calc import units
@@ -69,6 +73,13 @@ class GrowingFile:
         """Add whole frames, which a kill of this process does not tear."""
         with naming(self.path), self.path.open("ab") as file:
             file.write(content)
+
+    def write_extxyz(self, frames: Iterable[ase.Atoms]) -> None:
+        """Add frames as extended XYZ."""
+        text = io.StringIO()
+        for atoms in frames:
+            write_extxyz(text, [atoms])
+        self.write(text.getvalue().encode())
 
     def write_xtc(
         self, positions: NDArray[np.float64], times_ps: NDArray[Any], steps: NDArray[Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,6 @@ from typing import Any, Final
 import ase
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.extxyz import write_extxyz
 from ase.io.trajectory import Trajectory
 from numpy.typing import NDArray
 
@@ -83,10 +81,7 @@ class RunTrajectory(GrowingFile):
             self.cut(size)
 
     def _write_extxyz(self, record: RunRecord) -> None:
-        text = io.StringIO()
-        for index in range(len(record)):
-            write_extxyz(text, [frame_atoms(record, index)])
-        self.write(text.getvalue().encode())
+        self.write_extxyz(frame_atoms(record, index) for index in range(len(record)))
 
     def _write_traj(self, record: RunRecord) -> None:
         with Trajectory(str(self.path), "a") as trajectory:

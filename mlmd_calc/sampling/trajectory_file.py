@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Final
 
 import ase
 import numpy as np
-from ase.io.extxyz import write_extxyz
 from numpy.typing import NDArray
 
 from mlmd_calc.biomolecules import BondedStructure
@@ -59,11 +57,14 @@ class TrajectoryFile(GrowingFile):
         self.sync()
 
     def _append_extxyz(self, frames: NDArray[np.float64], first: int) -> None:
-        text = io.StringIO()
-        for index, frame in enumerate(frames, start=first):
-            info = {"frame": index, "time_ps": index * self.interval_ps}
-            write_extxyz(text, [ase.Atoms(self.topology.numbers, frame, info=info)])
-        self.write(text.getvalue().encode())
+        self.write_extxyz(
+            ase.Atoms(
+                self.topology.numbers,
+                frame,
+                info={"frame": index, "time_ps": index * self.interval_ps},
+            )
+            for index, frame in enumerate(frames, start=first)
+        )
 
     def _append_xtc(self, frames: NDArray[np.float64], first: int) -> None:
         steps = np.arange(first, first + len(frames))
